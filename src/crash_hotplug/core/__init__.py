@@ -1,0 +1,1 @@
+"""The pure core: ranges, the elfcorehdr, machines, images, comparisons.  No input or output happens here."""

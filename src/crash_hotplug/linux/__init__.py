@@ -1,0 +1,1 @@
+"""The privileged room: everything that touches a Linux machine, live or as a saved tree (``--sysroot``)."""
