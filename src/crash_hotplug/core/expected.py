@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from crash_hotplug.core.elf import ProgramHeader
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, build_elfcorehdr, ram_header
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
@@ -14,9 +12,9 @@ from crash_hotplug.core.ranges import Range, RangeList
 def expected_elfcorehdr(
     machine: Machine,
     dialect: Dialect,
-    loaded: Optional[ElfCoreHeader] = None,
-    backup_region_phys: Optional[int] = None,
-    room: Optional[int] = None,
+    loaded: ElfCoreHeader | None = None,
+    backup_region_phys: int | None = None,
+    room: int | None = None,
 ) -> ElfCoreHeader:
     """Build the header that describes *machine* completely.
 
@@ -41,9 +39,7 @@ def expected_elfcorehdr(
         ram_headers,
     )
     if room is not None and header.size > room:
-        raise NoRoomError(
-            f"the elfcorehdr for this machine needs {header.size} bytes, its segment has room for {room}"
-        )
+        raise NoRoomError(f"the elfcorehdr for this machine needs {header.size} bytes, its segment has room for {room}")
     return header
 
 
@@ -56,7 +52,7 @@ def describes_possible_cpus(header: ElfCoreHeader, machine: Machine) -> bool:
     return len(header.cpu_notes) >= len(machine.cpus)
 
 
-def _cpu_notes(machine: Machine, dialect: Dialect, loaded: Optional[ElfCoreHeader]) -> list[NoteRegion]:
+def _cpu_notes(machine: Machine, dialect: Dialect, loaded: ElfCoreHeader | None) -> list[NoteRegion]:
     present = [_notes_of(cpu.number, cpu.crash_notes) for cpu in machine.present_cpus]
     if loaded is not None and describes_possible_cpus(loaded, machine):
         known = set(loaded.cpu_notes)
@@ -68,13 +64,13 @@ def _cpu_notes(machine: Machine, dialect: Dialect, loaded: Optional[ElfCoreHeade
     return possible if from_kernel and len(possible) == len(machine.cpus) else present
 
 
-def _notes_of(number: int, crash_notes: Optional[NoteRegion]) -> NoteRegion:
+def _notes_of(number: int, crash_notes: NoteRegion | None) -> NoteRegion:
     if crash_notes is None:
         raise CannotTellError(f"where CPU {number} saves its registers cannot be read (crash_notes); run as root")
     return crash_notes
 
 
-def _direct_map_offset(machine: Machine, loaded: Optional[ElfCoreHeader]) -> int:
+def _direct_map_offset(machine: Machine, loaded: ElfCoreHeader | None) -> int:
     if machine.direct_map_offset is not None:
         return machine.direct_map_offset
     # It is fixed at boot, so a header loaded by this kernel has it right.
@@ -83,7 +79,7 @@ def _direct_map_offset(machine: Machine, loaded: Optional[ElfCoreHeader]) -> int
     raise CannotTellError("the direct-map address of RAM cannot be read; /proc/kcore tells it to root")
 
 
-def _kernel_text(machine: Machine, loaded: Optional[ElfCoreHeader]) -> Optional[KernelText]:
+def _kernel_text(machine: Machine, loaded: ElfCoreHeader | None) -> KernelText | None:
     if not machine.architecture.maps_kernel_text:
         return None
     text = machine.kernel_text or (loaded.kernel_text if loaded is not None else None)
@@ -92,7 +88,7 @@ def _kernel_text(machine: Machine, loaded: Optional[ElfCoreHeader]) -> Optional[
     return text
 
 
-def _vmcoreinfo(machine: Machine, loaded: Optional[ElfCoreHeader]) -> NoteRegion:
+def _vmcoreinfo(machine: Machine, loaded: ElfCoreHeader | None) -> NoteRegion:
     vmcoreinfo = machine.vmcoreinfo or (loaded.vmcoreinfo if loaded is not None else None)
     if vmcoreinfo is None:
         raise CannotTellError("the place of vmcoreinfo cannot be read (/sys/kernel/vmcoreinfo)")
@@ -106,8 +102,8 @@ def _high_memory(machine: Machine) -> RangeList:
 def _low_memory_headers(
     machine: Machine,
     dialect: Dialect,
-    loaded: Optional[ElfCoreHeader],
-    backup_region_phys: Optional[int],
+    loaded: ElfCoreHeader | None,
+    backup_region_phys: int | None,
     offset: int,
 ) -> list[ProgramHeader]:
     """Return the PT_LOADs of low memory: the backed-up range, and for kexec-tools what else lies there."""

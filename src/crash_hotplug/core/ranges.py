@@ -8,7 +8,7 @@ are one range, as in the kernel's ``crash_mem`` lists (``kernel/crash_core.c``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.errors import NoRoomError
 
@@ -105,7 +105,7 @@ class RangeList:
                 j += 1
         return RangeList._trusted(found)
 
-    def exclude(self, holes: RangeList, max_ranges: Optional[int] = None) -> RangeList:
+    def exclude(self, holes: RangeList, max_ranges: int | None = None) -> RangeList:
         """Everything that is in this list and not in *holes*; linear in the lengths of both.
 
         A hole may span several ranges (kernel fix 6dff31597264), and one in the middle of a range splits it.
@@ -119,15 +119,15 @@ class RangeList:
         for start, end in self._ranges:
             while first < len(hole_list) and hole_list[first].end <= start:
                 first += 1
-            at = first
+            at, left_from = first, start
             while at < len(hole_list) and hole_list[at].start < end:
                 hole = hole_list[at]
-                if hole.start > start:
-                    kept.append(Range(start, hole.start))
-                start = max(start, hole.end)
+                if hole.start > left_from:
+                    kept.append(Range(left_from, hole.start))
+                left_from = max(left_from, hole.end)
                 at += 1
-            if start < end:
-                kept.append(Range(start, end))
+            if left_from < end:
+                kept.append(Range(left_from, end))
         if max_ranges is not None and len(kept) > max_ranges:
             raise NoRoomError(f"{len(kept)} ranges do not fit into a list of {max_ranges}")
         return RangeList._trusted(kept)
