@@ -6,8 +6,9 @@ import argparse
 import sys
 
 from crash_hotplug.cli import exit_codes
-from crash_hotplug.cli.arguments import add_json, add_sysroot, address, read_input, write_output
+from crash_hotplug.cli.arguments import add_json, add_sysroot, address, read_input
 from crash_hotplug.cli.output import print_json
+from crash_hotplug.cli.output_file import write_output
 from crash_hotplug.core.assessment import dialect_of
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError

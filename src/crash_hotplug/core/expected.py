@@ -29,8 +29,10 @@ def expected_elfcorehdr(
     :raise NoRoomError: the header is larger than *room*
     """
     offset = _direct_map_offset(machine, loaded)
-    ram_headers = _low_memory_headers(machine, dialect, loaded, backup_region_phys, offset)
-    ram_headers += [ram_header(ram, offset) for ram in _high_memory(machine)]
+    low_memory = RangeList([machine.architecture.excluded_low_memory])
+    ram = machine.dumpable_ram
+    ram_headers = _low_memory_headers(machine, dialect, loaded, backup_region_phys, ram.intersect(low_memory), offset)
+    ram_headers += [ram_header(high, offset) for high in ram.exclude(low_memory)]
     header = build_elfcorehdr(
         machine.architecture,
         _cpu_notes(machine, dialect, loaded),
@@ -95,21 +97,16 @@ def _vmcoreinfo(machine: Machine, loaded: ElfCoreHeader | None) -> NoteRegion:
     return vmcoreinfo
 
 
-def _high_memory(machine: Machine) -> RangeList:
-    return machine.dumpable_ram.exclude(RangeList([machine.architecture.excluded_low_memory]))
-
-
 def _low_memory_headers(
     machine: Machine,
     dialect: Dialect,
     loaded: ElfCoreHeader | None,
     backup_region_phys: int | None,
+    low: RangeList,
     offset: int,
 ) -> list[ProgramHeader]:
     """Return the PT_LOADs of low memory: the backed-up range, and for kexec-tools what else lies there."""
-    architecture = machine.architecture
-    low = machine.dumpable_ram.intersect(RangeList([architecture.excluded_low_memory]))
-    backed_up = low.intersect(RangeList([architecture.backup_region_source]))
+    backed_up = low.intersect(RangeList([machine.architecture.backup_region_source]))
     if loaded is not None and loaded.backup_region is not None:
         backup = loaded.backup_region
         source = Range(backup.p_paddr, backup.p_paddr + backup.p_memsz)

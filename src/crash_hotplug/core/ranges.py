@@ -115,19 +115,23 @@ class RangeList:
         """
         kept: list[Range] = []
         hole_list = holes._ranges
-        first = 0
-        for start, end in self._ranges:
-            while first < len(hole_list) and hole_list[first].end <= start:
+        first, last = 0, len(hole_list)
+        for whole in self._ranges:
+            start, end = whole
+            while first < last and hole_list[first].end <= start:
                 first += 1
-            at, left_from = first, start
-            while at < len(hole_list) and hole_list[at].start < end:
+            if first == last or hole_list[first].start >= end:
+                kept.append(whole)
+                continue
+            at = first
+            while at < last and hole_list[at].start < end:
                 hole = hole_list[at]
-                if hole.start > left_from:
-                    kept.append(Range(left_from, hole.start))
-                left_from = max(left_from, hole.end)
+                if hole.start > start:
+                    kept.append(Range(start, hole.start))
+                start = max(start, hole.end)
                 at += 1
-            if left_from < end:
-                kept.append(Range(left_from, end))
+            if start < end:
+                kept.append(Range(start, end))
         if max_ranges is not None and len(kept) > max_ranges:
             raise NoRoomError(f"{len(kept)} ranges do not fit into a list of {max_ranges}")
         return RangeList._trusted(kept)
