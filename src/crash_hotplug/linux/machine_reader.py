@@ -9,7 +9,7 @@ from crash_hotplug.core.architecture import SUPPORTED, X86_64, Architecture
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import KernelText, Machine, NoteRegion
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux import kallsyms
+from crash_hotplug.linux import acpi_memory, kallsyms
 from crash_hotplug.linux.cpus import read_cpus
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
@@ -43,6 +43,7 @@ def read_machine(sysroot: Sysroot) -> Machine:
             vmcoreinfo=_read_vmcoreinfo(sysroot),
             memory_blocks=read_memory_blocks(sysroot),
             reserves_crashkernel=_has_crashkernel(sysroot),
+            acpi_memory_devices=acpi_memory.count_present(sysroot),
         )
     finally:
         if kcore is not None:

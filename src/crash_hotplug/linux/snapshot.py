@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_blocks
+from crash_hotplug.linux import acpi_memory, cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_blocks
 from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
@@ -48,6 +48,8 @@ def take_snapshot(sysroot: Sysroot) -> Snapshot:
     _copy(sysroot, snapshot, f"{memory_blocks.DIRECTORY}/block_size_bytes")
     for name in memory_blocks.block_names(sysroot):
         _copy(sysroot, snapshot, f"{memory_blocks.DIRECTORY}/{name}/state")
+    for name in acpi_memory.device_names(sysroot):
+        _copy(sysroot, snapshot, f"{acpi_memory.DIRECTORY}/{name}/status")
     _save_kernel_addresses(sysroot, snapshot)
     if kexec_state.read_kexec_state(sysroot).image_loaded is not False:
         _save_crash_image(sysroot, snapshot, reserved)
