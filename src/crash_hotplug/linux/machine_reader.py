@@ -15,6 +15,7 @@ from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_cma_ranges
 from crash_hotplug.linux.memory_blocks import read_memory_blocks
+from crash_hotplug.linux.possible_cpus import with_possible_notes
 from crash_hotplug.linux.sysroot import Sysroot
 
 CMDLINE = "/proc/cmdline"
@@ -35,7 +36,7 @@ def read_machine(sysroot: Sysroot) -> Machine:
         return Machine(
             architecture=architecture,
             kernel_release=_read_release(sysroot),
-            cpus=read_cpus(sysroot),
+            cpus=with_possible_notes(sysroot, kcore, read_cpus(sysroot)),
             ram=iomem.ram,
             crashkernel=iomem.crashkernel.union(read_cma_ranges(sysroot) or RangeList()),
             kernel_text=_read_kernel_text(sysroot, kcore, iomem),
