@@ -51,7 +51,7 @@ def _capture_kernel_notes(machine: Machine, image: CrashImage) -> list[Finding]:
         return []
     devices = count(machine.acpi_memory_devices, "ACPI memory device is", "ACPI memory devices are")
     sentence = (
-        f"{devices} plugged in, and the capture kernel's command line lacks acpi_no_memhotplug: it may take their "
+        f"{devices} plugged in, and the capture kernel's command line lacks acpi_no_memhotplug: it may take that "
         "memory for its own, and then no dump can hold it"
     )
     return [Finding(Kind.CAPTURE_KERNEL_CLAIMS_MEMORY, sentence)]
