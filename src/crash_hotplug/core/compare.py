@@ -44,6 +44,8 @@ class Kind(str, Enum):
     OVERLAP = "overlap"
     TRUNCATED = "truncated"
     ROOM_LEFT = "room-left"
+    DOES_NOT_FIT = "expected-header-does-not-fit"
+    CAPTURE_KERNEL_CLAIMS_MEMORY = "capture-kernel-claims-memory"
 
 
 @dataclass(frozen=True)
