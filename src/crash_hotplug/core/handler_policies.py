@@ -108,7 +108,7 @@ class Reload:
 
 @dataclass(frozen=True)
 class InPlace:
-    """This project: one small kexec_load replaces the header, on any kernel.
+    """Ours, on any kernel: one small kexec_load replaces the header.
 
     Every possible CPU is described where the notes of all of them are known, so that no later CPU event needs an
     update.  What the loader put into the header is kept.  Any event means "look again", a removal too.

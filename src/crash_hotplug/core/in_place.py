@@ -1,7 +1,7 @@
 """What an update in place has to list in its kexec_load, and purgatory's digest without the elfcorehdr.
 
-Pure computation over addresses and bytes; who reads and who calls kexec_load is another matter.  The facts it rests on
-are those of ``kimage_alloc_crash_control_pages()`` in kernel/kexec_core.c and of purgatory's ``verify_sha256_digest()``.
+Pure computation over addresses and bytes; who reads and who calls kexec_load is another matter.  The facts it rests
+on are those of ``kimage_alloc_crash_control_pages()`` in kernel/kexec_core.c and of purgatory's ``verify_sha256_digest()``.
 """
 
 from __future__ import annotations

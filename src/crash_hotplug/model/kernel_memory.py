@@ -2,8 +2,8 @@
 
 ``makedumpfile`` walks the kernel's own page tables and its ``mem_section`` table before it saves a page.  This lays out
 the least that it needs, inside the physical range of the model's kernel image: page tables for direct map and kernel
-text, one ``struct mem_section`` per 128 MiB section of RAM, ``init_uts_ns``.  All sections share one memmap of zeros: to
-makedumpfile a ``struct page`` of zeros is a page in use, so none is left out for what it holds.
+text, one ``struct mem_section`` per 128 MiB section of RAM, ``init_uts_ns``.  All sections share one memmap of zeros:
+to makedumpfile a ``struct page`` of zeros is a page in use, so none is left out for what it holds.
 
 Offsets and sizes are those of Debian's 6.1 kernel as its vmcoreinfo states them (tests/captures/6.1-c/vmcore.head).
 """

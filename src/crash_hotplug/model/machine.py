@@ -142,6 +142,11 @@ class ModelMachine:
         setattr(self, name, True)
         yield Step(f"{name} taken")
 
+    def update_mem_section(self) -> None:
+        """Write the kernel's table of memory sections, by which tools find the pages of a dump."""
+        for phys, data in self.profile.kernel_memory.section_table(self.ram):
+            self.memory.write(phys, data)
+
     def send_uevent(self, event: Event) -> None:
         """Queue an event for user space."""
         self.uevents += (event,)
@@ -160,4 +165,7 @@ def boot(profile: MachineProfile) -> ModelMachine:
     for ram in profile.boot_ram:
         for block in range(ram.start // profile.block_size, -(-ram.end // profile.block_size)):
             machine.blocks[block] = True
+    for phys, data in profile.kernel_memory.contents():
+        machine.memory.write(phys, data)
+    machine.update_mem_section()
     return machine

@@ -51,6 +51,7 @@ def _plug(machine: ModelMachine, device: MemoryDevice) -> Steps[None]:
         raise ModelError(errno.EEXIST, f"there is something else where {device.name} would lie, or of its name")
     machine.memory.plug(device.plugged)
     machine.devices[device.name] = device
+    machine.update_mem_section()
     yield Step(f"{device.name}: in /proc/iomem")
     for block in _blocks(machine, device.plugged):
         machine.blocks[block] = False
@@ -102,6 +103,7 @@ def remove_memory(machine: ModelMachine, name: str) -> Steps[None]:
     yield Step(f"{name}: blocks gone, uevents remove")
     del machine.devices[name]
     machine.memory.unplug(device.plugged)
+    machine.update_mem_section()
     yield Step(f"{name}: gone from /proc/iomem")
 
 

@@ -21,8 +21,7 @@ from crash_hotplug.model.cpu_state import prstatus_note, register_values
 from crash_hotplug.model.machine import ModelMachine
 from crash_hotplug.model.memory import PAGE, AbsentMemoryError, PhysicalMemory
 from crash_hotplug.model.proc_vmcore import ProcVmcore
-from crash_hotplug.model.purgatory import copy_backup_region, digest_fits, read_purgatory
-from crash_hotplug.model.vmcoreinfo import vmcoreinfo_text
+from crash_hotplug.model.purgatory import Purgatory, copy_backup_region, digest_fits, read_purgatory
 
 CRASH_TIME = 1795368865
 """When every model machine panics, in seconds since 1970, so that dumps are the same each time."""
@@ -52,31 +51,34 @@ class Panic:
     """The audit of it against the machine as it was."""
 
 
-def panic(machine: ModelMachine, cpu: int) -> Panic:
-    """Let *cpu* panic on a machine that is not used any more afterwards (work on a copy).
+def panic(machine: ModelMachine) -> Panic:
+    """Let a machine panic.  It is not used any more afterwards: work on a copy.
 
-    :param cpu: a CPU that runs
+    Which CPU panics makes no difference here: it saves its registers as the others do that it stops.
     """
-    truth = machine.kernel_view()
-    loaded = machine.crash_image
     if machine.kexec_locked:
         return Panic(Outcome.NO_DUMP, "the kexec lock was held: the panic could not start the capture kernel")
-    if loaded is None:
+    if machine.crash_image is None:
         return Panic(Outcome.NO_DUMP, "no crash image was loaded")
+    truth = machine.kernel_view()
     save_registers(machine)
     save_vmcoreinfo(machine)
-    memory = machine.memory
-    purgatory = read_purgatory(memory, loaded.kimage.entry_phys)
-    if not digest_fits(memory, purgatory):
+    purgatory = read_purgatory(machine.memory, machine.crash_image.kimage.entry_phys)
+    if not digest_fits(machine.memory, purgatory):
         return Panic(Outcome.REFUSED, "purgatory's digest did not fit: the capture kernel was not started")
-    copy_backup_region(memory, purgatory)
+    copy_backup_region(machine.memory, purgatory)
+    return _capture(machine, purgatory, truth)
+
+
+def _capture(machine: ModelMachine, purgatory: Purgatory, truth: Machine) -> Panic:
+    """Let the capture kernel look for its elfcorehdr, and audit what it shows."""
     try:
-        header, raw = find_elfcorehdr(memory, purgatory.boot_params_phys)
+        header, raw = find_elfcorehdr(machine.memory, purgatory.boot_params_phys)
     except (ElfFormatError, AbsentMemoryError) as error:
         return Panic(Outcome.BROKEN, f"the capture kernel found no elfcorehdr: {error}")
     if raw not in machine.whole_headers:
         return Panic(Outcome.BROKEN, "the elfcorehdr is torn: part old, part new")
-    vmcore = ProcVmcore(header, memory)
+    vmcore = ProcVmcore(header, machine.memory)
     comparison = audit(vmcore, truth, header, purgatory.backup is not None)
     if comparison.verdict is Verdict.ACCURATE:
         return Panic(Outcome.ACCURATE, "the dump describes the machine completely", vmcore, comparison)
@@ -98,7 +100,7 @@ def save_registers(machine: ModelMachine) -> None:
 def save_vmcoreinfo(machine: ModelMachine) -> None:
     """Write the vmcoreinfo note with the time of the crash (``crash_save_vmcoreinfo()``)."""
     place = machine.profile.vmcoreinfo
-    text = vmcoreinfo_text(machine.profile, CRASH_TIME).encode()
+    text = machine.profile.kernel_memory.vmcoreinfo(CRASH_TIME)
     machine.memory.write(place.phys, pack_notes([Note(b"VMCOREINFO", 0, text)])[: place.size])
 
 

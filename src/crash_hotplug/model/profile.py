@@ -8,6 +8,7 @@ from typing import NamedTuple, Optional
 
 from crash_hotplug.core.machine import KernelText, Machine, NoteRegion, kernel_version
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.model.kernel_memory import KernelMemory
 
 CRASH_NOTES_SIZE = 0x170
 """``crash_notes_size`` on x86_64: one NT_PRSTATUS note of 356 bytes and the empty note that ends the list."""
@@ -71,6 +72,11 @@ class MachineProfile:
     """Where the firmware's ACPI tables start; kexec-tools passes it on."""
 
     @property
+    def kernel_memory(self) -> KernelMemory:
+        """Where this kernel keeps the tables that tools look for."""
+        return KernelMemory(self.kernel_text, self.direct_map_offset, self.kernel_release)
+
+    @property
     def version(self) -> tuple[int, int]:
         """Major and minor of the kernel's release."""
         return kernel_version(self.kernel_release) or (0, 0)
@@ -117,7 +123,7 @@ _PC_HOLES = (
 
 
 def default_profile(
-    kernel_release: str = "6.1.0-model",
+    kernel_release: str = "5.10.0-model",
     memory: int = _GIB,
     possible_cpus: int = 8,
     boot_cpus: int = 2,
