@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Optional
 
 from crash_hotplug.core.errors import CannotTellError
@@ -49,7 +49,8 @@ def segments_to_list(kimage: Kimage, changed: Iterable[int], reserved: Range, co
         hole = lowest_hole(reserved, (s.range for s in listed), control_size)
         if hole is None:
             raise CannotTellError(f"the reserved region has no hole of {control_size} bytes for control pages")
-        hit = [s for s in kimage.segments if s not in listed and s.range.overlaps(hole)]
+        # Single control pages go into smaller holes below that one, so what lies there has to be listed too.
+        hit = [s for s in kimage.segments if s not in listed and s.phys < hole.end]
         if not hit:
             return tuple(sorted(listed, key=lambda s: s.phys))
         listed.update(hit)
@@ -72,7 +73,7 @@ def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> 
     :raise CannotTellError: nothing in *purgatory* is such a table with a digest that fits
     """
     starts = {segment.phys for segment in kimage.segments}
-    for at in range(0, len(purgatory) - TABLE_SIZE + 1, 8):
+    for at in sorted(_places(purgatory, starts)):
         regions = tuple(_REGION.iter_unpack(purgatory[at : at + TABLE_SIZE]))
         used = [region for region in regions if region != (0, 0)]
         if len(used) < 2 or any(start not in starts for start, _length in used):
@@ -81,6 +82,17 @@ def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> 
         if digest_at >= 0:
             return DigestTable(at, digest_at, regions)
     raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind, or damaged")
+
+
+def _places(purgatory: bytes, starts: Iterable[int]) -> Iterator[int]:
+    """Yield where one of the addresses stands in the bytes with a whole table's room behind it, aligned as one."""
+    for start in starts:
+        packed = start.to_bytes(8, "little")
+        at = purgatory.find(packed)
+        while 0 <= at <= len(purgatory) - TABLE_SIZE:
+            if at % 8 == 0:
+                yield at
+            at = purgatory.find(packed, at + 1)
 
 
 def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from crash_hotplug.core.errors import CrashHotplugError, InputError
-from crash_hotplug.core.handler import Steps
+from crash_hotplug.core.handler import Step, Steps
+from crash_hotplug.model.machine import ModelMachine
 from crash_hotplug.model.panic import Outcome, panic
 from crash_hotplug.model.scenario import Action, Scenario, Simulation
 from crash_hotplug.model.user_space import IDLE
@@ -57,7 +58,18 @@ class _Actor:
         return (self.label, self._history, len(self._actions))
 
     def advance(self, simulation: Simulation) -> None:
-        """Take one step.  What follows the last step of an action happens together with the next one's first."""
+        """Take one step and remember what it saw."""
+        step = self.replay(simulation)
+        if step is None or step == IDLE:
+            self._history = 0
+        elif not step.waits:
+            self._history = hash((self._history, step))
+
+    def replay(self, simulation: Simulation) -> Optional[Step]:
+        """Take one step and return it; None where an action ended.
+
+        What follows the last step of an action happens together with the next one's first.
+        """
         while not self.finished:
             if self._steps is None:
                 self._steps = simulation.start(self._actions.pop(0))
@@ -65,46 +77,72 @@ class _Actor:
             try:
                 step = next(self._steps)
             except StopIteration:
-                self._steps, self.label, self._history = None, "done", 0
+                self._steps, self.label = None, "done"
                 continue
             except CrashHotplugError as error:
-                self._steps, self.label, self._history = None, f"failed: {error}", 0
-                return
+                self._steps, self.label = None, f"failed: {error}"
+                return None
             self.label = step.name
-            if step == IDLE:
-                self._history = 0
-            elif not step.waits:
-                self._history = hash((self._history, step))
-            return
+            return step
+        return None
+
+    def remember_as(self, other: _Actor) -> None:
+        """Take over what *other*, which took the same steps, saw."""
+        self._history = other._history
 
 
 class _Run:
     """One way through the scenario, at some state."""
 
-    def __init__(self, scenario: Scenario, policy: str) -> None:
-        self.simulation = Simulation(scenario, policy)
-        names = dict.fromkeys(action.actor for action in scenario.actions)
-        self.actors = {name: _Actor([a for a in scenario.actions if a.actor == name]) for name in names}
-        if self.simulation.service is not None:
-            self.actors[SERVICE] = _Actor([], self.simulation.service)
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        actions = simulation.scenario.actions
+        names = dict.fromkeys(action.actor for action in actions)
+        self.actors = {name: _Actor([a for a in actions if a.actor == name]) for name in names}
+        if simulation.service is not None:
+            self.actors[SERVICE] = _Actor([], simulation.service)
 
     def advance(self, actor: str) -> str:
         """Let *actor* take one step and return its name."""
         self.actors[actor].advance(self.simulation)
+        self._forget_uevents()
+        return self.actors[actor].label
+
+    def _forget_uevents(self) -> None:
         if self.simulation.service is None:
             self.simulation.machine.uevents = ()
-        return self.actors[actor].label
+
+    def again(self, loaded: ModelMachine, path: list[str]) -> _Run:
+        """Return a second run at the same state: the steps at which the actors in *path* came here are taken again."""
+        made = _Run(self.simulation.again(loaded))
+        for name in path:
+            made.actors[name].replay(made.simulation)
+            made._forget_uevents()
+        for name, actor in self.actors.items():
+            made.actors[name].remember_as(actor)
+        return made
 
     @property
     def key(self) -> int:
         return hash((self.simulation.machine.key(), tuple(actor.key for actor in self.actors.values())))
 
     @property
+    def able(self) -> list[str]:
+        """The actors that can take a step.  The service's heartbeat comes when nobody else has anything left to do."""
+        others = [name for name, actor in self.actors.items() if name != SERVICE and not actor.finished]
+        if SERVICE not in self.actors or (others and self._service_is_idle):
+            return others
+        return [*others, SERVICE]
+
+    @property
     def is_quiet(self) -> bool:
-        """Whether nothing more will happen but looks at the machine."""
-        others = all(actor.finished for name, actor in self.actors.items() if name != SERVICE)
+        """Whether all events are handled, and nothing more will happen but looks at the machine."""
+        return self.able in ([], [SERVICE]) and self._service_is_idle
+
+    @property
+    def _service_is_idle(self) -> bool:
         service = self.actors.get(SERVICE)
-        return others and not self.simulation.machine.uevents and (service is None or service.label == IDLE.name)
+        return service is None or (service.label == IDLE.name and not self.simulation.machine.uevents)
 
 
 @dataclass
@@ -130,7 +168,9 @@ def explore(scenario: Scenario, policy: str, limit: int = STATE_LIMIT) -> Explor
     """
     result = Exploration(policy)
     judged: dict[int, tuple[Outcome, str]] = {}
-    first = _Run(scenario, policy)
+    simulation = Simulation(scenario, policy)
+    loaded = simulation.machine.copy()
+    first = _Run(simulation)
     seen = {first.key}
     frontier: list[tuple[_Run, _Node]] = [(first, _Node(None, "", ""))]
     while frontier:
@@ -141,7 +181,7 @@ def explore(scenario: Scenario, policy: str, limit: int = STATE_LIMIT) -> Explor
                 raise InputError(f"{scenario.title}: more than {limit} states under {policy}")
             if run.is_quiet:
                 result.at_rest[outcome] += 1
-            for child, step in list(_children(run, node, scenario, policy)):
+            for child, step in list(_children(run, node, loaded)):
                 key = child.key
                 if key not in seen:
                     seen.add(key)
@@ -150,16 +190,12 @@ def explore(scenario: Scenario, policy: str, limit: int = STATE_LIMIT) -> Explor
     return result
 
 
-def _children(run: _Run, node: _Node, scenario: Scenario, policy: str) -> Iterator[tuple[_Run, _Node]]:
+def _children(run: _Run, node: _Node, loaded: ModelMachine) -> Iterator[tuple[_Run, _Node]]:
     """Yield each state that one step leads to; the last of them uses *run* itself."""
-    able = [name for name, actor in run.actors.items() if not actor.finished]
+    able = run.able
     path = [step.actor for step in node.path()] if len(able) > 1 else []
     for name in able:
-        child = run
-        if name != able[-1]:
-            child = _Run(scenario, policy)
-            for actor in path:
-                child.advance(actor)
+        child = run if name == able[-1] else run.again(loaded.copy(), path)
         yield child, _Node(node, name, child.advance(name))
 
 

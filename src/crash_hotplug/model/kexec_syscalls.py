@@ -105,10 +105,9 @@ def _install(
     listed = tuple(segment.segment for segment in segments)
     reserved = machine.profile.reserved
     check_segments(entry_phys, listed, reserved, machine.ram)
-    yield Step(f"{call}: segments checked")
     control = alloc_control_pages(listed, reserved, machine.ram)
     machine.memory.write(control.start, b"\xcc" * control.size)
-    yield Step(f"{call}: control pages allocated")
+    yield Step(f"{call}: segments checked, control pages allocated")
     for number, segment in enumerate(segments):
         yield from _copy_segment(machine, f"{call}: segment {number}", segment)
     machine.images_loaded += 1
@@ -119,11 +118,11 @@ def _install(
 
 
 def _copy_segment(machine: ModelMachine, name: str, segment: KexecSegment) -> Steps[None]:
-    """Copy contents in two halves, so that a panic may fall between them, and zero the rest."""
-    middle = len(segment.buf) // 2
-    machine.memory.write(segment.phys, segment.buf[:middle])
-    yield Step(f"{name} half copied")
-    machine.memory.write(segment.phys + middle, segment.buf[middle:])
+    """Copy contents and zero the rest; the elfcorehdr in two halves, so that a panic may fall between them."""
+    if segment.buf.startswith(b"\x7fELF"):
+        machine.memory.write(segment.phys, segment.buf[: len(segment.buf) // 2])
+        yield Step(f"{name} half copied")
+    machine.memory.write(segment.phys, segment.buf)
     machine.memory.zero(segment.phys + len(segment.buf), segment.memsz - len(segment.buf))
     yield Step(f"{name} copied")
 

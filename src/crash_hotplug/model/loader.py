@@ -40,11 +40,11 @@ class CaptureKernel:
     append: str = "console=ttyS0 quiet irqpoll nr_cpus=1 reset_devices"
 
 
-def small_capture_kernel(pages: int = 4, memsz: int = 1 << 20) -> CaptureKernel:
+def small_capture_kernel(pages: int = 4) -> CaptureKernel:
     """Return a kernel and an initrd of a few pages with contents of their own, enough for any dump of the model."""
     kernel = b"".join(b"capture kernel, page %06d\n".ljust(PAGE, b"\x90") % i for i in range(pages))
     initrd = b"".join(b"initrd, page %06d\n".ljust(PAGE, b"\x07") % i for i in range(max(1, pages // 2)))
-    return CaptureKernel(kernel, initrd, max(memsz, len(kernel)))
+    return CaptureKernel(kernel, initrd, 2 * len(kernel))
 
 
 class LoadPlan(NamedTuple):

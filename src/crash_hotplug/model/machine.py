@@ -65,7 +65,7 @@ class ModelMachine:
     """Every elfcorehdr that somebody built whole: anything else in a dump is torn.  No part of the state."""
 
     def copy(self) -> ModelMachine:
-        """Return an independent copy; the pages of memory are shared."""
+        """Return an independent copy, to which nobody has subscribed yet; the pages of memory are shared."""
         return replace(
             self,
             memory=self.memory.copy(),
@@ -73,6 +73,9 @@ class ModelMachine:
             devices=dict(self.devices),
             blocks=dict(self.blocks),
             reports=list(self.reports),
+            memory_chain=NotifierChain(),
+            cpuhp_prepare=NotifierChain(),
+            cpuhp_online=NotifierChain(),
         )
 
     def key(self) -> int:

@@ -96,6 +96,14 @@ class PhysicalMemory:
         for frame in frames:
             yield frame * PAGE, self._pages[frame]
 
+    def region(self, phys: int, length: int) -> tuple[tuple[int, bytes], ...]:
+        """Return the pages of a region that starts and ends with a page, as :meth:`pages` yields them.
+
+        :raise AbsentMemoryError: there is no memory at one of its addresses
+        """
+        self._check(phys, length)
+        return tuple(self.pages(phys, phys + length))
+
     def _check(self, phys: int, length: int) -> None:
         if not any(start <= phys and phys + length <= end for start, end in self.present):
             raise AbsentMemoryError(f"there is no memory at physical {phys:#x} ({length} bytes)")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple, Optional
 
-from crash_hotplug.core.image import KEXEC_SEGMENT_MAX
-from crash_hotplug.core.in_place import DIGEST_SIZE, TABLE_SIZE, digest_of
-from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, Kimage, Segment
+from crash_hotplug.core.in_place import DIGEST_SIZE, TABLE_SIZE, digest_of, find_digest_table, without_elfcorehdr
+from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.model.kimage import KexecSegment
 from crash_hotplug.model.memory import PAGE, PhysicalMemory
 
@@ -47,16 +48,22 @@ def build_purgatory(
     """
     data = bytearray(pages * PAGE)
     data[: len(_CODE)] = _CODE
-    digest = hashlib.sha256()
-    for segment in hashed:
-        digest.update(segment.buf)
-        digest.update(bytes(segment.memsz - len(segment.buf)))
-    data[_DIGEST_AT:_TABLE_AT] = digest.digest()
+    data[_DIGEST_AT:_TABLE_AT] = _digest_of_segments(tuple((segment.buf, segment.memsz) for segment in hashed))
     for i, segment in enumerate(hashed):
         struct.pack_into("<QQ", data, _TABLE_AT + 16 * i, segment.phys, segment.memsz)
     source, destination = backup or (Range(0, 0), 0)
     _POINTERS.pack_into(data, _POINTERS_AT, boot_params_phys, source.start, source.size, destination)
     return bytes(data)
+
+
+@lru_cache(maxsize=256)
+def _digest_of_segments(contents: tuple[tuple[bytes, int], ...]) -> bytes:
+    """Return the digest over each segment's contents and the zeros behind them, up to its memsz."""
+    digest = hashlib.sha256()
+    for buf, memsz in contents:
+        digest.update(buf)
+        digest.update(bytes(memsz - len(buf)))
+    return digest.digest()
 
 
 def read_purgatory(memory: PhysicalMemory, entry_phys: int) -> Purgatory:
@@ -71,7 +78,43 @@ def read_purgatory(memory: PhysicalMemory, entry_phys: int) -> Purgatory:
 
 def digest_fits(memory: PhysicalMemory, purgatory: Purgatory) -> bool:
     """Compute the digest again, as ``verify_sha256_digest()`` does before the jump."""
-    return digest_of(purgatory.regions, memory.read) == purgatory.digest
+    contents = tuple((start, length, memory.region(start, length)) for start, length in purgatory.regions if length)
+    return _digest_of_contents(contents) == purgatory.digest
+
+
+Contents = tuple[tuple[int, int, tuple[tuple[int, bytes], ...]], ...]
+"""Memory as a value: (physical start, length, pages that hold no zeros) of each region."""
+
+
+def _memory_of(contents: Contents) -> PhysicalMemory:
+    memory = PhysicalMemory(RangeList((start, start + length) for start, length, _pages in contents))
+    for _start, _length, pages in contents:
+        for phys, page in pages:
+            memory.write(phys, page)
+    return memory
+
+
+# A search of all interleavings meets the same contents thousands of times, hence the caches.
+
+
+@lru_cache(maxsize=4096)
+def _digest_of_contents(contents: Contents) -> bytes:
+    return digest_of(((start, length) for start, length, _pages in contents), _memory_of(contents).read)
+
+
+@lru_cache(maxsize=256)
+def purgatory_without_elfcorehdr(
+    kimage: Kimage, purgatory: Segment, elfcorehdr_phys: int, contents: Contents
+) -> Optional[bytes]:
+    """Return purgatory's segment with a digest that leaves the elfcorehdr out; None where it does so already.
+
+    :param contents: the image's segments
+    :raise CannotTellError: the digest table is not found
+    """
+    memory = _memory_of(contents)
+    data = memory.read(purgatory.phys, purgatory.memsz)
+    table = find_digest_table(data, kimage, memory.read)
+    return without_elfcorehdr(data, table, elfcorehdr_phys, memory.read)
 
 
 def copy_backup_region(memory: PhysicalMemory, purgatory: Purgatory) -> None:

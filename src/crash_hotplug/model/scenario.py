@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Optional, Union
 
@@ -87,13 +88,28 @@ class Simulation:
         options: dict[str, Value] = {**scenario.machine, "kernel_release": _kernel_for(scenario, policy_name)}
         profile = default_profile(**options, has_v6_patches=policy_name == "v6")  # type: ignore[arg-type]
         self.machine: ModelMachine = boot(profile)
-        if profile.crash_hotplug is not CrashHotplug.NONE:
-            install_in_kernel_handler(self.machine, self.policy if policy_name == "v6" else Merged())
         for _step in self.kexec.load(self.machine):
             pass
+        self._run_software()
+
+    def again(self, loaded: ModelMachine) -> Simulation:
+        """Return the same simulation anew.
+
+        :param loaded: a copy of the machine as it was when its image had just been loaded
+        """
+        made = copy(self)
+        made.machine = loaded
+        made._run_software()
+        return made
+
+    def _run_software(self) -> None:
+        """Install the kernel's own handler where it has one, and start the service."""
+        kernel = self.machine.profile.crash_hotplug
+        if kernel is not CrashHotplug.NONE:
+            install_in_kernel_handler(self.machine, self.policy if kernel is CrashHotplug.V6 else Merged())
         self.service: Optional[Steps[None]] = None
-        if policy_name not in ("v6", "merged"):
-            self.service = service(self.machine, self.policy, self.kexec, scenario.rules)
+        if self.policy.name not in ("v6", "merged"):
+            self.service = service(self.machine, self.policy, self.kexec, self.scenario.rules)
 
     def start(self, action: Action) -> Steps[None]:
         """Return the steps of an action."""

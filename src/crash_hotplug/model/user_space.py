@@ -22,7 +22,7 @@ from crash_hotplug.core.handler import (
     handle_event,
 )
 from crash_hotplug.core.image import CrashImage, Kimage
-from crash_hotplug.core.in_place import control_pages_bound, find_digest_table, segments_to_list, without_elfcorehdr
+from crash_hotplug.core.in_place import control_pages_bound, segments_to_list
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.model.errors import ModelError
 from crash_hotplug.model.kexec_syscalls import (
@@ -36,6 +36,7 @@ from crash_hotplug.model.kimage import KexecSegment
 from crash_hotplug.model.loader import CaptureKernel, plan_of_kexec_tools
 from crash_hotplug.model.machine import ModelMachine
 from crash_hotplug.model.profile import CrashHotplug
+from crash_hotplug.model.purgatory import purgatory_without_elfcorehdr
 from crash_hotplug.model.udev import UdevRules
 
 
@@ -177,10 +178,8 @@ class UserMachine:
         purgatory = kimage.segment_at(kimage.entry_phys)
         if purgatory is None:
             raise CannotTellError("the entry point lies in no segment")
-        memory = self.machine.memory
-        data = memory.read(purgatory.phys, purgatory.memsz)
-        table = find_digest_table(data, kimage, memory.read)
-        updated = without_elfcorehdr(data, table, image.elfcorehdr_phys, memory.read)
+        contents = tuple((s.phys, s.memsz, self.machine.memory.region(s.phys, s.memsz)) for s in kimage.segments)
+        updated = purgatory_without_elfcorehdr(kimage, purgatory, image.elfcorehdr_phys, contents)
         return {} if updated is None else {purgatory.phys: updated}
 
     def reload(self) -> Steps[None]:
