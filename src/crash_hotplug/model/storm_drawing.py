@@ -171,6 +171,7 @@ def _draw_enlarged(axes: Axes, periods: Sequence[Period], window: tuple[float, f
         ]
         axes.broken_barh(bars, (0, 1), color=colour, linewidth=0)
     axes.set(xlim=window, ylim=(0, 1), yticks=())
+    axes.locator_params(axis="x", nbins=4)
 
 
 def _draw_texts(figure: Figure, shape: StormShape, costs: StormCosts) -> None:
