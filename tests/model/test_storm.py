@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crash_hotplug.core.errors import InputError
@@ -53,7 +53,6 @@ def run(policy: str, blocks: int = 8, per_dimm: int = 4, costs: StormCosts = COS
     return simulate_storm(StormShape(blocks, per_dimm), costs, POLICIES[policy])
 
 
-@settings(deadline=None)
 @given(storms())
 def test_what_is_reported_adds_up(storm: tuple[StormShape, StormCosts, str]) -> None:
     shape, costs, policy = storm
@@ -66,7 +65,6 @@ def test_what_is_reported_adds_up(storm: tuple[StormShape, StormCosts, str]) -> 
     assert outcome.longest_without_image <= outcome.time_in(ImageState.NO_IMAGE) + 1e-9
 
 
-@settings(deadline=None)
 @given(storms())
 def test_every_policy_is_accurate_in_the_end(storm: tuple[StormShape, StormCosts, str]) -> None:
     shape, costs, policy = storm

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crash_hotplug.core.errors import InputError
@@ -105,7 +105,6 @@ def test_shares_of_a_step() -> None:
     assert shares[ImageState.STALE] == pytest.approx([0.0, 0.25, 1.0])
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 999), st.sampled_from(ImageState)), min_size=1, max_size=30), st.integers(1, 40)
 )
