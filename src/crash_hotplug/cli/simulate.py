@@ -48,11 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenario", nargs="?", metavar="FILE", help="a scenario (TOML), or a bundled one's name")
     parser.add_argument("--list", action="store_true", help="list the bundled scenarios")
     parser.add_argument(
-        "--explore", action="store_true", help="panic at every step of every interleaving; without FILE of all bundled ones"
+        "--explore",
+        action="store_true",
+        help="panic at every step of every interleaving; without FILE of all bundled ones",
     )
     parser.add_argument("--policy", action="append", choices=list(POLICIES), help="only this policy (may be repeated)")
     parser.add_argument("--output", metavar="DIR", help="where the vmcore files go (default: a new directory in /tmp)")
-    parser.add_argument("--snapshot", metavar="DIR", help="save the machine before its panic, for --sysroot (one policy)")
+    parser.add_argument(
+        "--snapshot", metavar="DIR", help="save the machine before its panic, for --sysroot (one policy)"
+    )
     simulate_storm.add_arguments(parser)
     add_json(parser)
 
@@ -82,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     return exit_codes.DONE
 
 
-def _scenario(name: Optional[str], policies: Optional[list[str]]) -> Scenario:
+def _scenario(name: str | None, policies: list[str] | None) -> Scenario:
     scenario = STORY if name is None else scenario_file.read_scenario(name)
     return scenario if policies is None else replace(scenario, policies=tuple(dict.fromkeys(policies)))
 
@@ -94,11 +98,11 @@ def _list(as_json: bool) -> int:
         print_json({"command": "simulate", "scenarios": listed})
     else:
         for name, scenario in scenarios.items():
-            print(f"{name:<24}{scenario.title}")
+            print(f"{name:<26}{scenario.title}")
     return exit_codes.DONE
 
 
-def _write_vmcores(results: Iterable[Result], directory: Optional[str]) -> dict[str, str]:
+def _write_vmcores(results: Iterable[Result], directory: str | None) -> dict[str, str]:
     """Write each policy's vmcore and return their paths by policy.
 
     :raise InputError: the directory cannot be written
@@ -154,7 +158,7 @@ def _report(scenario: Scenario, results: list[Result], paths: dict[str, str]) ->
     }
 
 
-def _result_json(result: Result, path: Optional[str]) -> dict[str, Any]:
+def _result_json(result: Result, path: str | None) -> dict[str, Any]:
     return {
         "policy": result.policy,
         "kernel": result.kernel,
@@ -208,7 +212,11 @@ def _show_explorations(explored: list[Exploration], with_traces: bool) -> None:
     for found in explored if with_traces else ():
         for outcome, trace in found.traces.items():
             print(f"\n  {found.policy}, {outcome.value}: {found.reasons[outcome]}; shortest way:")
-            shown = trace if len(trace) <= _SHOWN_STEPS else [f"... {len(trace) - _SHOWN_STEPS} steps", *trace[-_SHOWN_STEPS:]]
+            shown = (
+                trace
+                if len(trace) <= _SHOWN_STEPS
+                else [f"... {len(trace) - _SHOWN_STEPS} steps", *trace[-_SHOWN_STEPS:]]
+            )
             for step in shown:
                 print(f"    {step}")
     print()

@@ -48,9 +48,9 @@ class Event:
     """One hot-plug event."""
 
     kind: EventKind
-    cpu: Optional[int] = None
+    cpu: int | None = None
     """The CPU's number."""
-    memory: Optional[Range] = None
+    memory: Range | None = None
     """The memory block's physical range."""
 
 
@@ -93,13 +93,13 @@ class CrashImageMachine(Protocol):
     def unlock(self) -> None:
         """Give the lock back."""
 
-    def loaded_image(self) -> Optional[CrashImage]:
+    def loaded_image(self) -> CrashImage | None:
         """Return the crash image that is loaded now, or None.
 
         :raise CannotTellError: it cannot be read
         """
 
-    def why_not_updatable(self, image: CrashImage) -> Optional[str]:
+    def why_not_updatable(self, image: CrashImage) -> str | None:
         """Return the reason, for people, why the header of *image* must not be replaced; None where it may be."""
 
     def read_machine(self) -> Machine:
@@ -151,7 +151,7 @@ class Policy(Protocol):
     def handles(self, event: Event) -> bool:
         """Whether *event* is looked at."""
 
-    def header(self, machine: Machine, image: CrashImage, event: Event) -> Optional[ElfCoreHeader]:
+    def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader | None:
         """Return the header that *machine* should have; None where this event cannot change it.
 
         :raise CrashHotplugError: it cannot be built

@@ -67,7 +67,7 @@ class Merged:
         """Whether one of the kernel's notifiers tells of *event*."""
         return event.kind in _KERNEL_EVENTS
 
-    def header(self, machine: Machine, image: CrashImage, event: Event) -> Optional[ElfCoreHeader]:
+    def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader | None:
         """Build the kernel's own header.
 
         None for a CPU event where every possible CPU is described: ``file_mode || elfcorehdr_updated`` in

@@ -1,7 +1,7 @@
 """What an update in place has to list in its kexec_load, and purgatory's digest without the elfcorehdr.
 
-Pure computation over addresses and bytes; who reads and who calls kexec_load is another matter.  The facts it rests
-on are those of ``kimage_alloc_crash_control_pages()`` in kernel/kexec_core.c and of purgatory's ``verify_sha256_digest()``.
+Pure computation over addresses and bytes; who reads and who calls kexec_load is another matter.  It rests on what
+``kimage_alloc_crash_control_pages()`` in kernel/kexec_core.c and purgatory's ``verify_sha256_digest()`` do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ReadPhys = Callable[[int, int], bytes]
 """Reads bytes at a physical address: (address, length)."""
 
 
-def lowest_hole(reserved: Range, listed: Iterable[Range], size: int) -> Optional[Range]:
+def lowest_hole(reserved: Range, listed: Iterable[Range], size: int) -> Range | None:
     """Return the lowest page-aligned hole of *size* bytes in the reserved range that no listed segment covers.
 
     That is where the kernel takes control pages from.
@@ -104,9 +104,7 @@ def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
     return digest.digest()
 
 
-def without_elfcorehdr(
-    purgatory: bytes, table: DigestTable, elfcorehdr_phys: int, read_phys: ReadPhys
-) -> Optional[bytes]:
+def without_elfcorehdr(purgatory: bytes, table: DigestTable, elfcorehdr_phys: int, read_phys: ReadPhys) -> bytes | None:
     """Return *purgatory* with the elfcorehdr's length set to 0 and a digest that fits; None where it is left out."""
     if all(start != elfcorehdr_phys or length == 0 for start, length in table.regions):
         return None

@@ -27,13 +27,13 @@ SERVICE = "service"
 class _Node:
     """One step of a trace; the trace is the way back to the root."""
 
-    parent: Optional[_Node]
+    parent: _Node | None
     actor: str
     label: str
 
     def path(self) -> list[_Node]:
         nodes: list[_Node] = []
-        node: Optional[_Node] = self
+        node: _Node | None = self
         while node is not None and node.parent is not None:
             nodes.append(node)
             node = node.parent
@@ -43,7 +43,7 @@ class _Node:
 class _Actor:
     """Somebody who takes steps: the actions of one actor of the scenario, or the service."""
 
-    def __init__(self, actions: list[Action], steps: Optional[Steps[None]] = None) -> None:
+    def __init__(self, actions: list[Action], steps: Steps[None] | None = None) -> None:
         self._actions = actions
         self._steps = steps
         self.label = ""
@@ -65,7 +65,7 @@ class _Actor:
         elif not step.waits:
             self._history = hash((self._history, step))
 
-    def replay(self, simulation: Simulation) -> Optional[Step]:
+    def replay(self, simulation: Simulation) -> Step | None:
         """Take one step and return it; None where an action ended.
 
         What follows the last step of an action happens together with the next one's first.

@@ -41,7 +41,7 @@ class KernelMachine:
         """``kexec_unlock()``."""
         self.machine.kexec_locked = False
 
-    def loaded_image(self) -> Optional[CrashImage]:
+    def loaded_image(self) -> CrashImage | None:
         """Return the image, whose elfcorehdr segment is found by its ELF magic.
 
         :raise CannotTellError: no segment is an elfcorehdr
@@ -51,7 +51,7 @@ class KernelMachine:
             raise CannotTellError("unable to locate the elfcorehdr segment")
         return image
 
-    def why_not_updatable(self, image: CrashImage) -> Optional[str]:
+    def why_not_updatable(self, image: CrashImage) -> str | None:
         """``image->hotplug_support``: the loader said that the digest leaves the elfcorehdr out."""
         loaded = self.machine.crash_image
         if loaded is not None and not loaded.hotplug_support and self.machine.profile.version >= (6, 6):

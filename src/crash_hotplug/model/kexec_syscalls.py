@@ -56,7 +56,7 @@ def kexec_load(machine: ModelMachine, entry_phys: int, segments: Sequence[KexecS
     yield Step("kexec_load: lock dropped")
 
 
-def kexec_file_load(machine: ModelMachine, files: Optional[CaptureKernel]) -> Steps[None]:
+def kexec_file_load(machine: ModelMachine, files: CaptureKernel | None) -> Steps[None]:
     """Load a crash image from files, or unload it with none; the kernel builds every segment.
 
     :raise ModelError: EBUSY, EADDRNOTAVAIL, ENOMEM

@@ -55,7 +55,7 @@ class ModelKimage:
         """Virtual address of the struct."""
         return _KIMAGE_VIRT + self.number * 0x400
 
-    def find_elfcorehdr(self, memory: PhysicalMemory) -> Optional[Segment]:
+    def find_elfcorehdr(self, memory: PhysicalMemory) -> Segment | None:
         """Return the segment that starts with the ELF magic, as the kernel's handler finds it; or None."""
         return next((s for s in self.kimage.segments if memory.read(s.phys, 4) == b"\x7fELF"), None)
 
@@ -79,7 +79,7 @@ def _read_header(memory: PhysicalMemory, segment: Segment) -> bytes:
     return memory.read(segment.phys, min(segment.memsz, -(-size // PAGE) * PAGE))
 
 
-def find_boot_params(kimage: Kimage, memory: PhysicalMemory) -> Optional[int]:
+def find_boot_params(kimage: Kimage, memory: PhysicalMemory) -> int | None:
     """Return the physical address of the zero page, or None where no segment is one."""
     for segment in kimage.segments:
         if is_boot_params(memory.read(segment.phys, min(PAGE, segment.memsz))):

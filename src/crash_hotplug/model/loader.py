@@ -100,7 +100,7 @@ def _pages(size: int) -> int:
 
 
 def plan_of_kexec_tools(
-    profile: MachineProfile, machine: Machine, files: CaptureKernel, hotplug_room: Optional[int] = None
+    profile: MachineProfile, machine: Machine, files: CaptureKernel, hotplug_room: int | None = None
 ) -> LoadPlan:
     """Return what ``kexec -p -c`` loads (kexec-tools' ``load_crashdump_segments()`` and ``do_bzImage64_load()``).
 
@@ -180,7 +180,7 @@ def _plan(
     purgatory_at: int,
     purgatory_pages: int,
     boot_params_at: int,
-    backup: Optional[tuple[Range, int]],
+    backup: tuple[Range, int] | None,
     hashed: Iterable[KexecSegment],
     elfcorehdr: KexecSegment,
     header: ElfCoreHeader,

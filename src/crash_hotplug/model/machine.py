@@ -41,7 +41,7 @@ class ModelMachine:
     devices: dict[str, MemoryDevice] = field(default_factory=dict)
     blocks: dict[int, bool] = field(default_factory=dict)
     """Memory blocks by number (physical address / block size): whether each is online."""
-    crash_image: Optional[ModelKimage] = None
+    crash_image: ModelKimage | None = None
     """``kexec_crash_image``."""
     kexec_locked: bool = False
     """``kexec_lock`` (``kexec_mutex`` before 6.1): also taken by a panic before it jumps."""
@@ -134,7 +134,7 @@ class ModelMachine:
             memory_blocks=MemoryBlocks(profile.block_size, online, len(self.blocks) - online),
         )
 
-    def loaded_crash_image(self) -> Optional[CrashImage]:
+    def loaded_crash_image(self) -> CrashImage | None:
         """Return the loaded image as it is read out of the reserved region, or None."""
         return None if self.crash_image is None else self.crash_image.read(self.memory)
 

@@ -45,9 +45,9 @@ class Panic:
     outcome: Outcome
     sentence: str
     """The reason, for people."""
-    vmcore: Optional[ProcVmcore] = None
+    vmcore: ProcVmcore | None = None
     """What the capture kernel shows as /proc/vmcore."""
-    comparison: Optional[Comparison] = None
+    comparison: Comparison | None = None
     """The audit of it against the machine as it was."""
 
 

@@ -68,7 +68,7 @@ class MachineProfile:
     """Pages of the kernel's own purgatory (kexec_file_load)."""
     has_v6_patches: bool = False
     """Whether the kernel (older than 6.6) was built with the patches of April 2022."""
-    acpi_rsdp: Optional[int] = None
+    acpi_rsdp: int | None = None
     """Where the firmware's ACPI tables start; kexec-tools passes it on."""
 
     @property

@@ -34,12 +34,12 @@ class Purgatory(NamedTuple):
     regions: tuple[tuple[int, int], ...]
     """(physical start, length) of each region that the digest covers."""
     boot_params_phys: int
-    backup: Optional[tuple[Range, int]]
+    backup: tuple[Range, int] | None
     """Low memory that is copied, and the physical address it is copied to; None with the kernel's loader."""
 
 
 def build_purgatory(
-    pages: int, boot_params_phys: int, backup: Optional[tuple[Range, int]], hashed: Sequence[KexecSegment]
+    pages: int, boot_params_phys: int, backup: tuple[Range, int] | None, hashed: Sequence[KexecSegment]
 ) -> bytes:
     """Return the contents of the purgatory segment.
 
@@ -105,7 +105,7 @@ def _digest_of_contents(contents: Contents) -> bytes:
 @lru_cache(maxsize=256)
 def purgatory_without_elfcorehdr(
     kimage: Kimage, purgatory: Segment, elfcorehdr_phys: int, contents: Contents
-) -> Optional[bytes]:
+) -> bytes | None:
     """Return purgatory's segment with a digest that leaves the elfcorehdr out; None where it does so already.
 
     :param contents: the image's segments

@@ -44,7 +44,9 @@ class Action:
     """Who does it: actions of one actor follow each other, those of two may fall into each other."""
 
     def __str__(self) -> str:
-        shown = (f"{key}={value:#x}" if _is_address(key, value) else f"{key}={value}" for key, value in self.values.items())
+        shown = (
+            f"{key}={value:#x}" if _is_address(key, value) else f"{key}={value}" for key, value in self.values.items()
+        )
         return " ".join((self.do, *shown))
 
 
@@ -65,12 +67,12 @@ class Scenario:
     machine: Mapping[str, Value] = field(default_factory=dict)
     """Parameters of :func:`~crash_hotplug.model.profile.default_profile`."""
     kexec: Kexec = field(default_factory=lambda: Kexec(small_capture_kernel()))
-    hotplug: Optional[bool] = None
+    hotplug: bool | None = None
     """``kexec --hotplug``; None: where the policy needs it."""
     rules: UdevRules = RULES["rhel"]
-    panic_after: Optional[int] = None
+    panic_after: int | None = None
     """After how many actions the machine panics; None: after all."""
-    panic_step: Optional[str] = None
+    panic_step: str | None = None
     """The step, by the beginning of its name, right after which it panics; None: when all is quiet."""
 
 
@@ -107,7 +109,7 @@ class Simulation:
         kernel = self.machine.profile.crash_hotplug
         if kernel is not CrashHotplug.NONE:
             install_in_kernel_handler(self.machine, self.policy if kernel is CrashHotplug.V6 else Merged())
-        self.service: Optional[Steps[None]] = None
+        self.service: Steps[None] | None = None
         if self.policy.name not in ("v6", "merged"):
             self.service = service(self.machine, self.policy, self.kexec, self.scenario.rules)
 

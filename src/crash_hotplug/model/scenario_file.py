@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Optional, Union
 
 from crash_hotplug.core.errors import InputError
@@ -50,7 +51,11 @@ class _File:
                 seen += current == (table or key)
                 if current == (table or key) and seen == index:
                     found = number
-            elif current == table and seen == (index if table else -1) and re.match(rf'\s*"?{re.escape(key)}"?\s*=', line):
+            elif (
+                current == table
+                and seen == (index if table else -1)
+                and re.match(rf'\s*"?{re.escape(key)}"?\s*=', line)
+            ):
                 return number
         return found
 
@@ -66,13 +71,13 @@ class _Table:
     def error(self, key: str, sentence: str) -> InputError:
         return self.file.error((*self.path, key), sentence)
 
-    def text(self, key: str, default: Optional[str] = None) -> str:
+    def text(self, key: str, default: str | None = None) -> str:
         return str(self.take(key, str, "a text", default))
 
-    def flag(self, key: str, default: Optional[bool] = None) -> bool:
+    def flag(self, key: str, default: bool | None = None) -> bool:
         return bool(self.take(key, bool, "true or false", default))
 
-    def size(self, key: str, default: Optional[int] = None, least: int = 0) -> int:
+    def size(self, key: str, default: int | None = None, least: int = 0) -> int:
         value = self.take(key, (int, str), "a number, or a size such as 256M", default)
         matched = _SIZE.fullmatch(value) if isinstance(value, str) else None
         if isinstance(value, str) and matched is None:
@@ -82,7 +87,7 @@ class _Table:
             raise self.error(key, f"{value!r} is out of range (it starts at {least})")
         return number
 
-    def choice(self, key: str, choices: list[str], default: Optional[str] = None) -> str:
+    def choice(self, key: str, choices: list[str], default: str | None = None) -> str:
         value = self.text(key, default)
         if value not in choices:
             raise self.error(key, f"{value!r} is none of {', '.join(choices)}")
@@ -114,7 +119,7 @@ class _Table:
         for key in self._left:
             raise self.error(key, f"there is no such key; there are {known}")
 
-    def take(self, key: str, kind: Any, what: str, default: Any) -> Any:
+    def take(self, key: str, kind: type | tuple[type, ...], what: str, default: object) -> Any:  # noqa: ANN401 (TOML)
         if key not in self._left:
             if default is None:
                 raise self.error(key, "is missing")
@@ -187,14 +192,14 @@ def parse_scenario(text: str, name: str = "the scenario") -> Scenario:
     return scenario
 
 
-def _toml_reader() -> Any:
+def _toml_reader() -> ModuleType:
     for module in ("tomllib", "tomli"):
         try:
             return importlib.import_module(module)
         except ImportError:
             continue
     raise InputError(
-        "reading a scenario needs Python 3.11, or the package tomli on older ones; simulate without a file needs neither"
+        "reading a scenario needs Python 3.11, or the package tomli on older ones; without a file simulate needs neither"
     )
 
 

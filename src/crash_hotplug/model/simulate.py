@@ -37,7 +37,7 @@ class Result:
     steps: int
     windows: int
     """How often the machine was without a crash image, or with the kexec lock held, for some steps."""
-    stopped_at: Optional[str]
+    stopped_at: str | None
     """The step that the scenario named for its panic."""
 
 

@@ -11,13 +11,15 @@ WORD = 0x6B64756D_70212121
 WORD_AT = 4 * GIB + 0x123000
 
 STORY = Scenario(
-    title="Two CPUs and a DIMM are added, then the new memory's user crashes the kernel",
-    description="A guest with 2 CPUs and 1 GiB grows; kdump was loaded when it booted.",
+    title="Two CPUs and a DIMM come, another DIMM comes and goes, then the kernel panics",
+    description="A guest with 2 CPUs and 1 GiB of RAM, whose kdump was loaded when it booted:",
     actions=(
         Action("cpu-add", {"cpu": 2}),
         Action("cpu-add", {"cpu": 3}),
         Action("memory-add", {"name": "dimm0", "at": 4 * GIB, "size": 256 << 20}),
         Action("plant-word", {"at": WORD_AT, "word": WORD}),
+        Action("memory-add", {"name": "dimm1", "at": 5 * GIB, "size": 128 << 20}),
+        Action("memory-remove", {"name": "dimm1"}),
     ),
     policies=("reload", "merged", "in-place"),
 )

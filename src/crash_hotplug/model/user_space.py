@@ -57,7 +57,7 @@ class Kexec:
     loader: Loader = Loader.KEXEC_LOAD
     hotplug: bool = False
     """``kexec --hotplug`` of kexec-tools 2.0.29, with the size the kernel asks for."""
-    hotplug_size: Optional[int] = None
+    hotplug_size: int | None = None
     """``--hotplug-size=`` of the v6 patches, in bytes."""
 
     def load(self, machine: ModelMachine) -> Steps[None]:
@@ -75,7 +75,7 @@ class Kexec:
         hotplug = self.hotplug or self.hotplug_size is not None
         yield from load_plan(machine, plan, crash_flags(machine.profile, hotplug))
 
-    def _room(self, machine: ModelMachine) -> Optional[int]:
+    def _room(self, machine: ModelMachine) -> int | None:
         if self.hotplug_size is not None:
             return self.hotplug_size
         if self.hotplug and machine.profile.crash_hotplug is CrashHotplug.MERGED:
@@ -100,7 +100,7 @@ class UserMachine:
     machine: ModelMachine
     kexec: Kexec
     rules: UdevRules
-    taken_over: Optional[tuple[int, Kimage]] = None
+    taken_over: tuple[int, Kimage] | None = None
     """The image of the last update and its segments: the kernel knows only of those that the last call listed."""
 
     def try_lock(self) -> bool:
@@ -114,14 +114,14 @@ class UserMachine:
         """Close the lock file."""
         self.machine.flock_taken = False
 
-    def loaded_image(self) -> Optional[CrashImage]:
+    def loaded_image(self) -> CrashImage | None:
         """Read the image through /proc/kcore."""
         loaded = self.machine.crash_image
         if loaded is not None and self.taken_over is not None and self.taken_over[0] == loaded.number:
             return replace(loaded, kimage=self.taken_over[1]).read(self.machine.memory)
         return self.machine.loaded_crash_image()
 
-    def why_not_updatable(self, image: CrashImage) -> Optional[str]:
+    def why_not_updatable(self, image: CrashImage) -> str | None:
         """Return why not: without an elfcorehdr or ``struct kimage`` nothing can be planned."""
         if image.elfcorehdr_phys is None or image.kimage is None:
             return "the image has no elfcorehdr that could be replaced"
