@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Optional
+from typing import Any
 
 from crash_hotplug.cli import exit_codes, simulate_storm
 from crash_hotplug.cli.arguments import add_json
@@ -17,7 +17,7 @@ from crash_hotplug.core.handler_policies import POLICIES
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.linux.snapshot import write_directory
 from crash_hotplug.model import scenario_file
-from crash_hotplug.model.explore import Exploration, explore
+from crash_hotplug.model.explore import STATE_LIMIT, Exploration, explore
 from crash_hotplug.model.panic import Outcome
 from crash_hotplug.model.scenario import Scenario
 from crash_hotplug.model.simulate import Result, run_scenario
@@ -41,6 +41,8 @@ examples:
   crash-hotplug simulate --snapshot tree --policy in-place && crash-hotplug status --sysroot tree
 """
 _SHOWN_STEPS = 12
+ALL_STATE_LIMIT = 1500
+"""States a policy where all bundled scenarios are searched, so that it ends within minutes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--explore",
         action="store_true",
         help="panic at every step of every interleaving; without FILE of all bundled ones",
+    )
+    parser.add_argument(
+        "--states",
+        metavar="N",
+        type=int,
+        help=f"with --explore: search N states a policy, the nearest first (default {STATE_LIMIT}; of all bundled ones "
+        f"{ALL_STATE_LIMIT})",
     )
     parser.add_argument("--policy", action="append", choices=list(POLICIES), help="only this policy (may be repeated)")
     parser.add_argument("--output", metavar="DIR", help="where the vmcore files go (default: a new directory in /tmp)")
@@ -181,6 +190,7 @@ def _explore(arguments: argparse.Namespace) -> int:
     :return: 1 where this program's own policy ends in a dump that must never happen
     """
     names = [arguments.scenario] if arguments.scenario is not None else scenario_file.bundled_names()
+    limit = arguments.states or (STATE_LIMIT if arguments.scenario is not None else ALL_STATE_LIMIT)
     report = []
     total = broken = 0
     for name in names:
@@ -189,7 +199,7 @@ def _explore(arguments: argparse.Namespace) -> int:
             print(f"{name}: {scenario.title}")
         explored = []
         for policy in scenario.policies:
-            found = explore(scenario, policy)
+            found = explore(scenario, policy, limit)
             explored.append(found)
             total += found.states
             broken += found.outcomes[Outcome.BROKEN] + found.outcomes[Outcome.REFUSED] if policy == "in-place" else 0
@@ -208,7 +218,10 @@ def _show_explorations(explored: list[Exploration], with_traces: bool) -> None:
     print(f"  {'policy':<18}{'states':>8}" + "".join(f"{outcome.value:>19}" for outcome in Outcome))
     for found in explored:
         cells = "".join(f"{found.outcomes[outcome]:>19}" for outcome in Outcome)
-        print(f"  {found.policy:<18}{found.states:>8}{cells}")
+        states = f"{found.states}{'' if found.complete else '+'}"
+        print(f"  {found.policy:<18}{states:>8}{cells}")
+    if not all(found.complete for found in explored):
+        print("  + there are more states; those that the fewest steps lead to were searched (--states N)")
     for found in explored if with_traces else ():
         for outcome, trace in found.traces.items():
             print(f"\n  {found.policy}, {outcome.value}: {found.reasons[outcome]}; shortest way:")
@@ -226,6 +239,7 @@ def _exploration_json(found: Exploration) -> dict[str, Any]:
     return {
         "policy": found.policy,
         "states": found.states,
+        "complete": found.complete,
         "outcomes": {outcome.value: found.outcomes[outcome] for outcome in Outcome},
         "at_rest": {outcome.value: number for outcome, number in found.at_rest.items()},
         "traces": {outcome.value: trace for outcome, trace in found.traces.items()},

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Hashable
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Optional, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, NoRoomError

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Optional
 
 from crash_hotplug.core.assessment import dialect_of
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, build_elfcorehdr, parse_elfcorehdr
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr
 from crash_hotplug.core.handler import Event, EventKind, Method, Policy
-from crash_hotplug.core.image import CrashImage
+from crash_hotplug.core.image import CrashImage, elfcorehdr_room
 from crash_hotplug.core.machine import Cpu, Machine
 
 _KERNEL_EVENTS = (EventKind.CPU_ONLINE, EventKind.CPU_OFFLINE, EventKind.MEMORY_ONLINE, EventKind.MEMORY_OFFLINE)
@@ -125,8 +124,13 @@ class InPlace:
 
     def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader:
         """Build the header this machine should have, from the loaded one."""
-        loaded = with_possible_cpus(parse_elfcorehdr(image.elfcorehdr), machine)
-        return expected_elfcorehdr(machine, dialect_of(loaded, image), loaded)
+        loaded = parse_elfcorehdr(image.elfcorehdr)
+        dialect = dialect_of(loaded, image)
+        room = elfcorehdr_room(image, machine.crashkernel, None)
+        header = expected_elfcorehdr(machine, dialect, with_possible_cpus(loaded, machine))
+        if room is not None and header.size > room:
+            return expected_elfcorehdr(machine, dialect, loaded)  # present CPUs only take less
+        return header
 
 
 def with_possible_cpus(header: ElfCoreHeader, machine: Machine) -> ElfCoreHeader:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, Kimage, Segment

@@ -7,7 +7,6 @@ from inside the kernel, and where it subscribes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.handler import Event, Policy, Step, Steps, handle_event

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import Optional
 
 from crash_hotplug.core.handler import Step, Steps
 from crash_hotplug.core.image import Kimage, Segment

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment, cmdline_phys, is_boot_params

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader
 from crash_hotplug.core.errors import CannotTellError, InputError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Optional
 
 from crash_hotplug.core.architecture import X86_64
 from crash_hotplug.core.handler import Event, Report, Step, Steps

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Optional
 
 from crash_hotplug.core.compare import Comparison, Verdict
 from crash_hotplug.core.elf import ElfFormatError, Note, pack_notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.machine import KernelText, Machine, NoteRegion, kernel_version
 from crash_hotplug.core.ranges import Range, RangeList

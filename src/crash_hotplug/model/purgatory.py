@@ -10,7 +10,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, Kimage, Segment
 from crash_hotplug.core.in_place import DIGEST_SIZE, TABLE_SIZE, digest_of, find_digest_table, without_elfcorehdr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Optional, Union
+from typing import Union
 
 from crash_hotplug.core.handler import Policy, Step, Steps
 from crash_hotplug.core.handler_policies import Merged, policy_named

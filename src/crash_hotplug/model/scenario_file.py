@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.handler_policies import POLICIES
@@ -199,7 +199,7 @@ def _toml_reader() -> ModuleType:
         except ImportError:
             continue
     raise InputError(
-        "reading a scenario needs Python 3.11, or the package tomli on older ones; without a file simulate needs neither"
+        "a scenario needs Python 3.11, or the package tomli on older ones; without a file simulate needs neither"
     )
 
 

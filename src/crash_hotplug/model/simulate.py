@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.errors import CrashHotplugError, InputError
 from crash_hotplug.core.handler import EventKind, Method, Outcome, Report, Step

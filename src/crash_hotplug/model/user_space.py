@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Optional
 
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.handler import (
