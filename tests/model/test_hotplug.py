@@ -49,9 +49,9 @@ def test_chain_calls_higher_priorities_first_and_equal_ones_in_order() -> None:
     chain: NotifierChain[Event] = NotifierChain()
     heard: list[object] = []
     for name, priority in (("a", 0), ("b", 10), ("c", 0), ("d", -1)):
-        chain.register(name, listener(heard, lambda name=name: name), priority)  # type: ignore[misc]
+        chain.register(name, listener(heard, name.upper), priority)
     run(chain.call(Event(EventKind.LOOK)))
-    assert [name for _kind, name in heard] == ["b", "a", "c", "d"]  # type: ignore[misc]
+    assert heard == [(EventKind.LOOK, name) for name in "BACD"]
 
 
 def test_cpu_on_its_way_out_is_still_present_and_online_while_v6s_notifier_runs() -> None:
