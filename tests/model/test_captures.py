@@ -6,13 +6,17 @@ from itertools import islice
 
 import pytest
 
+from crash_hotplug.core.elf import ProgramHeader
 from crash_hotplug.core.image import e820_table
+from crash_hotplug.core.vmcore import parse_vmcore
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.vmcore_file import VmcoreFile
 from crash_hotplug.model.machine import ModelMachine
+from crash_hotplug.model.panic import panic
 from tests.model.captured import CAPTURES, captured_states
-from tests.trees import tree
+from tests.trees import tree, vmcore_head
 
 SEGMENTS = {
     "6.1-c": (0x2E000000, 0x36A00000, 0x39E2D000, 0x39F4E000, 0x39F54000, 0x39F5D000, 0x39F61000),
@@ -62,3 +66,20 @@ def test_segments_lie_where_kexec_put_them(name: str) -> None:
     machine = loaded(name, 0)
     assert machine.crash_image is not None
     assert tuple(segment.phys for segment in machine.crash_image.kimage.segments) == SEGMENTS[name]
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_vmcore_has_the_layout_that_the_real_capture_kernel_showed(name: str) -> None:
+    with VmcoreFile(str(vmcore_head(name))) as source:
+        real = parse_vmcore(source)
+    came_to = panic(loaded(name, 3))
+    assert came_to.vmcore is not None
+    model = parse_vmcore(came_to.vmcore)
+    # vmcoreinfo is shorter in the model, so file offsets are compared from the first PT_LOAD on.
+    assert without_file_start(model.headers.program_headers) == without_file_start(real.headers.program_headers)
+    assert model.saved_cpus == real.saved_cpus
+
+
+def without_file_start(program_headers: tuple[ProgramHeader, ...]) -> list[ProgramHeader]:
+    loads = program_headers[1:]
+    return [p._replace(p_offset=p.p_offset - loads[0].p_offset) for p in loads]
