@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--states",
         metavar="N",
-        type=int,
+        type=_positive,
         help=f"with --explore: search N states a policy, the nearest first (default {STATE_LIMIT}; of all bundled ones "
         f"{ALL_STATE_LIMIT})",
     )
@@ -68,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     simulate_storm.add_arguments(parser)
     add_json(parser)
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of states from 1 on")
+    return number
 
 
 def run(arguments: argparse.Namespace) -> int:
