@@ -11,7 +11,7 @@ from typing import Any
 
 from crash_hotplug.cli import exit_codes, simulate_storm
 from crash_hotplug.cli.arguments import add_json
-from crash_hotplug.cli.output import comparison_json, print_json
+from crash_hotplug.cli.output import comparison_json, print_json, print_labelled
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.handler_policies import POLICIES
 from crash_hotplug.core.sizes import count, human_size
@@ -22,7 +22,7 @@ from crash_hotplug.model.panic import Outcome
 from crash_hotplug.model.scenario import Scenario
 from crash_hotplug.model.simulate import Result, run_scenario
 from crash_hotplug.model.snapshot import take_snapshot
-from crash_hotplug.model.story import STORY, window_sentence
+from crash_hotplug.model.story import STORY, WHAT_A_POLICY_DOES, window_sentence
 
 DESCRIPTION = """\
 Runs the whole system as a model: a machine in memory whose CPUs and memory come and go, a crash image in
@@ -41,6 +41,13 @@ examples:
   crash-hotplug simulate --snapshot tree --policy in-place && crash-hotplug status --sysroot tree
 """
 _SHOWN_STEPS = 12
+_WITH_ARTICLE = {
+    Outcome.ACCURATE: "an accurate dump",
+    Outcome.STALE: "a stale dump",
+    Outcome.NO_DUMP: "no dump",
+    Outcome.REFUSED: "no dump, refused by the digest",
+    Outcome.BROKEN: "a broken dump",
+}
 ALL_STATE_LIMIT = 1500
 """States a policy where all bundled scenarios are searched, so that it ends within minutes."""
 
@@ -145,15 +152,18 @@ def _show(scenario: Scenario, results: list[Result], paths: dict[str, str]) -> N
         print(scenario.description)
     print()
     for result in results:
-        header = f"{result.policy} (Linux {result.kernel})"
-        print(f"{header:<38}{_did(result)}")
-        print(f"{'':<38}without a crash image: {window_sentence(result.policy, result.windows)}")
-        print(f"{'':<38}the panic: {result.panic.outcome.value}: {result.panic.sentence}")
+        lines = [
+            f"{WHAT_A_POLICY_DOES[result.policy]} (Linux {result.kernel})",
+            f"{_did(result)}; without a crash image: {window_sentence(result.policy, result.windows)}",
+            f"the panic left {_WITH_ARTICLE[result.panic.outcome]}: {result.panic.sentence}",
+        ]
         if result.policy in paths:
             size = human_size(result.panic.vmcore.size) if result.panic.vmcore is not None else ""
-            print(f"{'':<38}{paths[result.policy]} ({size}, sparse)")
+            lines.append(f"{paths[result.policy]} ({size}, sparse)")
+        print_labelled(result.policy, lines)
+        print()
     if paths:
-        print(f"\nLook into one with: crash-hotplug audit {next(iter(paths.values()))}")
+        print(f"Look into one with: crash-hotplug audit {next(iter(paths.values()))}")
 
 
 def _did(result: Result) -> str:

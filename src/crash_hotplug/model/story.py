@@ -25,6 +25,16 @@ STORY = Scenario(
 )
 
 
+WHAT_A_POLICY_DOES = {
+    "reload": "udev has the image unloaded and loaded again at every event",
+    "reload-throttled": "udev has the image reloaded, events that come together at once (RHEL)",
+    "v6": "the kernel patches of 2022 rewrite the header at every event",
+    "merged": "the kernel's own handler rewrites the header (6.6 and newer)",
+    "in-place": "crash-hotplug replaces the header in the loaded image",
+}
+"""Each policy in a few words, for people."""
+
+
 class WindowCost(NamedTuple):
     """How long one update leaves the machine without a crash image, in seconds, and who measured it."""
 
