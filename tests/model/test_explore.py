@@ -6,24 +6,35 @@ import sys
 
 import pytest
 
+from crash_hotplug.cli.simulate import ALL_STATE_LIMIT
 from crash_hotplug.model.explore import explore
 from crash_hotplug.model.panic import Outcome
 from crash_hotplug.model.scenario import Action, Scenario
 from crash_hotplug.model.scenario_file import bundled_names, read_scenario
 
+needs_tomllib = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
 CPU = Scenario("a CPU comes", (Action("cpu-add", {"cpu": 2}),))
 DIMM = Action("memory-add", {"name": "d", "at": 4 << 30, "size": 128 << 20})
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+@needs_tomllib
 @pytest.mark.parametrize("name", bundled_names())
 def test_in_place_is_never_torn_or_refused_in_a_bundled_scenario(name: str) -> None:
     scenario = read_scenario(name)
     for policy in scenario.policies:
-        found = explore(scenario, policy, limit=200)
+        found = explore(scenario, policy, limit=ALL_STATE_LIMIT)
         assert found.states == sum(found.outcomes.values())
         if policy == "in-place":
             assert found.outcomes[Outcome.BROKEN] == found.outcomes[Outcome.REFUSED] == 0
+
+
+@needs_tomllib
+@pytest.mark.parametrize("name", ["file-load", "dimm-removed"])
+def test_in_place_searched_to_the_end(name: str) -> None:
+    """Every step of every interleaving: nothing torn, nothing refused."""
+    found = explore(read_scenario(name), "in-place", limit=1_000_000)
+    assert found.complete
+    assert set(found.outcomes) == {Outcome.ACCURATE, Outcome.STALE, Outcome.NO_DUMP}
 
 
 def test_search_is_repeatable() -> None:
