@@ -48,7 +48,7 @@ _WITH_ARTICLE = {
     Outcome.REFUSED: "no dump, refused by the digest",
     Outcome.BROKEN: "a broken dump",
 }
-ALL_STATE_LIMIT = 1500
+ALL_STATE_LIMIT = 6000
 """States a policy where all bundled scenarios are searched, so that it ends within minutes."""
 
 
