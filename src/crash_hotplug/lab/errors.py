@@ -1,0 +1,15 @@
+"""What the lab raises: one sentence for the person at the terminal, shown by the command line and nowhere else."""
+
+from __future__ import annotations
+
+
+class LabError(Exception):
+    """Something the lab needs is missing or did not work; ``str()`` is the sentence to show."""
+
+
+class GuestError(LabError):
+    """The guest died, hung, or answered that a step failed; the serial log says more."""
+
+
+class ScenarioError(LabError):
+    """A scenario file does not say something the lab can do; the sentence names file and key."""

@@ -1,0 +1,188 @@
+"""One QEMU machine: its command line, its QMP connection, and what is plugged into it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+
+from crash_hotplug.lab import hosttools
+from crash_hotplug.lab.errors import GuestError, LabError
+from crash_hotplug.lab.kernels import Kernel
+
+MIB = 1 << 20
+CPU_MODEL = "Haswell-noTSX-IBRS"
+"""Not ``max``: with 5-level paging the jump into the capture kernel resets the machine under emulation."""
+
+
+def has_kvm() -> bool:
+    """Whether hardware virtualisation works here; a bare /dev/kvm may exist where it cannot."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+        os.close(os.open("/dev/kvm", os.O_RDWR))
+    except OSError:
+        return False
+    return "vmx" in flags or "svm" in flags
+
+
+class Machine:
+    """A running QEMU.  Use as an asynchronous context manager: on leaving, QEMU is gone whatever happened."""
+
+    def __init__(self, kernel: Kernel, initramfs: Path, out: Path, memory: int = 1 << 30, cpus: int = 2) -> None:
+        """Describe the machine; ``out`` takes the serial log and the dump's disk."""
+        self.out = out
+        self.serial_log = out / "serial.log"
+        self.dump = out / "vmcore"
+        self._kernel = kernel
+        self._initramfs = initramfs
+        self._memory = memory
+        self._cpus = cpus
+        self._run = Path(tempfile.mkdtemp(prefix="crash-hotplug-"))  # UNIX socket paths are at most 107 bytes
+        self._qmp = QMPClient("lab")
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where the guest's second serial port comes out."""
+        return self._run / "agent"
+
+    def command(self) -> list[str]:
+        """Return QEMU's command line."""
+        cpu, machine, extra = CPU_MODEL, "q35", []
+        if self._kernel.series >= (6, 12):
+            # From late 2025 on Linux ignores disabled CPUs in the MADT unless it sees a hypervisor it knows
+            cpu, machine = f"{CPU_MODEL},-hypervisor", "q35,vmport=on"
+            extra = ["-smbios", "type=1,serial=VMware-42"]
+        accel = ["kvm"] if has_kvm() else ["tcg,thread=multi"]
+        return [
+            *hosttools.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-accel", *accel, "-machine", machine, "-cpu", cpu, *extra,
+            "-m", f"{self._memory // MIB}M,slots=16,maxmem=32G",
+            "-smp", f"{self._cpus},sockets=8,cores=1,threads=1,maxcpus=8",
+            "-kernel", str(self._kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(),
+            "-qmp", f"unix:{self._run / 'qmp'},server=on,wait=off",
+            "-serial", f"file:{self.serial_log}",
+            "-chardev", f"socket,id=agent,path={self.agent_socket},server=on,wait=off", "-serial", "chardev:agent",
+            "-drive", f"if=none,id=dump,file={self.dump},format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap",
+            "-device", "virtio-blk-pci,drive=dump",
+        ]  # fmt: skip
+
+    def _append(self) -> str:
+        # Memory is put where it can be taken out again; Debian's kernels since 6.12 would choose a zone where it cannot
+        return "console=ttyS0 quiet panic=1 crashkernel=192M memhp_default_state=online_movable rdinit=/init"
+
+    async def __aenter__(self) -> Machine:
+        """Start QEMU and connect to it."""
+        with self.dump.open("wb") as disk:
+            disk.truncate(self._memory + (40 << 30))
+        command = self.command()
+        (self.out / "qemu.log").write_text(" ".join(command) + "\n")
+        with (self.out / "qemu.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+        for _ in range(100):
+            try:
+                await self._qmp.connect(str(self._run / "qmp"))
+            except QMPError:
+                if self._process.returncode is not None:
+                    break
+                await asyncio.sleep(0.1)
+            else:
+                return self
+        await self.__aexit__()
+        said = (self.out / "qemu.log").read_text(errors="replace").strip().splitlines()[1:]
+        raise LabError(f"QEMU did not start: {said[-1] if said else 'it said nothing'}")
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop QEMU and forget its sockets."""
+        if self._process and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        try:
+            await self._qmp.disconnect()
+        except (QMPError, OSError, EOFError):
+            pass  # it is gone, which is what was wanted
+        shutil.rmtree(self._run, ignore_errors=True)
+
+    @property
+    def running(self) -> bool:
+        """Whether QEMU still runs; it ends when the guest resets."""
+        return self._process is not None and self._process.returncode is None
+
+    async def wait(self, timeout: float) -> None:
+        """Wait until QEMU has ended.
+
+        :raise GuestError: when it has not after ``timeout`` seconds.
+        """
+        assert self._process is not None
+        try:
+            await asyncio.wait_for(self._process.wait(), timeout)
+        except asyncio.TimeoutError:
+            raise GuestError(f"the guest did not end within {timeout:.0f} s") from None
+
+    async def qmp(self, command: str, **arguments: Any) -> Any:
+        """Execute one QMP command.
+
+        :raise GuestError: when QEMU refuses it or is gone.
+        """
+        named = {key.replace("_", "-"): value for key, value in arguments.items()}
+        try:
+            return await self._qmp.execute(command, named)
+        except ExecuteError as error:
+            raise GuestError(f"QEMU refused {command}: {error.error.desc}") from None
+        except QMPError as error:
+            raise GuestError(f"QEMU is gone ({error})") from None
+
+    async def add_cpu(self, name: str) -> int:
+        """Plug the first free CPU and return its index among QEMU's slots."""
+        slots = await self.qmp("query-hotpluggable-cpus")
+        slots.sort(key=lambda slot: slot["props"]["socket-id"])
+        for index, slot in enumerate(slots):
+            if "qom-path" not in slot:
+                await self._qmp.execute("device_add", {"driver": slot["type"], "id": name, **slot["props"]})
+                return index
+        raise GuestError("every CPU slot of the machine is taken")
+
+    async def add_dimm(self, name: str, size: int, address: int = 0) -> tuple[int, int]:
+        """Plug a DIMM of ``size`` bytes, at a physical address where one is given; return its physical range."""
+        await self._qmp.execute("object-add", {"qom-type": "memory-backend-ram", "id": f"mem-{name}", "size": size})
+        place = {"addr": address} if address else {}
+        await self._qmp.execute("device_add", {"driver": "pc-dimm", "id": name, "memdev": f"mem-{name}", **place})
+        for start, end, device in await self.dimms():
+            if device == name:
+                return start, end
+        raise GuestError(f"QEMU does not list the DIMM {name} that was just plugged")
+
+    async def remove(self, name: str, timeout: float = 30) -> bool:
+        """Ask the guest to let a device go; return whether it did before the time was over (it may refuse)."""
+        gone = EventListener(("DEVICE_DELETED", "MEM_UNPLUG_ERROR", "DEVICE_UNPLUG_GUEST_ERROR"))
+        with self._qmp.listen(gone):
+            await self.qmp("device_del", id=name)
+            try:
+                while True:
+                    event = await asyncio.wait_for(gone.get(), timeout)
+                    if event["data"].get("device") == name:
+                        break
+            except asyncio.TimeoutError:
+                return False
+        if event["event"] != "DEVICE_DELETED":
+            return False
+        if any(m.get("id") == f"mem-{name}" for m in await self.qmp("query-memdev")):
+            await self.qmp("object-del", id=f"mem-{name}")
+        return True
+
+    async def dimms(self) -> list[tuple[int, int, str]]:
+        """Return physical range and name of each DIMM that is plugged, as QEMU says."""
+        found = []
+        for device in await self.qmp("query-memory-devices"):
+            data = device["data"]
+            found.append((data["addr"], data["addr"] + data["size"], data.get("id", "")))
+        return sorted(found)
+
+    async def cpu_count(self) -> int:
+        """Return how many CPUs are plugged, as QEMU says."""
+        return len(await self.qmp("query-cpus-fast"))
