@@ -1,0 +1,75 @@
+"""Arguments and files that several commands take."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import tempfile
+
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.linux.sysroot import read_all
+
+_INPUT_LIMIT = 16 << 20
+
+
+def add_sysroot(parser: argparse.ArgumentParser) -> None:
+    """Add ``--sysroot``."""
+    parser.add_argument("--sysroot", metavar="DIR", help="read this saved tree instead of the live machine")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object (addresses as hex strings)")
+
+
+def address(text: str) -> int:
+    """Parse a physical address given by a person, hexadecimal with 0x or decimal.
+
+    :raise argparse.ArgumentTypeError: it is none
+    """
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as 0x39f61000")
+    return value
+
+
+def read_input(path: str, what: str) -> bytes:
+    """Read a file that a person named.
+
+    :raise CannotTellError: it may not be read
+    :raise InputError: it cannot be read, or is too large to be what it should be
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise CannotTellError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise InputError(f"{what} {path} is a directory")
+        return read_all(file, _INPUT_LIMIT, path)
+
+
+def write_output(path: str, data: bytes) -> None:
+    """Write a file whole or not at all; whoever reads it never sees half of it.
+
+    :raise InputError: it cannot be written
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path} exists and is not a regular file")
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or ".", delete=False) as file:
+            temporary = file.name
+            file.write(data)
+        os.chmod(temporary, 0o600)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,104 @@
+"""``crash-hotplug header``: write the elfcorehdr that a machine should have."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Optional
+
+from crash_hotplug.cli import exit_codes
+from crash_hotplug.cli.arguments import add_json, add_sysroot, address, read_input, write_output
+from crash_hotplug.cli.output import print_json
+from crash_hotplug.core.assessment import dialect_of
+from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.image import CrashImage
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.sizes import count
+from crash_hotplug.linux.crash_image import read_crash_image
+from crash_hotplug.linux.kexec_state import read_kexec_state
+from crash_hotplug.linux.machine_reader import read_machine
+from crash_hotplug.linux.sysroot import Sysroot
+
+DESCRIPTION = """\
+Builds the elfcorehdr that describes the machine as it is now and writes it to a file.  Nothing is loaded.
+
+With --from, what the loader put into that header is kept: its backup region and its notes of all possible
+CPUs.  With --dialect alone the header is built from nothing, as that loader would.  With neither, the
+header of the loaded crash image is the starting point, where there is one.
+"""
+EXAMPLES = """\
+examples:
+  crash-hotplug header -o now.elf && readelf -lW now.elf
+  crash-hotplug header --sysroot case-4711/ --dialect kernel -o as-the-kernel-would.elf
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    add_sysroot(parser)
+    parser.add_argument("--from", dest="base", metavar="FILE", help="keep what the loader put into this header")
+    parser.add_argument("--dialect", choices=[d.value for d in Dialect], help="whose rules to follow")
+    parser.add_argument(
+        "--backup-region", metavar="ADDRESS", type=address, help="where purgatory copies the first 640 KiB to (physical)"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write; - for standard output")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    sysroot = Sysroot(arguments.sysroot)
+    machine = read_machine(sysroot)
+    image = _base_image(arguments, sysroot, machine)
+    base = None if image is None else parse_elfcorehdr(image.elfcorehdr)
+    dialect, loaded, backup = _starting_point(arguments, image, base)
+    header = expected_elfcorehdr(machine, dialect, loaded, backup)
+    data = header.to_bytes(dialect.padding(header.architecture))
+    if arguments.output == "-":
+        sys.stdout.buffer.write(data)
+        return exit_codes.DONE
+    write_output(arguments.output, data)
+    entries = len(header.program_headers)
+    if arguments.json:
+        report = {"command": "header", "output": arguments.output, "dialect": dialect.value}
+        print_json({**report, "entries": entries, "size": header.size, "written": len(data)})
+    else:
+        print(
+            f"wrote {arguments.output}: {count(entries, 'entry', 'entries')}, {header.size} bytes "
+            f"({len(data)} with padding), in the dialect of {_whose(dialect)}"
+        )
+    return exit_codes.DONE
+
+
+def _whose(dialect: Dialect) -> str:
+    return "the kernel" if dialect is Dialect.KERNEL else "kexec-tools"
+
+
+def _base_image(arguments: argparse.Namespace, sysroot: Sysroot, machine: Machine) -> Optional[CrashImage]:
+    """Return the image whose header is the starting point, or at least tells the backup region; None without one."""
+    if arguments.base is not None:
+        return CrashImage(read_input(arguments.base, "the header"))
+    if read_kexec_state(sysroot).image_loaded is False:
+        return None
+    try:
+        return read_crash_image(sysroot, machine.crashkernel)
+    except CannotTellError:
+        if arguments.dialect is None:
+            raise
+        return None
+
+
+def _starting_point(
+    arguments: argparse.Namespace, image: Optional[CrashImage], base: Optional[ElfCoreHeader]
+) -> tuple[Dialect, Optional[ElfCoreHeader], Optional[int]]:
+    """Return the dialect, the header to keep things from, and where the backup region is."""
+    backup: Optional[int] = arguments.backup_region
+    if backup is None and base is not None and base.backup_region is not None:
+        backup = base.backup_region.p_offset
+    if arguments.dialect is not None:
+        return Dialect(arguments.dialect), base if arguments.base is not None else None, backup
+    if image is None or base is None:
+        return Dialect.KERNEL, None, backup
+    return dialect_of(base, image), base, backup

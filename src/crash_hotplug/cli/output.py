@@ -1,0 +1,81 @@
+"""How results are shown: JSON objects, coloured verdicts, labelled lines, ranges."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from crash_hotplug.core.compare import Comparison, Finding, Verdict
+from crash_hotplug.core.ranges import Range
+
+SCHEMA = 1
+SHOWN = 20
+"""How many findings, notes or ranges a person is shown; --json has them all."""
+_LABEL_WIDTH = 14
+_COLOURS = {Verdict.ACCURATE: "32;1", Verdict.NOT_ACCURATE: "31;1", Verdict.NO_IMAGE: "31;1"}
+
+
+def print_json(report: Mapping[str, Any]) -> None:
+    """Print one JSON object, its schema first."""
+    print(json.dumps({"schema": SCHEMA, **report}, indent=2))
+
+
+def print_verdict(verdict: Verdict, sentence: str) -> None:
+    """Print the first line: the verdict in capitals, coloured on a terminal, and what it means."""
+    word = verdict.value.upper()
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        word = f"\033[{_COLOURS.get(verdict, '33;1')}m{word}\033[0m"
+    print(f"{word}: {sentence}")
+
+
+def print_labelled(label: str, lines: Iterable[str]) -> None:
+    """Print lines behind a label, aligned."""
+    for number, line in enumerate(lines):
+        print(f"{label if number == 0 else '':<{_LABEL_WIDTH}}{line}")
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print findings, notes and unmade checks, each under its heading."""
+    groups = (
+        ("Findings", [finding.sentence for finding in comparison.findings]),
+        ("Notes", [note.sentence for note in comparison.notes]),
+        ("Not checked", comparison.unchecked),
+    )
+    for heading, sentences in groups:
+        if sentences:
+            print(f"\n{heading}")
+            for sentence in limited(sentences):
+                print(f"  {sentence}")
+
+
+def limited(lines: list[str]) -> list[str]:
+    """Return the first lines, and one that counts the others."""
+    if len(lines) <= SHOWN:
+        return lines
+    return [*lines[:SHOWN], f"... and {len(lines) - SHOWN} more (--json lists all)"]
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """Return findings, notes and unmade checks for JSON."""
+    return {
+        "findings": [finding_json(finding) for finding in comparison.findings],
+        "notes": [finding_json(note) for note in comparison.notes],
+        "unchecked": comparison.unchecked,
+    }
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """Return one finding for JSON."""
+    report: dict[str, Any] = {"kind": finding.kind.value, "sentence": finding.sentence, "bytes": finding.size}
+    report["ranges"] = ranges_json(finding.ranges)
+    if finding.cpu is not None:
+        report["cpu"] = finding.cpu
+    return report
+
+
+def ranges_json(ranges: Iterable[Range]) -> list[dict[str, Any]]:
+    """Return physical ranges for JSON: hex strings; *end* is the first byte behind the range."""
+    return [{"start": hex(r.start), "end": hex(r.end), "size": r.size} for r in ranges]

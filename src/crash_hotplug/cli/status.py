@@ -1,0 +1,222 @@
+"""``crash-hotplug status``: would a panic now be dumped completely?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any, Optional
+
+from crash_hotplug.cli import exit_codes
+from crash_hotplug.cli.arguments import add_json, add_sysroot, read_input
+from crash_hotplug.cli.output import (
+    comparison_json,
+    print_comparison,
+    print_json,
+    print_labelled,
+    print_verdict,
+    ranges_json,
+)
+from crash_hotplug.core.assessment import Assessment, assess
+from crash_hotplug.core.compare import Comparison, Kind, Verdict
+from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.image import CrashImage
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.sizes import count, human_size
+from crash_hotplug.linux.crash_image import read_crash_image
+from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state
+from crash_hotplug.linux.machine_reader import read_machine
+from crash_hotplug.linux.sysroot import Sysroot
+
+DESCRIPTION = """\
+Compares the elfcorehdr of the loaded crash image with the machine as it is now, and says in the first
+line whether a panic right now would be dumped completely.  Reads /proc and /sys (as root), or a tree
+that `crash-hotplug snapshot` saved.
+"""
+EXAMPLES = """\
+examples:
+  crash-hotplug status                          this machine, as root
+  crash-hotplug status --sysroot case-4711/     a saved tree
+  crash-hotplug status --json | jq .verdict
+"""
+_LOADERS = {
+    Dialect.KERNEL: "loaded by kexec_file_load (kexec -s)",
+    Dialect.KEXEC_TOOLS: "loaded by kexec_load (kexec -c)",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    add_sysroot(parser)
+    parser.add_argument("--elfcorehdr", metavar="FILE", help="judge this header instead of the loaded one")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command.
+
+    :return: the exit code of the verdict
+    """
+    sysroot = Sysroot(arguments.sysroot)
+    state = read_kexec_state(sysroot)
+    given = None if arguments.elfcorehdr is None else read_input(arguments.elfcorehdr, "the elfcorehdr")
+    if state.image_loaded is False and given is None:
+        return _show_no_image(arguments, state)
+    try:
+        machine = read_machine(sysroot)
+        image = read_crash_image(sysroot, machine.crashkernel) if given is None else CrashImage(given)
+    except CannotTellError as error:
+        if not arguments.json:
+            print_verdict(Verdict.CANNOT_TELL, str(error))
+            print_labelled("\nCrash image", [_loaded_sentence(state)])
+            return exit_codes.CANNOT_TELL
+        raise
+    assessment = assess(machine, image)
+    if arguments.json:
+        print_json(_report(machine, image, state, assessment))
+    else:
+        _show(machine, image, state, assessment)
+    return exit_codes.of_verdict(assessment.comparison.verdict)
+
+
+def _loaded_sentence(state: KexecState) -> str:
+    if state.image_loaded is None:
+        return "whether one is loaded is not known (no kexec_crash_loaded)"
+    return "one is loaded"
+
+
+def _show_no_image(arguments: argparse.Namespace, state: KexecState) -> int:
+    reserved = f"{human_size(state.reserved_size)} are reserved for one" if state.reserved_size else ""
+    hint = reserved or "and no memory is reserved for one (crashkernel=)"
+    sentence = f"none is loaded; a panic now leaves no dump ({hint})"
+    if arguments.json:
+        verdict = Verdict.NO_IMAGE.value
+        print_json({"command": "status", "verdict": verdict, "reason": sentence, "kernel": _kernel_json(None, state)})
+    else:
+        print_verdict(Verdict.NO_IMAGE, sentence)
+    return exit_codes.NO_IMAGE
+
+
+def verdict_sentence(comparison: Comparison) -> str:
+    """Say in one sentence what a panic now would come to."""
+    if comparison.verdict is Verdict.ACCURATE:
+        return "a panic now would be dumped completely"
+    if comparison.verdict is Verdict.CANNOT_TELL:
+        return "nothing wrong was found, but not everything could be checked"
+    parts = list(_losses(comparison))
+    others = len(comparison.findings) - sum(1 for f in comparison.findings if f.kind in _SUMMED)
+    if others:
+        parts.append(f"has {count(others, 'more thing')} wrong" if parts else f"has {count(others, 'thing')} wrong")
+    return "a dump of a panic now " + " and ".join(parts)
+
+
+_SUMMED = (Kind.CPU_MISSING, Kind.MEMORY_MISSING, Kind.MEMORY_GONE)
+
+
+def _losses(comparison: Comparison) -> Iterator[str]:
+    cpus = [f.cpu for f in comparison.findings if f.kind is Kind.CPU_MISSING]
+    missing = sum(f.size for f in comparison.findings if f.kind is Kind.MEMORY_MISSING)
+    gone = sum(f.size for f in comparison.findings if f.kind is Kind.MEMORY_GONE)
+    lost = []
+    if cpus:
+        lost.append(f"CPU {cpus[0]}" if len(cpus) == 1 and cpus[0] is not None else count(len(cpus), "CPU"))
+    if missing:
+        lost.append(f"{human_size(missing)} of memory")
+    if lost:
+        yield f"would lack {' and '.join(lost)}"
+    if gone:
+        yield f"would read {human_size(gone)} of memory that is gone"
+
+
+def _show(machine: Machine, image: CrashImage, state: KexecState, assessment: Assessment) -> None:
+    print_verdict(assessment.comparison.verdict, verdict_sentence(assessment.comparison))
+    print()
+    print_labelled("CPUs", [_cpu_line(machine, assessment)])
+    print_labelled("Memory", _memory_lines(machine, assessment))
+    print_labelled("Crash image", _image_lines(image, assessment))
+    print_labelled("Kernel", _kernel_lines(machine, state))
+    print_comparison(assessment.comparison)
+
+
+def _cpu_line(machine: Machine, assessment: Assessment) -> str:
+    described = len(assessment.header.cpu_notes)
+    return (
+        f"{len(machine.online_cpus)} online, {len(machine.present_cpus)} present, {len(machine.cpus)} possible; "
+        f"{described} described"
+    )
+
+
+def _memory_lines(machine: Machine, assessment: Assessment) -> Iterator[str]:
+    described = assessment.header.ram
+    yield f"{human_size(machine.ram.size)} System RAM, {human_size(machine.crashkernel.size)} of it reserved"
+    yield f"{human_size(described.size)} described in {count(len(assessment.header.ram_headers), 'range')}"
+    blocks = machine.memory_blocks
+    if blocks is not None:
+        yield f"blocks of {human_size(blocks.size)}: {blocks.online} online, {blocks.offline} offline"
+
+
+def _image_lines(image: CrashImage, assessment: Assessment) -> Iterator[str]:
+    yield _LOADERS[assessment.dialect] + ("" if image.loader is not None else ", judging by the header")
+    at = "" if image.elfcorehdr_phys is None else f" at {image.elfcorehdr_phys:#x}"
+    room = "" if assessment.room is None else f" of {assessment.room}"
+    yield f"elfcorehdr{at}: {len(assessment.header.program_headers)} entries, {assessment.header.size}{room} bytes"
+
+
+def _kernel_lines(machine: Machine, state: KexecState) -> Iterator[str]:
+    yield machine.kernel_release or "release not known"
+    kept = [name for name, kept in (("CPUs", state.updates_cpus), ("memory", state.updates_memory)) if kept]
+    if kept:
+        yield f"updates the elfcorehdr itself when {' and '.join(kept)} come and go"
+    elif state.elfcorehdr_size is not None:
+        yield "could update the elfcorehdr itself, but not in this image (kexec without --hotplug)"
+    else:
+        yield "does not update the elfcorehdr itself (Linux 6.6 and newer can)"
+    if state.lockdown not in (None, "none"):
+        yield f"lockdown: {state.lockdown}"
+    if state.load_disabled:
+        yield "kernel.kexec_load_disabled: no image can be loaded until the next boot"
+
+
+def _report(machine: Machine, image: CrashImage, state: KexecState, assessment: Assessment) -> dict[str, Any]:
+    return {
+        "command": "status",
+        "verdict": assessment.comparison.verdict.value,
+        "reason": verdict_sentence(assessment.comparison),
+        "cpus": {
+            "possible": [cpu.number for cpu in machine.cpus],
+            "present": [cpu.number for cpu in machine.present_cpus],
+            "online": [cpu.number for cpu in machine.online_cpus],
+            "described": len(assessment.header.cpu_notes),
+        },
+        "memory": {
+            "ram": ranges_json(machine.ram),
+            "crashkernel": ranges_json(machine.crashkernel),
+            "described": ranges_json(assessment.header.ram),
+            "block_size": None if machine.memory_blocks is None else machine.memory_blocks.size,
+            "blocks_online": None if machine.memory_blocks is None else machine.memory_blocks.online,
+            "blocks_offline": None if machine.memory_blocks is None else machine.memory_blocks.offline,
+        },
+        "crash_image": {
+            "loader": assessment.dialect.value,
+            "elfcorehdr": None if image.elfcorehdr_phys is None else hex(image.elfcorehdr_phys),
+            "entries": len(assessment.header.program_headers),
+            "size": assessment.header.size,
+            "room": assessment.room,
+            "cmdline": image.cmdline,
+        },
+        "kernel": _kernel_json(machine.kernel_release, state),
+        **comparison_json(assessment.comparison),
+    }
+
+
+def _kernel_json(release: Optional[str], state: KexecState) -> dict[str, Any]:
+    return {
+        "release": release,
+        "updates_cpus": state.updates_cpus,
+        "updates_memory": state.updates_memory,
+        "elfcorehdr_size": state.elfcorehdr_size,
+        "reserved_size": state.reserved_size,
+        "load_disabled": state.load_disabled,
+        "load_limit": state.load_limit,
+        "lockdown": state.lockdown,
+    }

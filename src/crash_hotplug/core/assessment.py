@@ -1,0 +1,46 @@
+"""Judge a loaded crash image against its machine: what ``status`` shows and ``update`` acts on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from crash_hotplug.core.compare import Comparison, compare_header
+from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.image import CrashImage, elfcorehdr_room
+from crash_hotplug.core.machine import Machine
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A loaded image and what is to be said of its header."""
+
+    header: ElfCoreHeader
+    dialect: Dialect
+    """Whose rules the loader followed."""
+    room: Optional[int]
+    """Bytes the header may grow to, where that is known."""
+    comparison: Comparison
+
+
+def assess(machine: Machine, image: CrashImage) -> Assessment:
+    """Compare the header of *image* with *machine*.
+
+    :raise ElfFormatError: what stands in the image is no elfcorehdr
+    """
+    header = parse_elfcorehdr(image.elfcorehdr)
+    dialect = dialect_of(header, image)
+    backup = header.backup_region
+    room = elfcorehdr_room(image, machine.crashkernel, None if backup is None else backup.p_offset)
+    return Assessment(header, dialect, room, compare_header(machine, header, dialect, room))
+
+
+def dialect_of(header: ElfCoreHeader, image: CrashImage) -> Dialect:
+    """Tell who loaded *image*: from its command line, else from whether the header has a backup region.
+
+    The command line is asked first because the kernel drops the backup region when it updates a header that
+    kexec-tools wrote.
+    """
+    if image.loader is not None:
+        return image.loader
+    return Dialect.KERNEL if header.backup_region is None else Dialect.KEXEC_TOOLS

@@ -1,0 +1,271 @@
+"""Compare a header with the machine it should describe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Optional
+
+from crash_hotplug.core.elf import PROGRAM_HEADER_SIZE, PT_LOAD, ProgramHeader
+from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, entries_that_fit
+from crash_hotplug.core.expected import describes_possible_cpus
+from crash_hotplug.core.machine import KernelText, Machine
+from crash_hotplug.core.ranges import Range, RangeList, compare_ranges
+from crash_hotplug.core.sizes import count, human_size
+
+
+class Verdict(str, Enum):
+    """The answer to "would a panic now be dumped completely?"."""
+
+    ACCURATE = "accurate"
+    NOT_ACCURATE = "not accurate"
+    NO_IMAGE = "no crash image"
+    CANNOT_TELL = "cannot tell"
+
+
+class Kind(str, Enum):
+    """What a finding or a note is about."""
+
+    CPU_MISSING = "cpu-missing"
+    CPU_NOTES_TOO_SMALL = "cpu-notes-too-small"
+    CPU_OFFLINE_NOT_DESCRIBED = "cpu-offline-not-described"
+    ALL_POSSIBLE_CPUS = "all-possible-cpus-described"
+    CPU_SAVED_NOTHING = "cpu-saved-nothing"
+    MEMORY_MISSING = "memory-missing"
+    MEMORY_GONE = "memory-described-but-gone"
+    CRASHKERNEL_DESCRIBED = "crashkernel-described"
+    BACKUP_REGION_DROPPED = "backup-region-dropped"
+    WRONG_KERNEL_TEXT = "wrong-kernel-text"
+    WRONG_VMCOREINFO = "wrong-vmcoreinfo"
+    WRONG_DIRECT_MAP = "wrong-direct-map-address"
+    WRONG_SOURCE = "memory-read-from-elsewhere"
+    MALFORMED = "malformed"
+    OVERLAP = "overlap"
+    TRUNCATED = "truncated"
+    ROOM_LEFT = "room-left"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a header (or, as a note, worth knowing)."""
+
+    kind: Kind
+    sentence: str
+    """What a dump would lose, for people."""
+    ranges: tuple[Range, ...] = ()
+    """Physical ranges it is about."""
+    cpu: Optional[int] = None
+    """The CPU it is about."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory it is about."""
+        return sum(r.size for r in self.ranges)
+
+
+@dataclass
+class Comparison:
+    """What a comparison came to.  Findings decide the verdict; notes do not."""
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    """Checks that could not be made, each a sentence; with no finding they make the verdict "cannot tell"."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Findings decide; without one, a check that could not be made does."""
+        if self.findings:
+            return Verdict.NOT_ACCURATE
+        return Verdict.CANNOT_TELL if self.unchecked else Verdict.ACCURATE
+
+
+def compare_header(
+    machine: Machine, header: ElfCoreHeader, dialect: Dialect, room: Optional[int] = None
+) -> Comparison:
+    """Compare *header* with *machine*.
+
+    :param dialect: whose header the loader wrote first; decides whether a missing backup region was dropped
+    :param room: bytes that the header may grow to, where that is known
+    """
+    result = Comparison()
+    _compare_cpus(machine, header, result)
+    compare_memory(machine, header.ram, result)
+    _compare_low_memory(machine, header, dialect, result)
+    result.findings.extend(_shape_findings(header))
+    _compare_vmcoreinfo(machine, header, result)
+    compare_kernel_text(machine, header.kernel_text, result)
+    compare_direct_map(machine, header.ram_headers, result)
+    if room is not None:
+        result.notes.append(_room_note(header, room))
+    return result
+
+
+def _compare_cpus(machine: Machine, header: ElfCoreHeader, result: Comparison) -> None:
+    """Look up every present CPU by the address of its notes: positions tell nothing once CPUs left."""
+    described = {note.phys: note for note in header.notes}
+    unreadable = []
+    for cpu in machine.present_cpus:
+        if cpu.crash_notes is None:
+            unreadable.append(cpu.number)
+            continue
+        note = described.get(cpu.crash_notes.phys)
+        if note is None and cpu.online:
+            sentence = f"CPU {cpu.number} is not described: a dump would lack its registers and so its stack"
+            result.findings.append(Finding(Kind.CPU_MISSING, sentence, cpu=cpu.number))
+        elif note is None:
+            sentence = f"CPU {cpu.number} is plugged in but offline, and not described: it is missing once it runs"
+            result.notes.append(Finding(Kind.CPU_OFFLINE_NOT_DESCRIBED, sentence, cpu=cpu.number))
+        elif note.size < cpu.crash_notes.size:
+            sentence = (
+                f"CPU {cpu.number} saves {cpu.crash_notes.size} bytes, {note.size} are described: "
+                "a dump would cut its registers off"
+            )
+            result.findings.append(Finding(Kind.CPU_NOTES_TOO_SMALL, sentence, cpu=cpu.number))
+    if unreadable:
+        numbers = ", ".join(map(str, unreadable))
+        result.unchecked.append(f"whether CPU {numbers} is described: crash_notes cannot be read")
+    if describes_possible_cpus(header, machine) and len(machine.cpus) > len(machine.present_cpus):
+        sentence = f"all {len(machine.cpus)} possible CPUs are described: CPU hot-plug needs no update"
+        result.notes.append(Finding(Kind.ALL_POSSIBLE_CPUS, sentence))
+
+
+def compare_memory(machine: Machine, described: RangeList, result: Comparison) -> None:
+    """Compare RAM above low memory with the physical ranges that a header or a vmcore describes."""
+    low = RangeList([machine.architecture.excluded_low_memory])
+    difference = compare_ranges(machine.dumpable_ram.exclude(low), described.exclude(low))
+    for missing in difference.only_first:
+        sentence = f"{_placed(missing)} is not described: a dump would lack that memory"
+        result.findings.append(Finding(Kind.MEMORY_MISSING, sentence, (missing,)))
+    reserved = difference.only_second.intersect(machine.crashkernel)
+    for gone in difference.only_second.exclude(reserved):
+        sentence = (
+            f"{_placed(gone)} is described but gone: saving the dump would read memory that is not there, "
+            "which can fail or hang"
+        )
+        result.findings.append(Finding(Kind.MEMORY_GONE, sentence, (gone,)))
+    for own in reserved:
+        sentence = f"{_placed(own)} is described but reserved: a dump would hold the capture kernel's own memory"
+        result.findings.append(Finding(Kind.CRASHKERNEL_DESCRIBED, sentence, (own,)))
+
+
+def _compare_low_memory(machine: Machine, header: ElfCoreHeader, dialect: Dialect, result: Comparison) -> None:
+    low = machine.dumpable_ram.intersect(RangeList([machine.architecture.backup_region_source]))
+    gone = header.ram.intersect(RangeList([machine.architecture.excluded_low_memory])).exclude(machine.ram)
+    for stale in gone:
+        sentence = f"{_placed(stale)} is described but is not RAM: saving the dump would read what is not memory"
+        result.findings.append(Finding(Kind.MEMORY_GONE, sentence, (stale,)))
+    compare_backup_region(machine, low.exclude(header.ram), dialect, result)
+
+
+def compare_backup_region(machine: Machine, undescribed: RangeList, dialect: Dialect, result: Comparison) -> None:
+    """Judge RAM below 640 KiB that is not described: worth a note where the kernel keeps out of it.
+
+    :param undescribed: physical ranges of low memory that are RAM and that no PT_LOAD describes
+    """
+    if not undescribed:
+        return
+    keeps_out = machine.keeps_out_of_low_memory
+    if dialect is Dialect.KERNEL and keeps_out:
+        return  # left out on purpose by the kernel's loader
+    lost = f"the first 640 KiB are described no more ({human_size(undescribed.size)} of RAM)"
+    if dialect is Dialect.KERNEL:
+        lost = f"the first 640 KiB are not described ({human_size(undescribed.size)} of RAM)"
+    if keeps_out is None:
+        result.unchecked.append(f"{lost}; whether this kernel uses them: its release is not known")
+        return
+    if keeps_out:
+        sentence = f"{lost}: the loader's backup region was dropped; this kernel keeps out of the first 1 MiB"
+        result.notes.append(Finding(Kind.BACKUP_REGION_DROPPED, sentence, tuple(undescribed)))
+        return
+    sentence = f"{lost}: this kernel keeps data there, which a dump would lack"
+    result.findings.append(Finding(Kind.BACKUP_REGION_DROPPED, sentence, tuple(undescribed)))
+
+
+def _shape_findings(header: ElfCoreHeader) -> Iterator[Finding]:
+    """Yield what is wrong with the PT_LOADs whatever machine they describe."""
+    for p in header.program_headers:
+        if p.p_type != PT_LOAD:
+            continue
+        if p.p_filesz != p.p_memsz or p.p_paddr + p.p_memsz > 1 << 64:
+            # Both sizes of one range went wrong on powerpc once: FileSiz 0xffffffffc0000000.
+            sentence = f"the range at {p.p_paddr:#x} has file size {p.p_filesz:#x} and memory size {p.p_memsz:#x}"
+            yield Finding(Kind.MALFORMED, f"{sentence}: no dump can hold it")
+        elif p.p_offset != p.p_paddr and p is not header.backup_region:
+            whole = Range(p.p_paddr, p.p_paddr + p.p_memsz)
+            sentence = f"{_placed(whole)} would be read from {p.p_offset:#x}: the wrong memory"
+            yield Finding(Kind.WRONG_SOURCE, sentence, (whole,))
+    yield from overlap_findings(header.ram_headers)
+
+
+def overlap_findings(ram_headers: tuple[ProgramHeader, ...]) -> Iterator[Finding]:
+    """Yield each physical range that more than one PT_LOAD of RAM describes."""
+    last_end = 0
+    for start, end in sorted((p.p_paddr, min(p.p_paddr + p.p_memsz, 1 << 64)) for p in ram_headers):
+        if start < last_end and start < end:
+            overlap = Range(start, min(last_end, end))
+            yield Finding(Kind.OVERLAP, f"{_placed(overlap)} is described twice", (overlap,))
+        last_end = max(last_end, end)
+
+
+def _compare_vmcoreinfo(machine: Machine, header: ElfCoreHeader, result: Comparison) -> None:
+    if machine.vmcoreinfo is None:
+        result.unchecked.append("the place of vmcoreinfo: /sys/kernel/vmcoreinfo cannot be read")
+    elif machine.vmcoreinfo not in header.notes:
+        sentence = f"vmcoreinfo at {machine.vmcoreinfo.phys:#x} is not described: tools could not read the dump"
+        result.findings.append(Finding(Kind.WRONG_VMCOREINFO, sentence))
+
+
+def compare_direct_map(machine: Machine, ram_headers: tuple[ProgramHeader, ...], result: Comparison) -> None:
+    """Compare the virtual addresses of RAM with the machine's direct map, which is fixed at boot."""
+    offset = machine.direct_map_offset
+    if offset is None:
+        result.unchecked.append("the direct-map address of RAM: /proc/kcore cannot be read")
+        return
+    wrong = [p for p in ram_headers if p.p_vaddr != p.p_paddr + offset]
+    if wrong:
+        ranges = count(len(wrong), "memory range has", "memory ranges have")
+        sentence = (
+            f"{ranges} the wrong virtual address, the first at {wrong[0].p_paddr:#x}: "
+            "debuggers would read the wrong memory"
+        )
+        wrong_ranges = RangeList((p.p_paddr, min(p.p_paddr + p.p_memsz, 1 << 64)) for p in wrong)
+        result.findings.append(Finding(Kind.WRONG_DIRECT_MAP, sentence, tuple(wrong_ranges)))
+
+
+def compare_kernel_text(machine: Machine, described: Optional[KernelText], result: Comparison) -> None:
+    """Compare the described kernel text with the running kernel's, which is fixed at boot."""
+    if not machine.architecture.maps_kernel_text:
+        return
+    if machine.kernel_text is None:
+        result.unchecked.append("the addresses of the kernel text: /proc/kallsyms or /proc/kcore cannot be read")
+    elif described is None:
+        sentence = "the kernel text is not described: debuggers could not find the kernel's code and data"
+        result.findings.append(Finding(Kind.WRONG_KERNEL_TEXT, sentence))
+    elif described != machine.kernel_text:
+        sentence = (
+            f"the kernel text is described as {_text(described)}; it is {_text(machine.kernel_text)}: "
+            "debuggers could not find the kernel's code and data"
+        )
+        result.findings.append(Finding(Kind.WRONG_KERNEL_TEXT, sentence))
+
+
+def _text(text: KernelText) -> str:
+    return f"{text.size:#x} bytes at virtual {text.virt:#x}, physical {text.phys:#x}"
+
+
+def _room_note(header: ElfCoreHeader, room: int) -> Finding:
+    left = entries_that_fit(room) - len(header.program_headers)
+    if left < 0:
+        sentence = f"the header has {header.size} bytes, its segment {room}: it does not fit"
+    else:
+        sentence = (
+            f"room left for {count(left, 'more CPU or memory range', 'more CPUs or memory ranges')} "
+            f"({header.size} of {room} bytes used, {PROGRAM_HEADER_SIZE} each)"
+        )
+    return Finding(Kind.ROOM_LEFT, sentence)
+
+
+def _placed(r: Range) -> str:
+    return f"{human_size(r.size)} at {r.start:#x}"

@@ -1,0 +1,175 @@
+"""The elfcorehdr: parse one, and write one.
+
+Layout and order are those of ``crash_prepare_elf64_headers()`` in kernel/crash_core.c and of kexec-tools'
+``crashdump-elf.c``: one PT_NOTE per CPU, one for vmcoreinfo, the kernel text, one PT_LOAD per RAM range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Optional
+
+from crash_hotplug.core.architecture import Architecture
+from crash_hotplug.core.elf import (
+    ELF_HEADER_SIZE,
+    PF_RWX,
+    PN_XNUM,
+    PROGRAM_HEADER_SIZE,
+    PT_LOAD,
+    PT_NOTE,
+    ElfHeader,
+    ProgramHeader,
+    core_header,
+    pack_program_headers,
+    parse_core_header,
+    parse_program_headers,
+    program_headers_end,
+)
+from crash_hotplug.core.errors import NoRoomError
+from crash_hotplug.core.machine import KernelText, NoteRegion
+from crash_hotplug.core.ranges import Range, RangeList
+
+WHAT = "this elfcorehdr"
+
+
+class Dialect(Enum):
+    """Who wrote a header, and so how: see docs/elfcorehdr.md."""
+
+    KERNEL = "kernel"
+    """``kexec_file_load``, and any header after an update inside the kernel: low memory is left out."""
+    KEXEC_TOOLS = "kexec-tools"
+    """``kexec_load``: low memory is described by a PT_LOAD that points to the backup region."""
+
+    def padding(self, architecture: Architecture) -> int:
+        """Return the number of bytes to a multiple of which a header is padded with zeros."""
+        return architecture.kernel_padding if self is Dialect.KERNEL else 1024
+
+
+@dataclass(frozen=True)
+class ElfCoreHeader:
+    """A parsed or built elfcorehdr; written again it is the same, byte for byte."""
+
+    elf_header: ElfHeader
+    program_headers: tuple[ProgramHeader, ...]
+    architecture: Architecture
+
+    @property
+    def size(self) -> int:
+        """Bytes without padding."""
+        return program_headers_end(self.elf_header)
+
+    def to_bytes(self, padding: int = 1) -> bytes:
+        """Return the header's bytes, padded with zeros to a multiple of *padding*."""
+        data = self.elf_header.to_bytes() + pack_program_headers(self.program_headers)
+        return data + bytes(-len(data) % padding)
+
+    @cached_property
+    def notes(self) -> tuple[NoteRegion, ...]:
+        """Physical places of all PT_NOTEs, in order: the CPUs', then vmcoreinfo's."""
+        return tuple(NoteRegion(p.p_offset, p.p_memsz) for p in self.program_headers if p.p_type == PT_NOTE)
+
+    @property
+    def vmcoreinfo(self) -> Optional[NoteRegion]:
+        """The last PT_NOTE, where both loaders put vmcoreinfo; None where it looks like one more CPU's."""
+        notes = self.notes
+        if not notes or (len(notes) > 1 and notes[-1].size == notes[0].size):
+            return None
+        return notes[-1]
+
+    @property
+    def cpu_notes(self) -> tuple[NoteRegion, ...]:
+        """The PT_NOTEs without vmcoreinfo's."""
+        return self.notes if self.vmcoreinfo is None else self.notes[:-1]
+
+    @cached_property
+    def kernel_text(self) -> Optional[KernelText]:
+        """The PT_LOAD at the kernel's link address, or None."""
+        for p in self.program_headers:
+            if self._is_kernel_text(p):
+                return KernelText(p.p_vaddr, p.p_paddr, p.p_memsz)
+        return None
+
+    @cached_property
+    def backup_region(self) -> Optional[ProgramHeader]:
+        """The PT_LOAD of low memory that is read from another place, to which purgatory copied it; or None."""
+        source = self.architecture.backup_region_source
+        for p in self.program_headers:
+            if p.p_type == PT_LOAD and p.p_offset != p.p_paddr and source.start <= p.p_paddr < source.end:
+                return p
+        return None
+
+    @cached_property
+    def ram_headers(self) -> tuple[ProgramHeader, ...]:
+        """The PT_LOADs of RAM, the backup region's included, the kernel text's not."""
+        return tuple(p for p in self.program_headers if p.p_type == PT_LOAD and not self._is_kernel_text(p))
+
+    @cached_property
+    def ram(self) -> RangeList:
+        """Physical RAM that the header describes (addresses in the crashed kernel, not those that are read).
+
+        Ends are cut at 2^64: a hostile p_memsz must not make a range that no machine has.
+        """
+        return RangeList((p.p_paddr, min(p.p_paddr + p.p_memsz, 1 << 64)) for p in self.ram_headers)
+
+    def _is_kernel_text(self, p: ProgramHeader) -> bool:
+        virt = self.architecture.kernel_text_virt
+        return p.p_type == PT_LOAD and self.architecture.maps_kernel_text and virt.start <= p.p_vaddr < virt.end
+
+
+def parse_elfcorehdr(data: bytes, what: str = WHAT) -> ElfCoreHeader:
+    """Parse the elfcorehdr at the start of *data*; what stands behind it (padding, room) is not looked at.
+
+    :raise ElfFormatError: it is not one, or is for an architecture that is not supported
+    """
+    elf_header, architecture = parse_core_header(data, what)
+    return ElfCoreHeader(elf_header, tuple(parse_program_headers(data, elf_header, what)), architecture)
+
+
+def note_header(note: NoteRegion) -> ProgramHeader:
+    """Return the PT_NOTE for a place in memory."""
+    return ProgramHeader(PT_NOTE, 0, note.phys, 0, note.phys, note.size, note.size, 0)
+
+
+def kernel_text_header(text: KernelText) -> ProgramHeader:
+    """Return the PT_LOAD that maps the kernel text at its virtual address."""
+    return ProgramHeader(PT_LOAD, PF_RWX, text.phys, text.virt, text.phys, text.size, text.size, 0)
+
+
+def ram_header(ram: Range, direct_map_offset: int, read_from: Optional[int] = None) -> ProgramHeader:
+    """Return the PT_LOAD for one RAM range.
+
+    :param direct_map_offset: virtual minus physical address of RAM
+    :param read_from: physical address of the backup region, where the contents are elsewhere
+    """
+    start = ram.start if read_from is None else read_from
+    return ProgramHeader(PT_LOAD, PF_RWX, start, ram.start + direct_map_offset, ram.start, ram.size, ram.size, 0)
+
+
+def build_elfcorehdr(
+    architecture: Architecture,
+    cpu_notes: Iterable[NoteRegion],
+    vmcoreinfo: Optional[NoteRegion],
+    kernel_text: Optional[KernelText],
+    ram_headers: Sequence[ProgramHeader],
+) -> ElfCoreHeader:
+    """Put a header together in the order that kernel and kexec-tools use.
+
+    :raise NoRoomError: more entries than ``e_phnum`` can count
+    """
+    entries = [note_header(note) for note in cpu_notes]
+    if vmcoreinfo is not None:
+        entries.append(note_header(vmcoreinfo))
+    if kernel_text is not None and architecture.maps_kernel_text:
+        entries.append(kernel_text_header(kernel_text))
+    entries.extend(ram_headers)
+    if len(entries) >= PN_XNUM:
+        raise NoRoomError(f"{len(entries)} entries do not fit into an elfcorehdr: e_phnum counts to {PN_XNUM - 1}")
+    return ElfCoreHeader(core_header(architecture.machine_number, len(entries)), tuple(entries), architecture)
+
+
+def entries_that_fit(room: int) -> int:
+    """Return how many program headers an elfcorehdr in *room* bytes can have."""
+    return max(0, min((room - ELF_HEADER_SIZE) // PROGRAM_HEADER_SIZE, PN_XNUM - 1))

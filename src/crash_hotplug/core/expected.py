@@ -1,0 +1,134 @@
+"""The header that a machine should have now."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from crash_hotplug.core.elf import ProgramHeader
+from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, build_elfcorehdr, ram_header
+from crash_hotplug.core.errors import CannotTellError, NoRoomError
+from crash_hotplug.core.machine import KernelText, Machine, NoteRegion, kernel_version
+from crash_hotplug.core.ranges import Range, RangeList
+
+
+def expected_elfcorehdr(
+    machine: Machine,
+    dialect: Dialect,
+    loaded: Optional[ElfCoreHeader] = None,
+    backup_region_phys: Optional[int] = None,
+    room: Optional[int] = None,
+) -> ElfCoreHeader:
+    """Build the header that describes *machine* completely.
+
+    With a *loaded* header, what its loader put there is kept: the backup region (kernel fixes eef879190a1f and
+    9103787054c6 on powerpc), and the notes of all possible CPUs where it has them.  A CPU that left is left out of a
+    header that describes present CPUs.
+
+    :param dialect: whose rules to follow for low memory
+    :param backup_region_phys: physical address to which purgatory copies low memory, where *loaded* does not say it
+    :param room: bytes that the header may take
+    :raise CannotTellError: something that has to be described could not be read
+    :raise NoRoomError: the header is larger than *room*
+    """
+    offset = _direct_map_offset(machine, loaded)
+    ram_headers = _low_memory_headers(machine, dialect, loaded, backup_region_phys, offset)
+    ram_headers += [ram_header(ram, offset) for ram in _high_memory(machine)]
+    header = build_elfcorehdr(
+        machine.architecture,
+        _cpu_notes(machine, dialect, loaded),
+        _vmcoreinfo(machine, loaded),
+        _kernel_text(machine, loaded),
+        ram_headers,
+    )
+    if room is not None and header.size > room:
+        raise NoRoomError(
+            f"the elfcorehdr for this machine needs {header.size} bytes, its segment has room for {room}"
+        )
+    return header
+
+
+def describes_possible_cpus(header: ElfCoreHeader, machine: Machine) -> bool:
+    """Whether *header* has a note for every possible CPU, so that CPU hot-plug never changes it.
+
+    Kernels from 6.6 on write such headers.  Addresses of CPUs that are not present are often unknown, so it is the
+    number of notes that tells.
+    """
+    return len(header.cpu_notes) >= len(machine.cpus)
+
+
+def _cpu_notes(machine: Machine, dialect: Dialect, loaded: Optional[ElfCoreHeader]) -> list[NoteRegion]:
+    present = [_notes_of(cpu.number, cpu.crash_notes) for cpu in machine.present_cpus]
+    if loaded is not None and describes_possible_cpus(loaded, machine):
+        known = set(loaded.cpu_notes)
+        return [*loaded.cpu_notes, *(note for note in present if note not in known)]
+    possible = [cpu.crash_notes for cpu in machine.cpus if cpu.crash_notes is not None]
+    # for_each_possible_cpu() in crash_prepare_elf64_headers() since Linux 6.6.
+    kernel_writes_possible = (kernel_version(machine.kernel_release) or (0, 0)) >= (6, 6)
+    from_kernel = loaded is None and dialect is Dialect.KERNEL and kernel_writes_possible
+    return possible if from_kernel and len(possible) == len(machine.cpus) else present
+
+
+def _notes_of(number: int, crash_notes: Optional[NoteRegion]) -> NoteRegion:
+    if crash_notes is None:
+        raise CannotTellError(f"where CPU {number} saves its registers cannot be read (crash_notes); run as root")
+    return crash_notes
+
+
+def _direct_map_offset(machine: Machine, loaded: Optional[ElfCoreHeader]) -> int:
+    if machine.direct_map_offset is not None:
+        return machine.direct_map_offset
+    # It is fixed at boot, so a header loaded by this kernel has it right.
+    if loaded is not None and loaded.ram_headers:
+        return loaded.ram_headers[-1].p_vaddr - loaded.ram_headers[-1].p_paddr
+    raise CannotTellError("the direct-map address of RAM cannot be read; /proc/kcore tells it to root")
+
+
+def _kernel_text(machine: Machine, loaded: Optional[ElfCoreHeader]) -> Optional[KernelText]:
+    if not machine.architecture.maps_kernel_text:
+        return None
+    text = machine.kernel_text or (loaded.kernel_text if loaded is not None else None)
+    if text is None:
+        raise CannotTellError("the addresses of the kernel text cannot be read; /proc/kallsyms tells them to root")
+    return text
+
+
+def _vmcoreinfo(machine: Machine, loaded: Optional[ElfCoreHeader]) -> NoteRegion:
+    vmcoreinfo = machine.vmcoreinfo or (loaded.vmcoreinfo if loaded is not None else None)
+    if vmcoreinfo is None:
+        raise CannotTellError("the place of vmcoreinfo cannot be read (/sys/kernel/vmcoreinfo)")
+    return vmcoreinfo
+
+
+def _high_memory(machine: Machine) -> RangeList:
+    return machine.dumpable_ram.exclude(RangeList([machine.architecture.excluded_low_memory]))
+
+
+def _low_memory_headers(
+    machine: Machine,
+    dialect: Dialect,
+    loaded: Optional[ElfCoreHeader],
+    backup_region_phys: Optional[int],
+    offset: int,
+) -> list[ProgramHeader]:
+    """Return the PT_LOADs of low memory: the backed-up range, and for kexec-tools what else lies there."""
+    architecture = machine.architecture
+    low = machine.dumpable_ram.intersect(RangeList([architecture.excluded_low_memory]))
+    backed_up = low.intersect(RangeList([architecture.backup_region_source]))
+    if loaded is not None and loaded.backup_region is not None:
+        backup = loaded.backup_region
+        source = Range(backup.p_paddr, backup.p_paddr + backup.p_memsz)
+        headers = [backup]
+    elif backup_region_phys is not None and backed_up:
+        # kexec-tools backs up the first range below 640 KiB (get_backup_area() in crashdump-x86.c).
+        source = backed_up[0]
+        headers = [ram_header(source, offset, backup_region_phys)]
+    elif loaded is None and dialect is Dialect.KEXEC_TOOLS and backed_up:
+        raise CannotTellError(
+            "a header in the dialect of kexec-tools points to the backup region; where that is, only a loaded "
+            "header or the loader knows"
+        )
+    else:
+        return []
+    if dialect is Dialect.KEXEC_TOOLS:
+        headers += [ram_header(ram, offset) for ram in low.exclude(RangeList([source]))]
+    return sorted(headers, key=lambda p: p.p_paddr)

@@ -1,0 +1,183 @@
+"""The loaded crash image: what ``struct kimage`` and the reserved region say of it.
+
+Everything here works on bytes that somebody else read.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.ranges import Range, RangeList
+
+KEXEC_SEGMENT_MAX = 16
+KIMAGE_BYTES_NEEDED = 8 * (8 + 1 + 4 * KEXEC_SEGMENT_MAX)
+"""How much of ``struct kimage`` :func:`parse_kimage` looks at."""
+E820_RAM = 1
+
+_PAGE = 4096
+_START_WORD = 3
+_SEGMENT_COUNT_WORDS = (7, 6, 8, 5)
+"""Where ``nr_segments`` may stand, in 8-byte words: 7 on 5.10, 6.1 and 6.12; the others are tried behind it."""
+_E820_COUNT = 0x1E8
+_E820_TABLE = 0x2D0
+_E820_ENTRY = struct.Struct("<QQI")
+_E820_MAX = 128
+_SETUP_MAGIC = 0x202
+_CMD_LINE_PTR = 0x228
+_EXT_CMD_LINE_PTR = 0xC8
+
+
+class Segment(NamedTuple):
+    """One segment of a loaded image."""
+
+    phys: int
+    """Physical address in the reserved region."""
+    memsz: int
+    """Bytes it takes there."""
+    bufsz: int
+    """Bytes the loader gave; the rest is zeros."""
+
+    @property
+    def range(self) -> Range:
+        """The physical range it takes."""
+        return Range(self.phys, self.phys + self.memsz)
+
+
+@dataclass(frozen=True)
+class Kimage:
+    """What ``struct kimage`` of include/linux/kexec.h says of the loaded crash image."""
+
+    entry_phys: int
+    """Entry point, in purgatory."""
+    segments: tuple[Segment, ...]
+
+    def segment_at(self, phys: int) -> Optional[Segment]:
+        """Return the segment that holds the physical address, or None."""
+        return next((s for s in self.segments if s.phys <= phys < s.phys + s.memsz), None)
+
+
+@dataclass(frozen=True)
+class CrashImage:
+    """The parts of a loaded crash image that a header's verdict needs."""
+
+    elfcorehdr: bytes
+    """At least the header; padding and room may follow."""
+    elfcorehdr_phys: Optional[int] = None
+    boot_params: Optional[bytes] = None
+    """The capture kernel's zero page."""
+    boot_params_phys: Optional[int] = None
+    cmdline: Optional[str] = None
+    """The capture kernel's command line."""
+    cmdline_phys: Optional[int] = None
+    kimage: Optional[Kimage] = None
+
+    @property
+    def loader(self) -> Optional[Dialect]:
+        """Which loader made it, from how it wrote ``elfcorehdr=``; None where the command line is not known."""
+        argument = elfcorehdr_argument(self.cmdline or "")
+        return argument[1] if argument else None
+
+
+def parse_kimage(data: bytes, crashkernel: RangeList) -> Kimage:
+    """Read entry point and segments out of the bytes of a ``struct kimage``.
+
+    The layout is not trusted: every segment must lie, page aligned and apart from the others, in the reserved
+    region, and the entry point in one of them.
+
+    :raise CannotTellError: nothing in *data* fits
+    """
+    words = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
+    if len(words) < KIMAGE_BYTES_NEEDED // 8:
+        raise CannotTellError(f"struct kimage is truncated: {len(data)} bytes")
+    entry = words[_START_WORD]
+    for at in _SEGMENT_COUNT_WORDS:
+        count = words[at]
+        if not 1 <= count <= KEXEC_SEGMENT_MAX:
+            continue
+        table = words[at + 1 : at + 1 + 4 * count]
+        segments = tuple(Segment(table[i + 2], table[i + 3], table[i + 1]) for i in range(0, 4 * count, 4))
+        kimage = Kimage(entry, segments)
+        if _plausible(segments, crashkernel) and kimage.segment_at(entry) is not None:
+            return kimage
+    raise CannotTellError("the layout of struct kimage on this kernel is not known: no segment table was recognised")
+
+
+def _plausible(segments: tuple[Segment, ...], crashkernel: RangeList) -> bool:
+    for s in segments:
+        if s.phys % _PAGE or s.memsz % _PAGE or not 0 <= s.bufsz <= s.memsz or s.memsz == 0:
+            return False
+        if s.phys + s.memsz > 1 << 64:
+            return False
+    taken = RangeList(s.range for s in segments)
+    return taken.size == sum(s.memsz for s in segments) and crashkernel.covers(taken)
+
+
+def elfcorehdr_argument(cmdline: str) -> Optional[tuple[int, Dialect]]:
+    """Return physical address and loader from the last ``elfcorehdr=`` of a capture kernel's command line.
+
+    kexec-tools writes decimal KiB (``949620K``), the kernel's loader hex bytes (``0x2a000000``).  A size, as in
+    ``elfcorehdr=64K@0x…``, is passed over.
+    """
+    found = re.findall(r"(?:^|\s)elfcorehdr=(?:[0-9a-fA-FxX]{1,18}[kKmMgG]?@)?(\d{1,18}K|0[xX][0-9a-fA-F]{1,16})", cmdline)
+    if not found:
+        return None
+    value = found[-1]
+    if value.endswith("K"):
+        return int(value[:-1]) << 10, Dialect.KEXEC_TOOLS
+    return int(value, 16), Dialect.KERNEL
+
+
+def is_boot_params(page: bytes) -> bool:
+    """Whether *page* is an x86 zero page with a setup header (Documentation/arch/x86/boot.rst)."""
+    return len(page) >= _PAGE and page[_SETUP_MAGIC : _SETUP_MAGIC + 4] == b"HdrS"
+
+
+def cmdline_phys(boot_params: bytes) -> int:
+    """Return the physical address of the command line from the zero page."""
+    (low,) = struct.unpack_from("<I", boot_params, _CMD_LINE_PTR)
+    (high,) = struct.unpack_from("<I", boot_params, _EXT_CMD_LINE_PTR)
+    return int(high) << 32 | int(low)
+
+
+def e820_table(boot_params: bytes) -> list[tuple[Range, int]]:
+    """Return the capture kernel's E820 entries (physical range, type); those that wrap are left out."""
+    if not is_boot_params(boot_params):
+        return []
+    entries = min(boot_params[_E820_COUNT], _E820_MAX)
+    table = boot_params[_E820_TABLE : _E820_TABLE + entries * _E820_ENTRY.size]
+    whole = table[: len(table) // _E820_ENTRY.size * _E820_ENTRY.size]
+    return [
+        (Range(start, start + size), kind)
+        for start, size, kind in _E820_ENTRY.iter_unpack(whole)
+        if start + size <= 1 << 64
+    ]
+
+
+def elfcorehdr_room(image: CrashImage, crashkernel: RangeList, backup_region_phys: Optional[int]) -> Optional[int]:
+    """Return how many bytes the loaded elfcorehdr may grow to, or None where nothing tells it.
+
+    The segment's memsz says it where ``struct kimage`` could be read.  Else the capture kernel's memory map does: the
+    loaders leave the header's place out of the RAM that the capture kernel may use, so the room ends where that RAM
+    begins again, or the backup region, or the reservation ends.
+    """
+    start = image.elfcorehdr_phys
+    if start is None:
+        argument = elfcorehdr_argument(image.cmdline or "")
+        start = argument[0] if argument else None
+    if start is None:
+        return None
+    segment = image.kimage.segment_at(start) if image.kimage is not None else None
+    if segment is not None:
+        return segment.phys + segment.memsz - start
+    reservation = next((r for r in crashkernel if r.start <= start < r.end), None)
+    ram = [r for r, kind in e820_table(image.boot_params or b"") if kind == E820_RAM]
+    if reservation is None or not ram or any(r.start <= start < r.end for r in ram):
+        return None
+    ends = [r.start for r in ram if r.start > start]
+    ends += [phys for phys in (backup_region_phys, reservation.end) if phys is not None and phys > start]
+    return min(ends) - start

@@ -1,0 +1,106 @@
+"""What a header has to describe: the machine as it is now."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple, Optional
+
+from crash_hotplug.core.architecture import Architecture
+from crash_hotplug.core.ranges import RangeList
+
+
+class NoteRegion(NamedTuple):
+    """Where a note is kept in memory until a panic: physical address and size in bytes."""
+
+    phys: int
+    size: int
+
+
+class KernelText(NamedTuple):
+    """The running kernel's image, ``_text`` to ``_end``."""
+
+    virt: int
+    """Virtual address of ``_text``."""
+    phys: int
+    """Physical address of ``_text``."""
+    size: int
+    """Bytes from ``_text`` to ``_end``."""
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """One possible CPU."""
+
+    number: int
+    present: bool
+    online: bool
+    crash_notes: Optional[NoteRegion]
+    """Where it saves its registers; None where that could not be read (sysfs has it for present CPUs only)."""
+
+
+@dataclass(frozen=True)
+class MemoryBlocks:
+    """Hot-plug memory blocks as /sys/devices/system/memory shows them."""
+
+    size: int
+    """Bytes in one block."""
+    online: int
+    """How many are online."""
+    offline: int
+    """How many are plugged in and not online; they stay in /proc/iomem and in the header."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine at one moment.  None in a field means that it could not be read."""
+
+    architecture: Architecture
+    kernel_release: Optional[str]
+    """What ``uname -r`` prints."""
+    cpus: tuple[Cpu, ...]
+    """Every possible CPU, by number."""
+    ram: RangeList
+    """Physical ranges that /proc/iomem calls System RAM, driver-added kinds included."""
+    crashkernel: RangeList
+    """Physical ranges reserved for the capture kernel, to be left out of a dump."""
+    kernel_text: Optional[KernelText]
+    direct_map_offset: Optional[int]
+    """Virtual minus physical address of RAM (``page_offset_base``; x86 randomises it)."""
+    vmcoreinfo: Optional[NoteRegion]
+    memory_blocks: Optional[MemoryBlocks]
+    reserves_crashkernel: bool = True
+    """Whether the kernel was given ``crashkernel=``."""
+
+    @property
+    def present_cpus(self) -> tuple[Cpu, ...]:
+        """The CPUs that are plugged in."""
+        return tuple(cpu for cpu in self.cpus if cpu.present)
+
+    @property
+    def online_cpus(self) -> tuple[Cpu, ...]:
+        """The CPUs that run, and save their registers at a panic."""
+        return tuple(cpu for cpu in self.cpus if cpu.online)
+
+    @property
+    def dumpable_ram(self) -> RangeList:
+        """RAM less the capture kernel's own: what a complete dump holds, low memory included."""
+        return self.ram.exclude(self.crashkernel)
+
+    @property
+    def keeps_out_of_low_memory(self) -> Optional[bool]:
+        """Whether this kernel leaves the first 1 MiB unused, so that a dump loses little without it.
+
+        Linux does so since 5.5 when ``crashkernel=`` is given (6f599d84231f), and always since 5.13.
+        None where the release is not known.  A distribution's backport to an older release is not seen.
+        """
+        version = kernel_version(self.kernel_release)
+        if version is None:
+            return None
+        return version >= (5, 13) or (version >= (5, 5) and self.reserves_crashkernel)
+
+
+def kernel_version(release: Optional[str]) -> Optional[tuple[int, int]]:
+    """Return (major, minor) of a kernel release such as ``6.1.0-50-cloud-amd64``, or None."""
+    found = re.match(r"(\d{1,4})\.(\d{1,4})", release or "")
+    return (int(found[1]), int(found[2])) if found else None

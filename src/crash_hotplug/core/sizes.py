@@ -1,0 +1,33 @@
+"""Sizes and counts in words."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def human_size(size: int) -> str:
+    """Return *size* bytes in the largest unit that keeps it exact, else with one decimal.
+
+    >>> human_size(256 << 20), human_size(0x9ec00), human_size((1 << 30) - 4096)
+    ('256 MiB', '635 KiB', '1.0 GiB')
+    """
+    if size < 0:
+        return f"-{human_size(-size)}"
+    unit = 0
+    while unit < len(_UNITS) - 1 and size / (1 << (10 * unit)) >= 1023.95:
+        unit += 1
+    scale = 1 << (10 * unit)
+    if size % scale == 0:
+        return f"{size // scale} {_UNITS[unit]}"
+    return f"{size / scale:.1f} {_UNITS[unit]}"
+
+
+def count(number: int, one: str, many: Optional[str] = None) -> str:
+    """Return the number with its noun: ``1 CPU``, ``2 CPUs``.
+
+    >>> count(1, "CPU"), count(0, "CPU")
+    ('1 CPU', '0 CPUs')
+    """
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,214 @@
+"""Audit a vmcore: what is in it, what is wrong with it, and what it lacks against a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Optional, Protocol
+
+from crash_hotplug.core.compare import (
+    Comparison,
+    Finding,
+    Kind,
+    compare_backup_region,
+    compare_direct_map,
+    compare_kernel_text,
+    compare_memory,
+    overlap_findings,
+)
+from crash_hotplug.core.elf import (
+    ELF_HEADER_SIZE,
+    NT_PRSTATUS,
+    PT_LOAD,
+    PT_NOTE,
+    Note,
+    parse_core_header,
+    parse_notes,
+    program_headers_end,
+)
+from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.core.sizes import count, human_size
+from crash_hotplug.core.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
+
+WHAT = "this vmcore"
+HEAD_LIMIT = 1 << 20
+"""A file of at most this many bytes that ends inside its first PT_LOAD is taken for the beginning of a vmcore."""
+NOTES_LIMIT = 64 << 20
+"""Notes beyond this many bytes are not read: 1,024 CPUs' take less than 1 MiB."""
+
+_OTHER_FORMATS = {
+    b"KDUMP   ": "compressed by makedumpfile",
+    b"DISKDUMP": "in the diskdump format",
+    b"makedumpfile\0": "flattened by makedumpfile -F",
+    b"\x1f\x8b": "compressed by gzip",
+    b"\xfd7zXZ\0": "compressed by xz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+}
+
+
+class ByteSource(Protocol):
+    """Where a vmcore's bytes come from."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes at file *offset*, fewer at the end of the file."""
+
+
+@dataclass(frozen=True)
+class Vmcore:
+    """The headers and notes of an ELF vmcore."""
+
+    headers: ElfCoreHeader
+    """ELF header and program headers; p_offset is a file offset here."""
+    notes: tuple[Note, ...]
+    file_size: int
+    notes_cut: int
+    """Bytes of notes that the headers announce and the file does not have."""
+
+    @property
+    def vmcoreinfo(self) -> Vmcoreinfo:
+        """What the crashed kernel said of itself."""
+        found = next((n for n in self.notes if n.name == b"VMCOREINFO"), None)
+        return parse_vmcoreinfo(found.descriptor if found else b"")
+
+    @property
+    def saved_cpus(self) -> int:
+        """How many CPUs saved registers.  Notes are positional: they do not say which CPUs."""
+        return sum(1 for n in self.notes if n.type == NT_PRSTATUS and n.name == b"CORE")
+
+    @property
+    def holes(self) -> RangeList:
+        """Physical ranges between the described ones."""
+        ram = self.headers.ram
+        return RangeList([(ram[0].start, ram[-1].end)]).exclude(ram) if ram else ram
+
+    @property
+    def announced_size(self) -> int:
+        """Bytes the file should have."""
+        return max((p.p_offset + p.p_filesz for p in self.headers.program_headers), default=0)
+
+    @property
+    def is_beginning(self) -> bool:
+        """Whether this is only the beginning of a file: its headers, hardly more."""
+        loads = [p.p_offset + p.p_filesz for p in self.headers.program_headers if p.p_type == PT_LOAD and p.p_filesz]
+        return bool(loads) and self.file_size < min(loads) and self.file_size <= HEAD_LIMIT
+
+
+def parse_vmcore(source: ByteSource) -> Vmcore:
+    """Read headers and notes of an ELF vmcore; nothing else of the file is read.
+
+    :raise InputError: it is another format, truncated inside its headers, or no vmcore
+    """
+    start = source.read_at(0, ELF_HEADER_SIZE)
+    for magic, format_name in _OTHER_FORMATS.items():
+        if start.startswith(magic):
+            raise InputError(f"{WHAT} is {format_name}; only ELF vmcores can be audited so far (makedumpfile -E)")
+    header, _architecture = parse_core_header(start, WHAT)
+    headers = parse_elfcorehdr(source.read_at(0, program_headers_end(header)), WHAT)
+    notes: list[Note] = []
+    cut = 0
+    budget = NOTES_LIMIT
+    for p in headers.program_headers:
+        if p.p_type == PT_NOTE:
+            available = max(0, min(p.p_filesz, source.size - p.p_offset))
+            cut += p.p_filesz - available
+            contents = source.read_at(p.p_offset, min(available, budget)) if available else b""
+            budget -= len(contents)
+            notes.extend(parse_notes(contents))
+    return Vmcore(headers, tuple(notes), source.size, cut)
+
+
+def audit_vmcore(vmcore: Vmcore) -> Comparison:
+    """Check the vmcore by itself: its headers, its notes, its length."""
+    result = Comparison()
+    result.findings.extend(_malformed(vmcore))
+    result.findings.extend(overlap_findings(vmcore.headers.ram_headers))
+    if vmcore.notes_cut:
+        sentence = f"{human_size(vmcore.notes_cut)} of notes are missing: the file ends before them"
+        result.findings.append(Finding(Kind.TRUNCATED, sentence))
+    elif vmcore.saved_cpus == 0:
+        result.findings.append(Finding(Kind.CPU_MISSING, "no CPU's registers are in it: there is no stack to look at"))
+    if vmcore.headers.kernel_text is None and vmcore.headers.architecture.maps_kernel_text:
+        sentence = "the kernel text is not described: debuggers cannot find the kernel's code and data"
+        result.findings.append(Finding(Kind.WRONG_KERNEL_TEXT, sentence))
+    missing = vmcore.announced_size - vmcore.file_size
+    if missing > 0 and vmcore.is_beginning:
+        result.unchecked.append(
+            f"the contents: only the first {human_size(vmcore.file_size)} of {human_size(vmcore.announced_size)} "
+            "are here, so neither their presence nor the file's length was checked"
+        )
+    elif missing > 0:
+        sentence = (
+            f"the file ends {human_size(missing)} early: it has {human_size(vmcore.file_size)} of "
+            f"{human_size(vmcore.announced_size)}"
+        )
+        result.findings.append(Finding(Kind.TRUNCATED, sentence))
+    return result
+
+
+def _malformed(vmcore: Vmcore) -> Iterator[Finding]:
+    for p in vmcore.headers.program_headers:
+        wraps = p.p_offset + p.p_filesz >= 1 << 63 or p.p_paddr + p.p_memsz > 1 << 64
+        if wraps or (p.p_type == PT_LOAD and p.p_filesz > p.p_memsz):
+            sentence = (
+                f"the program header for physical {p.p_paddr:#x} is malformed: file offset {p.p_offset:#x}, "
+                f"file size {p.p_filesz:#x}, memory size {p.p_memsz:#x}"
+            )
+            yield Finding(Kind.MALFORMED, sentence)
+    if not vmcore.headers.ram:
+        yield Finding(Kind.MALFORMED, "no memory is described")
+
+
+def compare_vmcore(
+    vmcore: Vmcore,
+    machine: Machine,
+    loaded: Optional[ElfCoreHeader],
+    dialect: Dialect,
+    result: Comparison,
+) -> None:
+    """Add to *result* what the vmcore lacks against the machine, as it was shortly before the panic.
+
+    :param loaded: the header that was loaded then; only its addresses tell which CPU is missing
+    :raise InputError: the dump is of another kernel
+    """
+    release = vmcore.vmcoreinfo.kernel_release
+    if release is not None and machine.kernel_release is not None and release != machine.kernel_release:
+        raise InputError(f"{WHAT} is of kernel {release}, the machine ran {machine.kernel_release}")
+    _compare_saved_cpus(vmcore, machine, loaded, result)
+    compare_memory(machine, vmcore.headers.ram, result)
+    low = machine.dumpable_ram.intersect(RangeList([machine.architecture.backup_region_source]))
+    compare_backup_region(machine, low.exclude(vmcore.headers.ram), dialect, result)
+    if vmcore.headers.kernel_text is not None:  # else audit_vmcore() has said it
+        compare_kernel_text(machine, vmcore.headers.kernel_text, result)
+    compare_direct_map(machine, vmcore.headers.ram_headers, result)
+
+
+def _compare_saved_cpus(
+    vmcore: Vmcore, machine: Machine, loaded: Optional[ElfCoreHeader], result: Comparison
+) -> None:
+    online = machine.online_cpus
+    short = len(online) - vmcore.saved_cpus
+    if short <= 0 or vmcore.notes_cut:
+        return
+    if loaded is None:
+        sentence = (
+            f"{count(vmcore.saved_cpus, 'CPU')} saved registers, {len(online)} were online: which ones are missing "
+            "only the elfcorehdr that was loaded can tell"
+        )
+        result.findings.append(Finding(Kind.CPU_MISSING, sentence))
+        return
+    described = {note.phys for note in loaded.notes}
+    for cpu in online:
+        if cpu.crash_notes is not None and cpu.crash_notes.phys not in described:
+            sentence = f"CPU {cpu.number} was not described: the dump lacks its registers and so its stack"
+            result.findings.append(Finding(Kind.CPU_MISSING, sentence, cpu=cpu.number))
+            short -= 1
+    if short > 0:
+        sentence = f"{count(short, 'CPU')} described and online saved no registers (hung, or stopped too late)"
+        result.notes.append(Finding(Kind.CPU_SAVED_NOTHING, sentence))

@@ -1,0 +1,32 @@
+"""The VMCOREINFO note: ``KEY=VALUE`` lines that the crashed kernel left for tools."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import NamedTuple, Optional
+
+
+class Vmcoreinfo(NamedTuple):
+    """What a dump says of the kernel that crashed; None where it does not."""
+
+    kernel_release: Optional[str]
+    panic_time: Optional[datetime]
+    """In UTC, whole seconds (``CRASHTIME``)."""
+
+
+def parse_vmcoreinfo(descriptor: bytes) -> Vmcoreinfo:
+    """Parse the note's descriptor; what is not text or has no known key is passed over."""
+    values = {}
+    for line in descriptor.decode("ascii", "replace").splitlines():
+        key, separator, value = line.partition("=")
+        if separator:
+            values[key] = value.strip("\0 ")
+    release = values.get("OSRELEASE")
+    printable = release is not None and release.isprintable() and 0 < len(release) <= 64
+    return Vmcoreinfo(release if printable else None, _time(values.get("CRASHTIME", "")))
+
+
+def _time(seconds: str) -> Optional[datetime]:
+    if not (seconds.isascii() and seconds.isdigit() and len(seconds) <= 11):
+        return None
+    return datetime.fromtimestamp(int(seconds), tz=timezone.utc)

@@ -1,0 +1,182 @@
+"""The loaded crash image: out of the reserved region of a live machine, or out of a saved tree's crash-image/."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.image import (
+    KIMAGE_BYTES_NEEDED,
+    CrashImage,
+    Kimage,
+    Segment,
+    cmdline_phys,
+    elfcorehdr_argument,
+    is_boot_params,
+    parse_kimage,
+)
+from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.linux import kallsyms
+from crash_hotplug.linux.kcore import Kcore
+from crash_hotplug.linux.sysroot import Sysroot
+
+SAVED = "/crash-image"
+_PAGE = 4096
+_CMDLINE_MAX = 4096
+_HEADER_LIMIT = 8 << 20
+
+
+def read_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
+    """Read the loaded image's elfcorehdr and what surrounds it.
+
+    :param crashkernel: the reserved physical ranges
+    :raise CannotTellError: it cannot be found or read; the message says what is needed
+    :raise InputError: a saved file is not what a snapshot writes
+    """
+    return find_crash_image(sysroot, crashkernel) if sysroot.is_live else _read_saved(sysroot)
+
+
+def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
+    """Find the image of the live kernel: ``kexec_crash_image`` leads to ``struct kimage``, that to the segments.
+
+    :raise CannotTellError: a step fails
+    """
+    with Kcore(sysroot) as kcore:
+        pointer_virt = kallsyms.read_symbols(sysroot, ("kexec_crash_image",)).get("kexec_crash_image")
+        if pointer_virt is None:
+            raise kallsyms.explain_masked(sysroot)
+        kimage_virt = int.from_bytes(kcore.read_virt(pointer_virt, 8), "little")
+        if kimage_virt == 0:
+            raise CannotTellError("the crash image was unloaded while it was being looked at")
+        kimage = parse_kimage(kcore.read_virt(kimage_virt, KIMAGE_BYTES_NEEDED), crashkernel)
+        header_at = _find_elfcorehdr(kcore, kimage)
+        header = _read_header(kcore, header_at)
+        boot_params_at = _find_boot_params(kcore, kimage)
+        if boot_params_at is None:
+            return CrashImage(header, header_at.phys, kimage=kimage)
+        boot_params = kcore.read_phys(boot_params_at, _PAGE)
+        command_at = cmdline_phys(boot_params)
+        cmdline = _read_cmdline(kcore, kimage, command_at)
+        image = CrashImage(header, header_at.phys, boot_params, boot_params_at, cmdline, command_at, kimage)
+        argument = elfcorehdr_argument(cmdline or "")
+        if argument is not None and argument[0] != header_at.phys:
+            raise CannotTellError(
+                f"the capture kernel would look for its elfcorehdr at {argument[0]:#x}, the image has one at "
+                f"{header_at.phys:#x}"
+            )
+        return image
+
+
+def _find_elfcorehdr(kcore: Kcore, kimage: Kimage) -> Segment:
+    for segment in kimage.segments:
+        start = kcore.read_phys(segment.phys, ELF_HEADER_SIZE)
+        # Purgatory is no ELF file any more once it is loaded; a core file header is the elfcorehdr's only.
+        if start[:4] == b"\x7fELF" and int.from_bytes(start[16:18], "little") == 4:
+            return segment
+    raise CannotTellError("none of the loaded crash image's segments is an elfcorehdr")
+
+
+def _read_header(kcore: Kcore, segment: Segment) -> bytes:
+    name = "the loaded elfcorehdr"
+    start = kcore.read_phys(segment.phys, ELF_HEADER_SIZE)
+    try:
+        needed = program_headers_end(parse_core_header(start, name)[0])
+    except ElfFormatError:
+        needed = ELF_HEADER_SIZE  # whoever parses it says what is wrong
+    whole_pages = -(-needed // _PAGE) * _PAGE
+    return kcore.read_phys(segment.phys, min(whole_pages, segment.memsz))
+
+
+def _find_boot_params(kcore: Kcore, kimage: Kimage) -> Optional[int]:
+    for segment in kimage.segments:
+        # The kernel's own loader puts boot_params first, kexec-tools too; both on a page of their own.
+        page = kcore.read_phys(segment.phys, min(_PAGE, segment.memsz))
+        if is_boot_params(page) and kimage.segment_at(cmdline_phys(page)) is not None:
+            return segment.phys
+    return None
+
+
+def _read_cmdline(kcore: Kcore, kimage: Kimage, phys: int) -> Optional[str]:
+    segment = kimage.segment_at(phys)
+    if segment is None:
+        return None
+    data = kcore.read_phys(phys, min(_CMDLINE_MAX, segment.phys + segment.memsz - phys))
+    return data.split(b"\0")[0].decode("ascii", "replace")
+
+
+def _read_saved(sysroot: Sysroot) -> CrashImage:
+    header = sysroot.read(f"{SAVED}/elfcorehdr", _HEADER_LIMIT)
+    if header is None:
+        raise CannotTellError(
+            f"{sysroot.locate(SAVED)} has no elfcorehdr: the tree was saved without the loaded image; "
+            "give the header with --elfcorehdr FILE"
+        )
+    places = _read_places(sysroot)
+    cmdline = sysroot.read(f"{SAVED}/cmdline")
+    return CrashImage(
+        elfcorehdr=header,
+        elfcorehdr_phys=_address(places, "elfcorehdr"),
+        boot_params=sysroot.read(f"{SAVED}/boot_params"),
+        boot_params_phys=_address(places, "boot_params"),
+        cmdline=None if cmdline is None else cmdline.decode("ascii", "replace").strip("\0\n"),
+        cmdline_phys=_address(places, "cmdline"),
+        kimage=_saved_kimage(places),
+    )
+
+
+def _read_places(sysroot: Sysroot) -> Mapping[str, Any]:
+    path = f"{SAVED}/image.json"
+    text = sysroot.read_text(path)
+    try:
+        places = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{sysroot.locate(path)} is not JSON: {error}") from error
+    if not isinstance(places, dict):
+        raise InputError(f"{sysroot.locate(path)} is not a JSON object")
+    return places
+
+
+def _address(places: Mapping[str, Any], key: str) -> Optional[int]:
+    value = places.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not re.fullmatch(r"0x[0-9a-f]{1,16}", value):
+        raise InputError(f"image.json: {key} is not an address such as 0x2a000000")
+    return int(value, 16)
+
+
+def _saved_kimage(places: Mapping[str, Any]) -> Optional[Kimage]:
+    entry, listed = _address(places, "entry"), places.get("segments")
+    if entry is None or listed is None:
+        return None
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise InputError("image.json: segments is not a list of objects")
+    segments = []
+    for item in listed:
+        phys, memsz, bufsz = (_address(item, key) for key in ("phys", "memsz", "bufsz"))
+        if phys is None or memsz is None or bufsz is None:
+            raise InputError("image.json: a segment lacks phys, memsz or bufsz")
+        segments.append(Segment(phys, memsz, bufsz))
+    return Kimage(entry, tuple(segments))
+
+
+def places_of(image: CrashImage) -> dict[str, Any]:
+    """Return what image.json holds of an image: physical addresses and sizes as hex strings."""
+    places: dict[str, Any] = {}
+    for key, phys in (
+        ("boot_params", image.boot_params_phys),
+        ("cmdline", image.cmdline_phys),
+        ("elfcorehdr", image.elfcorehdr_phys),
+    ):
+        if phys is not None:
+            places[key] = hex(phys)
+    if image.kimage is not None:
+        places["entry"] = hex(image.kimage.entry_phys)
+        places["segments"] = [
+            {"phys": hex(s.phys), "memsz": hex(s.memsz), "bufsz": hex(s.bufsz)} for s in image.kimage.segments
+        ]
+    return places

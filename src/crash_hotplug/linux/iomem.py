@@ -1,0 +1,64 @@
+"""/proc/iomem: which physical ranges are RAM, and which are reserved for the capture kernel."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Optional
+
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.linux.sysroot import LARGE, Sysroot
+
+PATH = "/proc/iomem"
+_LINE = re.compile(r"^ *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)$")
+
+
+class Iomem(NamedTuple):
+    """What /proc/iomem says, as half-open physical ranges."""
+
+    ram: RangeList
+    crashkernel: RangeList
+    kernel_code_phys: Optional[int]
+    """Physical address of ``_text``."""
+
+
+def read_iomem(sysroot: Sysroot) -> Iomem:
+    """Read /proc/iomem.
+
+    :raise CannotTellError: it is missing, or its addresses are masked (all 0 without CAP_SYS_ADMIN)
+    :raise InputError: it is not what the kernel writes
+    """
+    text = sysroot.read_text(PATH, LARGE)
+    if text is None:
+        raise CannotTellError(f"{sysroot.locate(PATH)} does not exist: which memory the machine has cannot be told")
+    return parse_iomem(text, sysroot.locate(PATH))
+
+
+def parse_iomem(text: str, name: str = PATH) -> Iomem:
+    """Parse the text of /proc/iomem; errors as :func:`read_iomem`."""
+    ram: list[Range] = []
+    crashkernel: list[Range] = []
+    kernel_code: Optional[int] = None
+    masked = True
+    for number, line in enumerate(text.splitlines(), 1):
+        matched = _LINE.match(line)
+        if matched is None:
+            raise InputError(f"{name}, line {number}, is not of the form START-END : NAME")
+        start, last, resource = int(matched[1], 16), int(matched[2], 16), matched[3]
+        if last < start:
+            raise InputError(f"{name}, line {number}: the range ends before it starts")
+        masked = masked and last == 0
+        # Driver-added RAM is "System RAM (kmem)" or "System RAM (virtio_mem)"; the kernel describes it too.
+        if resource.startswith("System RAM"):
+            ram.append(Range(start, last + 1))
+        elif resource.startswith("Crash kernel"):
+            crashkernel.append(Range(start, last + 1))
+        elif resource == "Kernel code" and kernel_code is None:
+            kernel_code = start
+    if masked and text:
+        raise CannotTellError(
+            f"every address in {name} is 0: the kernel hides them without CAP_SYS_ADMIN; run as root"
+        )
+    if not ram:
+        raise InputError(f"{name} lists no System RAM")
+    return Iomem(RangeList(ram), RangeList(crashkernel), kernel_code)

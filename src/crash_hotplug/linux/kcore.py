@@ -1,0 +1,123 @@
+"""/proc/kcore: the live kernel's memory as an ELF core file, and its headers in a saved tree."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Optional
+
+from crash_hotplug.core.elf import (
+    ELF_HEADER_SIZE,
+    PT_LOAD,
+    ProgramHeader,
+    parse_core_header,
+    parse_program_headers,
+    program_headers_end,
+)
+from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.ranges import Range
+from crash_hotplug.linux.sysroot import Sysroot
+
+PATH = "/proc/kcore"
+
+
+class Kcore:
+    """An open /proc/kcore.  The contents can be read on a live machine only."""
+
+    def __init__(self, sysroot: Sysroot) -> None:
+        """Open it and read its headers.
+
+        :raise CannotTellError: it is missing, or lockdown or privilege forbid it
+        :raise InputError: it is not an ELF core file of a supported architecture
+        """
+        opened = sysroot.open(PATH)
+        if opened is None:
+            raise CannotTellError(f"{sysroot.locate(PATH)} does not exist")
+        self._file = opened
+        try:
+            name = sysroot.locate(PATH)
+            header, self.architecture = parse_core_header(self._read_at(0, ELF_HEADER_SIZE), name)
+            self.headers_bytes = self._read_at(0, program_headers_end(header))
+            self.program_headers = parse_program_headers(self.headers_bytes, header, name)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Kcore:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def read_virt(self, virt: int, length: int) -> bytes:
+        """Return *length* bytes of kernel memory at a virtual address.
+
+        :raise CannotTellError: no range of kcore has them, or reading fails
+        """
+        for p in self.program_headers:
+            if p.p_type == PT_LOAD and p.p_vaddr <= virt and virt + length <= p.p_vaddr + p.p_memsz:
+                return self._read_exactly(p.p_offset + virt - p.p_vaddr, length, f"virtual {virt:#x}")
+        raise CannotTellError(f"/proc/kcore has no memory at virtual address {virt:#x}")
+
+    def read_phys(self, phys: int, length: int) -> bytes:
+        """Return *length* bytes of RAM at a physical address; errors as :meth:`read_virt`."""
+        for p in self._ram_headers():
+            if p.p_paddr <= phys and phys + length <= p.p_paddr + p.p_memsz:
+                return self._read_exactly(p.p_offset + phys - p.p_paddr, length, f"physical {phys:#x}")
+        raise CannotTellError(f"/proc/kcore has no memory at physical address {phys:#x}")
+
+    def direct_map_offset(self) -> Optional[int]:
+        """Return virtual minus physical address of RAM; None where the headers do not agree on one.
+
+        Kernels before 4.13 write no physical addresses (464920104bf7).
+        """
+        offsets = {p.p_vaddr - p.p_paddr for p in self._ram_headers()}
+        return offsets.pop() if len(offsets) == 1 else None
+
+    def phys_of_kernel_virt(self, virt: int) -> Optional[int]:
+        """Return the physical address of a virtual one in the kernel text mapping, or None."""
+        for p in self.program_headers:
+            in_text = self.is_kernel_text(p) and p.has_physical_address
+            if in_text and p.p_vaddr <= virt < p.p_vaddr + p.p_memsz:
+                return p.p_paddr + virt - p.p_vaddr
+        return None
+
+    def is_kernel_text(self, p: ProgramHeader) -> bool:
+        """Whether the program header lies where the kernel (or its modules) is linked."""
+        text: Range = self.architecture.kernel_text_virt
+        return text.start <= p.p_vaddr < text.end
+
+    def _ram_headers(self) -> list[ProgramHeader]:
+        return [
+            p
+            for p in self.program_headers
+            if p.p_type == PT_LOAD and p.has_physical_address and not self.is_kernel_text(p)
+        ]
+
+    def _read_exactly(self, offset: int, length: int, place: str) -> bytes:
+        data = self._read_at(offset, length)
+        if len(data) < length:
+            raise CannotTellError(f"/proc/kcore does not give the memory at {place} address")
+        return data
+
+    def _read_at(self, offset: int, length: int) -> bytes:
+        parts = []
+        try:
+            self._file.seek(offset)
+            while length > 0:
+                part = self._file.read(length)
+                if not part:
+                    break
+                parts.append(part)
+                length -= len(part)
+        except (OSError, OverflowError, ValueError) as error:
+            raise CannotTellError(f"/proc/kcore cannot be read at {offset:#x}: {error}") from error
+        return b"".join(parts)

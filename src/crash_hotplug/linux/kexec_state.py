@@ -1,0 +1,121 @@
+"""What the kernel says of kexec: is a crash image loaded, how it supports hot-plug, what it forbids."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Optional
+
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.linux.sysroot import Sysroot
+
+LOADED = ("/sys/kernel/kexec/crash_loaded", "/sys/kernel/kexec_crash_loaded")
+"""Since 6.19 these files live in /sys/kernel/kexec/; the second path of each pair is the older place."""
+RESERVED_SIZE = ("/sys/kernel/kexec/crash_size", "/sys/kernel/kexec_crash_size")
+ELFCOREHDR_SIZE = ("/sys/kernel/kexec/crash_elfcorehdr_size", "/sys/kernel/crash_elfcorehdr_size")
+CMA_RANGES = ("/sys/kernel/kexec/crash_cma_ranges",)
+CPU_HOTPLUG = "/sys/devices/system/cpu/crash_hotplug"
+MEMORY_HOTPLUG = "/sys/devices/system/memory/crash_hotplug"
+LOAD_DISABLED = "/proc/sys/kernel/kexec_load_disabled"
+LOAD_LIMIT = "/proc/sys/kernel/kexec_load_limit_panic"
+LOCKDOWN = "/sys/kernel/security/lockdown"
+
+STATE_FILES = (
+    *LOADED,
+    *RESERVED_SIZE,
+    *ELFCOREHDR_SIZE,
+    *CMA_RANGES,
+    CPU_HOTPLUG,
+    MEMORY_HOTPLUG,
+    LOAD_DISABLED,
+    LOAD_LIMIT,
+    LOCKDOWN,
+)
+"""Every file that is read here, for a snapshot."""
+
+
+@dataclass(frozen=True)
+class KexecState:
+    """The kernel's side of kdump.  None means that the kernel (or the saved tree) does not say."""
+
+    image_loaded: Optional[bool]
+    reserved_size: Optional[int]
+    """Bytes reserved by ``crashkernel=``."""
+    elfcorehdr_size: Optional[int]
+    """Bytes that the kernel wants an elfcorehdr to have room for (6.6 and newer)."""
+    updates_cpus: Optional[bool]
+    """Whether the kernel itself keeps this image right when CPUs come and go; False also where it never does."""
+    updates_memory: Optional[bool]
+    """The same for memory."""
+    load_disabled: Optional[bool]
+    """``kernel.kexec_load_disabled``."""
+    load_limit: Optional[int]
+    """``kernel.kexec_load_limit_panic``: crash images that may still be loaded; -1 for no limit (6.3 and newer)."""
+    lockdown: Optional[str]
+    """``none``, ``integrity`` or ``confidentiality``."""
+
+
+def read_kexec_state(sysroot: Sysroot) -> KexecState:
+    """Read it all; what is masked or missing is None.
+
+    :raise InputError: a file is not what the kernel writes
+    """
+    loaded = _number(sysroot, LOADED)
+    return KexecState(
+        None if loaded is None else loaded == 1,
+        _number(sysroot, RESERVED_SIZE),
+        _number(sysroot, ELFCOREHDR_SIZE),
+        _flag(sysroot, CPU_HOTPLUG),
+        _flag(sysroot, MEMORY_HOTPLUG),
+        _flag(sysroot, LOAD_DISABLED),
+        _number(sysroot, (LOAD_LIMIT,)),
+        _lockdown(sysroot),
+    )
+
+
+def read_cma_ranges(sysroot: Sysroot) -> Optional[RangeList]:
+    """Return the physical ranges of ``crashkernel=SIZE,cma``, which the kernel leaves out of the header.
+
+    Only kernels from 6.19 on tell them; None on the others, whether they have such ranges or not.
+
+    :raise InputError: the file is not what the kernel writes
+    """
+    text = _text(sysroot, CMA_RANGES[0])
+    if text is None:
+        return None
+    ranges = []
+    for line in text.splitlines():
+        matched = re.fullmatch(r"([0-9a-f]{1,16})-([0-9a-f]{1,16})", line.strip())
+        if matched is None or int(matched[2], 16) < int(matched[1], 16):
+            raise InputError(f"{sysroot.locate(CMA_RANGES[0])} is not a list of START-END ranges")
+        ranges.append(Range(int(matched[1], 16), int(matched[2], 16) + 1))
+    return RangeList(ranges)
+
+
+def _text(sysroot: Sysroot, path: str) -> Optional[str]:
+    try:
+        return sysroot.read_text(path)
+    except CannotTellError:
+        return None
+
+
+def _number(sysroot: Sysroot, paths: tuple[str, ...]) -> Optional[int]:
+    for path in paths:
+        text = _text(sysroot, path)
+        if text is not None:
+            if not re.fullmatch(r"-?\d{1,19}", text):
+                raise InputError(f"{sysroot.locate(path)} is not a number: {text[:20]!r}")
+            return int(text)
+    return None
+
+
+def _flag(sysroot: Sysroot, path: str) -> Optional[bool]:
+    value = _number(sysroot, (path,))
+    return None if value is None else value != 0
+
+
+def _lockdown(sysroot: Sysroot) -> Optional[str]:
+    # The mode in force stands in brackets: "none [integrity] confidentiality".
+    matched = re.search(r"\[(none|integrity|confidentiality)\]", _text(sysroot, LOCKDOWN) or "")
+    return matched[1] if matched else None

@@ -1,0 +1,105 @@
+"""Put a :class:`~crash_hotplug.core.machine.Machine` together from the files of a machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Optional
+
+from crash_hotplug.core.architecture import SUPPORTED, X86_64, Architecture
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.machine import KernelText, Machine, NoteRegion
+from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.linux import kallsyms
+from crash_hotplug.linux.cpus import read_cpus
+from crash_hotplug.linux.iomem import Iomem, read_iomem
+from crash_hotplug.linux.kcore import Kcore
+from crash_hotplug.linux.kexec_state import read_cma_ranges
+from crash_hotplug.linux.memory_blocks import read_memory_blocks
+from crash_hotplug.linux.sysroot import Sysroot
+
+CMDLINE = "/proc/cmdline"
+RELEASE = "/proc/sys/kernel/osrelease"
+VMCOREINFO = "/sys/kernel/vmcoreinfo"
+
+
+def read_machine(sysroot: Sysroot) -> Machine:
+    """Read what a header has to describe.
+
+    :raise CannotTellError: CPUs or memory are masked or missing; what else is unreadable is None in the result
+    :raise InputError: a file is not what the kernel writes, or the architecture is not supported
+    """
+    iomem = read_iomem(sysroot)
+    kcore = _open_kcore(sysroot)
+    try:
+        architecture = kcore.architecture if kcore is not None else _architecture_without_kcore(sysroot)
+        return Machine(
+            architecture=architecture,
+            kernel_release=_read_release(sysroot),
+            cpus=read_cpus(sysroot),
+            ram=iomem.ram,
+            crashkernel=iomem.crashkernel.union(read_cma_ranges(sysroot) or RangeList()),
+            kernel_text=_read_kernel_text(sysroot, kcore, iomem),
+            direct_map_offset=kcore.direct_map_offset() if kcore is not None else None,
+            vmcoreinfo=_read_vmcoreinfo(sysroot),
+            memory_blocks=read_memory_blocks(sysroot),
+            reserves_crashkernel=_has_crashkernel(sysroot),
+        )
+    finally:
+        if kcore is not None:
+            kcore.close()
+
+
+def _open_kcore(sysroot: Sysroot) -> Optional[Kcore]:
+    try:
+        return Kcore(sysroot)
+    except CannotTellError:
+        return None  # the comparison says which checks that costs
+
+
+def _architecture_without_kcore(sysroot: Sysroot) -> Architecture:
+    if not sysroot.is_live:
+        return X86_64
+    name = os.uname().machine
+    for architecture in SUPPORTED.values():
+        if architecture.name == name:
+            return architecture
+    raise InputError(f"this machine is {name}; only x86_64 is supported so far")
+
+
+def _read_release(sysroot: Sysroot) -> Optional[str]:
+    release = sysroot.read_text(RELEASE)
+    return release if release and release.isprintable() else None
+
+
+def _has_crashkernel(sysroot: Sysroot) -> bool:
+    data = sysroot.read(CMDLINE) or b""
+    return re.search(rb"(?:^|\s)crashkernel=", data) is not None
+
+
+def _read_vmcoreinfo(sysroot: Sysroot) -> Optional[NoteRegion]:
+    """Read "ADDRESS SIZE"; both are hexadecimal, with and without 0x: ``0x11ee000 1024`` is 0x1024 bytes."""
+    try:
+        text = sysroot.read_text(VMCOREINFO)
+    except CannotTellError:
+        return None
+    if text is None:
+        return None
+    matched = re.fullmatch(r"(?:0x)?([0-9a-f]{1,16}) ([0-9a-f]{1,8})", text)
+    if matched is None:
+        raise InputError(f"{sysroot.locate(VMCOREINFO)} is not of the form ADDRESS SIZE: {text[:40]!r}")
+    return NoteRegion(int(matched[1], 16), int(matched[2], 16))
+
+
+def _read_kernel_text(sysroot: Sysroot, kcore: Optional[Kcore], iomem: Iomem) -> Optional[KernelText]:
+    try:
+        symbols = kallsyms.read_symbols(sysroot, ("_text", "_end"))
+    except CannotTellError:
+        return None
+    text, end = symbols.get("_text"), symbols.get("_end")
+    if text is None or end is None or end <= text:
+        return None
+    phys = kcore.phys_of_kernel_virt(text) if kcore is not None else None
+    if phys is None:
+        phys = iomem.kernel_code_phys
+    return None if phys is None else KernelText(text, phys, end - text)

@@ -1,0 +1,123 @@
+"""Save the files that ``--sysroot`` reads, crash-image/ included, for a support case."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_blocks
+from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
+from crash_hotplug.linux.sysroot import LARGE, Sysroot
+
+_CPU_FILES = ("possible", "present", "online", "offline", "kernel_max")
+_PER_CPU_FILES = ("online", "crash_notes", "crash_notes_size")
+
+
+@dataclass
+class Snapshot:
+    """The files of a saved tree, by absolute path on the machine."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    """What could not be saved, each a sentence."""
+
+
+def take_snapshot(sysroot: Sysroot) -> Snapshot:
+    """Collect the files; none of the machine's memory is saved but headers of the crash image and of kcore.
+
+    :raise CannotTellError: memory or CPUs are masked, so that the snapshot would be of no use
+    :raise InputError: a file is not what the kernel writes
+    """
+    snapshot = Snapshot()
+    reserved = iomem.read_iomem(sysroot).crashkernel
+    cpu_numbers = [cpu.number for cpu in cpus.read_cpus(sysroot) if cpu.present]
+    _copy(sysroot, snapshot, iomem.PATH, LARGE)
+    for path in (machine_reader.CMDLINE, machine_reader.RELEASE, machine_reader.VMCOREINFO, *kexec_state.STATE_FILES):
+        _copy(sysroot, snapshot, path)
+    for name in _CPU_FILES:
+        _copy(sysroot, snapshot, f"{cpus.DIRECTORY}/{name}")
+    for number in cpu_numbers:
+        for name in _PER_CPU_FILES:
+            _copy(sysroot, snapshot, f"{cpus.DIRECTORY}/cpu{number}/{name}")
+    _copy(sysroot, snapshot, f"{memory_blocks.DIRECTORY}/block_size_bytes")
+    for name in memory_blocks.block_names(sysroot):
+        _copy(sysroot, snapshot, f"{memory_blocks.DIRECTORY}/{name}/state")
+    _save_kernel_addresses(sysroot, snapshot)
+    if kexec_state.read_kexec_state(sysroot).image_loaded is not False:
+        _save_crash_image(sysroot, snapshot, reserved)
+    return snapshot
+
+
+def _copy(sysroot: Sysroot, snapshot: Snapshot, path: str, limit: int = 64 << 10) -> None:
+    try:
+        data = sysroot.read(path, limit)
+    except CannotTellError as error:
+        snapshot.missing.append(str(error))
+        return
+    if data is not None:
+        snapshot.files[path] = data
+
+
+def _save_kernel_addresses(sysroot: Sysroot, snapshot: Snapshot) -> None:
+    try:
+        lines = kallsyms.symbol_lines(sysroot)
+        if not lines:
+            raise kallsyms.explain_masked(sysroot)
+        snapshot.files[kallsyms.PATH] = lines
+    except CannotTellError as error:
+        snapshot.missing.append(str(error))
+    try:
+        with kcore.Kcore(sysroot) as opened:
+            snapshot.files[kcore.PATH] = opened.headers_bytes
+    except CannotTellError as error:
+        snapshot.missing.append(str(error))
+
+
+def _save_crash_image(sysroot: Sysroot, snapshot: Snapshot, reserved: RangeList) -> None:
+    try:
+        image = read_crash_image(sysroot, reserved)
+    except CannotTellError as error:
+        snapshot.missing.append(str(error))
+        return
+    snapshot.files[f"{SAVED}/elfcorehdr"] = image.elfcorehdr
+    if image.boot_params is not None:
+        snapshot.files[f"{SAVED}/boot_params"] = image.boot_params
+    if image.cmdline is not None:
+        snapshot.files[f"{SAVED}/cmdline"] = image.cmdline.encode("ascii", "replace")
+    snapshot.files[f"{SAVED}/image.json"] = json.dumps(places_of(image), indent=1).encode() + b"\n"
+
+
+def write_directory(snapshot: Snapshot, directory: str) -> None:
+    """Write the tree into a directory that is new or empty.
+
+    :raise InputError: it cannot be written there
+    """
+    try:
+        os.makedirs(directory, exist_ok=True)
+        if os.listdir(directory):
+            raise InputError(f"{directory} is not empty: a snapshot needs a directory of its own")
+        for path, data in snapshot.files.items():
+            target = os.path.join(directory, path.lstrip("/"))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "wb") as file:
+                file.write(data)
+    except OSError as error:
+        raise InputError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
+
+
+def write_tar(snapshot: Snapshot, top: str, file: BinaryIO) -> None:
+    """Write the tree as a gzip-compressed tar archive with everything below one directory.
+
+    :param top: that directory's name
+    """
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for path, data in snapshot.files.items():
+            member = tarfile.TarInfo(f"{top}{path}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
