@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import stat
-import tempfile
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.linux.sysroot import read_all
@@ -49,27 +48,8 @@ def read_input(path: str, what: str) -> bytes:
         raise CannotTellError(f"{path} cannot be read: {error.strerror}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{what} {path} is a directory")
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise InputError(f"{what} {path} is a directory")
         return read_all(file, _INPUT_LIMIT, path)
-
-
-def write_output(path: str, data: bytes) -> None:
-    """Write a file whole or not at all; whoever reads it never sees half of it.
-
-    :raise InputError: it cannot be written
-    """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise InputError(f"{path} exists and is not a regular file")
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or ".", delete=False) as file:
-            temporary = file.name
-            file.write(data)
-        os.chmod(temporary, 0o600)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error

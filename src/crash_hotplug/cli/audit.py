@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from crash_hotplug.cli import exit_codes
-from crash_hotplug.cli.arguments import add_json, add_sysroot
+from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.cli.output import (
     comparison_json,
     limited,

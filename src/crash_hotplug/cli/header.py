@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Optional
 
 from crash_hotplug.cli import exit_codes
-from crash_hotplug.cli.arguments import add_json, add_sysroot, address, read_input, write_output
+from crash_hotplug.cli.arguments import add_json, add_sysroot, address, read_input
 from crash_hotplug.cli.output import print_json
+from crash_hotplug.cli.output_file import write_output
 from crash_hotplug.core.assessment import dialect_of
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
@@ -41,9 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="base", metavar="FILE", help="keep what the loader put into this header")
     parser.add_argument("--dialect", choices=[d.value for d in Dialect], help="whose rules to follow")
     parser.add_argument(
-        "--backup-region", metavar="ADDRESS", type=address, help="where purgatory copies the first 640 KiB to (physical)"
+        "--backup-region",
+        metavar="ADDRESS",
+        type=address,
+        help="where purgatory copies the first 640 KiB to (physical)",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write; - for standard output")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="the file to write; - for standard output"
+    )
     add_json(parser)
 
 
@@ -76,7 +81,7 @@ def _whose(dialect: Dialect) -> str:
     return "the kernel" if dialect is Dialect.KERNEL else "kexec-tools"
 
 
-def _base_image(arguments: argparse.Namespace, sysroot: Sysroot, machine: Machine) -> Optional[CrashImage]:
+def _base_image(arguments: argparse.Namespace, sysroot: Sysroot, machine: Machine) -> CrashImage | None:
     """Return the image whose header is the starting point, or at least tells the backup region; None without one."""
     if arguments.base is not None:
         return CrashImage(read_input(arguments.base, "the header"))
@@ -91,10 +96,10 @@ def _base_image(arguments: argparse.Namespace, sysroot: Sysroot, machine: Machin
 
 
 def _starting_point(
-    arguments: argparse.Namespace, image: Optional[CrashImage], base: Optional[ElfCoreHeader]
-) -> tuple[Dialect, Optional[ElfCoreHeader], Optional[int]]:
+    arguments: argparse.Namespace, image: CrashImage | None, base: ElfCoreHeader | None
+) -> tuple[Dialect, ElfCoreHeader | None, int | None]:
     """Return the dialect, the header to keep things from, and where the backup region is."""
-    backup: Optional[int] = arguments.backup_region
+    backup: int | None = arguments.backup_region
     if backup is None and base is not None and base.backup_region is not None:
         backup = base.backup_region.p_offset
     if arguments.dialect is not None:

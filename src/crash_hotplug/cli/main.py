@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Optional
 
 from crash_hotplug import __version__
 from crash_hotplug.cli import exit_codes
@@ -28,7 +27,7 @@ after it was loaded are missing from a dump, memory that left is read anyway.
 """
 
 
-def build_parser(command: Optional[str] = None) -> argparse.ArgumentParser:
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Build the parser; only *command*'s own arguments are there (all commands' with None)."""
     parser = argparse.ArgumentParser(
         prog="crash-hotplug",
@@ -37,7 +36,8 @@ def build_parser(command: Optional[str] = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    # With prog given, argparse need not format a usage line, for which it imports shutil and what that drags in.
+    commands = parser.add_subparsers(prog=parser.prog, dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         if command in (name, None):
             module = importlib.import_module(f"crash_hotplug.cli.{name}")

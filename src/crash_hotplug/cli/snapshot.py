@@ -8,8 +8,9 @@ import os
 import sys
 
 from crash_hotplug.cli import exit_codes
-from crash_hotplug.cli.arguments import add_json, add_sysroot, write_output
+from crash_hotplug.cli.arguments import add_json, add_sysroot
 from crash_hotplug.cli.output import print_json
+from crash_hotplug.cli.output_file import write_output
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.linux.snapshot import take_snapshot, write_directory, write_tar
 from crash_hotplug.linux.sysroot import Sysroot

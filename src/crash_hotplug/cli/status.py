@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot, read_input
@@ -209,7 +209,7 @@ def _report(machine: Machine, image: CrashImage, state: KexecState, assessment: 
     }
 
 
-def _kernel_json(release: Optional[str], state: KexecState) -> dict[str, Any]:
+def _kernel_json(release: str | None, state: KexecState) -> dict[str, Any]:
     return {
         "release": release,
         "updates_cpus": state.updates_cpus,

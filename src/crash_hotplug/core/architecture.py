@@ -6,7 +6,6 @@ One record per architecture.  A new one is an addition here: nothing else in the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 from crash_hotplug.core.ranges import Range
 
@@ -51,7 +50,7 @@ _OTHER_NAMES = {3: "i386", 8: "MIPS", 20: "ppc", 21: "ppc64", 22: "s390", 40: "a
 _OTHER_NAMES[258] = "loongarch"
 
 
-def architecture_of(machine_number: int) -> Optional[Architecture]:
+def architecture_of(machine_number: int) -> Architecture | None:
     """Return the architecture with this ``e_machine``, or None where it is not supported."""
     return SUPPORTED.get(machine_number)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 from crash_hotplug.core.compare import Comparison, compare_header
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
@@ -18,7 +17,7 @@ class Assessment:
     header: ElfCoreHeader
     dialect: Dialect
     """Whose rules the loader followed."""
-    room: Optional[int]
+    room: int | None
     """Bytes the header may grow to, where that is known."""
     comparison: Comparison
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.elf import PROGRAM_HEADER_SIZE, PT_LOAD, ProgramHeader
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, entries_that_fit
@@ -55,7 +55,7 @@ class Finding:
     """What a dump would lose, for people."""
     ranges: tuple[Range, ...] = ()
     """Physical ranges it is about."""
-    cpu: Optional[int] = None
+    cpu: int | None = None
     """The CPU it is about."""
 
     @property
@@ -81,9 +81,27 @@ class Comparison:
         return Verdict.CANNOT_TELL if self.unchecked else Verdict.ACCURATE
 
 
-def compare_header(
-    machine: Machine, header: ElfCoreHeader, dialect: Dialect, room: Optional[int] = None
-) -> Comparison:
+class Wording(NamedTuple):
+    """How the sentences about memory end: before a panic, or about a dump that is there."""
+
+    missing: str
+    gone: str
+    reserved: str
+
+
+BEFORE_PANIC = Wording(
+    "is not described: a dump would lack that memory",
+    "is described but gone: saving the dump would read memory that is not there, which can fail or hang",
+    "is described but reserved: a dump would hold the capture kernel's own memory",
+)
+IN_DUMP = Wording(
+    "is not described: the dump lacks that memory",
+    "was described but gone: what the dump has for it is not memory",
+    "was described but reserved: the dump has the capture kernel's own memory there",
+)
+
+
+def compare_header(machine: Machine, header: ElfCoreHeader, dialect: Dialect, room: int | None = None) -> Comparison:
     """Compare *header* with *machine*.
 
     :param dialect: whose header the loader wrote first; decides whether a missing backup region was dropped
@@ -131,23 +149,17 @@ def _compare_cpus(machine: Machine, header: ElfCoreHeader, result: Comparison) -
         result.notes.append(Finding(Kind.ALL_POSSIBLE_CPUS, sentence))
 
 
-def compare_memory(machine: Machine, described: RangeList, result: Comparison) -> None:
+def compare_memory(machine: Machine, described: RangeList, result: Comparison, wording: Wording = BEFORE_PANIC) -> None:
     """Compare RAM above low memory with the physical ranges that a header or a vmcore describes."""
     low = RangeList([machine.architecture.excluded_low_memory])
     difference = compare_ranges(machine.dumpable_ram.exclude(low), described.exclude(low))
     for missing in difference.only_first:
-        sentence = f"{_placed(missing)} is not described: a dump would lack that memory"
-        result.findings.append(Finding(Kind.MEMORY_MISSING, sentence, (missing,)))
+        result.findings.append(Finding(Kind.MEMORY_MISSING, f"{_placed(missing)} {wording.missing}", (missing,)))
     reserved = difference.only_second.intersect(machine.crashkernel)
     for gone in difference.only_second.exclude(reserved):
-        sentence = (
-            f"{_placed(gone)} is described but gone: saving the dump would read memory that is not there, "
-            "which can fail or hang"
-        )
-        result.findings.append(Finding(Kind.MEMORY_GONE, sentence, (gone,)))
+        result.findings.append(Finding(Kind.MEMORY_GONE, f"{_placed(gone)} {wording.gone}", (gone,)))
     for own in reserved:
-        sentence = f"{_placed(own)} is described but reserved: a dump would hold the capture kernel's own memory"
-        result.findings.append(Finding(Kind.CRASHKERNEL_DESCRIBED, sentence, (own,)))
+        result.findings.append(Finding(Kind.CRASHKERNEL_DESCRIBED, f"{_placed(own)} {wording.reserved}", (own,)))
 
 
 def _compare_low_memory(machine: Machine, header: ElfCoreHeader, dialect: Dialect, result: Comparison) -> None:
@@ -234,7 +246,7 @@ def compare_direct_map(machine: Machine, ram_headers: tuple[ProgramHeader, ...],
         result.findings.append(Finding(Kind.WRONG_DIRECT_MAP, sentence, tuple(wrong_ranges)))
 
 
-def compare_kernel_text(machine: Machine, described: Optional[KernelText], result: Comparison) -> None:
+def compare_kernel_text(machine: Machine, described: KernelText | None, result: Comparison) -> None:
     """Compare the described kernel text with the running kernel's, which is fixed at boot."""
     if not machine.architecture.maps_kernel_text:
         return

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Optional
 
 from crash_hotplug.core.architecture import Architecture
 from crash_hotplug.core.elf import (
@@ -72,7 +71,7 @@ class ElfCoreHeader:
         return tuple(NoteRegion(p.p_offset, p.p_memsz) for p in self.program_headers if p.p_type == PT_NOTE)
 
     @property
-    def vmcoreinfo(self) -> Optional[NoteRegion]:
+    def vmcoreinfo(self) -> NoteRegion | None:
         """The last PT_NOTE, where both loaders put vmcoreinfo; None where it looks like one more CPU's."""
         notes = self.notes
         if not notes or (len(notes) > 1 and notes[-1].size == notes[0].size):
@@ -85,7 +84,7 @@ class ElfCoreHeader:
         return self.notes if self.vmcoreinfo is None else self.notes[:-1]
 
     @cached_property
-    def kernel_text(self) -> Optional[KernelText]:
+    def kernel_text(self) -> KernelText | None:
         """The PT_LOAD at the kernel's link address, or None."""
         for p in self.program_headers:
             if self._is_kernel_text(p):
@@ -93,7 +92,7 @@ class ElfCoreHeader:
         return None
 
     @cached_property
-    def backup_region(self) -> Optional[ProgramHeader]:
+    def backup_region(self) -> ProgramHeader | None:
         """The PT_LOAD of low memory that is read from another place, to which purgatory copied it; or None."""
         source = self.architecture.backup_region_source
         for p in self.program_headers:
@@ -138,7 +137,7 @@ def kernel_text_header(text: KernelText) -> ProgramHeader:
     return ProgramHeader(PT_LOAD, PF_RWX, text.phys, text.virt, text.phys, text.size, text.size, 0)
 
 
-def ram_header(ram: Range, direct_map_offset: int, read_from: Optional[int] = None) -> ProgramHeader:
+def ram_header(ram: Range, direct_map_offset: int, read_from: int | None = None) -> ProgramHeader:
     """Return the PT_LOAD for one RAM range.
 
     :param direct_map_offset: virtual minus physical address of RAM
@@ -151,8 +150,8 @@ def ram_header(ram: Range, direct_map_offset: int, read_from: Optional[int] = No
 def build_elfcorehdr(
     architecture: Architecture,
     cpu_notes: Iterable[NoteRegion],
-    vmcoreinfo: Optional[NoteRegion],
-    kernel_text: Optional[KernelText],
+    vmcoreinfo: NoteRegion | None,
+    kernel_text: KernelText | None,
     ram_headers: Sequence[ProgramHeader],
 ) -> ElfCoreHeader:
     """Put a header together in the order that kernel and kexec-tools use.

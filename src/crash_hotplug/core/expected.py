@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from crash_hotplug.core.elf import ProgramHeader
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, build_elfcorehdr, ram_header
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
@@ -14,9 +12,9 @@ from crash_hotplug.core.ranges import Range, RangeList
 def expected_elfcorehdr(
     machine: Machine,
     dialect: Dialect,
-    loaded: Optional[ElfCoreHeader] = None,
-    backup_region_phys: Optional[int] = None,
-    room: Optional[int] = None,
+    loaded: ElfCoreHeader | None = None,
+    backup_region_phys: int | None = None,
+    room: int | None = None,
 ) -> ElfCoreHeader:
     """Build the header that describes *machine* completely.
 
@@ -31,8 +29,10 @@ def expected_elfcorehdr(
     :raise NoRoomError: the header is larger than *room*
     """
     offset = _direct_map_offset(machine, loaded)
-    ram_headers = _low_memory_headers(machine, dialect, loaded, backup_region_phys, offset)
-    ram_headers += [ram_header(ram, offset) for ram in _high_memory(machine)]
+    low_memory = RangeList([machine.architecture.excluded_low_memory])
+    ram = machine.dumpable_ram
+    ram_headers = _low_memory_headers(machine, dialect, loaded, backup_region_phys, ram.intersect(low_memory), offset)
+    ram_headers += [ram_header(high, offset) for high in ram.exclude(low_memory)]
     header = build_elfcorehdr(
         machine.architecture,
         _cpu_notes(machine, dialect, loaded),
@@ -41,9 +41,7 @@ def expected_elfcorehdr(
         ram_headers,
     )
     if room is not None and header.size > room:
-        raise NoRoomError(
-            f"the elfcorehdr for this machine needs {header.size} bytes, its segment has room for {room}"
-        )
+        raise NoRoomError(f"the elfcorehdr for this machine needs {header.size} bytes, its segment has room for {room}")
     return header
 
 
@@ -56,7 +54,7 @@ def describes_possible_cpus(header: ElfCoreHeader, machine: Machine) -> bool:
     return len(header.cpu_notes) >= len(machine.cpus)
 
 
-def _cpu_notes(machine: Machine, dialect: Dialect, loaded: Optional[ElfCoreHeader]) -> list[NoteRegion]:
+def _cpu_notes(machine: Machine, dialect: Dialect, loaded: ElfCoreHeader | None) -> list[NoteRegion]:
     present = [_notes_of(cpu.number, cpu.crash_notes) for cpu in machine.present_cpus]
     if loaded is not None and describes_possible_cpus(loaded, machine):
         known = set(loaded.cpu_notes)
@@ -68,13 +66,13 @@ def _cpu_notes(machine: Machine, dialect: Dialect, loaded: Optional[ElfCoreHeade
     return possible if from_kernel and len(possible) == len(machine.cpus) else present
 
 
-def _notes_of(number: int, crash_notes: Optional[NoteRegion]) -> NoteRegion:
+def _notes_of(number: int, crash_notes: NoteRegion | None) -> NoteRegion:
     if crash_notes is None:
         raise CannotTellError(f"where CPU {number} saves its registers cannot be read (crash_notes); run as root")
     return crash_notes
 
 
-def _direct_map_offset(machine: Machine, loaded: Optional[ElfCoreHeader]) -> int:
+def _direct_map_offset(machine: Machine, loaded: ElfCoreHeader | None) -> int:
     if machine.direct_map_offset is not None:
         return machine.direct_map_offset
     # It is fixed at boot, so a header loaded by this kernel has it right.
@@ -83,7 +81,7 @@ def _direct_map_offset(machine: Machine, loaded: Optional[ElfCoreHeader]) -> int
     raise CannotTellError("the direct-map address of RAM cannot be read; /proc/kcore tells it to root")
 
 
-def _kernel_text(machine: Machine, loaded: Optional[ElfCoreHeader]) -> Optional[KernelText]:
+def _kernel_text(machine: Machine, loaded: ElfCoreHeader | None) -> KernelText | None:
     if not machine.architecture.maps_kernel_text:
         return None
     text = machine.kernel_text or (loaded.kernel_text if loaded is not None else None)
@@ -92,28 +90,23 @@ def _kernel_text(machine: Machine, loaded: Optional[ElfCoreHeader]) -> Optional[
     return text
 
 
-def _vmcoreinfo(machine: Machine, loaded: Optional[ElfCoreHeader]) -> NoteRegion:
+def _vmcoreinfo(machine: Machine, loaded: ElfCoreHeader | None) -> NoteRegion:
     vmcoreinfo = machine.vmcoreinfo or (loaded.vmcoreinfo if loaded is not None else None)
     if vmcoreinfo is None:
         raise CannotTellError("the place of vmcoreinfo cannot be read (/sys/kernel/vmcoreinfo)")
     return vmcoreinfo
 
 
-def _high_memory(machine: Machine) -> RangeList:
-    return machine.dumpable_ram.exclude(RangeList([machine.architecture.excluded_low_memory]))
-
-
 def _low_memory_headers(
     machine: Machine,
     dialect: Dialect,
-    loaded: Optional[ElfCoreHeader],
-    backup_region_phys: Optional[int],
+    loaded: ElfCoreHeader | None,
+    backup_region_phys: int | None,
+    low: RangeList,
     offset: int,
 ) -> list[ProgramHeader]:
     """Return the PT_LOADs of low memory: the backed-up range, and for kexec-tools what else lies there."""
-    architecture = machine.architecture
-    low = machine.dumpable_ram.intersect(RangeList([architecture.excluded_low_memory]))
-    backed_up = low.intersect(RangeList([architecture.backup_region_source]))
+    backed_up = low.intersect(RangeList([machine.architecture.backup_region_source]))
     if loaded is not None and loaded.backup_region is not None:
         backup = loaded.backup_region
         source = Range(backup.p_paddr, backup.p_paddr + backup.p_memsz)

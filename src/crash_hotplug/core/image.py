@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.elfcorehdr import Dialect
 from crash_hotplug.core.errors import CannotTellError
@@ -56,7 +56,7 @@ class Kimage:
     """Entry point, in purgatory."""
     segments: tuple[Segment, ...]
 
-    def segment_at(self, phys: int) -> Optional[Segment]:
+    def segment_at(self, phys: int) -> Segment | None:
         """Return the segment that holds the physical address, or None."""
         return next((s for s in self.segments if s.phys <= phys < s.phys + s.memsz), None)
 
@@ -67,17 +67,17 @@ class CrashImage:
 
     elfcorehdr: bytes
     """At least the header; padding and room may follow."""
-    elfcorehdr_phys: Optional[int] = None
-    boot_params: Optional[bytes] = None
+    elfcorehdr_phys: int | None = None
+    boot_params: bytes | None = None
     """The capture kernel's zero page."""
-    boot_params_phys: Optional[int] = None
-    cmdline: Optional[str] = None
+    boot_params_phys: int | None = None
+    cmdline: str | None = None
     """The capture kernel's command line."""
-    cmdline_phys: Optional[int] = None
-    kimage: Optional[Kimage] = None
+    cmdline_phys: int | None = None
+    kimage: Kimage | None = None
 
     @property
-    def loader(self) -> Optional[Dialect]:
+    def loader(self) -> Dialect | None:
         """Which loader made it, from how it wrote ``elfcorehdr=``; None where the command line is not known."""
         argument = elfcorehdr_argument(self.cmdline or "")
         return argument[1] if argument else None
@@ -117,13 +117,15 @@ def _plausible(segments: tuple[Segment, ...], crashkernel: RangeList) -> bool:
     return taken.size == sum(s.memsz for s in segments) and crashkernel.covers(taken)
 
 
-def elfcorehdr_argument(cmdline: str) -> Optional[tuple[int, Dialect]]:
+def elfcorehdr_argument(cmdline: str) -> tuple[int, Dialect] | None:
     """Return physical address and loader from the last ``elfcorehdr=`` of a capture kernel's command line.
 
     kexec-tools writes decimal KiB (``949620K``), the kernel's loader hex bytes (``0x2a000000``).  A size, as in
     ``elfcorehdr=64K@0x…``, is passed over.
     """
-    found = re.findall(r"(?:^|\s)elfcorehdr=(?:[0-9a-fA-FxX]{1,18}[kKmMgG]?@)?(\d{1,18}K|0[xX][0-9a-fA-F]{1,16})", cmdline)
+    found = re.findall(
+        r"(?:^|\s)elfcorehdr=(?:[0-9a-fA-FxX]{1,18}[kKmMgG]?@)?(\d{1,18}K|0[xX][0-9a-fA-F]{1,16})", cmdline
+    )
     if not found:
         return None
     value = found[-1]
@@ -158,7 +160,7 @@ def e820_table(boot_params: bytes) -> list[tuple[Range, int]]:
     ]
 
 
-def elfcorehdr_room(image: CrashImage, crashkernel: RangeList, backup_region_phys: Optional[int]) -> Optional[int]:
+def elfcorehdr_room(image: CrashImage, crashkernel: RangeList, backup_region_phys: int | None) -> int | None:
     """Return how many bytes the loaded elfcorehdr may grow to, or None where nothing tells it.
 
     The segment's memsz says it where ``struct kimage`` could be read.  Else the capture kernel's memory map does: the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.architecture import Architecture
 from crash_hotplug.core.ranges import RangeList
@@ -35,7 +35,7 @@ class Cpu:
     number: int
     present: bool
     online: bool
-    crash_notes: Optional[NoteRegion]
+    crash_notes: NoteRegion | None
     """Where it saves its registers; None where that could not be read (sysfs has it for present CPUs only)."""
 
 
@@ -56,7 +56,7 @@ class Machine:
     """A machine at one moment.  None in a field means that it could not be read."""
 
     architecture: Architecture
-    kernel_release: Optional[str]
+    kernel_release: str | None
     """What ``uname -r`` prints."""
     cpus: tuple[Cpu, ...]
     """Every possible CPU, by number."""
@@ -64,11 +64,11 @@ class Machine:
     """Physical ranges that /proc/iomem calls System RAM, driver-added kinds included."""
     crashkernel: RangeList
     """Physical ranges reserved for the capture kernel, to be left out of a dump."""
-    kernel_text: Optional[KernelText]
-    direct_map_offset: Optional[int]
+    kernel_text: KernelText | None
+    direct_map_offset: int | None
     """Virtual minus physical address of RAM (``page_offset_base``; x86 randomises it)."""
-    vmcoreinfo: Optional[NoteRegion]
-    memory_blocks: Optional[MemoryBlocks]
+    vmcoreinfo: NoteRegion | None
+    memory_blocks: MemoryBlocks | None
     reserves_crashkernel: bool = True
     """Whether the kernel was given ``crashkernel=``."""
 
@@ -88,7 +88,7 @@ class Machine:
         return self.ram.exclude(self.crashkernel)
 
     @property
-    def keeps_out_of_low_memory(self) -> Optional[bool]:
+    def keeps_out_of_low_memory(self) -> bool | None:
         """Whether this kernel leaves the first 1 MiB unused, so that a dump loses little without it.
 
         Linux does so since 5.5 when ``crashkernel=`` is given (6f599d84231f), and always since 5.13.
@@ -100,7 +100,7 @@ class Machine:
         return version >= (5, 13) or (version >= (5, 5) and self.reserves_crashkernel)
 
 
-def kernel_version(release: Optional[str]) -> Optional[tuple[int, int]]:
+def kernel_version(release: str | None) -> tuple[int, int] | None:
     """Return (major, minor) of a kernel release such as ``6.1.0-50-cloud-amd64``, or None."""
     found = re.match(r"(\d{1,4})\.(\d{1,4})", release or "")
     return (int(found[1]), int(found[2])) if found else None

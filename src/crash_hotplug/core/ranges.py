@@ -8,7 +8,7 @@ are one range, as in the kernel's ``crash_mem`` lists (``kernel/crash_core.c``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.errors import NoRoomError
 
@@ -105,7 +105,7 @@ class RangeList:
                 j += 1
         return RangeList._trusted(found)
 
-    def exclude(self, holes: RangeList, max_ranges: Optional[int] = None) -> RangeList:
+    def exclude(self, holes: RangeList, max_ranges: int | None = None) -> RangeList:
         """Everything that is in this list and not in *holes*; linear in the lengths of both.
 
         A hole may span several ranges (kernel fix 6dff31597264), and one in the middle of a range splits it.
@@ -115,12 +115,16 @@ class RangeList:
         """
         kept: list[Range] = []
         hole_list = holes._ranges
-        first = 0
-        for start, end in self._ranges:
-            while first < len(hole_list) and hole_list[first].end <= start:
+        first, last = 0, len(hole_list)
+        for whole in self._ranges:
+            start, end = whole
+            while first < last and hole_list[first].end <= start:
                 first += 1
+            if first == last or hole_list[first].start >= end:
+                kept.append(whole)
+                continue
             at = first
-            while at < len(hole_list) and hole_list[at].start < end:
+            while at < last and hole_list[at].start < end:
                 hole = hole_list[at]
                 if hole.start > start:
                     kept.append(Range(start, hole.start))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -24,7 +22,7 @@ def human_size(size: int) -> str:
     return f"{size / scale:.1f} {_UNITS[unit]}"
 
 
-def count(number: int, one: str, many: Optional[str] = None) -> str:
+def count(number: int, one: str, many: str | None = None) -> str:
     """Return the number with its noun: ``1 CPU``, ``2 CPUs``.
 
     >>> count(1, "CPU"), count(0, "CPU")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Optional, Protocol
+from itertools import islice
+from typing import Protocol
 
 from crash_hotplug.core.compare import (
+    IN_DUMP,
     Comparison,
     Finding,
     Kind,
@@ -38,6 +40,8 @@ HEAD_LIMIT = 1 << 20
 """A file of at most this many bytes that ends inside its first PT_LOAD is taken for the beginning of a vmcore."""
 NOTES_LIMIT = 64 << 20
 """Notes beyond this many bytes are not read: 1,024 CPUs' take less than 1 MiB."""
+NOTE_COUNT_LIMIT = 1 << 17
+"""Nor more notes than this: a hostile file could make millions out of the smallest ones."""
 
 _OTHER_FORMATS = {
     b"KDUMP   ": "compressed by makedumpfile",
@@ -113,14 +117,14 @@ def parse_vmcore(source: ByteSource) -> Vmcore:
     headers = parse_elfcorehdr(source.read_at(0, program_headers_end(header)), WHAT)
     notes: list[Note] = []
     cut = 0
-    budget = NOTES_LIMIT
+    budget = min(NOTES_LIMIT, source.size)
     for p in headers.program_headers:
         if p.p_type == PT_NOTE:
             available = max(0, min(p.p_filesz, source.size - p.p_offset))
             cut += p.p_filesz - available
             contents = source.read_at(p.p_offset, min(available, budget)) if available else b""
             budget -= len(contents)
-            notes.extend(parse_notes(contents))
+            notes.extend(islice(parse_notes(contents), NOTE_COUNT_LIMIT - len(notes)))
     return Vmcore(headers, tuple(notes), source.size, cut)
 
 
@@ -168,7 +172,7 @@ def _malformed(vmcore: Vmcore) -> Iterator[Finding]:
 def compare_vmcore(
     vmcore: Vmcore,
     machine: Machine,
-    loaded: Optional[ElfCoreHeader],
+    loaded: ElfCoreHeader | None,
     dialect: Dialect,
     result: Comparison,
 ) -> None:
@@ -181,7 +185,7 @@ def compare_vmcore(
     if release is not None and machine.kernel_release is not None and release != machine.kernel_release:
         raise InputError(f"{WHAT} is of kernel {release}, the machine ran {machine.kernel_release}")
     _compare_saved_cpus(vmcore, machine, loaded, result)
-    compare_memory(machine, vmcore.headers.ram, result)
+    compare_memory(machine, vmcore.headers.ram, result, IN_DUMP)
     low = machine.dumpable_ram.intersect(RangeList([machine.architecture.backup_region_source]))
     compare_backup_region(machine, low.exclude(vmcore.headers.ram), dialect, result)
     if vmcore.headers.kernel_text is not None:  # else audit_vmcore() has said it
@@ -189,9 +193,7 @@ def compare_vmcore(
     compare_direct_map(machine, vmcore.headers.ram_headers, result)
 
 
-def _compare_saved_cpus(
-    vmcore: Vmcore, machine: Machine, loaded: Optional[ElfCoreHeader], result: Comparison
-) -> None:
+def _compare_saved_cpus(vmcore: Vmcore, machine: Machine, loaded: ElfCoreHeader | None, result: Comparison) -> None:
     online = machine.online_cpus
     short = len(online) - vmcore.saved_cpus
     if short <= 0 or vmcore.notes_cut:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 
 class Vmcoreinfo(NamedTuple):
     """What a dump says of the kernel that crashed; None where it does not."""
 
-    kernel_release: Optional[str]
-    panic_time: Optional[datetime]
+    kernel_release: str | None
+    panic_time: datetime | None
     """In UTC, whole seconds (``CRASHTIME``)."""
 
 
@@ -26,7 +26,7 @@ def parse_vmcoreinfo(descriptor: bytes) -> Vmcoreinfo:
     return Vmcoreinfo(release if printable else None, _time(values.get("CRASHTIME", "")))
 
 
-def _time(seconds: str) -> Optional[datetime]:
+def _time(seconds: str) -> datetime | None:
     if not (seconds.isascii() and seconds.isdigit() and len(seconds) <= 11):
         return None
     return datetime.fromtimestamp(int(seconds), tz=timezone.utc)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Optional
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import Cpu, NoteRegion
@@ -38,7 +37,7 @@ def read_cpus(sysroot: Sysroot) -> tuple[Cpu, ...]:
     )
 
 
-def _read_list(sysroot: Sysroot, name: str) -> Optional[frozenset[int]]:
+def _read_list(sysroot: Sysroot, name: str) -> frozenset[int] | None:
     text = sysroot.read_text(f"{DIRECTORY}/{name}")
     return None if text is None else frozenset(parse_cpu_list(text, sysroot.locate(f"{DIRECTORY}/{name}")))
 
@@ -61,7 +60,7 @@ def parse_cpu_list(text: str, name: str = "the CPU list") -> list[int]:
     return numbers
 
 
-def _read_crash_notes(sysroot: Sysroot, number: int) -> Optional[NoteRegion]:
+def _read_crash_notes(sysroot: Sysroot, number: int) -> NoteRegion | None:
     try:
         address = sysroot.read_text(f"{DIRECTORY}/cpu{number}/crash_notes")
         size = sysroot.read_text(f"{DIRECTORY}/cpu{number}/crash_notes_size")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any
 
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
 from crash_hotplug.core.errors import CannotTellError, InputError
@@ -91,7 +91,7 @@ def _read_header(kcore: Kcore, segment: Segment) -> bytes:
     return kcore.read_phys(segment.phys, min(whole_pages, segment.memsz))
 
 
-def _find_boot_params(kcore: Kcore, kimage: Kimage) -> Optional[int]:
+def _find_boot_params(kcore: Kcore, kimage: Kimage) -> int | None:
     for segment in kimage.segments:
         # The kernel's own loader puts boot_params first, kexec-tools too; both on a page of their own.
         page = kcore.read_phys(segment.phys, min(_PAGE, segment.memsz))
@@ -100,7 +100,7 @@ def _find_boot_params(kcore: Kcore, kimage: Kimage) -> Optional[int]:
     return None
 
 
-def _read_cmdline(kcore: Kcore, kimage: Kimage, phys: int) -> Optional[str]:
+def _read_cmdline(kcore: Kcore, kimage: Kimage, phys: int) -> str | None:
     segment = kimage.segment_at(phys)
     if segment is None:
         return None
@@ -140,7 +140,7 @@ def _read_places(sysroot: Sysroot) -> Mapping[str, Any]:
     return places
 
 
-def _address(places: Mapping[str, Any], key: str) -> Optional[int]:
+def _address(places: Mapping[str, Any], key: str) -> int | None:
     value = places.get(key)
     if value is None:
         return None
@@ -149,7 +149,7 @@ def _address(places: Mapping[str, Any], key: str) -> Optional[int]:
     return int(value, 16)
 
 
-def _saved_kimage(places: Mapping[str, Any]) -> Optional[Kimage]:
+def _saved_kimage(places: Mapping[str, Any]) -> Kimage | None:
     entry, listed = _address(places, "entry"), places.get("segments")
     if entry is None or listed is None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.ranges import Range, RangeList
@@ -18,7 +18,7 @@ class Iomem(NamedTuple):
 
     ram: RangeList
     crashkernel: RangeList
-    kernel_code_phys: Optional[int]
+    kernel_code_phys: int | None
     """Physical address of ``_text``."""
 
 
@@ -38,7 +38,7 @@ def parse_iomem(text: str, name: str = PATH) -> Iomem:
     """Parse the text of /proc/iomem; errors as :func:`read_iomem`."""
     ram: list[Range] = []
     crashkernel: list[Range] = []
-    kernel_code: Optional[int] = None
+    kernel_code: int | None = None
     masked = True
     for number, line in enumerate(text.splitlines(), 1):
         matched = _LINE.match(line)
@@ -56,9 +56,7 @@ def parse_iomem(text: str, name: str = PATH) -> Iomem:
         elif resource == "Kernel code" and kernel_code is None:
             kernel_code = start
     if masked and text:
-        raise CannotTellError(
-            f"every address in {name} is 0: the kernel hides them without CAP_SYS_ADMIN; run as root"
-        )
+        raise CannotTellError(f"every address in {name} is 0: the kernel hides them without CAP_SYS_ADMIN; run as root")
     if not ram:
         raise InputError(f"{name} lists no System RAM")
     return Iomem(RangeList(ram), RangeList(crashkernel), kernel_code)

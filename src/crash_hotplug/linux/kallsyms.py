@@ -34,7 +34,8 @@ def read_symbols(sysroot: Sysroot, names: Iterable[str] = SYMBOLS) -> dict[str, 
 
 def symbol_lines(sysroot: Sysroot, names: Iterable[str] = SYMBOLS) -> bytes:
     """Return the file's lines of the symbols, for a snapshot; errors as :func:`read_symbols`."""
-    return b"".join(line + b"\n" for _address, line in _lines(sysroot, names).values())
+    # By address, as the kernel lists them.
+    return b"".join(line + b"\n" for _address, line in sorted(_lines(sysroot, names).values()))
 
 
 def _lines(sysroot: Sysroot, names: Iterable[str]) -> dict[str, tuple[int, bytes]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Optional
 
 from crash_hotplug.core.elf import (
     ELF_HEADER_SIZE,
@@ -47,9 +46,9 @@ class Kcore:
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -74,7 +73,7 @@ class Kcore:
                 return self._read_exactly(p.p_offset + phys - p.p_paddr, length, f"physical {phys:#x}")
         raise CannotTellError(f"/proc/kcore has no memory at physical address {phys:#x}")
 
-    def direct_map_offset(self) -> Optional[int]:
+    def direct_map_offset(self) -> int | None:
         """Return virtual minus physical address of RAM; None where the headers do not agree on one.
 
         Kernels before 4.13 write no physical addresses (464920104bf7).
@@ -82,7 +81,7 @@ class Kcore:
         offsets = {p.p_vaddr - p.p_paddr for p in self._ram_headers()}
         return offsets.pop() if len(offsets) == 1 else None
 
-    def phys_of_kernel_virt(self, virt: int) -> Optional[int]:
+    def phys_of_kernel_virt(self, virt: int) -> int | None:
         """Return the physical address of a virtual one in the kernel text mapping, or None."""
         for p in self.program_headers:
             in_text = self.is_kernel_text(p) and p.has_physical_address

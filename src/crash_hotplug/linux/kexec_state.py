@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Optional
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.ranges import Range, RangeList
@@ -39,20 +38,20 @@ STATE_FILES = (
 class KexecState:
     """The kernel's side of kdump.  None means that the kernel (or the saved tree) does not say."""
 
-    image_loaded: Optional[bool]
-    reserved_size: Optional[int]
+    image_loaded: bool | None
+    reserved_size: int | None
     """Bytes reserved by ``crashkernel=``."""
-    elfcorehdr_size: Optional[int]
+    elfcorehdr_size: int | None
     """Bytes that the kernel wants an elfcorehdr to have room for (6.6 and newer)."""
-    updates_cpus: Optional[bool]
+    updates_cpus: bool | None
     """Whether the kernel itself keeps this image right when CPUs come and go; False also where it never does."""
-    updates_memory: Optional[bool]
+    updates_memory: bool | None
     """The same for memory."""
-    load_disabled: Optional[bool]
+    load_disabled: bool | None
     """``kernel.kexec_load_disabled``."""
-    load_limit: Optional[int]
+    load_limit: int | None
     """``kernel.kexec_load_limit_panic``: crash images that may still be loaded; -1 for no limit (6.3 and newer)."""
-    lockdown: Optional[str]
+    lockdown: str | None
     """``none``, ``integrity`` or ``confidentiality``."""
 
 
@@ -74,7 +73,7 @@ def read_kexec_state(sysroot: Sysroot) -> KexecState:
     )
 
 
-def read_cma_ranges(sysroot: Sysroot) -> Optional[RangeList]:
+def read_cma_ranges(sysroot: Sysroot) -> RangeList | None:
     """Return the physical ranges of ``crashkernel=SIZE,cma``, which the kernel leaves out of the header.
 
     Only kernels from 6.19 on tell them; None on the others, whether they have such ranges or not.
@@ -93,14 +92,14 @@ def read_cma_ranges(sysroot: Sysroot) -> Optional[RangeList]:
     return RangeList(ranges)
 
 
-def _text(sysroot: Sysroot, path: str) -> Optional[str]:
+def _text(sysroot: Sysroot, path: str) -> str | None:
     try:
         return sysroot.read_text(path)
     except CannotTellError:
         return None
 
 
-def _number(sysroot: Sysroot, paths: tuple[str, ...]) -> Optional[int]:
+def _number(sysroot: Sysroot, paths: tuple[str, ...]) -> int | None:
     for path in paths:
         text = _text(sysroot, path)
         if text is not None:
@@ -110,12 +109,12 @@ def _number(sysroot: Sysroot, paths: tuple[str, ...]) -> Optional[int]:
     return None
 
 
-def _flag(sysroot: Sysroot, path: str) -> Optional[bool]:
+def _flag(sysroot: Sysroot, path: str) -> bool | None:
     value = _number(sysroot, (path,))
     return None if value is None else value != 0
 
 
-def _lockdown(sysroot: Sysroot) -> Optional[str]:
+def _lockdown(sysroot: Sysroot) -> str | None:
     # The mode in force stands in brackets: "none [integrity] confidentiality".
     matched = re.search(r"\[(none|integrity|confidentiality)\]", _text(sysroot, LOCKDOWN) or "")
     return matched[1] if matched else None

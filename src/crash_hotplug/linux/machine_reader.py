@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Optional
 
 from crash_hotplug.core.architecture import SUPPORTED, X86_64, Architecture
 from crash_hotplug.core.errors import CannotTellError, InputError
@@ -50,7 +49,7 @@ def read_machine(sysroot: Sysroot) -> Machine:
             kcore.close()
 
 
-def _open_kcore(sysroot: Sysroot) -> Optional[Kcore]:
+def _open_kcore(sysroot: Sysroot) -> Kcore | None:
     try:
         return Kcore(sysroot)
     except CannotTellError:
@@ -67,7 +66,7 @@ def _architecture_without_kcore(sysroot: Sysroot) -> Architecture:
     raise InputError(f"this machine is {name}; only x86_64 is supported so far")
 
 
-def _read_release(sysroot: Sysroot) -> Optional[str]:
+def _read_release(sysroot: Sysroot) -> str | None:
     release = sysroot.read_text(RELEASE)
     return release if release and release.isprintable() else None
 
@@ -77,7 +76,7 @@ def _has_crashkernel(sysroot: Sysroot) -> bool:
     return re.search(rb"(?:^|\s)crashkernel=", data) is not None
 
 
-def _read_vmcoreinfo(sysroot: Sysroot) -> Optional[NoteRegion]:
+def _read_vmcoreinfo(sysroot: Sysroot) -> NoteRegion | None:
     """Read "ADDRESS SIZE"; both are hexadecimal, with and without 0x: ``0x11ee000 1024`` is 0x1024 bytes."""
     try:
         text = sysroot.read_text(VMCOREINFO)
@@ -91,7 +90,7 @@ def _read_vmcoreinfo(sysroot: Sysroot) -> Optional[NoteRegion]:
     return NoteRegion(int(matched[1], 16), int(matched[2], 16))
 
 
-def _read_kernel_text(sysroot: Sysroot, kcore: Optional[Kcore], iomem: Iomem) -> Optional[KernelText]:
+def _read_kernel_text(sysroot: Sysroot, kcore: Kcore | None, iomem: Iomem) -> KernelText | None:
     try:
         symbols = kallsyms.read_symbols(sysroot, ("_text", "_end"))
     except CannotTellError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Optional
 
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.machine import MemoryBlocks
@@ -17,7 +16,7 @@ def block_names(sysroot: Sysroot) -> list[str]:
     return [name for name in sysroot.names(DIRECTORY) if re.fullmatch(r"memory\d{1,9}", name)]
 
 
-def read_memory_blocks(sysroot: Sysroot) -> Optional[MemoryBlocks]:
+def read_memory_blocks(sysroot: Sysroot) -> MemoryBlocks | None:
     """Read block size and counts; None on kernels without memory hot-plug.
 
     :raise InputError: the block size is not a hexadecimal number

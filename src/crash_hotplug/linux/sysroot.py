@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import BinaryIO, Optional
+from typing import BinaryIO
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 
@@ -20,7 +20,7 @@ LARGE = 64 << 20
 class Sysroot:
     """A machine's file tree."""
 
-    def __init__(self, directory: Optional[str] = None) -> None:
+    def __init__(self, directory: str | None = None) -> None:
         """Take the directory of a saved tree, or None for the live machine.
 
         :raise InputError: the directory is none, or has neither /proc nor /sys below it
@@ -50,7 +50,7 @@ class Sysroot:
             raise InputError(f"{located} is a link that leads out of the saved tree")
         return located
 
-    def open(self, path: str) -> Optional[BinaryIO]:
+    def open(self, path: str) -> BinaryIO | None:
         """Open a regular file for reading, unbuffered; None where it does not exist.
 
         :raise CannotTellError: it may not be read
@@ -71,7 +71,7 @@ class Sysroot:
             raise InputError(f"{located} is not a regular file")
         return os.fdopen(descriptor, "rb", buffering=0)
 
-    def read(self, path: str, limit: int = SMALL) -> Optional[bytes]:
+    def read(self, path: str, limit: int = SMALL) -> bytes | None:
         """Return a file's contents; None where it does not exist.
 
         :raise CannotTellError: it may not be read
@@ -83,7 +83,7 @@ class Sysroot:
         with opened as file:
             return read_all(file, limit, self.locate(path))
 
-    def read_text(self, path: str, limit: int = SMALL) -> Optional[str]:
+    def read_text(self, path: str, limit: int = SMALL) -> str | None:
         """Return a file's contents as text without white space at its ends; None where it does not exist.
 
         :raise CannotTellError: it may not be read
@@ -95,7 +95,9 @@ class Sysroot:
         try:
             return data.decode("ascii").strip()
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.locate(path)} is not text: byte {error.start} is {data[error.start]:#x}") from error
+            raise InputError(
+                f"{self.locate(path)} is not text: byte {error.start} is {data[error.start]:#x}"
+            ) from error
 
     def names(self, path: str) -> list[str]:
         """Return the names in a directory, sorted; none where it does not exist or may not be read."""
@@ -111,7 +113,7 @@ def read_all(file: BinaryIO, limit: int, name: str) -> bytes:
     :raise CannotTellError: reading fails
     :raise InputError: there are more than *limit* bytes
     """
-    parts = []
+    parts: list[bytes] = []
     left = limit + 1
     try:
         while left > 0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from types import TracebackType
-from typing import Optional
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 
@@ -61,8 +60,8 @@ class VmcoreFile:
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         os.close(self._descriptor)

@@ -1,0 +1,33 @@
+"""Run commands as a person does, in this process."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import pytest
+
+from crash_hotplug.cli.main import main
+
+
+class Ran(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The object that --json printed."""
+        report = json.loads(self.out)
+        assert report["schema"] == 1
+        assert isinstance(report, dict)
+        return report
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ran:
+    """Run one command line."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    return Ran(code, *capsys.readouterr())

@@ -1,0 +1,106 @@
+"""The command line itself: help, wrong usage, a reader that goes away."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.cli.main import COMMANDS
+from tests.cli.running import run
+from tests.trees import tree
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def crash_hotplug(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-m", "crash_hotplug", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = run(capsys, "--help")
+    assert ran.code == 0
+    assert all(name in ran.out for name in COMMANDS)
+    assert "5  cannot tell" in ran.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    ran = run(capsys, command, "--help")
+    assert ran.code == 0
+    assert "examples:" in ran.out
+    assert "exit status:" in ran.out
+    assert "--json" in ran.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("frobnicate",),
+        ("status", "--frobnicate"),
+        ("status", "extra"),
+        ("header",),
+        ("header", "-o", "x", "--dialect", "klingon"),
+        ("header", "-o", "x", "--backup-region", "there"),
+        ("snapshot",),
+        ("audit",),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    ran = run(capsys, *arguments)
+    assert ran.code == 2
+    assert "usage: crash-hotplug" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("status", "--sysroot", "/nowhere"), "/nowhere is not a directory"),
+        (("status", "--sysroot", "/etc"), "/etc is not a saved tree"),
+        (("status", "--elfcorehdr", "/nowhere"), "the elfcorehdr /nowhere cannot be read: No such file"),
+        (("status", "--elfcorehdr", "/etc"), "the elfcorehdr /etc is a directory"),
+        (("audit", "/nowhere"), "/nowhere cannot be opened: No such file"),
+        (("audit", "/dev/zero"), "/dev/zero is not a regular file"),
+        (("audit", "a\0b"), "cannot be opened: embedded null byte"),
+        (("snapshot", "-o", "x.zip"), "names an archive of another kind"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    ran = run(capsys, *arguments)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert sentence in ran.err
+
+
+def test_as_a_process_from_a_checkout() -> None:
+    shown = crash_hotplug("status", "--sysroot", str(tree("6.1-c", 1)))
+    assert shown.returncode == 4
+    assert shown.stdout.startswith("NOT ACCURATE")
+    assert crash_hotplug("--version").stdout.startswith("crash-hotplug ")
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "crash_hotplug", "status", "--json", "--sysroot", str(tree("6.1-c", 1))]
+    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, env=environment, text=True, check=False)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_only_the_used_command_is_imported() -> None:
+    code = "import sys; from crash_hotplug.cli.main import main; main(sys.argv[1:]); print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", code, "status", "--json", "--sysroot", str(tree("6.1-c", 0))]
+    shown = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+    loaded = shown.splitlines()[-1].split()
+    assert "crash_hotplug.cli.status" in loaded
+    assert not {"crash_hotplug.cli.audit", "crash_hotplug.cli.snapshot", "tarfile"} & set(loaded)

@@ -1,0 +1,67 @@
+"""`snapshot`: what it saves is what the other commands need."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import run
+from tests.trees import NAMES, tree
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_tree_says_the_same_as_the_machine(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    for state in range(4):
+        saved = tmp_path / str(state)
+        assert run(capsys, "snapshot", "--sysroot", tree(name, state), "-o", saved).code == 0
+        first = run(capsys, "status", "--sysroot", tree(name, state), "--json")
+        assert run(capsys, "status", "--sysroot", saved, "--json") == first
+
+
+def test_the_layout_is_that_of_the_captures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run(capsys, "snapshot", "--sysroot", tree("6.12-ch", 1), "-o", tmp_path / "saved")
+    original = {p.relative_to(tree("6.12-ch", 1)) for p in tree("6.12-ch", 1).rglob("*") if p.is_file()}
+    saved = {p.relative_to(tmp_path / "saved") for p in (tmp_path / "saved").rglob("*") if p.is_file()}
+    assert saved == original
+    for path in ("proc/iomem", "proc/kallsyms", "proc/kcore", "crash-image/elfcorehdr", "crash-image/boot_params"):
+        assert (tmp_path / "saved" / path).read_bytes() == (tree("6.12-ch", 1) / path).read_bytes(), path
+
+
+def test_an_archive_has_one_directory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    archive = tmp_path / "case-1.tar.gz"
+    ran = run(capsys, "snapshot", "--sysroot", tree("6.1-c", 1), "-o", archive)
+    assert (ran.code, ran.out) == (0, f"saved 36 files in {archive}\n")
+    with tarfile.open(archive) as packed:
+        assert {name.split("/")[0] for name in packed.getnames()} == {"case-1"}
+        packed.extractall(tmp_path / "out")
+    assert run(capsys, "status", "--sysroot", tmp_path / "out" / "case-1").code == 4
+
+
+def test_a_directory_in_use_is_not_touched(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    ran = run(capsys, "snapshot", "--sysroot", tree("6.1-c", 1), "-o", tmp_path)
+    assert ran.code == 1
+    assert "is not empty" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_masked_addresses_save_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "proc").mkdir(parents=True)
+    (source / "proc" / "iomem").write_text("00000000-00000000 : System RAM\n")
+    ran = run(capsys, "snapshot", "--sysroot", source, "-o", tmp_path / "saved")
+    assert (ran.code, (tmp_path / "saved").exists()) == (5, False)
+    assert "run as root" in ran.err
+
+
+def test_what_could_not_be_saved_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    run(capsys, "snapshot", "--sysroot", tree("6.1-c", 0), "-o", source)
+    (source / "crash-image" / "elfcorehdr").unlink()
+    ran = run(capsys, "snapshot", "--sysroot", source, "-o", tmp_path / "saved", "--json")
+    assert ran.code == 5
+    assert "has no elfcorehdr" in ran.json["missing"][0]

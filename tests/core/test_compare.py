@@ -1,0 +1,186 @@
+"""Header against machine: every kind of finding, and what is only a note."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from crash_hotplug.core.compare import Comparison, Kind, Verdict, compare_header
+from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader
+from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.machine import Cpu, KernelText, Machine, NoteRegion
+from tests.machines import DIRECT_MAP, GIB, LOW_RAM, MIB, machine
+
+BACKUP = 0x2FF0_0000
+DIMM = (4 * GIB, 4 * GIB + 256 * MIB)
+WITH_DIMM = (LOW_RAM, (MIB, GIB), DIMM)
+
+
+def compared(loaded_for: Machine, now: Machine, dialect: Dialect = Dialect.KERNEL) -> Comparison:
+    """Compare the header made for one machine with another."""
+    return compare_header(now, expected_elfcorehdr(loaded_for, dialect, backup_region_phys=BACKUP), dialect)
+
+
+def changed(header: ElfCoreHeader, index: int, **fields: int) -> ElfCoreHeader:
+    entries = list(header.program_headers)
+    entries[index] = entries[index]._replace(**fields)
+    return replace(header, program_headers=tuple(entries))
+
+
+def kinds(result: Comparison) -> list[Kind]:
+    return [finding.kind for finding in result.findings]
+
+
+def test_the_same_machine_is_accurate() -> None:
+    result = compared(machine(), machine())
+    assert (result.verdict, result.findings) == (Verdict.ACCURATE, [])
+
+
+def test_a_hot_added_cpu_is_missing() -> None:
+    result = compared(machine(), machine(online=(0, 1, 5)))
+    assert kinds(result) == [Kind.CPU_MISSING]
+    assert result.findings[0].cpu == 5
+    assert "CPU 5" in result.findings[0].sentence
+
+
+def test_a_hot_added_cpu_that_does_not_run_yet_is_a_note() -> None:
+    result = compared(machine(), machine(offline=(5,)))
+    assert (result.verdict, result.notes[0].kind) == (Verdict.ACCURATE, Kind.CPU_OFFLINE_NOT_DESCRIBED)
+
+
+def test_a_described_cpu_that_never_saves_is_no_error() -> None:
+    assert compared(machine(online=(0, 1, 2)), machine(online=(0, 1), offline=(2,))).findings == []
+    assert compared(machine(online=(0, 1, 2)), machine(online=(0, 1))).findings == []
+
+
+def test_notes_described_too_small_are_a_finding() -> None:
+    header = changed(expected_elfcorehdr(machine(), Dialect.KERNEL), 0, p_filesz=16, p_memsz=16)
+    assert kinds(compare_header(machine(), header, Dialect.KERNEL)) == [Kind.CPU_NOTES_TOO_SMALL]
+
+
+def test_added_memory_is_missing() -> None:
+    result = compared(machine(), machine(ram=WITH_DIMM))
+    assert kinds(result) == [Kind.MEMORY_MISSING]
+    assert tuple(result.findings[0].ranges[0]) == DIMM
+    assert result.findings[0].size == 256 * MIB
+    assert result.findings[0].sentence.startswith("256 MiB at 0x100000000 is not described")
+
+
+def test_removed_memory_is_described_but_gone() -> None:
+    result = compared(machine(ram=WITH_DIMM), machine())
+    assert kinds(result) == [Kind.MEMORY_GONE]
+    assert result.findings[0].size == 256 * MIB
+
+
+def test_crashkernel_memory_is_not_described() -> None:
+    shrunk = machine(crashkernel=[(512 * MIB, 600 * MIB)])
+    assert kinds(compared(machine(), shrunk)) == [Kind.MEMORY_MISSING]
+    assert kinds(compared(shrunk, machine())) == [Kind.CRASHKERNEL_DESCRIBED]
+
+
+@pytest.mark.parametrize(
+    ("release", "crashkernel", "verdict"),
+    [
+        ("6.1.0", True, Verdict.ACCURATE),
+        ("5.13.0", False, Verdict.ACCURATE),
+        ("5.10.0", True, Verdict.ACCURATE),
+        ("5.10.0", False, Verdict.NOT_ACCURATE),
+        ("5.4.0", True, Verdict.NOT_ACCURATE),
+        ("4.18.0-553.el8", True, Verdict.NOT_ACCURATE),
+        (None, True, Verdict.CANNOT_TELL),
+    ],
+)
+def test_a_dropped_backup_region(release: str | None, crashkernel: bool, verdict: Verdict) -> None:
+    now = replace(machine(release=release), reserves_crashkernel=crashkernel)
+    header = expected_elfcorehdr(now, Dialect.KERNEL)
+    result = compare_header(now, header, Dialect.KEXEC_TOOLS)
+    assert result.verdict is verdict
+    shown = {
+        Verdict.ACCURATE: [note.sentence for note in result.notes],
+        Verdict.NOT_ACCURATE: [finding.sentence for finding in result.findings],
+        Verdict.CANNOT_TELL: result.unchecked,
+    }[verdict]
+    assert "first 640 KiB are described no more" in shown[0]
+
+
+def test_a_kept_backup_region_and_one_left_out_by_the_kernels_loader_are_not_worth_a_word() -> None:
+    for dialect in Dialect:
+        result = compared(machine(), machine(), dialect)
+        assert not any(note.kind is Kind.BACKUP_REGION_DROPPED for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("now", "kind"),
+    [
+        (machine(kernel_text=KernelText(0xFFFF_FFFF_8100_0000, 32 * MIB, 32 * MIB)), Kind.WRONG_KERNEL_TEXT),
+        (machine(vmcoreinfo=NoteRegion(0x11E_F000, 0x1024)), Kind.WRONG_VMCOREINFO),
+        (machine(direct_map_offset=DIRECT_MAP + GIB), Kind.WRONG_DIRECT_MAP),
+    ],
+)
+def test_addresses_of_another_boot_are_findings(now: Machine, kind: Kind) -> None:
+    assert kinds(compared(machine(), now)) == [kind]
+
+
+def test_a_header_without_kernel_text_is_a_finding() -> None:
+    header = expected_elfcorehdr(machine(), Dialect.KERNEL)
+    without = replace(
+        header, program_headers=tuple(p for p in header.program_headers if p != header.program_headers[3])
+    )
+    assert kinds(compare_header(machine(), without, Dialect.KERNEL)) == [Kind.WRONG_KERNEL_TEXT]
+
+
+def test_file_size_of_a_removed_range_gone_wrong_is_malformed() -> None:
+    """Powerpc wrote FileSiz 0xffffffffc0000000 into a header once."""
+    header = changed(expected_elfcorehdr(machine(), Dialect.KERNEL), 4, p_filesz=0xFFFF_FFFF_C000_0000)
+    assert Kind.MALFORMED in kinds(compare_header(machine(), header, Dialect.KERNEL))
+
+
+def test_a_range_read_from_another_place_is_a_finding() -> None:
+    header = changed(expected_elfcorehdr(machine(), Dialect.KERNEL), 4, p_offset=7 * GIB)
+    assert kinds(compare_header(machine(), header, Dialect.KERNEL)) == [Kind.WRONG_SOURCE]
+
+
+def test_a_range_described_twice_is_a_finding() -> None:
+    header = expected_elfcorehdr(machine(), Dialect.KERNEL)
+    twice = replace(header, program_headers=(*header.program_headers, header.program_headers[4]))
+    assert kinds(compare_header(machine(), twice, Dialect.KERNEL)) == [Kind.OVERLAP]
+
+
+def test_low_memory_that_is_not_ram_is_a_finding() -> None:
+    now = machine(ram=[(0x1000, 0x5000), (MIB, GIB)])
+    assert kinds(compared(machine(), now, Dialect.KEXEC_TOOLS)) == [Kind.MEMORY_GONE]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "sentence"),
+    [
+        (machine(kernel_text=None), "kernel text"),
+        (machine(direct_map_offset=None), "direct-map"),
+        (machine(vmcoreinfo=None), "vmcoreinfo"),
+        (replace(machine(), cpus=(Cpu(0, True, True, None),)), "whether CPU 0 is described"),
+    ],
+)
+def test_a_check_that_cannot_be_made_is_said_and_the_verdict_is_cannot_tell(lacking: Machine, sentence: str) -> None:
+    result = compare_header(lacking, expected_elfcorehdr(machine(), Dialect.KERNEL), Dialect.KERNEL)
+    assert result.verdict is Verdict.CANNOT_TELL
+    assert sentence in result.unchecked[0]
+
+
+def test_a_finding_outweighs_a_check_that_cannot_be_made() -> None:
+    result = compared(machine(), replace(machine(ram=WITH_DIMM), vmcoreinfo=None))
+    assert result.verdict is Verdict.NOT_ACCURATE
+
+
+def test_room_left_is_a_note() -> None:
+    header = expected_elfcorehdr(machine(), Dialect.KERNEL)
+    note = compare_header(machine(), header, Dialect.KERNEL, room=4096).notes[-1]
+    assert note.kind is Kind.ROOM_LEFT
+    assert "room left for 66 more CPUs or memory ranges (400 of 4096 bytes used" in note.sentence
+    small = compare_header(machine(), header, Dialect.KERNEL, room=100).notes[-1]
+    assert "does not fit" in small.sentence
+
+
+def test_all_possible_cpus_described_is_a_note() -> None:
+    result = compared(machine(online=range(8)), machine(online=(0, 3)))
+    assert [note.kind for note in result.notes] == [Kind.ALL_POSSIBLE_CPUS]

@@ -1,0 +1,165 @@
+"""Build and parse elfcorehdrs; readelf and pyelftools read what we write."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crash_hotplug.core.architecture import X86_64
+from crash_hotplug.core.elf import (
+    PN_XNUM,
+    PT_LOAD,
+    PT_NOTE,
+    ElfFormatError,
+    ElfHeader,
+    ProgramHeader,
+    core_header,
+    pack_program_headers,
+)
+from crash_hotplug.core.elfcorehdr import (
+    Dialect,
+    ElfCoreHeader,
+    build_elfcorehdr,
+    entries_that_fit,
+    parse_elfcorehdr,
+    ram_header,
+)
+from crash_hotplug.core.errors import NoRoomError
+from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.ranges import Range
+from tests.machines import DIRECT_MAP, MIB, machine, machines
+from tests.trees import NAMES, loaded_header
+
+U32, U64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
+PROGRAM_HEADERS = st.builds(ProgramHeader, st.sampled_from([PT_LOAD, PT_NOTE]) | U32, U32, U64, U64, U64, U64, U64, U64)
+
+
+def header_bytes(**changed: int) -> bytes:
+    """Return a well-formed header with some fields of the ELF header changed."""
+    entries = [ram_header(Range(MIB, 2 * MIB), DIRECT_MAP)]
+    return ElfHeader(**{**core_header(62, 1)._asdict(), **changed}).to_bytes() + pack_program_headers(entries)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("state", range(4))
+def test_a_real_header_is_written_again_byte_for_byte(name: str, state: int) -> None:
+    data = loaded_header(name, state)
+    header = parse_elfcorehdr(data)
+    assert header.to_bytes(4096) == data
+
+
+@given(st.lists(PROGRAM_HEADERS, min_size=1, max_size=20), st.binary(max_size=40))
+def test_what_was_parsed_is_written_again_the_same(entries: list[ProgramHeader], behind: bytes) -> None:
+    data = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
+    header = parse_elfcorehdr(data + behind)
+    assert header.program_headers == tuple(entries)
+    assert header.to_bytes() == data
+
+
+@given(machines())
+def test_pyelftools_reads_the_same(described: Machine) -> None:
+    header = expected_elfcorehdr(described, Dialect.KERNEL)
+    elf = ELFFile(io.BytesIO(header.to_bytes(4096)))
+    assert (elf["e_type"], elf["e_machine"], elf["e_phnum"]) == ("ET_CORE", "EM_X86_64", len(header.program_headers))
+    for ours, theirs in zip(header.program_headers, elf.iter_segments()):
+        assert theirs["p_type"] == {PT_LOAD: "PT_LOAD", PT_NOTE: "PT_NOTE"}[ours.p_type]
+        assert (theirs["p_offset"], theirs["p_vaddr"], theirs["p_paddr"]) == ours[2:5]
+        assert (theirs["p_filesz"], theirs["p_memsz"], theirs["p_align"]) == ours[5:]
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf (binutils) is not installed")
+def test_readelf_has_no_complaint(tmp_path: Path) -> None:
+    path = tmp_path / "elfcorehdr"
+    path.write_bytes(expected_elfcorehdr(machine(), Dialect.KERNEL).to_bytes(4096))
+    shown = subprocess.run(["readelf", "-hlW", str(path)], capture_output=True, text=True, check=True)
+    assert shown.stderr == ""
+    assert "CORE (Core file)" in shown.stdout
+    loads = [line.split() for line in shown.stdout.splitlines() if line.split()[:1] == ["LOAD"]]
+    assert [int(load[3], 16) for load in loads] == [16 * MIB, MIB, 768 * MIB]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parts_of_a_real_header(name: str) -> None:
+    header = parse_elfcorehdr(loaded_header(name, 0))
+    assert len(header.cpu_notes) == (8 if name == "6.12-s" else 2)
+    assert header.vmcoreinfo is not None
+    assert header.vmcoreinfo.size == 0x1024
+    assert header.kernel_text is not None
+    assert (header.backup_region is not None) == (name in ("6.1-c", "6.12-ch"))
+
+
+def test_the_order_is_cpus_vmcoreinfo_text_ram() -> None:
+    described = machine()
+    assert described.vmcoreinfo is not None
+    assert described.kernel_text is not None
+    header = expected_elfcorehdr(described, Dialect.KERNEL)
+    kinds = [p.p_type for p in header.program_headers]
+    assert kinds == [PT_NOTE] * 3 + [PT_LOAD] * 3
+    assert header.program_headers[2].p_paddr == described.vmcoreinfo.phys
+    assert header.program_headers[3].p_vaddr == described.kernel_text.virt
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "is truncated: 0 bytes"),
+        (b"\x7fELF", "is truncated: 4 bytes"),
+        (bytes(64), "is not an ELF file"),
+        (b"\x7fELF\x01\x01\x01" + bytes(60), "is a 32-bit ELF file"),
+        (b"\x7fELF\x02\x02\x01" + bytes(60), "is big-endian"),
+        (b"\x7fELF\x02\x01\x09" + bytes(60), "unknown ELF version 9"),
+        (header_bytes(e_type=2), "is not a core file: its e_type is 2"),
+        (header_bytes(e_machine=183), "is for aarch64 .e_machine 183."),
+        (header_bytes(e_machine=999), "is for unknown .e_machine 999."),
+        (header_bytes(e_version=7), "has e_version 7"),
+        (header_bytes(e_phoff=1 << 63), "has its program headers at 0x8000000000000000"),
+        (header_bytes(e_ehsize=52), "behind a header of 52 bytes"),
+        (header_bytes(e_phentsize=32), "program headers of 32 bytes"),
+        (header_bytes(e_phnum=0), "has no program headers"),
+        (header_bytes(e_phnum=PN_XNUM), "extended numbering"),
+        (header_bytes(e_phnum=PN_XNUM - 1), "is truncated: 65534 program headers end at byte 3669968, it has 120"),
+        (header_bytes()[:-1], "is truncated: 1 program headers end at byte 120, it has 119"),
+    ],
+)
+def test_bad_input_is_answered_with_a_sentence(data: bytes, sentence: str) -> None:
+    with pytest.raises(ElfFormatError, match=sentence):
+        parse_elfcorehdr(data)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_header_or_a_sentence(data: bytes) -> None:
+    try:
+        assert isinstance(parse_elfcorehdr(data), ElfCoreHeader)
+    except ElfFormatError as error:
+        assert str(error).startswith("this elfcorehdr ")
+
+
+def test_more_entries_than_e_phnum_counts_are_refused() -> None:
+    many = [ram_header(Range(n << 21, (n << 21) + 4096), DIRECT_MAP) for n in range(PN_XNUM)]
+    with pytest.raises(NoRoomError, match="65535 entries do not fit into an elfcorehdr"):
+        build_elfcorehdr(X86_64, [], None, None, many)
+    assert len(build_elfcorehdr(X86_64, [], None, None, many[:-1]).program_headers) == PN_XNUM - 1
+
+
+def test_a_field_out_of_range_is_refused() -> None:
+    with pytest.raises(ElfFormatError, match="out of range"):
+        pack_program_headers([ram_header(Range(0, 1 << 65), 0)])
+
+
+@pytest.mark.parametrize(("room", "entries"), [(0, 0), (63, 0), (64, 0), (120, 1), (4096, 72), (1 << 30, 65534)])
+def test_entries_that_fit(room: int, entries: int) -> None:
+    assert entries_that_fit(room) == entries
+
+
+def test_program_headers_are_little_endian_elf64() -> None:
+    p = ProgramHeader(PT_LOAD, 7, 1, 2, 3, 4, 5, 6)
+    assert pack_program_headers([p]) == struct.pack("<IIQQQQQQ", *p)

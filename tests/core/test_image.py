@@ -1,0 +1,131 @@
+"""struct kimage, the capture kernel's command line and memory map."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.image import (
+    KIMAGE_BYTES_NEEDED,
+    CrashImage,
+    Kimage,
+    Segment,
+    cmdline_phys,
+    e820_table,
+    elfcorehdr_argument,
+    elfcorehdr_room,
+    parse_kimage,
+)
+from crash_hotplug.core.ranges import RangeList
+from tests.trees import tree
+
+RESERVED = RangeList([(0x2E00_0000, 0x3A00_0000)])
+SEGMENTS = (Segment(0x2E00_0000, 0x1000, 0x30), Segment(0x39F5_4000, 0x9000, 0x70E0))
+
+
+def kimage_bytes(count_word: int = 7, entry: int = 0x39F5_4760, segments: tuple[Segment, ...] = SEGMENTS) -> bytes:
+    """Return a struct kimage with nr_segments at one of the words where kernels have it."""
+    words = [0xFFFF_8880_0000_0000] * (KIMAGE_BYTES_NEEDED // 8)
+    words[3] = entry
+    words[count_word] = len(segments)
+    for number, s in enumerate(segments):
+        words[count_word + 1 + 4 * number : count_word + 5 + 4 * number] = [0x7F00_0000_0000, s.bufsz, s.phys, s.memsz]
+    return struct.pack(f"<{len(words)}Q", *words)
+
+
+@pytest.mark.parametrize("count_word", [5, 6, 7, 8])
+def test_kimage_is_recognised_wherever_its_table_is(count_word: int) -> None:
+    assert parse_kimage(kimage_bytes(count_word), RESERVED) == Kimage(0x39F5_4760, SEGMENTS)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bytes(KIMAGE_BYTES_NEEDED),
+        kimage_bytes(entry=0x1000),
+        kimage_bytes(segments=(Segment(0x4000_0000, 0x1000, 0), *SEGMENTS)),
+        kimage_bytes(segments=(Segment(0x2E00_0800, 0x1000, 0), *SEGMENTS)),
+        kimage_bytes(segments=(Segment(0x2E00_0000, 0x1000, 0x30), *SEGMENTS)),
+        kimage_bytes(segments=(Segment(0x2E00_1000, 0x1000, 0x2000), *SEGMENTS)),
+        kimage_bytes(segments=(Segment(0x2E00_1000, (1 << 64) - 0x1000, 0), *SEGMENTS)),
+        kimage_bytes()[:-8],
+    ],
+    ids=["zeros", "entry", "outside", "unaligned", "overlap", "bufsz", "wraps", "short"],
+)
+def test_a_kimage_that_cannot_be_right_is_not_believed(data: bytes) -> None:
+    with pytest.raises(CannotTellError):
+        parse_kimage(data, RESERVED)
+
+
+@given(st.binary(max_size=KIMAGE_BYTES_NEEDED + 64))
+def test_any_bytes_are_a_kimage_or_a_sentence(data: bytes) -> None:
+    try:
+        assert parse_kimage(data, RESERVED).segments
+    except CannotTellError as error:
+        assert "struct kimage" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "expected"),
+    [
+        ("console=ttyS0 elfcorehdr=949620K", (0x39F5_D000, Dialect.KEXEC_TOOLS)),
+        ("elfcorehdr=0x2b000000 quiet", (0x2B00_0000, Dialect.KERNEL)),
+        ("elfcorehdr=0x10 elfcorehdr=0x20", (0x20, Dialect.KERNEL)),
+        ("elfcorehdr=64K@0x30", (0x30, Dialect.KERNEL)),
+        ("quiet", None),
+        ("notelfcorehdr=0x10", None),
+        ("elfcorehdr=", None),
+    ],
+)
+def test_the_command_line_tells_address_and_loader(cmdline: str, expected: tuple[int, Dialect] | None) -> None:
+    assert elfcorehdr_argument(cmdline) == expected
+
+
+def saved_image(name: str, elfcorehdr_phys: int) -> CrashImage:
+    saved = tree(name, 0) / "crash-image"
+    return CrashImage(
+        (saved / "elfcorehdr").read_bytes(),
+        elfcorehdr_phys,
+        (saved / "boot_params").read_bytes(),
+        cmdline=(saved / "cmdline").read_text(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "elfcorehdr_phys", "reserved_end", "backup", "room"),
+    [
+        # Segment sizes as `kexec -d` printed them: 0x4000, one page, 0xe1000 (of which 0xe0400 are left out of RAM).
+        ("6.1-c", 0x39F5_D000, 0x3A00_0000, 0x39F6_1000, 0x4000),
+        ("6.1-s", 0x2B00_0000, 0x3700_0000, None, 0x1000),
+        ("6.12-ch", 0x3EE8_0000, 0x3F00_0000, 0x3EF6_1000, 0xE0400),
+        ("6.12-s", 0x3300_0000, 0x3F00_0000, None, 0xE00B0),
+    ],
+)
+def test_the_room_is_what_the_capture_kernel_leaves_alone(
+    name: str, elfcorehdr_phys: int, reserved_end: int, backup: int | None, room: int
+) -> None:
+    reserved = RangeList([(reserved_end - 0xC00_0000, reserved_end)])
+    image = saved_image(name, elfcorehdr_phys)
+    assert elfcorehdr_room(image, reserved, backup) == room
+    assert elfcorehdr_room(CrashImage(image.elfcorehdr, elfcorehdr_phys), reserved, backup) is None
+    kimage = Kimage(0, (Segment(elfcorehdr_phys, 0x2000, 0),))
+    assert elfcorehdr_room(CrashImage(b"", elfcorehdr_phys, kimage=kimage), reserved, None) == 0x2000
+
+
+def test_boot_params_tell_memory_map_and_command_line() -> None:
+    page = (tree("6.1-s", 0) / "crash-image" / "boot_params").read_bytes()
+    assert len(e820_table(page)) == 9
+    assert cmdline_phys(page) == 0x36FF_9000
+    assert e820_table(bytes(4096)) == []
+    assert e820_table(page[:100]) == []
+
+
+@given(st.binary(max_size=5000))
+def test_any_bytes_as_boot_params(page: bytes) -> None:
+    for r, _kind in e820_table(page):
+        assert 0 <= r.start <= r.end <= 1 << 64

@@ -1,0 +1,33 @@
+"""Kernel releases, and what follows from them."""
+
+from __future__ import annotations
+
+import pytest
+
+from crash_hotplug.core.machine import kernel_version
+from tests.machines import MIB, machine
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [
+        ("6.1.0-50-cloud-amd64", (6, 1)),
+        ("4.18.0-553.el8_10.x86_64", (4, 18)),
+        ("7.2-rc1", (7, 2)),
+        ("", None),
+        (None, None),
+        ("linux", None),
+    ],
+)
+def test_kernel_version(release: str | None, version: tuple[int, int] | None) -> None:
+    assert kernel_version(release) == version
+
+
+def test_dumpable_ram_is_ram_less_the_capture_kernels() -> None:
+    assert [r.start for r in machine().dumpable_ram] == [0x1000, MIB, 768 * MIB]
+
+
+def test_present_and_online_cpus() -> None:
+    made = machine(online=(0, 3), offline=(5,))
+    assert [cpu.number for cpu in made.present_cpus] == [0, 3, 5]
+    assert [cpu.number for cpu in made.online_cpus] == [0, 3]

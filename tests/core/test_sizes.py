@@ -1,0 +1,28 @@
+"""Sizes and counts in words."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+
+from crash_hotplug.core import sizes
+
+
+def test_the_examples_in_the_docstrings() -> None:
+    assert doctest.testmod(sizes).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (1 << 70, "1024 EiB"),
+        (-4096, "-4 KiB"),
+    ],
+)
+def test_human_size(size: int, words: str) -> None:
+    assert sizes.human_size(size) == words

@@ -1,0 +1,194 @@
+"""Audit of vmcores in memory: whole, cut, malformed, hostile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crash_hotplug.core.compare import Comparison, Kind, Verdict
+from crash_hotplug.core.elf import (
+    NT_PRSTATUS,
+    PT_LOAD,
+    PT_NOTE,
+    Note,
+    ProgramHeader,
+    core_header,
+    pack_notes,
+    pack_program_headers,
+    parse_notes,
+)
+from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.vmcore import audit_vmcore, compare_vmcore, parse_vmcore
+from tests.machines import GIB, LOW_RAM, MIB, machine
+
+INFO = b"OSRELEASE=6.1.0-test\nCRASHTIME=1795368112\n"
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A vmcore whose contents are zeros that nobody stores."""
+
+    head: bytes
+    size: int
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        length = max(0, min(length, self.size - offset))
+        return self.head[offset : offset + length].ljust(length, b"\0")
+
+
+def vmcore_of(crashed: Machine, saved: int, cut: int = 0) -> InMemory:
+    """Return the vmcore of a machine, in which so many CPUs saved registers, *cut* bytes too short."""
+    header = expected_elfcorehdr(crashed, Dialect.KERNEL)
+    notes = pack_notes([Note(b"CORE", NT_PRSTATUS, bytes(336))] * saved + [Note(b"VMCOREINFO", 0, INFO)])
+    loads = [p for p in header.program_headers if p.p_type == PT_LOAD]
+    at = 0x2000
+    entries = [ProgramHeader(PT_NOTE, 0, 0x1000, 0, 0, len(notes), len(notes), 0)]
+    for p in loads:
+        entries.append(p._replace(p_offset=at))
+        at += p.p_memsz
+    head = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
+    return InMemory(head.ljust(0x1000, b"\0") + notes, at - cut)
+
+
+def audited(source: InMemory, before: Machine | None = None, loaded_for: Machine | None = None) -> Comparison:
+    vmcore = parse_vmcore(source)
+    result = audit_vmcore(vmcore)
+    if before is not None:
+        loaded = None if loaded_for is None else expected_elfcorehdr(loaded_for, Dialect.KERNEL)
+        compare_vmcore(vmcore, before, loaded, Dialect.KERNEL, result)
+    return result
+
+
+def kinds(result: Comparison) -> list[Kind]:
+    return [finding.kind for finding in result.findings]
+
+
+def test_a_whole_vmcore_is_accurate_and_says_what_is_in_it() -> None:
+    vmcore = parse_vmcore(vmcore_of(machine(), 2))
+    assert audited(vmcore_of(machine(), 2), machine(), machine()).verdict is Verdict.ACCURATE
+    assert vmcore.saved_cpus == 2
+    assert vmcore.vmcoreinfo.kernel_release == "6.1.0-test"
+    assert str(vmcore.vmcoreinfo.panic_time) == "2026-11-22 17:21:52+00:00"
+    assert [tuple(r) for r in vmcore.holes] == [(512 * MIB, 768 * MIB)]
+
+
+def test_what_came_after_the_load_is_missing() -> None:
+    now = machine(online=(0, 1, 2), ram=[LOW_RAM, (MIB, GIB), (4 * GIB, 5 * GIB)])
+    result = audited(vmcore_of(machine(), 2), now, machine())
+    assert kinds(result) == [Kind.CPU_MISSING, Kind.MEMORY_MISSING]
+    assert result.findings[0].cpu == 2
+    assert result.findings[1].sentence == "1 GiB at 0x100000000 is not described: the dump lacks that memory"
+
+
+def test_without_the_loaded_header_nobody_can_say_which_cpu_is_missing() -> None:
+    result = audited(vmcore_of(machine(), 2), machine(online=(0, 1, 2)))
+    assert kinds(result) == [Kind.CPU_MISSING]
+    assert "2 CPUs saved registers, 3 were online: which ones are missing" in result.findings[0].sentence
+
+
+def test_described_but_saved_nothing_is_a_note() -> None:
+    result = audited(vmcore_of(machine(), 1), machine(), machine())
+    assert (result.findings, [note.kind for note in result.notes]) == ([], [Kind.CPU_SAVED_NOTHING])
+
+
+def test_a_header_updated_after_the_snapshot_is_not_held_against_the_dump() -> None:
+    assert audited(vmcore_of(machine(), 3), machine(online=(0, 1, 2)), machine()).findings == []
+
+
+def test_removed_memory_was_described_but_gone() -> None:
+    with_dimm = machine(ram=[LOW_RAM, (MIB, GIB), (4 * GIB, 5 * GIB)])
+    assert kinds(audited(vmcore_of(with_dimm, 2), machine(), machine())) == [Kind.MEMORY_GONE]
+
+
+def test_a_dump_of_another_kernel_is_refused() -> None:
+    with pytest.raises(InputError, match=r"is of kernel 6.1.0-test, the machine ran 5.10.0"):
+        audited(vmcore_of(machine(), 2), machine(release="5.10.0"))
+
+
+def test_a_dump_that_ends_early_is_truncated() -> None:
+    result = audited(vmcore_of(machine(), 2, cut=300 * MIB))
+    assert kinds(result) == [Kind.TRUNCATED]
+    assert "the file ends 300 MiB early" in result.findings[0].sentence
+
+
+def test_only_the_beginning_says_which_checks_were_not_made() -> None:
+    whole = vmcore_of(machine(), 2)
+    vmcore = parse_vmcore(replace(whole, size=32 << 10))
+    result = audit_vmcore(vmcore)
+    assert vmcore.is_beginning
+    assert result.findings == []
+    assert "only the first 32 KiB of 799.0 MiB" in result.unchecked[0]
+    # Negative control: too large to be a beginning somebody sent, so it counts as truncated.
+    assert kinds(audited(replace(whole, size=2 * MIB))) == [Kind.TRUNCATED]
+
+
+def test_notes_cut_off_are_a_finding_and_cpus_are_not_counted() -> None:
+    result = audited(replace(vmcore_of(machine(), 2), size=0x1080), machine(), machine())
+    assert Kind.TRUNCATED in kinds(result)
+    assert Kind.CPU_MISSING not in kinds(result)
+
+
+def test_no_registers_at_all_are_a_finding() -> None:
+    assert kinds(audited(vmcore_of(machine(), 0))) == [Kind.CPU_MISSING]
+
+
+@pytest.mark.parametrize(
+    ("start", "sentence"),
+    [
+        (b"KDUMP   rest", "compressed by makedumpfile"),
+        (b"makedumpfile\0\0\0\0", "flattened by makedumpfile"),
+        (b"DISKDUMP", "diskdump"),
+        (b"\x1f\x8b\x08\x00", "compressed by gzip"),
+        (b"", "is truncated: 0 bytes"),
+        (b"hello, this is no dump of any kind at all, whatever the length is it may have", "is not an ELF file"),
+    ],
+)
+def test_other_formats_are_recognised_and_answered(start: bytes, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        parse_vmcore(InMemory(start, len(start)))
+
+
+def hostile(*entries: ProgramHeader, size: int = 4096) -> InMemory:
+    return InMemory(core_header(62, len(entries)).to_bytes() + pack_program_headers(list(entries)), size)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ProgramHeader(PT_NOTE, 0, 0, 0, 0, 1 << 63, 1 << 63, 0),
+        ProgramHeader(PT_NOTE, 0, (1 << 64) - 1, 0, 0, (1 << 64) - 1, 0, 0),
+        ProgramHeader(PT_LOAD, 7, (1 << 64) - 1, 0, (1 << 64) - 1, (1 << 64) - 1, (1 << 64) - 1, 0),
+        ProgramHeader(PT_LOAD, 7, 0, 0, 0, 4096, 16, 0),
+    ],
+)
+def test_hostile_sizes_are_findings(entry: ProgramHeader) -> None:
+    assert audited(hostile(entry)).verdict is Verdict.NOT_ACCURATE
+
+
+def test_many_note_segments_over_the_same_bytes_are_not_read_again_and_again() -> None:
+    smallest = pack_notes([Note(b"", 0, b"")])
+    entries = [ProgramHeader(PT_NOTE, 0, 0x100, 0, 0, 1 << 20, 1 << 20, 0)] * 60_000
+    head = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
+    vmcore = parse_vmcore(InMemory((head + smallest * 60_000)[: 4 << 20], 4 << 20))
+    assert len(vmcore.notes) <= 1 << 17
+
+
+@given(st.lists(st.builds(Note, st.binary(max_size=9).map(lambda b: b.rstrip(b"\0")), st.integers(0, 9), st.binary())))
+def test_notes_survive_packing(notes: list[Note]) -> None:
+    assert list(parse_notes(pack_notes(notes))) == notes
+
+
+@given(st.binary(max_size=600))
+def test_any_bytes_are_a_vmcore_or_a_sentence(data: bytes) -> None:
+    for start in (b"", core_header(62, 3).to_bytes()):
+        source = InMemory(start + data, len(start + data))
+        try:
+            audit_vmcore(parse_vmcore(source))
+        except InputError as error:
+            assert str(error).startswith("this vmcore ")

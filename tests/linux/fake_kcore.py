@@ -1,0 +1,39 @@
+"""A /proc/kcore as a file with contents, so that the live path runs on any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from crash_hotplug.core.elf import PT_LOAD, ProgramHeader, core_header, pack_program_headers
+
+DIRECT_MAP = 0xFFFF_8880_0000_0000
+TEXT_VIRT = 0xFFFF_FFFF_8100_0000
+TEXT_PHYS = 0x100_0000
+RAM_SIZE = 0x4000_0000
+_TEXT_OFFSET = 0x1000
+_RAM_OFFSET = 0x100_0000
+_VMALLOC = ProgramHeader(PT_LOAD, 7, 0x800_0000_0000, 0xFFFF_C900_0000_0000, (1 << 64) - 1, 1 << 40, 1 << 40, 4096)
+
+
+def write_kcore(path: Path, physical: Mapping[int, bytes], kernel_data: Mapping[int, bytes]) -> None:
+    """Write a sparse kcore.
+
+    :param physical: contents by physical address
+    :param kernel_data: contents by virtual address in the kernel's text mapping
+    """
+    text_size = 0x80_0000
+    entries = [
+        ProgramHeader(PT_LOAD, 7, _TEXT_OFFSET, TEXT_VIRT, TEXT_PHYS, text_size, text_size, 4096),
+        _VMALLOC,
+        ProgramHeader(PT_LOAD, 7, _RAM_OFFSET, DIRECT_MAP, 0, RAM_SIZE, RAM_SIZE, 4096),
+    ]
+    with path.open("wb") as file:
+        file.write(core_header(62, len(entries)).to_bytes() + pack_program_headers(entries))
+        for phys, data in physical.items():
+            file.seek(_RAM_OFFSET + phys)
+            file.write(data)
+        for virt, data in kernel_data.items():
+            file.seek(_TEXT_OFFSET + virt - TEXT_VIRT)
+            file.write(data)
+        file.truncate(_RAM_OFFSET + RAM_SIZE)

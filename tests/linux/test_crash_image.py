@@ -1,0 +1,122 @@
+"""The loaded image: found as on a live machine, and read from a saved tree."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.image import Segment
+from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.linux.crash_image import find_crash_image, places_of, read_crash_image
+from crash_hotplug.linux.sysroot import Sysroot
+from tests.core.test_image import kimage_bytes
+from tests.linux.fake_kcore import DIRECT_MAP, TEXT_VIRT, write_kcore
+from tests.trees import tree
+
+RESERVED = RangeList([(0x2E00_0000, 0x3A00_0000)])
+POINTER_VIRT = TEXT_VIRT + 0x2000
+KIMAGE_PHYS = 0x200_0000
+SAVED = tree("6.1-c", 0) / "crash-image"
+# The segments that `kexec -d` printed for this capture, without kernel and initrd.
+SEGMENTS = (
+    Segment(0x2E00_0000, 0x1000, 0x30),
+    Segment(0x39F4_E000, 0x6000, 0x5099),
+    Segment(0x39F5_4000, 0x9000, 0x70E0),
+    Segment(0x39F5_D000, 0x4000, 0x800),
+    Segment(0x39F6_1000, 0x9F000, 0x9EC00),
+)
+IMAGE = {
+    0x39F4_E000: (SAVED / "boot_params").read_bytes(),
+    0x39F5_3000: (SAVED / "cmdline").read_bytes() + b"\0",
+    0x39F5_D000: (SAVED / "elfcorehdr").read_bytes(),
+    KIMAGE_PHYS: kimage_bytes(segments=SEGMENTS),
+}
+
+
+def live_tree(path: Path, physical: Mapping[int, bytes], pointer: int = DIRECT_MAP + KIMAGE_PHYS) -> Sysroot:
+    (path / "proc").mkdir()
+    (path / "proc" / "kallsyms").write_text(f"{POINTER_VIRT:016x} B kexec_crash_image\n")
+    write_kcore(path / "proc" / "kcore", physical, {POINTER_VIRT: pointer.to_bytes(8, "little")})
+    return Sysroot(str(path))
+
+
+def test_the_image_is_found_through_the_kernels_own_pointer(tmp_path: Path) -> None:
+    image = find_crash_image(live_tree(tmp_path, IMAGE), RESERVED)
+    assert image.elfcorehdr == IMAGE[0x39F5_D000]
+    assert (image.elfcorehdr_phys, image.boot_params_phys, image.cmdline_phys) == (0x39F5D000, 0x39F4E000, 0x39F53000)
+    assert image.cmdline == (SAVED / "cmdline").read_text()
+    assert image.loader is Dialect.KEXEC_TOOLS
+    assert image.kimage is not None
+    assert image.kimage.segments == SEGMENTS
+    assert json.loads(json.dumps(places_of(image)))["segments"][3]["memsz"] == "0x4000"
+
+
+def test_no_image_any_more(tmp_path: Path) -> None:
+    with pytest.raises(CannotTellError, match="unloaded while"):
+        find_crash_image(live_tree(tmp_path, IMAGE, pointer=0), RESERVED)
+
+
+def test_a_wild_pointer_is_not_followed(tmp_path: Path) -> None:
+    with pytest.raises(CannotTellError, match="no memory at virtual address 0x1234"):
+        find_crash_image(live_tree(tmp_path, IMAGE, pointer=0x1234), RESERVED)
+
+
+def test_without_an_elfcorehdr_among_the_segments(tmp_path: Path) -> None:
+    with pytest.raises(CannotTellError, match="none of the loaded crash image's segments"):
+        find_crash_image(live_tree(tmp_path, {**IMAGE, 0x39F5_D000: bytes(4096)}), RESERVED)
+
+
+def test_a_command_line_that_points_elsewhere_is_not_believed(tmp_path: Path) -> None:
+    moved = {**IMAGE, 0x39F5_3000: b"quiet elfcorehdr=0x2e000000\0"}
+    with pytest.raises(CannotTellError, match="look for its elfcorehdr at 0x2e000000"):
+        find_crash_image(live_tree(tmp_path, moved), RESERVED)
+
+
+def test_without_boot_params_the_header_is_still_found(tmp_path: Path) -> None:
+    image = find_crash_image(live_tree(tmp_path, {**IMAGE, 0x39F4_E000: bytes(4096)}), RESERVED)
+    assert (image.elfcorehdr_phys, image.cmdline, image.loader) == (0x39F5D000, None, None)
+
+
+def test_without_the_symbol_it_says_what_is_needed(tmp_path: Path) -> None:
+    sysroot = live_tree(tmp_path, IMAGE)
+    (tmp_path / "proc" / "kallsyms").write_text("0000000000000000 B kexec_crash_image\n")
+    with pytest.raises(CannotTellError, match=r"CAP_SYSLOG .* run as root"):
+        find_crash_image(sysroot, RESERVED)
+
+
+def test_a_saved_image() -> None:
+    image = read_crash_image(Sysroot(str(tree("6.12-ch", 1))), RESERVED)
+    assert (image.elfcorehdr_phys, image.loader) == (0x3EE80000, Dialect.KEXEC_TOOLS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[",
+        "[]",
+        '{"elfcorehdr": 5}',
+        '{"entry": "0x1", "segments": 7}',
+        '{"entry": "0x1", "segments": [{}]}',
+        "[" * 60000,
+    ],
+)
+def test_a_broken_image_json_is_a_sentence(tmp_path: Path, content: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tree("6.1-c", 0), copy)
+    (copy / "crash-image" / "image.json").write_text(content)
+    with pytest.raises(InputError, match=r"image\.json"):
+        read_crash_image(Sysroot(str(copy)), RESERVED)
+
+
+def test_a_tree_without_the_image_says_what_to_give(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tree("6.1-c", 0), copy)
+    shutil.rmtree(copy / "crash-image")
+    with pytest.raises(CannotTellError, match="--elfcorehdr FILE"):
+        read_crash_image(Sysroot(str(copy)), RESERVED)

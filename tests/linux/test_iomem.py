@@ -1,0 +1,74 @@
+"""/proc/iomem as the kernel writes it, masked, and broken."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
+from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.linux.iomem import parse_iomem
+
+TEXT = """\
+00000000-00000fff : Reserved
+00001000-0009fbff : System RAM
+00100000-3ffd5fff : System RAM
+  01000000-01bfffff : Kernel code
+  2e000000-39ffffff : Crash kernel
+100000000-107ffffff : System RAM (kmem)
+180000000-1ffffffff : 0000:00:05.0
+  180000000-1ffffffff : virtio4
+    188000000-18fffffff : System RAM (virtio_mem)
+200000000-207ffffff : Persistent Memory
+"""
+
+
+def test_system_ram_at_any_depth_and_of_any_kind() -> None:
+    iomem = parse_iomem(TEXT)
+    assert iomem.ram == RangeList(
+        [(0x1000, 0x9FC00), (0x100000, 0x3FFD6000), (1 << 32, 0x1_0800_0000), (0x1_8800_0000, 0x1_9000_0000)]
+    )
+    assert iomem.crashkernel == RangeList([(0x2E00_0000, 0x3A00_0000)])
+    assert iomem.kernel_code_phys == 0x100_0000
+
+
+def test_two_crashkernel_ranges() -> None:
+    text = "00000000-0fffffff : System RAM\n  01000000-01ffffff : Crash kernel\n  08000000-08ffffff : Crash kernel\n"
+    assert len(parse_iomem(text).crashkernel) == 2
+
+
+def test_masked_addresses_are_said_and_never_no_memory() -> None:
+    masked = "00000000-00000000 : Reserved\n00000000-00000000 : System RAM\n"
+    with pytest.raises(CannotTellError, match="hides them without CAP_SYS_ADMIN; run as root"):
+        parse_iomem(masked)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("garbage", "line 1, is not of the form"),
+        ("00000000-00000fff : Reserved\n00002000-00001000 : System RAM", "line 2: the range ends before it starts"),
+        ("00000000-00000fff : Reserved", "lists no System RAM"),
+        ("", "lists no System RAM"),
+        ("-1-5 : System RAM", "line 1, is not"),
+        ("0-fffffffffffffffff : System RAM", "line 1, is not"),
+    ],
+)
+def test_broken_text_is_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        parse_iomem(text)
+
+
+def test_ram_up_to_the_end_of_the_address_space() -> None:
+    assert parse_iomem("0-ffffffffffffffff : System RAM").ram.size == 1 << 64
+
+
+@given(
+    st.text(st.characters(max_codepoint=127)) | st.from_regex(r"( *[0-9a-f]{1,20}-[0-9a-f]{1,20} : System RAM\n){1,9}")
+)
+def test_any_text(text: str) -> None:
+    try:
+        assert parse_iomem(text).ram
+    except CrashHotplugError as error:
+        assert "/proc/iomem" in str(error)

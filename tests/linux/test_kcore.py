@@ -1,0 +1,57 @@
+"""/proc/kcore: headers and contents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.linux.kcore import Kcore
+from crash_hotplug.linux.sysroot import Sysroot
+from tests.linux.fake_kcore import DIRECT_MAP, RAM_SIZE, TEXT_PHYS, TEXT_VIRT, write_kcore
+from tests.trees import tree
+
+
+@pytest.fixture
+def kcore(tmp_path: Path) -> Kcore:
+    (tmp_path / "proc").mkdir()
+    write_kcore(tmp_path / "proc" / "kcore", {0x5000: b"physical"}, {TEXT_VIRT + 16: b"virtual"})
+    return Kcore(Sysroot(str(tmp_path)))
+
+
+def test_memory_is_read_by_physical_and_virtual_address(kcore: Kcore) -> None:
+    assert kcore.read_phys(0x5000, 8) == b"physical"
+    assert kcore.read_virt(DIRECT_MAP + 0x5000, 8) == b"physical"
+    assert kcore.read_virt(TEXT_VIRT + 16, 7) == b"virtual"
+
+
+@pytest.mark.parametrize(("phys", "length"), [(RAM_SIZE, 1), (RAM_SIZE - 4, 8)])
+def test_memory_that_is_not_there_is_a_sentence(kcore: Kcore, phys: int, length: int) -> None:
+    with pytest.raises(CannotTellError, match="no memory at physical address"):
+        kcore.read_phys(phys, length)
+
+
+def test_addresses_without_a_physical_one_are_not_ram(kcore: Kcore) -> None:
+    assert kcore.direct_map_offset() == DIRECT_MAP
+    assert kcore.phys_of_kernel_virt(TEXT_VIRT + 5) == TEXT_PHYS + 5
+    assert kcore.phys_of_kernel_virt(DIRECT_MAP) is None
+
+
+def test_the_headers_of_a_real_machine() -> None:
+    with Kcore(Sysroot(str(tree("6.1-c", 1)))) as kcore:
+        assert kcore.direct_map_offset() == 0xFFFF8E35C0000000
+        assert kcore.phys_of_kernel_virt(0xFFFFFFFF92000000) == 0x3A800000
+        assert kcore.architecture.name == "x86_64"
+        with pytest.raises(CannotTellError, match="does not give the memory"):
+            kcore.read_phys(0x5000, 8)
+
+
+def test_a_truncated_kcore_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "kcore").write_bytes((tree("6.1-c", 0) / "proc" / "kcore").read_bytes()[:300])
+    with pytest.raises(InputError, match="is truncated"):
+        Kcore(Sysroot(str(tmp_path)))
+    (tmp_path / "proc" / "kcore").unlink()
+    with pytest.raises(CannotTellError, match="does not exist"):
+        Kcore(Sysroot(str(tmp_path)))

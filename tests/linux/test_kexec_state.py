@@ -1,0 +1,55 @@
+"""What the kernel says of kexec, in the old and the new place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.linux.kexec_state import read_cma_ranges, read_kexec_state
+from crash_hotplug.linux.sysroot import Sysroot
+from tests.trees import tree
+
+
+def written(root: Path, files: dict[str, str]) -> Sysroot:
+    (root / "sys").mkdir()
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    return Sysroot(str(root))
+
+
+def test_a_kernel_that_updates_headers_itself_and_one_that_does_not() -> None:
+    new = read_kexec_state(Sysroot(str(tree("6.12-s", 0))))
+    old = read_kexec_state(Sysroot(str(tree("6.1-s", 0))))
+    assert (new.image_loaded, new.updates_cpus, new.updates_memory, new.elfcorehdr_size) == (True, True, True, 917616)
+    assert (old.image_loaded, old.updates_cpus, old.updates_memory, old.elfcorehdr_size) == (True, None, None, None)
+    assert (new.reserved_size, new.lockdown, new.load_disabled) == (192 << 20, None, None)
+
+
+def test_the_place_since_6_19_is_read_first(tmp_path: Path) -> None:
+    sysroot = written(tmp_path, {"sys/kernel/kexec/crash_loaded": "1\n", "sys/kernel/kexec_crash_loaded": "0\n"})
+    assert read_kexec_state(sysroot).image_loaded is True
+
+
+def test_what_forbids_loading(tmp_path: Path) -> None:
+    files = {
+        "proc/sys/kernel/kexec_load_disabled": "1\n",
+        "proc/sys/kernel/kexec_load_limit_panic": "-1\n",
+        "sys/kernel/security/lockdown": "none [integrity] confidentiality\n",
+    }
+    state = read_kexec_state(written(tmp_path, files))
+    assert (state.load_disabled, state.load_limit, state.lockdown, state.image_loaded) == (True, -1, "integrity", None)
+
+
+def test_cma_ranges_are_left_out_of_dumps(tmp_path: Path) -> None:
+    sysroot = written(tmp_path, {"sys/kernel/kexec/crash_cma_ranges": "100000000-10c7fffff\n"})
+    assert read_cma_ranges(sysroot) == RangeList([(0x1_0000_0000, 0x1_0C80_0000)])
+
+
+@pytest.mark.parametrize("text", ["yes", "9" * 30, "1.5"])
+def test_what_is_no_number_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match="is not a number"):
+        read_kexec_state(written(tmp_path, {"sys/kernel/kexec_crash_loaded": text}))

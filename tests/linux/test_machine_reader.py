@@ -1,0 +1,67 @@
+"""A machine put together from its files, whole and with parts missing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.machine import KernelText, MemoryBlocks, NoteRegion
+from crash_hotplug.linux.machine_reader import read_machine
+from crash_hotplug.linux.sysroot import Sysroot
+from tests.trees import tree
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(tree("6.1-c", 1), tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_a_real_machine() -> None:
+    machine = read_machine(Sysroot(str(tree("6.1-c", 2))))
+    assert machine.kernel_release == "6.1.0-50-cloud-amd64"
+    assert machine.kernel_text == KernelText(0xFFFFFFFF92000000, 0x3A800000, 0x2830000)
+    assert machine.direct_map_offset == 0xFFFF8E35C0000000
+    assert machine.vmcoreinfo == NoteRegion(0x11EE000, 0x1024), "1024 is hexadecimal"
+    assert machine.memory_blocks == MemoryBlocks(128 << 20, online=9, offline=1)
+    assert machine.reserves_crashkernel
+    assert machine.ram[-1] == (0x1_0000_0000, 0x1_1000_0000), "an offlined block stays in /proc/iomem"
+
+
+def test_without_kcore_the_kernel_code_in_iomem_places_the_text(copy: Path) -> None:
+    (copy / "proc" / "kcore").unlink()
+    machine = read_machine(Sysroot(str(copy)))
+    assert machine.kernel_text == KernelText(0xFFFFFFFF92000000, 0x3A800000, 0x2830000)
+    assert machine.direct_map_offset is None
+
+
+def test_masked_symbols_leave_the_text_unknown(copy: Path) -> None:
+    (copy / "proc" / "kallsyms").write_text("0000000000000000 T _text\n0000000000000000 B _end\n")
+    assert read_machine(Sysroot(str(copy))).kernel_text is None
+
+
+def test_masked_memory_cannot_be_told(copy: Path) -> None:
+    (copy / "proc" / "iomem").write_text("00000000-00000000 : System RAM\n")
+    with pytest.raises(CannotTellError, match="run as root"):
+        read_machine(Sysroot(str(copy)))
+    (copy / "proc" / "iomem").unlink()
+    with pytest.raises(CannotTellError, match="does not exist"):
+        read_machine(Sysroot(str(copy)))
+
+
+@pytest.mark.parametrize("text", ["", "0x11ee000", "nonsense 1024", "0x11ee000 1024 7"])
+def test_a_broken_vmcoreinfo_is_refused(copy: Path, text: str) -> None:
+    (copy / "sys" / "kernel" / "vmcoreinfo").write_text(text)
+    with pytest.raises(InputError, match="ADDRESS SIZE"):
+        read_machine(Sysroot(str(copy)))
+
+
+def test_a_kcore_of_another_architecture_is_refused(copy: Path) -> None:
+    data = bytearray((copy / "proc" / "kcore").read_bytes())
+    data[18] = 183
+    (copy / "proc" / "kcore").write_bytes(data)
+    with pytest.raises(InputError, match="is for aarch64"):
+        read_machine(Sysroot(str(copy)))

@@ -1,0 +1,75 @@
+"""Reading a saved tree that somebody else made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.linux.sysroot import Sysroot
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "proc").mkdir()
+    return tmp_path
+
+
+def test_a_file_is_read_and_a_missing_one_is_none(root: Path) -> None:
+    (root / "proc" / "cmdline").write_text("quiet\n")
+    sysroot = Sysroot(str(root))
+    assert sysroot.read_text("/proc/cmdline") == "quiet"
+    assert sysroot.read("/proc/iomem") is None
+    assert sysroot.read("/proc/cmdline/below-a-file") is None
+    assert not sysroot.is_live
+    assert Sysroot().is_live
+
+
+def test_what_is_no_saved_tree_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a directory"):
+        Sysroot(str(tmp_path / "missing"))
+    with pytest.raises(InputError, match=r"neither proc/ nor sys/"):
+        Sysroot(str(tmp_path))
+
+
+def test_a_file_larger_than_it_can_be_is_refused(root: Path) -> None:
+    (root / "proc" / "cmdline").write_bytes(b"x" * 101)
+    with pytest.raises(InputError, match="more than 100 bytes"):
+        Sysroot(str(root)).read("/proc/cmdline", 100)
+    assert len(Sysroot(str(root)).read("/proc/cmdline", 101) or b"") == 101
+
+
+def test_text_that_is_none_is_refused(root: Path) -> None:
+    (root / "proc" / "cmdline").write_bytes(b"ab\xff")
+    with pytest.raises(InputError, match="byte 2 is 0xff"):
+        Sysroot(str(root)).read_text("/proc/cmdline")
+
+
+def test_a_pipe_does_not_hang(root: Path) -> None:
+    os.mkfifo(root / "proc" / "cmdline")
+    with pytest.raises(InputError, match="not a regular file"):
+        Sysroot(str(root)).read("/proc/cmdline")
+
+
+def test_a_link_out_of_the_tree_is_refused_and_one_inside_followed(root: Path) -> None:
+    (root / "proc" / "cmdline").symlink_to("/etc/passwd")
+    (root / "proc" / "real").write_text("here")
+    (root / "proc" / "link").symlink_to("real")
+    with pytest.raises(InputError, match="leads out of the saved tree"):
+        Sysroot(str(root)).read("/proc/cmdline")
+    assert Sysroot(str(root)).read("/proc/link") == b"here"
+
+
+def test_a_directory_in_place_of_a_file_is_a_sentence(root: Path) -> None:
+    (root / "proc" / "cmdline").mkdir()
+    with pytest.raises((InputError, CannotTellError), match="cmdline"):
+        Sysroot(str(root)).read("/proc/cmdline")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_says_what_is_needed(root: Path) -> None:
+    (root / "proc" / "cmdline").touch(mode=0)
+    with pytest.raises(CannotTellError, match="run as root"):
+        Sysroot(str(root)).read("/proc/cmdline")

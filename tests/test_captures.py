@@ -1,0 +1,80 @@
+"""The verdicts on captures of real machines: `status` and `audit` say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import run
+from tests.trees import tree, vmcore_head
+
+CPU_2 = ("cpu-missing", "", 0, 2)
+DIMM_MISSING = ("memory-missing", "0x100000000", 256 << 20, None)
+DIMM_GONE = ("memory-described-but-gone", "0x100000000", 256 << 20, None)
+
+FINDINGS: dict[str, list[list[object]]] = {
+    "6.1-c": [[], [CPU_2, DIMM_MISSING], [CPU_2, DIMM_MISSING], [CPU_2]],
+    "6.1-s": [[], [CPU_2, DIMM_MISSING], [CPU_2, DIMM_MISSING], [CPU_2]],
+    "6.12-s": [[], [], [], [DIMM_GONE]],
+    "6.12-ch": [[], [], [], [DIMM_GONE]],
+}
+CASES = [(name, state) for name in FINDINGS for state in range(4)]
+
+
+def found(report: dict[str, list[dict[str, object]]]) -> list[object]:
+    shown: list[object] = []
+    for finding in report["findings"]:
+        ranges = finding["ranges"]
+        assert isinstance(ranges, list)
+        shown.append((finding["kind"], ranges[0]["start"] if ranges else "", finding["bytes"], finding.get("cpu")))
+    return shown
+
+
+def backup_dropped(report: dict[str, list[dict[str, object]]]) -> bool:
+    return any(
+        note["kind"] == "backup-region-dropped" and "first 640 KiB are described no more" in str(note["sentence"])
+        for note in report["notes"]
+    )
+
+
+@pytest.mark.parametrize(("name", "state"), CASES)
+def test_status(capsys: pytest.CaptureFixture[str], name: str, state: int) -> None:
+    expected = FINDINGS[name][state]
+    ran = run(capsys, "status", "--sysroot", tree(name, state), "--json")
+    assert found(ran.json) == expected
+    assert (ran.code, ran.json["verdict"]) == ((4, "not accurate") if expected else (0, "accurate"))
+    assert backup_dropped(ran.json) == (name == "6.12-ch" and state > 0)
+    assert ran.json["unchecked"] == []
+
+
+@pytest.mark.parametrize(("name", "state"), CASES)
+def test_audit_of_the_vmcore_against_each_state(capsys: pytest.CaptureFixture[str], name: str, state: int) -> None:
+    """The dump was made after state 3, so on 6.12 it has the DIMM that state 0 does not know yet."""
+    expected = FINDINGS[name][state]
+    if name.startswith("6.12") and state == 0:
+        expected = [DIMM_GONE]
+    ran = run(capsys, "audit", vmcore_head(name), "--sysroot", tree(name, state), "--json")
+    assert found(ran.json) == expected
+    assert (ran.code, ran.json["verdict"]) == ((4, "not accurate") if expected else (0, "accurate"))
+    assert backup_dropped(ran.json) == (name == "6.12-ch")
+    assert "only the first 32 KiB" in ran.json["unchecked"][0]
+
+
+@pytest.mark.parametrize(("name", "dialect", "padded"), [("6.1-c", "kexec-tools", 1024), ("6.1-s", "kernel", 4096)])
+def test_header_from_nothing_is_the_captured_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, dialect: str, padded: int
+) -> None:
+    output = tmp_path / "header"
+    assert run(capsys, "header", "--sysroot", tree(name, 0), "--dialect", dialect, "-o", output).code == 0
+    written, captured = output.read_bytes(), (tree(name, 0) / "crash-image" / "elfcorehdr").read_bytes()
+    assert len(written) == padded
+    assert written.ljust(4096, b"\0") == captured
+
+
+def test_header_of_the_next_state_is_what_the_kernel_wrote(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    before, now = (tree("6.12-s", state) / "crash-image" / "elfcorehdr" for state in (0, 1))
+    output = tmp_path / "header"
+    run(capsys, "header", "--sysroot", tree("6.12-s", 1), "--from", before, "-o", output)
+    assert output.read_bytes() == now.read_bytes()
+    assert output.read_bytes() != before.read_bytes()

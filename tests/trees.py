@@ -1,0 +1,24 @@
+"""The captures of real machines (tests/captures/README.md), as paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CAPTURES = Path(__file__).parent / "captures"
+NAMES = ("6.1-c", "6.1-s", "6.12-s", "6.12-ch")
+STATES = ("0-loaded", "1-cpu-and-dimm-added", "2-block-offlined", "3-dimm-removed")
+
+
+def tree(name: str, state: int) -> Path:
+    """Return the saved tree of one capture in one of its four states."""
+    return CAPTURES / name / STATES[state]
+
+
+def loaded_header(name: str, state: int) -> bytes:
+    """Return the elfcorehdr that was loaded then."""
+    return (tree(name, state) / "crash-image" / "elfcorehdr").read_bytes()
+
+
+def vmcore_head(name: str) -> Path:
+    """Return the beginning of the vmcore that the capture kernel showed after the last state."""
+    return CAPTURES / name / "vmcore.head"
