@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
     [
         ("mypy",),
         # pytest itself is written for Python 3.10 and newer, so the tests are not checked for 3.9 as the package is.
-        ("mypy", "--python-version", "3.10", "tests"),
+        ("mypy", "--python-version", "3.10", "tests", "tools"),
         ("ruff", "check"),
         ("ruff", "format", "--check"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def test_an_archive_has_one_directory(capsys: pytest.CaptureFixture[str], tmp_pa
     assert (ran.code, ran.out) == (0, f"saved 36 files in {archive}\n")
     with tarfile.open(archive) as packed:
         assert {name.split("/")[0] for name in packed.getnames()} == {"case-1"}
-        packed.extractall(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    subprocess.run(["tar", "-xzf", str(archive), "-C", str(tmp_path / "out")], check=True)
     assert run(capsys, "status", "--sysroot", tmp_path / "out" / "case-1").code == 4
 
 

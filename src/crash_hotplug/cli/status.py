@@ -63,12 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
     if state.image_loaded is False and given is None:
         return _show_no_image(arguments, state)
     try:
+        if sysroot.is_live and state.image_loaded is None and given is None:
+            raise CannotTellError("/sys/kernel has no kexec_crash_loaded: this kernel was built without kexec")
         machine = read_machine(sysroot)
         image = read_crash_image(sysroot, machine.crashkernel) if given is None else CrashImage(given)
     except CannotTellError as error:
         if not arguments.json:
             print_verdict(Verdict.CANNOT_TELL, str(error))
-            print_labelled("\nCrash image", [_loaded_sentence(state)])
+            print()
+            print_labelled("Crash image", [_loaded_sentence(state)])
             return exit_codes.CANNOT_TELL
         raise
     assessment = assess(machine, image)

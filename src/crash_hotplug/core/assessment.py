@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crash_hotplug.core.compare import Comparison, compare_header
+from crash_hotplug.core.compare import Comparison, Finding, Kind, compare_header
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.errors import CannotTellError, NoRoomError
+from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.image import CrashImage, elfcorehdr_room
 from crash_hotplug.core.machine import Machine
 
@@ -31,7 +33,21 @@ def assess(machine: Machine, image: CrashImage) -> Assessment:
     dialect = dialect_of(header, image)
     backup = header.backup_region
     room = elfcorehdr_room(image, machine.crashkernel, None if backup is None else backup.p_offset)
-    return Assessment(header, dialect, room, compare_header(machine, header, dialect, room))
+    comparison = compare_header(machine, header, dialect, room)
+    if room is not None and comparison.findings:
+        comparison.notes.extend(_fit_notes(machine, dialect, header, room))
+    return Assessment(header, dialect, room, comparison)
+
+
+def _fit_notes(machine: Machine, dialect: Dialect, header: ElfCoreHeader, room: int) -> list[Finding]:
+    """Say where the header cannot be corrected in its place: what the machine needs by now is larger."""
+    try:
+        expected_elfcorehdr(machine, dialect, header, room=room)
+    except NoRoomError as error:
+        return [Finding(Kind.DOES_NOT_FIT, f"it cannot be corrected in its place: {error}")]
+    except CannotTellError:
+        pass  # the comparison has listed what cannot be read
+    return []
 
 
 def dialect_of(header: ElfCoreHeader, image: CrashImage) -> Dialect:

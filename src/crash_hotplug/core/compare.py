@@ -44,6 +44,7 @@ class Kind(str, Enum):
     OVERLAP = "overlap"
     TRUNCATED = "truncated"
     ROOM_LEFT = "room-left"
+    DOES_NOT_FIT = "expected-header-does-not-fit"
 
 
 @dataclass(frozen=True)

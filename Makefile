@@ -1,0 +1,50 @@
+PYTHON ?= python3
+VENV := .venv
+CAPTURES := tests/captures/6.1-c
+STATUS = PYTHONPATH=src $(PYTHON) -m crash_hotplug status --sysroot
+
+.PHONY: run test test-main test-pythons lint fuzz bench-core clean python
+
+# The main job: what goes wrong without this tool, on a saved machine, before and after a hot-plug.
+run: python
+	@echo '--- kdump has loaded its crash image:'
+	@$(STATUS) $(CAPTURES)/0-loaded
+	@echo
+	@echo '--- a CPU and a DIMM are plugged in; nobody tells the crash image:'
+	@$(STATUS) $(CAPTURES)/1-cpu-and-dimm-added || test $$? -eq 4
+
+test: test-main test-pythons
+
+test-main: $(VENV)/ready
+	@sh tools/debian-packages.sh binutils
+	$(VENV)/bin/python -m pytest
+
+test-pythons: $(VENV)/ready
+	$(VENV)/bin/python tools/test_every_python.py tests/core tests/linux tests/cli tests/test_captures.py tests/test_fuzz.py
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --python-version 3.10 tests tools
+
+# 200,000 mutated inputs through every reader.
+fuzz: $(VENV)/ready
+	PYTHONPATH=src $(VENV)/bin/python -m tests.fuzz --inputs 200000
+
+# Build, parse and compare a header of 8,192 ranges and 1,024 CPUs; status as a process against an empty one.
+bench-core: $(VENV)/ready
+	$(VENV)/bin/python -m pytest tests/benchmarks -q -s --benchmark-enable --benchmark-columns=min,median,max
+
+clean:
+	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+python:
+	@command -v $(PYTHON) >/dev/null || sh tools/debian-packages.sh python3
+
+$(VENV)/ready: pyproject.toml | python
+	@$(PYTHON) -m venv --help >/dev/null 2>&1 && $(PYTHON) -c 'import ensurepip' 2>/dev/null || sh tools/debian-packages.sh python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
