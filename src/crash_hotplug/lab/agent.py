@@ -19,6 +19,8 @@ class Agent:
     def __init__(self, machine: Machine) -> None:
         """Take the machine; nothing is connected yet."""
         self._machine = machine
+        self.pid = 0
+        """The agent's process in the guest: the one that panics."""
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
@@ -30,10 +32,9 @@ class Agent:
         path = str(self._machine.agent_socket)
         self._reader, self._writer = await asyncio.open_unix_connection(path, limit=1 << 28)
         answer = await self._answer(timeout, "boot")
-        if not answer.get("ready"):
-            raise GuestError(f"the guest's agent began with {answer}")
+        self.pid = int(answer.get("ready", 0))
 
-    async def order(self, name: str, timeout: float = 60, **arguments: Any) -> Any:
+    async def order(self, name: str, timeout: float = 60, **arguments: Any) -> Any:  # noqa: ANN401 JSON
         """Give one order and return its answer.
 
         :raise GuestError: when it fails, takes longer than ``timeout`` seconds, or the guest dies.
@@ -44,7 +45,7 @@ class Agent:
             raise GuestError(f"in the guest, {name} failed: {answer['error']}")
         return answer["value"]
 
-    async def send(self, name: str, **arguments: Any) -> None:
+    async def send(self, name: str, **arguments: Any) -> None:  # noqa: ANN401 JSON
         """Give an order that is not answered: a panic."""
         self._writer.write(json.dumps([name, arguments]).encode() + b"\n")
         try:

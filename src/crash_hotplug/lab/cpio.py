@@ -1,6 +1,6 @@
 """The "newc" cpio archive, the form in which Linux takes an initramfs (Documentation/driver-api/early-userspace).
 
-Several archives one after another are one initramfs to the kernel, so each part is written once and put together per run.
+Several archives one after another are one initramfs to the kernel, so each part is written once and joined per run.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ def _end(out: BinaryIO) -> None:
     out.write(bytes(-out.tell() % 512))
 
 
-def _member(
-    out: BinaryIO, number: int, name: str, mode: int, content: bytes, device: tuple[int, int] = (0, 0)
-) -> None:
+def _member(out: BinaryIO, number: int, name: str, mode: int, content: bytes, device: tuple[int, int] = (0, 0)) -> None:
     raw = name.encode() + b"\0"
     # ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
     fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(raw), 0)

@@ -1,8 +1,8 @@
 """Packages of any Debian release, downloaded and unpacked, never installed.
 
-apt itself resolves, downloads and verifies; it is only given a sources list, lists and archives of our own, and an empty
-dpkg status so that it neither sees nor touches what the machine has installed.  No root needed.  The mirror is the one
-that the machine's own apt sources name.
+apt itself resolves, downloads and verifies; it is only given a sources list, lists and archives of our own, and an
+empty dpkg status so that it neither sees nor touches what the machine has installed.  No root needed.  The mirror is
+the one that the machine's own apt sources name.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from crash_hotplug.core.errors import CrashHotplugError
 
-class LabError(Exception):
+
+class LabError(CrashHotplugError):
     """Something the lab needs is missing or did not work; ``str()`` is the sentence to show."""
 
 

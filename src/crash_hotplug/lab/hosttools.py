@@ -1,7 +1,7 @@
 """QEMU and makedumpfile, from Debian packages that are unpacked and run in place through their own dynamic loader.
 
-So the lab has the same QEMU on every machine, needs no root for it, and changes nothing on the host.  QEMU 7.2 (bookworm)
-once broke a 6.12 guest at boot inside cmpxchg16b; 10.0 (trixie) did not, hence the release.
+So the lab has the same QEMU on every machine, needs no root for it, and changes nothing on the host.  QEMU 7.2 (of
+bookworm) once broke a 6.12 guest at boot inside cmpxchg16b; 10.0 (trixie) did not, hence the release.
 """
 
 from __future__ import annotations

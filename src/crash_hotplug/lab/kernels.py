@@ -91,9 +91,9 @@ def ready(key: str) -> Kernel | None:
     """Return a known kernel that was fetched before, or None."""
     _source(key)
     try:
-        record = json.loads(_record(key).read_text())
-        paths = {name: Path(record.pop(name)) for name in ("vmlinuz", "modules")}
-        kernel = Kernel(**record, **paths)
+        record: dict[str, str] = json.loads(_record(key).read_text())
+        vmlinuz, modules = Path(record.pop("vmlinuz")), Path(record.pop("modules"))
+        kernel = Kernel(vmlinuz=vmlinuz, modules=modules, **record)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return kernel if kernel.vmlinuz.exists() else None

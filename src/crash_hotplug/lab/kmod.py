@@ -1,7 +1,7 @@
 """Kernel modules for the initramfs: found in an unpacked module tree, uncompressed, in the order they must be loaded.
 
-The order comes from each module's own ``.modinfo`` (``depends=virtio,virtio_ring``): packages that were only unpacked have
-no ``modules.dep``, which depmod writes when they are installed.
+The order comes from each module's own ``.modinfo`` (``depends=virtio,virtio_ring``): packages that were only unpacked
+have no ``modules.dep``, which depmod writes when they are installed.
 """
 
 from __future__ import annotations

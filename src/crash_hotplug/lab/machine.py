@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,6 +18,7 @@ from crash_hotplug.lab.errors import GuestError, LabError
 from crash_hotplug.lab.kernels import Kernel
 
 MIB = 1 << 20
+_MAX_MEMORY = 32 << 30
 CPU_MODEL = "Haswell-noTSX-IBRS"
 """Not ``max``: with 5-level paging the jump into the capture kernel resets the machine under emulation."""
 
@@ -51,8 +54,18 @@ class Machine:
         """Where the guest's second serial port comes out."""
         return self._run / "agent"
 
-    def command(self) -> list[str]:
-        """Return QEMU's command line."""
+    @property
+    def gdb_socket(self) -> Path:
+        """Where QEMU's gdb stub listens."""
+        return self._run / "gdb"
+
+    def make_disk(self) -> None:
+        """Make the sparse disk that takes the vmcore: room for all memory there can be."""
+        with self.dump.open("wb") as disk:
+            disk.truncate(_MAX_MEMORY + self._memory)
+
+    def command(self, shell: bool = False) -> list[str]:
+        """Return QEMU's command line, with a shell on this terminal where that is asked for."""
         cpu, machine, extra = CPU_MODEL, "q35", []
         if self._kernel.series >= (6, 12):
             # From late 2025 on Linux ignores disabled CPUs in the MADT unless it sees a hypervisor it knows
@@ -62,24 +75,25 @@ class Machine:
         return [
             *hosttools.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-accel", *accel, "-machine", machine, "-cpu", cpu, *extra,
-            "-m", f"{self._memory // MIB}M,slots=16,maxmem=32G",
+            "-m", f"{self._memory // MIB}M,slots=16,maxmem={_MAX_MEMORY >> 30}G",
             "-smp", f"{self._cpus},sockets=8,cores=1,threads=1,maxcpus=8",
-            "-kernel", str(self._kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(),
+            "-kernel", str(self._kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(shell),
+            "-gdb", f"unix:{self.gdb_socket},server=on,wait=off",
             "-qmp", f"unix:{self._run / 'qmp'},server=on,wait=off",
-            "-serial", f"file:{self.serial_log}",
+            "-serial", "mon:stdio" if shell else f"file:{self.serial_log}",
             "-chardev", f"socket,id=agent,path={self.agent_socket},server=on,wait=off", "-serial", "chardev:agent",
             "-drive", f"if=none,id=dump,file={self.dump},format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap",
             "-device", "virtio-blk-pci,drive=dump",
         ]  # fmt: skip
 
-    def _append(self) -> str:
+    def _append(self, shell: bool) -> str:
         # Memory is put where it can be taken out again; Debian's kernels since 6.12 would choose a zone where it cannot
-        return "console=ttyS0 quiet panic=1 crashkernel=192M memhp_default_state=online_movable rdinit=/init"
+        words = "console=ttyS0 quiet panic=1 crashkernel=192M memhp_default_state=online_movable rdinit=/init"
+        return f"{words} lab=shell" if shell else words
 
     async def __aenter__(self) -> Machine:
         """Start QEMU and connect to it."""
-        with self.dump.open("wb") as disk:
-            disk.truncate(self._memory + (40 << 30))
+        self.make_disk()
         command = self.command()
         (self.out / "qemu.log").write_text(" ".join(command) + "\n")
         with (self.out / "qemu.log").open("ab") as log:
@@ -102,10 +116,8 @@ class Machine:
         if self._process and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
-        try:
+        with contextlib.suppress(QMPError, OSError, EOFError):  # it is gone, which is what was wanted
             await self._qmp.disconnect()
-        except (QMPError, OSError, EOFError):
-            pass  # it is gone, which is what was wanted
         shutil.rmtree(self._run, ignore_errors=True)
 
     @property
@@ -124,7 +136,7 @@ class Machine:
         except asyncio.TimeoutError:
             raise GuestError(f"the guest did not end within {timeout:.0f} s") from None
 
-    async def qmp(self, command: str, **arguments: Any) -> Any:
+    async def qmp(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401 JSON
         """Execute one QMP command.
 
         :raise GuestError: when QEMU refuses it or is gone.
@@ -133,7 +145,7 @@ class Machine:
         try:
             return await self._qmp.execute(command, named)
         except ExecuteError as error:
-            raise GuestError(f"QEMU refused {command}: {error.error.desc}") from None
+            raise GuestError(f"QEMU refused {command}: {error}") from None
         except QMPError as error:
             raise GuestError(f"QEMU is gone ({error})") from None
 
@@ -159,13 +171,14 @@ class Machine:
 
     async def remove(self, name: str, timeout: float = 30) -> bool:
         """Ask the guest to let a device go; return whether it did before the time was over (it may refuse)."""
-        gone = EventListener(("DEVICE_DELETED", "MEM_UNPLUG_ERROR", "DEVICE_UNPLUG_GUEST_ERROR"))
+        gone: EventListener = EventListener(("DEVICE_DELETED", "MEM_UNPLUG_ERROR", "DEVICE_UNPLUG_GUEST_ERROR"))
         with self._qmp.listen(gone):
             await self.qmp("device_del", id=name)
             try:
                 while True:
                     event = await asyncio.wait_for(gone.get(), timeout)
-                    if event["data"].get("device") == name:
+                    data: Any = event["data"]
+                    if data.get("device") == name:
                         break
             except asyncio.TimeoutError:
                 return False
@@ -182,6 +195,11 @@ class Machine:
             data = device["data"]
             found.append((data["addr"], data["addr"] + data["size"], data.get("id", "")))
         return sorted(found)
+
+    async def instruction_pointers(self) -> list[int]:
+        """Return where each CPU is now, as QEMU says (virtual addresses; purgatory runs identity-mapped)."""
+        shown = await self.qmp("human-monitor-command", command_line="info registers -a")
+        return [int(found, 16) for found in re.findall(r"RIP=([0-9a-f]+)", shown)]
 
     async def cpu_count(self) -> int:
         """Return how many CPUs are plugged, as QEMU says."""

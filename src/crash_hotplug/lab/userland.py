@@ -1,7 +1,7 @@
 """The guest's userland: busybox, kexec and Python of one Debian release, as a cpio archive.
 
-Only what runs is taken: the programs, the libraries the release's own ld.so says they need, and Python's standard library,
-compiled beforehand by that same Python (compiling it in an emulated guest takes minutes).
+Only what runs is taken: the programs, the libraries that the release's own ld.so says they need, and Python's standard
+library, compiled beforehand by that same Python (compiling it in an emulated guest takes minutes).
 """
 
 from __future__ import annotations
@@ -59,7 +59,14 @@ def python_of(tree: Path) -> str:
 
 def compile_python(tree: Path, *directories: Path) -> None:
     """Compile the Python files in some directories with the Python of an unpacked tree, for use without time stamps."""
-    command = [*hosttools.in_tree(tree, python_of(tree)), "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
+    command = [
+        *hosttools.in_tree(tree, python_of(tree)),
+        "-m",
+        "compileall",
+        "-q",
+        "--invalidation-mode",
+        "unchecked-hash",
+    ]
     env = {**os.environ, "PYTHONHOME": str(tree / "usr"), "PYTHONPATH": ""}
     done = subprocess.run([*command, *map(str, directories)], env=env, capture_output=True, check=False, timeout=600)
     if done.returncode not in (0, 1):  # 1: a file that is not valid Python, such as a template
@@ -71,7 +78,17 @@ def _archive(release: str) -> Path:
 
 
 def _build_root(tree: Path, root: Path) -> None:
-    for directory in ("usr/bin", "usr/sbin", "usr/lib/x86_64-linux-gnu", "usr/lib64", "etc", "tmp", "run", "proc", "sys"):
+    for directory in (
+        "usr/bin",
+        "usr/sbin",
+        "usr/lib/x86_64-linux-gnu",
+        "usr/lib64",
+        "etc",
+        "tmp",
+        "run",
+        "proc",
+        "sys",
+    ):
         (root / directory).mkdir(parents=True, exist_ok=True)
     for link in ("bin", "sbin", "lib", "lib64"):
         (root / link).symlink_to(f"usr/{link}")
@@ -85,8 +102,12 @@ def _build_root(tree: Path, root: Path) -> None:
             _copy_libraries(tree, found, root)
     (root / "usr/bin/python3").symlink_to(python)
     stdlib = root / "usr/lib" / python
-    shutil.copytree(tree / "usr/lib" / python, stdlib, ignore=lambda _, names: _LEFT_OUT.intersection(names), symlinks=False,
-                    ignore_dangling_symlinks=True)  # fmt: skip
+    shutil.copytree(
+        tree / "usr/lib" / python,
+        stdlib,
+        ignore=lambda _, names: _LEFT_OUT.intersection(names),
+        ignore_dangling_symlinks=True,
+    )
     for extension in (stdlib / "lib-dynload").glob("*.so"):
         _copy_libraries(tree, extension, root)
     compile_python(tree, stdlib)

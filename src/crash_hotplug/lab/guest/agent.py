@@ -20,6 +20,8 @@ import zlib
 from typing import Any, Callable
 
 PAGE = mmap.PAGESIZE
+_PFN_MASK = (1 << 55) - 1
+_MAP_POPULATE = 0x8000  # linux/mman.h; Python's mmap module names it from 3.10 on
 _planted: list[tuple[mmap.mmap, int]] = []
 """Memory that holds planted words, and the virtual address of each word; kept mapped and locked."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,7 +36,9 @@ def run(argv: list[str], timeout: float = 60, uid: int = 0) -> dict[str, Any]:
         os.setuid(uid)
 
     begin = time.monotonic()
-    done = subprocess.run(argv, capture_output=True, timeout=timeout, check=False, preexec_fn=unprivileged if uid else None)
+    done = subprocess.run(
+        argv, capture_output=True, timeout=timeout, check=False, preexec_fn=unprivileged if uid else None
+    )
     return {
         "rc": done.returncode,
         "out": done.stdout.decode(errors="replace"),
@@ -74,30 +78,37 @@ def _physical(address: int) -> int:
         (entry,) = struct.unpack("<Q", file.read(8))
     if not entry >> 63:
         raise RuntimeError(f"the page at {address:#x} is not present")
-    return int((entry & ((1 << 55) - 1)) * PAGE + address % PAGE)
+    return int((entry & _PFN_MASK) * PAGE + address % PAGE)
 
 
-def plant(start: int, end: int, word: int, limit: int = 600 << 20) -> int:
+def _available() -> int:
+    """Return how many bytes of memory can still be had without trouble."""
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
+
+
+def plant(start: int, end: int, word: int) -> int:
     """Write a 64-bit word into a page of this process that lies in a physical range; return its physical address.
 
     Pages are taken from the kernel until one lies in the range; the others are given back.
     """
     held: list[mmap.mmap] = []
-    taken = 0
     chunk = 8 << 20
-    while taken < limit:
-        memory = mmap.mmap(-1, chunk, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    while _available() > 96 << 20:
+        memory = mmap.mmap(-1, chunk, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_POPULATE)
         held.append(memory)
-        taken += chunk
         base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        for offset in range(0, chunk, PAGE):
-            memory[offset] = 1
-            if start <= _physical(base + offset) < end:
-                memory[offset : offset + 8] = struct.pack("<Q", word)
-                _libc.mlock(ctypes.c_void_p(base + offset), PAGE)
-                _planted.append((memory, base + offset))
-                return _physical(base + offset)
-    raise RuntimeError(f"no page between {start:#x} and {end:#x} was to be had after {taken >> 20} MiB")
+        with open("/proc/self/pagemap", "rb", buffering=0) as file:
+            file.seek(base // PAGE * 8)
+            entries = struct.unpack(f"<{chunk // PAGE}Q", file.read(chunk // PAGE * 8))
+        for number, entry in enumerate(entries):
+            if entry >> 63 and start <= (entry & _PFN_MASK) * PAGE < end:
+                address = base + number * PAGE
+                memory[number * PAGE : number * PAGE + 8] = struct.pack("<Q", word)
+                _libc.mlock(ctypes.c_void_p(address), PAGE)
+                _planted.append((memory, address))
+                return _physical(address)
+    raise RuntimeError(f"no page between {start:#x} and {end:#x} was to be had after {len(held) * chunk >> 20} MiB")
 
 
 def where() -> list[int]:
@@ -129,19 +140,9 @@ def panic(cpu: int) -> None:
         trigger.write("c")
 
 
-def flip(address: int) -> str:
-    """Flip one bit of physical memory through /dev/mem; the kernel may refuse."""
-    with open("/dev/mem", "r+b", buffering=0) as memory:
-        memory.seek(address)
-        (byte,) = memory.read(1)
-        memory.seek(address)
-        memory.write(bytes([byte ^ 1]))
-    return f"{byte:#x}"
-
-
 ORDERS: dict[str, Callable[..., Any]] = {
     "run": run, "read": read, "write": write, "get": get, "put": put, "plant": plant, "where": where, "busy": busy,
-    "panic": panic, "flip": flip,
+    "panic": panic,
 }  # fmt: skip
 
 
@@ -150,7 +151,7 @@ def main(port: str) -> None:
     line = os.open(port, os.O_RDWR | os.O_NOCTTY)
     tty.setraw(line)
     with os.fdopen(line, "r+b", buffering=0) as raw:
-        raw.write(b'{"ready": true}\n')
+        raw.write(b'{"ready": %d}\n' % os.getpid())
         pending = b""
         while True:
             data = raw.read(4096)
