@@ -3,7 +3,7 @@ VENV := .venv
 CAPTURES := tests/captures/6.1-c
 STATUS = PYTHONPATH=src $(PYTHON) -m crash_hotplug status --sysroot
 
-.PHONY: run test test-main test-pythons lint fuzz bench-core clean python
+.PHONY: run test test-main test-pythons lint fuzz bench-core man clean python
 
 # The main job: what goes wrong without this tool, on a saved machine, before and after a hot-plug.
 run: python
@@ -16,7 +16,7 @@ run: python
 test: test-main test-pythons
 
 test-main: $(VENV)/ready
-	@sh tools/debian-packages.sh binutils
+	@sh tools/debian-packages.sh binutils groff-base
 	$(VENV)/bin/python -m pytest
 
 test-pythons: $(VENV)/ready
@@ -35,6 +35,10 @@ fuzz: $(VENV)/ready
 # Build, parse and compare a header of 8,192 ranges and 1,024 CPUs; status as a process against an empty one.
 bench-core: $(VENV)/ready
 	$(VENV)/bin/python -m pytest tests/benchmarks -q -s --benchmark-enable --benchmark-columns=min,median,max
+
+# Man pages, out of what --help says.
+man: python
+	PYTHONPATH=src $(PYTHON) -m crash_hotplug.cli.man_page build/man
 
 clean:
 	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

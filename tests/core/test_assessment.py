@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from crash_hotplug.core.assessment import assess, dialect_of
@@ -41,3 +43,19 @@ def test_the_loader_is_told_by_the_command_line_before_the_header() -> None:
     assert dialect_of(without_backup, CrashImage(b"")) is Dialect.KERNEL
     with_backup = parse_elfcorehdr(loaded_header("6.12-ch", 0))
     assert dialect_of(with_backup, CrashImage(b"")) is Dialect.KEXEC_TOOLS
+
+
+@pytest.mark.parametrize(
+    ("devices", "cmdline", "noted"),
+    [
+        (1, "quiet elfcorehdr=0x25800000", True),
+        (1, "quiet acpi_no_memhotplug elfcorehdr=0x25800000", False),
+        (0, "quiet elfcorehdr=0x25800000", False),
+        (1, None, False),
+    ],
+)
+def test_a_capture_kernel_that_may_claim_dimms_is_a_note(devices: int, cmdline: str | None, noted: bool) -> None:
+    now = replace(machine(), acpi_memory_devices=devices)
+    comparison = assess(now, replace(image_for(now, 8192), cmdline=cmdline)).comparison
+    assert comparison.findings == []
+    assert any(note.kind is Kind.CAPTURE_KERNEL_CLAIMS_MEMORY for note in comparison.notes) == noted

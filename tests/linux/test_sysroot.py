@@ -68,8 +68,14 @@ def test_a_directory_in_place_of_a_file_is_a_sentence(root: Path) -> None:
         Sysroot(str(root)).read("/proc/cmdline")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_says_what_is_needed(root: Path) -> None:
-    (root / "proc" / "cmdline").touch(mode=0)
-    with pytest.raises(CannotTellError, match="run as root"):
+@pytest.mark.parametrize(("user", "needed"), [(1000, "run as root"), (0, "not even root may: see .*lockdown")])
+def test_a_file_without_permission_says_what_is_needed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, user: int, needed: str
+) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    with pytest.raises(CannotTellError, match=f"cannot be read .Operation not permitted.; {needed}"):
         Sysroot(str(root)).read("/proc/cmdline")

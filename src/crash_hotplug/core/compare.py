@@ -45,6 +45,7 @@ class Kind(str, Enum):
     TRUNCATED = "truncated"
     ROOM_LEFT = "room-left"
     DOES_NOT_FIT = "expected-header-does-not-fit"
+    CAPTURE_KERNEL_CLAIMS_MEMORY = "capture-kernel-claims-memory"
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ class Machine:
     memory_blocks: MemoryBlocks | None
     reserves_crashkernel: bool = True
     """Whether the kernel was given ``crashkernel=``."""
+    acpi_memory_devices: int = 0
+    """Memory devices (DIMMs) that ACPI shows as plugged in; a capture kernel finds them as well."""
 
     @property
     def present_cpus(self) -> tuple[Cpu, ...]:

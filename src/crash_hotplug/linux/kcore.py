@@ -89,6 +89,13 @@ class Kcore:
                 return p.p_paddr + virt - p.p_vaddr
         return None
 
+    def phys_of_direct_map_virt(self, virt: int) -> int | None:
+        """Return the physical address of a virtual one in the direct map of RAM, or None."""
+        for p in self._ram_headers():
+            if p.p_vaddr <= virt < p.p_vaddr + p.p_memsz:
+                return p.p_paddr + virt - p.p_vaddr
+        return None
+
     def is_kernel_text(self, p: ProgramHeader) -> bool:
         """Whether the program header lies where the kernel (or its modules) is linked."""
         text: Range = self.architecture.kernel_text_virt

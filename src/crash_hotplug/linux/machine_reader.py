@@ -9,12 +9,13 @@ from crash_hotplug.core.architecture import SUPPORTED, X86_64, Architecture
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import KernelText, Machine, NoteRegion
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux import kallsyms
+from crash_hotplug.linux import acpi_memory, kallsyms
 from crash_hotplug.linux.cpus import read_cpus
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_cma_ranges
 from crash_hotplug.linux.memory_blocks import read_memory_blocks
+from crash_hotplug.linux.possible_cpus import with_possible_notes
 from crash_hotplug.linux.sysroot import Sysroot
 
 CMDLINE = "/proc/cmdline"
@@ -35,7 +36,7 @@ def read_machine(sysroot: Sysroot) -> Machine:
         return Machine(
             architecture=architecture,
             kernel_release=_read_release(sysroot),
-            cpus=read_cpus(sysroot),
+            cpus=with_possible_notes(sysroot, kcore, read_cpus(sysroot)),
             ram=iomem.ram,
             crashkernel=iomem.crashkernel.union(read_cma_ranges(sysroot) or RangeList()),
             kernel_text=_read_kernel_text(sysroot, kcore, iomem),
@@ -43,6 +44,7 @@ def read_machine(sysroot: Sysroot) -> Machine:
             vmcoreinfo=_read_vmcoreinfo(sysroot),
             memory_blocks=read_memory_blocks(sysroot),
             reserves_crashkernel=_has_crashkernel(sysroot),
+            acpi_memory_devices=acpi_memory.count_present(sysroot),
         )
     finally:
         if kcore is not None:

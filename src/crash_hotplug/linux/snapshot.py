@@ -11,7 +11,17 @@ from typing import BinaryIO
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_blocks
+from crash_hotplug.linux import (
+    acpi_memory,
+    cpus,
+    iomem,
+    kallsyms,
+    kcore,
+    kexec_state,
+    machine_reader,
+    memory_blocks,
+    possible_cpus,
+)
 from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
@@ -48,6 +58,8 @@ def take_snapshot(sysroot: Sysroot) -> Snapshot:
     _copy(sysroot, snapshot, f"{memory_blocks.DIRECTORY}/block_size_bytes")
     for name in memory_blocks.block_names(sysroot):
         _copy(sysroot, snapshot, f"{memory_blocks.DIRECTORY}/{name}/state")
+    for name in acpi_memory.device_names(sysroot):
+        _copy(sysroot, snapshot, f"{acpi_memory.DIRECTORY}/{name}/status")
     _save_kernel_addresses(sysroot, snapshot)
     if kexec_state.read_kexec_state(sysroot).image_loaded is not False:
         _save_crash_image(sysroot, snapshot, reserved)
@@ -75,8 +87,16 @@ def _save_kernel_addresses(sysroot: Sysroot, snapshot: Snapshot) -> None:
     try:
         with kcore.Kcore(sysroot) as opened:
             snapshot.files[kcore.PATH] = opened.headers_bytes
+            _save_possible_cpus(sysroot, snapshot, opened)
     except CannotTellError as error:
         snapshot.missing.append(str(error))
+
+
+def _save_possible_cpus(sysroot: Sysroot, snapshot: Snapshot, opened: kcore.Kcore) -> None:
+    """Save where CPUs that are not present would save their registers: sysfs does not tell it."""
+    found = possible_cpus.with_possible_notes(sysroot, opened, cpus.read_cpus(sysroot))
+    if any(cpu.crash_notes is not None and not cpu.present for cpu in found):
+        snapshot.files[possible_cpus.SAVED] = possible_cpus.to_json(found)
 
 
 def _save_crash_image(sysroot: Sysroot, snapshot: Snapshot, reserved: RangeList) -> None:

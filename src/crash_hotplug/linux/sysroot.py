@@ -63,7 +63,7 @@ class Sysroot:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except PermissionError as error:
-            raise CannotTellError(f"{located} cannot be read ({error.strerror}); run as root") from error
+            raise CannotTellError(f"{located} cannot be read ({error.strerror}); {_what_is_needed()}") from error
         except OSError as error:
             raise CannotTellError(f"{located} cannot be read: {error.strerror}") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -105,6 +105,12 @@ class Sysroot:
             return sorted(os.listdir(self.locate(path)))
         except OSError:
             return []
+
+
+def _what_is_needed() -> str:
+    if os.geteuid() != 0:
+        return "run as root"
+    return "not even root may: see /sys/kernel/security/lockdown, or the limits of this container or service"
 
 
 def read_all(file: BinaryIO, limit: int, name: str) -> bytes:

@@ -1,0 +1,25 @@
+"""Memory devices in ACPI, as a 6.12 guest showed them before and after a DIMM was plugged in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.linux.acpi_memory import count_present, device_names
+from crash_hotplug.linux.sysroot import Sysroot
+
+
+@pytest.mark.parametrize(("status", "present"), [("15", 1), ("0", 0), ("nonsense", 0), ("", 0), ("9" * 90, 0)])
+def test_only_devices_that_are_plugged_in_count(tmp_path: Path, status: str, present: int) -> None:
+    for name, text in (("PNP0C80:00", status), ("PNP0C80:01", "0"), ("PNP0A08:00", "15"), ("device:1", "15")):
+        (tmp_path / "sys/bus/acpi/devices" / name).mkdir(parents=True)
+        (tmp_path / "sys/bus/acpi/devices" / name / "status").write_text(f"{text}\n")
+    sysroot = Sysroot(str(tmp_path))
+    assert device_names(sysroot) == ["PNP0C80:00", "PNP0C80:01"]
+    assert count_present(sysroot) == present
+
+
+def test_a_machine_without_acpi(tmp_path: Path) -> None:
+    (tmp_path / "sys").mkdir()
+    assert count_present(Sysroot(str(tmp_path))) == 0
