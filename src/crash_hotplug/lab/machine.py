@@ -147,15 +147,15 @@ class Machine:
         slots.sort(key=lambda slot: slot["props"]["socket-id"])
         for index, slot in enumerate(slots):
             if "qom-path" not in slot:
-                await self._qmp.execute("device_add", {"driver": slot["type"], "id": name, **slot["props"]})
+                await self.qmp("device_add", driver=slot["type"], id=name, **slot["props"])
                 return index
         raise GuestError("every CPU slot of the machine is taken")
 
     async def add_dimm(self, name: str, size: int, address: int = 0) -> tuple[int, int]:
         """Plug a DIMM of ``size`` bytes, at a physical address where one is given; return its physical range."""
-        await self._qmp.execute("object-add", {"qom-type": "memory-backend-ram", "id": f"mem-{name}", "size": size})
+        await self.qmp("object-add", qom_type="memory-backend-ram", id=f"mem-{name}", size=size)
         place = {"addr": address} if address else {}
-        await self._qmp.execute("device_add", {"driver": "pc-dimm", "id": name, "memdev": f"mem-{name}", **place})
+        await self.qmp("device_add", driver="pc-dimm", id=name, memdev=f"mem-{name}", **place)
         for start, end, device in await self.dimms():
             if device == name:
                 return start, end
