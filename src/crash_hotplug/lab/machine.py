@@ -20,10 +20,13 @@ from crash_hotplug.lab.kernels import Kernel
 
 MIB = 1 << 20
 _MAX_MEMORY = 32 << 30
+_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 _SPINNING = 5
 """Seconds after which CPUs that never moved are taken to spin."""
 CPU_MODEL = "Haswell-noTSX-IBRS"
 """Not ``max``: with 5-level paging the jump into the capture kernel resets the machine under emulation."""
+_NOT_EMULATED = ",-pcid,-tsc-deadline,-invpcid,-spec-ctrl"
+"""What that model has and QEMU's emulation has not: left out, or QEMU says so on every start."""
 
 
 def has_kvm() -> bool:
@@ -69,15 +72,15 @@ class Machine:
 
     def command(self, shell: bool = False) -> list[str]:
         """Return QEMU's command line, with a shell on this terminal where that is asked for."""
-        cpu, machine, extra = CPU_MODEL, "q35", []
+        kvm = has_kvm()
+        cpu, machine, extra = CPU_MODEL if kvm else CPU_MODEL + _NOT_EMULATED, "q35", []
         if self._kernel.series >= (6, 12):
             # From late 2025 on Linux ignores disabled CPUs in the MADT unless it sees a hypervisor it knows
-            cpu, machine = f"{CPU_MODEL},-hypervisor", "q35,vmport=on"
+            cpu, machine = f"{cpu},-hypervisor", "q35,vmport=on"
             extra = ["-smbios", "type=1,serial=VMware-42"]
-        accel = ["kvm"] if has_kvm() else ["tcg,thread=multi"]
         return [
             *hosttools.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-accel", *accel, "-machine", machine, "-cpu", cpu, *extra,
+            "-accel", "kvm" if kvm else "tcg,thread=multi", "-machine", machine, "-cpu", cpu, *extra,
             "-m", f"{self._memory // MIB}M,slots=16,maxmem={_MAX_MEMORY >> 30}G",
             "-smp", f"{self._cpus},sockets=8,cores=1,threads=1,maxcpus=8",
             "-kernel", str(self._kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(shell),
@@ -100,7 +103,8 @@ class Machine:
         command = self.command()
         (self.out / "qemu.log").write_text(" ".join(command) + "\n")
         with (self.out / "qemu.log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+            # QEMU ends with us, however we end
+            self._process = await asyncio.create_subprocess_exec(*_DIE_WITH_PARENT, *command, stdout=log, stderr=log)
         for _ in range(100):
             try:
                 await self._qmp.connect(str(self._run / "qmp"))
