@@ -27,7 +27,7 @@ _CAPTURE_APPEND = (
 )  # fmt: skip
 _LOADER_OPTIONS = {"c": ("-c",), "s": ("-s",), "ch": ("-c", "--hotplug")}
 _BUSY_PATTERN = 0xC0FFEE00_00000000
-_BOOT_LIMIT = 60.0
+_BOOT_LIMIT = 180.0
 
 
 @dataclass
@@ -298,7 +298,7 @@ class Guest:
         self.panicked = True
         self.event(str(step), f"in {delay} s")
 
-    async def _until(self, attempt: Callable[[], object], what: str, limit: float = 20) -> None:
+    async def _until(self, attempt: Callable[[], object], what: str, limit: float = 60) -> None:
         end = time.monotonic() + limit
         while True:
             try:

@@ -21,7 +21,7 @@ from crash_hotplug.lab.kernels import Kernel
 MIB = 1 << 20
 _MAX_MEMORY = 32 << 30
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
-_SPINNING = 5
+_SPINNING = 10
 """Seconds after which CPUs that never moved are taken to spin."""
 CPU_MODEL = "Haswell-noTSX-IBRS"
 """Not ``max``: with 5-level paging the jump into the capture kernel resets the machine under emulation."""
@@ -165,7 +165,7 @@ class Machine:
                 return start, end
         raise GuestError(f"QEMU does not list the DIMM {name} that was just plugged")
 
-    async def remove(self, name: str, timeout: float = 30) -> bool:
+    async def remove(self, name: str, timeout: float = 60) -> bool:
         """Ask the guest to let a device go; return whether it did before the time was over (it may refuse).
 
         Whether it went is read from QEMU's tree of devices: no DEVICE_DELETED comes for a CPU under emulation.

@@ -40,7 +40,7 @@ async def run(kernel: Kernel, scenario: Scenario, loader: str, update: str, dire
         result.reason = str(error) or limit
         guest.event("given up", result.reason)
         guest.seen.stuck_at = error.addresses if isinstance(error, StuckError) else []
-        if guest.panicked:
+        if guest.panicked and not isinstance(error, asyncio.TimeoutError):  # out of time tells nothing about the guest
             guest.after_death()
             judge(result, scenario, guest.seen)
     else:

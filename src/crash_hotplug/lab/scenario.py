@@ -96,7 +96,7 @@ class Scenario:
     """Loaders that it is for; empty: all."""
     capture_without: tuple[str, ...] = ()
     """Words left out of the capture kernel's command line."""
-    time_limit: float = 180
+    time_limit: float = 420
     """Seconds from QEMU's start until the guest is given up."""
 
 
@@ -151,7 +151,7 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
         tuple(content.get("kernels", ())),
         tuple(content.get("loaders", ())),
         tuple(content.get("capture-without", ())),
-        float(content.get("time-limit", 180)),
+        float(content.get("time-limit", 420)),
     )
 
 

@@ -27,7 +27,7 @@ _planted: list[tuple[mmap.mmap, int]] = []
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def run(argv: list[str], timeout: float = 60, uid: int = 0) -> dict[str, Any]:
+def run(argv: list[str], timeout: float = 170, uid: int = 0) -> dict[str, Any]:
     """Run a program to its end; what it said comes back as text."""
 
     def unprivileged() -> None:
