@@ -18,6 +18,7 @@ COMMANDS = {
     "header": "write the elfcorehdr that this machine should have",
     "snapshot": "save what the other commands read, for a support case",
     "audit": "what is in a vmcore, and what is missing?",
+    "lab": "try all of it on real kernels under QEMU: hot-plug, panic, compare",
     "simulate": "run the whole system as a model: hot-plug, panic, dump; needs no root",
 }
 """Every command and what it is for; each is a module of this package, imported only when it is used."""

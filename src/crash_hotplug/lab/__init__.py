@@ -1,0 +1,1 @@
+"""The lab: real kernels under QEMU, hot-plugged, crashed and compared with the truth.  Needs the ``lab`` extra."""
