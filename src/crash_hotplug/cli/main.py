@@ -16,6 +16,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 COMMANDS = {
     "status": "is the loaded crash image accurate now? what would a panic lose?",
     "header": "write the elfcorehdr that this machine should have",
+    "update": "bring the loaded image up to date, in place",
     "snapshot": "save what the other commands read, for a support case",
     "audit": "what is in a vmcore, and what is missing?",
     "lab": "try all of it on real kernels under QEMU: hot-plug, panic, compare",

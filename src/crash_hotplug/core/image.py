@@ -15,7 +15,9 @@ from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.ranges import Range, RangeList
 
 KEXEC_SEGMENT_MAX = 16
-KIMAGE_BYTES_NEEDED = 8 * (8 + 1 + 4 * KEXEC_SEGMENT_MAX)
+_CONTROL_PAGE_BEHIND_COUNT = 1 + 4 * KEXEC_SEGMENT_MAX + 6
+"""Words from ``nr_segments`` to ``control_page``: the count, the table, three list heads."""
+KIMAGE_BYTES_NEEDED = 8 * (8 + _CONTROL_PAGE_BEHIND_COUNT + 1)
 """How much of ``struct kimage`` :func:`parse_kimage` looks at."""
 E820_RAM = 1
 
@@ -55,6 +57,8 @@ class Kimage:
     entry_phys: int
     """Entry point, in purgatory."""
     segments: tuple[Segment, ...]
+    control_page_phys: int | None = None
+    """The next free control page: behind those in use."""
 
     def segment_at(self, phys: int) -> Segment | None:
         """Return the segment that holds the physical address, or None."""
@@ -101,7 +105,7 @@ def parse_kimage(data: bytes, crashkernel: RangeList) -> Kimage:
             continue
         table = words[at + 1 : at + 1 + 4 * count]
         segments = tuple(Segment(table[i + 2], table[i + 3], table[i + 1]) for i in range(0, 4 * count, 4))
-        kimage = Kimage(entry, segments)
+        kimage = Kimage(entry, segments, words[at + _CONTROL_PAGE_BEHIND_COUNT])
         if _plausible(segments, crashkernel) and kimage.segment_at(entry) is not None:
             return kimage
     raise CannotTellError("the layout of struct kimage on this kernel is not known: no segment table was recognised")

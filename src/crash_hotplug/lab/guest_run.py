@@ -248,6 +248,11 @@ class Guest:
     async def _update_step(self, step: Step) -> None:
         if self._update == "reload":
             await self._load()
+        elif self._update == "in-place":
+            done = await self._agent.run("python3", "-m", "crash_hotplug", "update")
+            self.event("update in place", (done["out"] or done["err"]).strip())
+            if done["rc"]:
+                raise GuestError(f"the update in place failed: {(done['out'] or done['err']).strip()}")
         elif self._update == "kernel":
             await asyncio.sleep(0.3)  # the handler has run by the time sysfs says online; removals may lag
             self.event("update", "left to the kernel's own handler")

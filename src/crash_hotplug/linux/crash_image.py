@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
@@ -19,6 +20,7 @@ from crash_hotplug.core.image import (
     is_boot_params,
     parse_kimage,
 )
+from crash_hotplug.core.in_place import digest_regions
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux import kallsyms
 from crash_hotplug.linux.kcore import Kcore
@@ -52,7 +54,9 @@ def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
         kimage_virt = int.from_bytes(kcore.read_virt(pointer_virt, 8), "little")
         if kimage_virt == 0:
             raise CannotTellError("the crash image was unloaded while it was being looked at")
-        kimage = parse_kimage(kcore.read_virt(kimage_virt, KIMAGE_BYTES_NEEDED), crashkernel)
+        kimage = _whole_image(
+            kcore, parse_kimage(kcore.read_virt(kimage_virt, KIMAGE_BYTES_NEEDED), crashkernel), crashkernel
+        )
         header_at = _find_elfcorehdr(kcore, kimage)
         header = _read_header(kcore, header_at)
         boot_params_at = _find_boot_params(kcore, kimage)
@@ -69,6 +73,17 @@ def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
                 f"{header_at.phys:#x}"
             )
         return image
+
+
+def _whole_image(kcore: Kcore, kimage: Kimage, crashkernel: RangeList) -> Kimage:
+    """Add the segments that an update in place did not list: purgatory's digest table names them."""
+    purgatory = kimage.segment_at(kimage.entry_phys)
+    if purgatory is None:
+        return kimage
+    named = digest_regions(kcore.read_phys(purgatory.phys, purgatory.memsz), kimage, crashkernel) or ()
+    listed = {segment.phys for segment in kimage.segments}
+    unlisted = [segment for segment in named if segment.phys not in listed and segment.memsz]
+    return replace(kimage, segments=tuple(sorted([*kimage.segments, *unlisted], key=lambda s: s.phys)))
 
 
 def _find_elfcorehdr(kcore: Kcore, kimage: Kimage) -> Segment:
