@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Hashable
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Optional, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, NoRoomError
@@ -48,9 +48,9 @@ class Event:
     """One hot-plug event."""
 
     kind: EventKind
-    cpu: Optional[int] = None
+    cpu: int | None = None
     """The CPU's number."""
-    memory: Optional[Range] = None
+    memory: Range | None = None
     """The memory block's physical range."""
 
 
@@ -93,13 +93,13 @@ class CrashImageMachine(Protocol):
     def unlock(self) -> None:
         """Give the lock back."""
 
-    def loaded_image(self) -> Optional[CrashImage]:
+    def loaded_image(self) -> CrashImage | None:
         """Return the crash image that is loaded now, or None.
 
         :raise CannotTellError: it cannot be read
         """
 
-    def why_not_updatable(self, image: CrashImage) -> Optional[str]:
+    def why_not_updatable(self, image: CrashImage) -> str | None:
         """Return the reason, for people, why the header of *image* must not be replaced; None where it may be."""
 
     def read_machine(self) -> Machine:
@@ -151,7 +151,7 @@ class Policy(Protocol):
     def handles(self, event: Event) -> bool:
         """Whether *event* is looked at."""
 
-    def header(self, machine: Machine, image: CrashImage, event: Event) -> Optional[ElfCoreHeader]:
+    def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader | None:
         """Return the header that *machine* should have; None where this event cannot change it.
 
         :raise CrashHotplugError: it cannot be built
@@ -169,6 +169,7 @@ class Outcome(str, Enum):
     LOCK_BUSY = "lock busy"
     REFUSED = "refused"
     NO_ROOM = "no room"
+    CANNOT_TELL = "cannot tell"
     FAILED = "failed"
 
 
@@ -207,12 +208,16 @@ def handle_event(machine: CrashImageMachine, policy: Policy, event: Event) -> St
                 reason = str(error)
                 yield Step("handler: image changed, looks again")
         return Report(event, Outcome.FAILED, reason)
-    except NoRoomError as error:
-        return Report(event, Outcome.NO_ROOM, str(error))
     except CrashHotplugError as error:
-        return Report(event, Outcome.FAILED, str(error))
+        return Report(event, _outcome_of(error), str(error))
     finally:
         machine.unlock()
+
+
+def _outcome_of(error: CrashHotplugError) -> Outcome:
+    if isinstance(error, NoRoomError):
+        return Outcome.NO_ROOM
+    return Outcome.CANNOT_TELL if isinstance(error, CannotTellError) else Outcome.FAILED
 
 
 def _update(machine: CrashImageMachine, policy: Policy, event: Event) -> Steps[Report]:

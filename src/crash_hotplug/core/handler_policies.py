@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Optional
 
 from crash_hotplug.core.assessment import dialect_of
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, build_elfcorehdr, parse_elfcorehdr
@@ -67,7 +66,7 @@ class Merged:
         """Whether one of the kernel's notifiers tells of *event*."""
         return event.kind in _KERNEL_EVENTS
 
-    def header(self, machine: Machine, image: CrashImage, event: Event) -> Optional[ElfCoreHeader]:
+    def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader | None:
         """Build the kernel's own header.
 
         None for a CPU event where every possible CPU is described: ``file_mode || elfcorehdr_updated`` in
@@ -108,7 +107,7 @@ class Reload:
 
 @dataclass(frozen=True)
 class InPlace:
-    """This project: one small kexec_load replaces the header, on any kernel.
+    """Ours, on any kernel: one small kexec_load replaces the header.
 
     Every possible CPU is described where the notes of all of them are known, so that no later CPU event needs an
     update.  What the loader put into the header is kept.  Any event means "look again", a removal too.
@@ -126,7 +125,7 @@ class InPlace:
     def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader:
         """Build the header this machine should have, from the loaded one."""
         loaded = with_possible_cpus(parse_elfcorehdr(image.elfcorehdr), machine)
-        return expected_elfcorehdr(machine, dialect_of(loaded, image), loaded)
+        return expected_elfcorehdr(machine, dialect_of(loaded, image), loaded, image.backup_region_phys)
 
 
 def with_possible_cpus(header: ElfCoreHeader, machine: Machine) -> ElfCoreHeader:

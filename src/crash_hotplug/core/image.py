@@ -79,6 +79,9 @@ class CrashImage:
     """The capture kernel's command line."""
     cmdline_phys: int | None = None
     kimage: Kimage | None = None
+    """Every segment of the image, those that an update in place did not list included."""
+    backup_region_phys: int | None = None
+    """Where purgatory copies low memory; None where it copies none, or its variables could not be read."""
 
     @property
     def loader(self) -> Dialect | None:

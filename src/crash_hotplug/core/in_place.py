@@ -1,7 +1,8 @@
 """What an update in place has to list in its kexec_load, and purgatory's digest without the elfcorehdr.
 
-Pure computation over addresses and bytes; who reads and who calls kexec_load is another matter.  The facts it rests on
-are those of ``kimage_alloc_crash_control_pages()`` in kernel/kexec_core.c and of purgatory's ``verify_sha256_digest()``.
+Pure computation over addresses and bytes; who reads and who calls kexec_load is another matter.  The facts it rests
+on are those of ``kimage_alloc_crash_control_pages()`` in kernel/kexec_core.c, and purgatory's
+``verify_sha256_digest()``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, Kimage, Segment
@@ -24,7 +25,7 @@ ReadPhys = Callable[[int, int], bytes]
 """Reads bytes at a physical address: (address, length)."""
 
 
-def lowest_hole(reserved: Range, listed: Iterable[Range], size: int) -> Optional[Range]:
+def lowest_hole(reserved: Range, listed: Iterable[Range], size: int) -> Range | None:
     """Return the lowest page-aligned hole of *size* bytes in the reserved range that no listed segment covers.
 
     That is where the kernel takes control pages from.
@@ -56,34 +57,6 @@ def segments_to_list(kimage: Kimage, changed: Iterable[int], reserved: Range, co
         listed.update(hit)
 
 
-def digest_regions(purgatory: bytes, kimage: Kimage, reserved: RangeList) -> Optional[tuple[Segment, ...]]:
-    """Return the segments that purgatory's digest table names, without proving it by a digest; None where it has none.
-
-    After an update in place ``struct kimage`` lists only what that update listed; the table still names the whole
-    image.  A length of 0, with which an update takes the elfcorehdr out of the digest, is given as such.
-    """
-    must = {s.phys for s in kimage.segments if s.phys != purgatory_phys(kimage)}
-    for at in range(0, len(purgatory) - TABLE_SIZE + 1, 8):
-        entries = list(_REGION.iter_unpack(purgatory[at : at + TABLE_SIZE]))
-        while entries and entries[-1] == (0, 0):
-            entries.pop()
-        starts = {start for start, _length in entries}
-        if len(entries) < 2 or len(must - starts) > 1 or len(starts) != len(entries):
-            continue
-        if any(start % PAGE or length % PAGE or not reserved.contains(start) for start, length in entries):
-            continue
-        ranges = [Range(start, start + length) for start, length in entries]
-        if reserved.covers(RangeList(ranges)) and RangeList(ranges).size == sum(r.size for r in ranges):
-            return tuple(Segment(start, length, length) for start, length in entries)
-    return None
-
-
-def purgatory_phys(kimage: Kimage) -> int:
-    """Return the physical address of the segment that holds the entry point."""
-    segment = kimage.segment_at(kimage.entry_phys)
-    return kimage.entry_phys if segment is None else segment.phys
-
-
 class DigestTable(NamedTuple):
     """Purgatory's table of regions and the digest over them, proven to be that."""
 
@@ -104,7 +77,8 @@ def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> 
     for at in range(0, len(purgatory) - TABLE_SIZE + 1, 8):
         regions = tuple(_REGION.iter_unpack(purgatory[at : at + TABLE_SIZE]))
         used = [region for region in regions if region != (0, 0)]
-        if len(used) < 2 or any(start not in starts for start, _length in used):
+        # The first entry is in use; without that test a window that begins before the table is hashed as well.
+        if len(used) < 2 or regions[0] == (0, 0) or any(length and start not in starts for start, length in used):
             continue
         digest_at = purgatory.find(digest_of(used, read_phys))
         if digest_at >= 0:
@@ -121,12 +95,15 @@ def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
     return digest.digest()
 
 
-def without_elfcorehdr(
-    purgatory: bytes, table: DigestTable, elfcorehdr_phys: int, read_phys: ReadPhys
-) -> Optional[bytes]:
+def without_elfcorehdr(purgatory: bytes, table: DigestTable, elfcorehdr_phys: int, read_phys: ReadPhys) -> bytes | None:
     """Return *purgatory* with the elfcorehdr's length set to 0 and a digest that fits; None where it is left out."""
     if all(start != elfcorehdr_phys or length == 0 for start, length in table.regions):
         return None
+    return with_new_digest(purgatory, table, elfcorehdr_phys, read_phys)
+
+
+def with_new_digest(purgatory: bytes, table: DigestTable, elfcorehdr_phys: int, read_phys: ReadPhys) -> bytes:
+    """Return *purgatory* with the digest of what *read_phys* gives, the elfcorehdr left out."""
     regions = [(start, 0 if start == elfcorehdr_phys else length) for start, length in table.regions]
     changed = bytearray(purgatory)
     changed[table.at : table.at + TABLE_SIZE] = b"".join(_REGION.pack(*region) for region in regions)
@@ -134,11 +111,16 @@ def without_elfcorehdr(
     return bytes(changed)
 
 
+_CONTROL_PAGES_BESIDES_MAP = 2 + 1 + 1 + 4 + 4 + 16
+"""Control code, its alignment to its own size, top-level table, page tables of the trampoline, levels above the
+identity map, and sixteen for firmware tables (ACPI, EFI) that are mapped besides RAM."""
+
+
 def control_pages_bound(ram: RangeList) -> int:
     """Return how many bytes of control pages x86_64 takes for a crash image, at most.
 
-    Two pages of control code, one page each of the page-table levels for code and trampoline (seven), and the identity
-    map of all RAM without 1 GiB pages: one page per started GiB, one per started 512 GiB.
+    ``init_pgtable()`` of arch/x86/kernel/machine_kexec_64.c maps all RAM: without 1 GiB pages that is one page per
+    started GiB and one per started 512 GiB.
     """
     top = ram[-1].end if ram else 0
-    return PAGE * (2 + 7 + -(-top // (1 << 30)) + -(-top // (1 << 39)))
+    return PAGE * (_CONTROL_PAGES_BESIDES_MAP + -(-top // (1 << 30)) + -(-top // (1 << 39)))

@@ -6,9 +6,9 @@ import ctypes
 import errno
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.update_plan import NewSegment
 
 KEXEC_ON_CRASH = 0x1
 KEXEC_UPDATE_ELFCOREHDR = 0x4
@@ -35,16 +35,6 @@ class KexecError(CrashHotplugError):
         super().__init__(f"kexec_load failed: {_REASONS.get(number, os.strerror(number))}")
 
 
-class NewSegment(NamedTuple):
-    """One segment as kexec_load takes it."""
-
-    phys: int
-    """Physical address, page aligned."""
-    data: bytes
-    memsz: int
-    """Bytes it takes, a multiple of the page size; behind *data* the kernel writes zeros."""
-
-
 class _KexecSegment(ctypes.Structure):
     _fields_ = (
         ("buf", ctypes.c_void_p),
@@ -52,6 +42,10 @@ class _KexecSegment(ctypes.Structure):
         ("mem", ctypes.c_void_p),
         ("memsz", ctypes.c_size_t),
     )
+
+
+class KexecBusyError(KexecError):
+    """Somebody else holds the kernel's kexec lock; nothing was changed."""
 
 
 def load_crash_image(entry_phys: int, segments: Sequence[NewSegment], flags: int) -> None:
@@ -68,4 +62,5 @@ def load_crash_image(entry_phys: int, segments: Sequence[NewSegment], flags: int
     libc = ctypes.CDLL(None, use_errno=True)
     arguments = (ctypes.c_ulong(entry_phys), ctypes.c_ulong(len(segments)), table)
     if libc.syscall(ctypes.c_long(_SYS_KEXEC_LOAD), *arguments, ctypes.c_ulong(_ARCH_X86_64 | KEXEC_ON_CRASH | flags)):
-        raise KexecError(ctypes.get_errno())
+        number = ctypes.get_errno()
+        raise KexecBusyError(number) if number == errno.EBUSY else KexecError(number)

@@ -5,39 +5,48 @@ How and why that works is told in docs/in-place.md.
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
-from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.handler import ImageChangedError, Step, Steps
-from crash_hotplug.core.image import CrashImage, Kimage
-from crash_hotplug.core.in_place import (
-    control_pages_bound,
-    find_digest_table,
-    purgatory_phys,
-    segments_to_list,
-    without_elfcorehdr,
-)
+from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
-from crash_hotplug.linux import kallsyms
-from crash_hotplug.linux.crash_image import find_crash_image
+from crash_hotplug.core.move_header import plan_move
+from crash_hotplug.core.update_plan import UpdatePlan, check_result, plan_update, verify_digest, why_no_plan
+from crash_hotplug.linux.crash_image import find_crash_image, read_pointer
+from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kdump_lock import LockBusyError, kdump_locks
-from crash_hotplug.linux.kexec_load import KEXEC_UPDATE_ELFCOREHDR, NewSegment, load_crash_image
+from crash_hotplug.linux.kexec_load import KEXEC_UPDATE_ELFCOREHDR, KexecBusyError, load_crash_image
 from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.machine_reader import read_machine
+from crash_hotplug.linux.memory_encryption import memory_encryption
 from crash_hotplug.linux.sysroot import Sysroot
 
 LOCK_SECONDS = 10.0
+_BUSY_RETRIES = 20
+_BUSY_PAUSE = 0.05
 
 
 class LiveMachine:
     """A :class:`~crash_hotplug.core.handler.CrashImageMachine` over the running kernel."""
 
-    def __init__(self) -> None:
-        """Take the running machine; nothing is read yet."""
+    def __init__(self, verify_full: bool = False, say: Callable[[str], None] = lambda _what: None) -> None:
+        """Take the running machine; nothing is read yet.
+
+        :param verify_full: compute the digest over the whole image before and after each update
+        :param say: told what takes more than a moment
+        """
         self._sysroot = Sysroot()
+        self._verify_full = verify_full
+        self._say = say
         self._locks = ExitStack()
         self._pointer_virt = 0
+        self.kexec_seconds = 0.0
+        """How long the last kexec_load took: at most as long there was no image."""
 
     def try_lock(self) -> bool:
         """Take the locks of the distributions' wrappers; False where one stays taken."""
@@ -59,24 +68,36 @@ class LiveMachine:
         """Return the loaded image, or None.
 
         :raise CannotTellError: it cannot be found or read
+        :raise CrashHotplugError: a full verification was asked for, and the image is damaged
         """
         if read_kexec_state(self._sysroot).image_loaded is False:
             return None
         self._pointer_virt = self._read_pointer()
-        return find_crash_image(self._sysroot, self.read_machine().crashkernel)
+        if self._pointer_virt == 0:
+            return None
+        image = find_crash_image(self._sysroot, read_iomem(self._sysroot).crashkernel)
+        if self._verify_full:
+            self._verify_digest(image)
+        return image
 
     def why_not_updatable(self, image: CrashImage) -> str | None:
-        """Return why kexec_load would be refused or could not be done safely; None where nothing speaks against it."""
-        state = read_kexec_state(self._sysroot)
-        if state.lockdown not in (None, "none"):
-            return f"lockdown ({state.lockdown}) forbids kexec_load"
-        if state.load_disabled:
-            return "kernel.kexec_load_disabled forbids loading until the next boot"
-        if state.load_limit == 0:
-            return "kernel.kexec_load_limit_panic allows no more loads"
-        if image.kimage is None or image.elfcorehdr_phys is None:
-            return "struct kimage could not be read"
-        return None
+        """Return why kexec_load would be refused or could not be done safely; None where nothing speaks against it.
+
+        :raise CannotTellError: it cannot be told
+        """
+        return why_kexec_load_is_refused(self._sysroot) or self._why_not_safe(image)
+
+    def _why_not_safe(self, image: CrashImage) -> str | None:
+        machine = self.read_machine()
+        encryption = memory_encryption(self._sysroot, machine.vmcoreinfo)
+        if encryption is not None:
+            return f"memory is encrypted ({encryption}); an update in place was never tried there"
+        return why_no_plan(image, machine)
+
+    def plan(self, image: CrashImage, header: bytes) -> UpdatePlan:
+        """Plan to replace the header of *image*; errors as :func:`~crash_hotplug.core.update_plan.plan_update`."""
+        with Kcore(self._sysroot) as kcore:
+            return plan_update(image, self.read_machine(), header, kcore.read_phys)
 
     def replace_header(self, image: CrashImage, header: bytes) -> Steps[None]:
         """Put *header* into the image with one kexec_load of the segments that have to be listed.
@@ -85,51 +106,80 @@ class LiveMachine:
         :raise CannotTellError: it cannot be done safely; nothing was done
         :raise CrashHotplugError: the kernel refused, or what is loaded afterwards is not what was meant
         """
-        if image.kimage is None or image.elfcorehdr_phys is None:
-            raise CannotTellError("struct kimage could not be read")
-        segments = self._plan(image.kimage, image.elfcorehdr_phys, header)
-        yield Step("in place: planned", tuple(s.phys for s in segments))
-        if self._read_pointer() != self._pointer_virt:
-            raise ImageChangedError("somebody else loaded or unloaded an image meanwhile")
-        load_crash_image(image.kimage.entry_phys, segments, self._flags())
+        plan = self.plan(image, header)
+        yield Step("in place: planned", plan)
+        self._carry_out(plan, header)
         yield Step("in place: loaded")
-        self._verify(image, header, {s.phys for s in segments})
+
+    def make_room(self, image: CrashImage, room: int) -> Steps[None]:
+        """Move the header of *image*, as it is, to a place of *room* bytes; errors as :meth:`replace_header`."""
+        machine = self.read_machine()
+        with Kcore(self._sysroot) as kcore:
+            plan = plan_move(image, machine, room, kcore.read_phys)
+        yield Step("move: planned", plan)
+        self._carry_out(plan, image.elfcorehdr)
+        yield Step("move: loaded")
 
     def reload(self) -> Steps[None]:
         """Not done here: the machine's own tool does it (linux/reload.py)."""
-        raise CrashHotplugError("a full reload is not this machine's")
+        raise CrashHotplugError("a full reload is not done in place")
         yield Step("")
+
+    def _carry_out(self, plan: UpdatePlan, header: bytes) -> None:
+        if plan.takes_over:
+            self._say("the image is hashed once, to take its elfcorehdr out of purgatory's digest")
+        flags = self._flags()
+        for attempt in range(_BUSY_RETRIES):
+            if self._read_pointer() != self._pointer_virt:
+                raise ImageChangedError("somebody else loaded or unloaded an image meanwhile")
+            started = time.perf_counter()
+            try:
+                load_crash_image(plan.entry_phys, plan.segments, flags)
+                break
+            except KexecBusyError:
+                if attempt == _BUSY_RETRIES - 1:
+                    raise
+                time.sleep(_BUSY_PAUSE)
+            except CrashHotplugError as error:
+                if self._read_pointer() == 0:
+                    raise CrashHotplugError(f"{error}; no crash image is loaded now: load one") from error
+                raise
+        self.kexec_seconds = time.perf_counter() - started
+        self._check(plan, header)
+
+    def _check(self, plan: UpdatePlan, header: bytes) -> None:
+        now = find_crash_image(self._sysroot, read_iomem(self._sysroot).crashkernel)
+        if now.kimage is None:
+            raise CrashHotplugError("what was loaded cannot be read back: reload the crash image")
+        check_result(plan, now.kimage, now.elfcorehdr, header)
+        if self._verify_full:
+            self._verify_digest(now)
+
+    def _verify_digest(self, image: CrashImage) -> None:
+        self._say("the whole image is hashed")
+        with Kcore(self._sysroot) as kcore:
+            verify_digest(image, self.read_machine(), kcore.read_phys)
 
     def _read_pointer(self) -> int:
         with Kcore(self._sysroot) as kcore:
-            symbol = kallsyms.read_symbols(self._sysroot, ("kexec_crash_image",)).get("kexec_crash_image")
-            if symbol is None:
-                raise kallsyms.explain_masked(self._sysroot)
-            return int.from_bytes(kcore.read_virt(symbol, 8), "little")
+            return read_pointer(self._sysroot, kcore)
 
     def _flags(self) -> int:
-        # Kernels that can update the header by themselves go on doing so only where the loader says it may be.
-        return 0 if read_kexec_state(self._sysroot).elfcorehdr_size is None else KEXEC_UPDATE_ELFCOREHDR
+        # Whoever loaded the image said whether the kernel (6.6 and newer) may update it; that goes on.
+        state = read_kexec_state(self._sysroot)
+        return KEXEC_UPDATE_ELFCOREHDR if state.updates_cpus or state.updates_memory else 0
 
-    def _plan(self, kimage: Kimage, elfcorehdr_phys: int, header: bytes) -> list[NewSegment]:
-        machine = self.read_machine()
-        purgatory = purgatory_phys(kimage)
-        reserved = next(r for r in machine.crashkernel if r.start <= elfcorehdr_phys < r.end)
-        bound = control_pages_bound(machine.ram)
-        listed = segments_to_list(kimage, (purgatory, elfcorehdr_phys), reserved, bound)
-        with Kcore(self._sysroot) as kcore:
-            contents = {s.phys: kcore.read_phys(s.phys, s.memsz) for s in listed}
-            table = find_digest_table(contents[purgatory], kimage, kcore.read_phys)
-            changed = without_elfcorehdr(contents[purgatory], table, elfcorehdr_phys, kcore.read_phys)
-        contents[purgatory] = changed or contents[purgatory]
-        contents[elfcorehdr_phys] = header
-        return [NewSegment(s.phys, contents[s.phys], s.memsz) for s in listed]
 
-    def _verify(self, image: CrashImage, header: bytes, listed: set[int]) -> None:
-        now = find_crash_image(self._sysroot, self.read_machine().crashkernel)
-        if now.kimage is None or not now.elfcorehdr.startswith(header):
-            raise CrashHotplugError("the header that was written is not the one that is there: reload the crash image")
-        unlisted = [s.phys for s in (image.kimage.segments if image.kimage else ()) if s.phys not in listed]
-        control = now.kimage.control_page_phys
-        if control is None or any(phys < control for phys in unlisted):
-            raise CrashHotplugError("control pages may have overwritten a segment: reload the crash image")
+def why_kexec_load_is_refused(sysroot: Sysroot) -> str | None:
+    """Return what forbids kexec_load(2) on this machine, or None."""
+    state = read_kexec_state(sysroot)
+    machine = os.uname().machine
+    if machine != "x86_64":
+        return f"this machine is {machine}: an update in place is known to be safe on x86_64 only"
+    if state.lockdown not in (None, "none"):
+        return f"lockdown ({state.lockdown}) forbids kexec_load"
+    if state.load_disabled:
+        return "kernel.kexec_load_disabled forbids loading until the next boot"
+    if state.load_limit == 0:
+        return "kernel.kexec_load_limit_panic allows no more loads"
+    return None
