@@ -3,7 +3,7 @@ VENV := .venv
 CAPTURES := tests/captures/6.1-c
 STATUS = PYTHONPATH=src $(PYTHON) -m crash_hotplug status --sysroot
 
-.PHONY: run test test-main test-pythons lint fuzz bench-core man clean python
+.PHONY: run test test-main test-pythons lint lab lab-full fuzz bench-core man clean python
 
 # The main job: what goes wrong without this tool, on a saved machine, before and after a hot-plug.
 run: python
@@ -40,6 +40,17 @@ bench-core: $(VENV)/ready
 man: python
 	PYTHONPATH=src $(PYTHON) -m crash_hotplug.cli.man_page build/man
 
+# Real kernels under QEMU: the default scenario on 6.1 and 6.12; everything is fetched on the first run.
+lab: $(VENV)/ready
+	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
+	$(VENV)/bin/crash-hotplug lab run
+
+# Every scenario on every kernel, with each kernel's own loader; the default scenario with every loader.  Hours, emulated.
+lab-full: $(VENV)/ready
+	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
+	$(VENV)/bin/crash-hotplug lab run --all --kernel all -j 2 -o build/lab/every-scenario
+	$(VENV)/bin/crash-hotplug lab run --kernel all --loader all -j 2 -o build/lab/every-loader
+
 clean:
 	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -50,5 +61,5 @@ python:
 $(VENV)/ready: pyproject.toml | python
 	@$(PYTHON) -m venv --help >/dev/null 2>&1 && $(PYTHON) -c 'import ensurepip' 2>/dev/null || sh tools/debian-packages.sh python3-venv
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[test,lab]'
 	@touch $@

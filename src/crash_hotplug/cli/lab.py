@@ -12,6 +12,9 @@ DESCRIPTION = """\
 Boots real kernels under QEMU, loads a crash image, adds and removes CPUs and memory, panics, and compares
 the vmcore with what was really there.  Kernels, QEMU and the guest's userland are Debian's: downloaded
 through apt's own configuration, unpacked in the cache, never installed.  Needs no root.
+
+`lab run` exits with 1 when a run was not as its scenario expects.  A fault of the kernel that is known and
+came as expected is FAULT, and no failure.
 """
 EXAMPLES = """\
 examples:
@@ -19,9 +22,14 @@ examples:
   crash-hotplug lab run remove-dimm --kernel 7.2           one scenario, one kernel
   crash-hotplug lab run --all --loader all -j 2            everything, on the default kernels
   crash-hotplug lab run --kernel bzImage --modules lib/modules/6.17.0-mine
+  crash-hotplug lab list --json                            scenarios, kernels, combinations known not to work
   crash-hotplug lab shell --kernel 6.12                    a guest to look around in
 
 The lab needs its extra packages: pip install crash-hotplug[lab]
+"""
+_RUN = """\
+Runs each scenario on each kernel with each loader and each way of updating the image that the scenario has
+expectations for.  Results, serial logs, snapshots and report.html go to one directory.
 """
 
 
@@ -32,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetch.add_argument("--kernel", action="append", default=[], metavar="K", help="key of a kernel, or all")
     listing = commands.add_parser("list", help="the scenarios, kernels and combinations there are")
     add_json(listing)
-    run_parser = commands.add_parser("run", help="run scenarios")
+    run_parser = commands.add_parser("run", help="run scenarios", description=_RUN)
     run_parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="bundled name or FILE.toml")
     run_parser.add_argument("--all", action="store_true", help="every bundled scenario")
     _add_kernel(run_parser)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 from typing import Callable
 
@@ -13,12 +12,11 @@ from crash_hotplug.lab.plan import Run
 from crash_hotplug.lab.results import Result
 
 _COLOURS = {"pass": "green", "fault": "yellow", "fail": "bold red", "broken": "bold red", "skip": "dim"}
-_CONSOLE = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
 def say(what: str) -> None:
     """Say what takes time now."""
-    _CONSOLE.print(f"{what} ...")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"{what} ...", markup=False)
 
 
 class Terminal:
@@ -26,7 +24,7 @@ class Terminal:
 
     def __init__(self, total: int, quiet: bool) -> None:
         """Prepare for ``total`` runs."""
-        self._out = Console(file=sys.stderr if quiet else sys.stdout, highlight=False, soft_wrap=True)
+        self._out = Console(stderr=quiet, highlight=False, soft_wrap=True)
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),

@@ -15,3 +15,12 @@ class GuestError(LabError):
 
 class ScenarioError(LabError):
     """A scenario file does not say something the lab can do; the sentence names file and key."""
+
+
+class StuckError(GuestError):
+    """The guest goes nowhere after its panic."""
+
+    def __init__(self, addresses: list[int]) -> None:
+        """Take where each CPU is."""
+        super().__init__("the guest goes nowhere after its panic; its CPUs are at " + ", ".join(map(hex, addresses)))
+        self.addresses = addresses

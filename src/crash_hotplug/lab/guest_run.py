@@ -98,7 +98,7 @@ class Guest:
         words = await self._agent.order("where")
         self.seen.words = [(now, value) for now, (_, value) in zip(words, self.seen.words)]
         await self._take(self._scenario.steps[-1])
-        await machine.wait(10 * self._scenario.time_limit)  # the run's own limit comes first
+        await machine.wait_dumped(self._scenario.time_limit)
 
     def after_death(self) -> None:
         """Find out from the serial log what the capture kernel did, and cut the dump's disk to its size."""
@@ -163,9 +163,7 @@ class Guest:
         loaded = tree / "crash-image/elfcorehdr"
         if not loaded.exists() or report["verdict"] != "accurate":
             return
-        # from 6.6 on the kernel describes all possible CPUs, of which sysfs does not tell the notes' addresses
-        from_nothing = name == "loaded" and not (self._loader == "s" and self._kernel.has_crash_hotplug)
-        dialect = ("--dialect", "kernel" if self._loader == "s" else "kexec-tools") if from_nothing else ()
+        dialect = ("--dialect", "kernel" if self._loader == "s" else "kexec-tools") if name == "loaded" else ()
         target = f"/tmp/{name}.elfcorehdr"
         done = await self._agent.run("python3", "-m", "crash_hotplug", "header", *dialect, "-o", target)
         if done["rc"]:

@@ -61,7 +61,7 @@ def _judge_dump(result: Result, expectation: Expectation, seen: Observed, vmcore
     _judge_truth(result, seen, status)
     report = dump.audit(vmcore, snapshot)
     result.dump = dump.ranges(vmcore)
-    wanted, found = _wanted(expectation, seen), _found(report)
+    wanted, found = wanted_findings(expectation, seen), found_findings(report)
     result.check(
         "audit", wanted == found, _sentences(report) if wanted == found else f"found {found}, expected {wanted}"
     )
@@ -107,7 +107,8 @@ def _judge_registers(result: Result, expectation: Expectation, seen: Observed, c
         result.check(f"the panic was on CPU {place}", ok, f"process {seen.panic_pid}; notes are of processes {pids}")
 
 
-def _wanted(expectation: Expectation, seen: Observed) -> set[tuple[str, Any]]:
+def wanted_findings(expectation: Expectation, seen: Observed) -> set[tuple[str, Any]]:
+    """Return the findings that are expected: kinds with a CPU or a physical range, ranges that touch as one."""
     wanted: set[tuple[str, Any]] = set()
     memory: dict[str, list[Range]] = {}
     for finding in expectation.findings:
@@ -120,7 +121,8 @@ def _wanted(expectation: Expectation, seen: Observed) -> set[tuple[str, Any]]:
     return wanted
 
 
-def _found(report: dict[str, Any]) -> set[tuple[str, Any]]:
+def found_findings(report: dict[str, Any]) -> set[tuple[str, Any]]:
+    """Return the findings of an audit's report in the same form."""
     found: set[tuple[str, Any]] = set()
     for finding in report["findings"]:
         if finding["ranges"] and "cpu" not in finding:

@@ -76,7 +76,7 @@ def _section(result: Result) -> str:
     parts = [
         f'<h2 id="{result.name}"><span class="outcome {result.outcome}">{result.outcome}</span> ',
         f"{escape(result.name)}</h2><p>{escape(result.title)}. {escape(result.kernel_release)} ",
-        f"({escape(result.kernel_version)}). {escape(result.reason)}.</p>",
+        f"({escape(result.kernel_version)}). {escape(_sentence(result.reason))}.</p>",
     ]
     bars = _bars(result)
     if bars:
@@ -99,6 +99,10 @@ def _section(result: Result) -> str:
         parts.append(f'<p>Files: <a href="{escape(result.files)}/">{escape(result.files)}/</a> '
                      f'(<a href="{escape(result.files)}/serial.log">serial log</a>)</p>')  # fmt: skip
     return "".join(parts)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _bars(result: Result) -> list[Bar]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Callable
 
 from crash_hotplug.lab import initramfs
-from crash_hotplug.lab.errors import GuestError
+from crash_hotplug.lab.errors import GuestError, StuckError
 from crash_hotplug.lab.guest_run import Guest
 from crash_hotplug.lab.judge import judge
 from crash_hotplug.lab.kernels import Kernel
@@ -33,16 +33,12 @@ async def run(kernel: Kernel, scenario: Scenario, loader: str, update: str, dire
     guest = Guest(scenario, kernel, loader, update, directory, result, say)
     try:
         async with Machine(kernel, image, directory, scenario.memory, scenario.cpus) as machine:
-            try:
-                await asyncio.wait_for(guest.live(machine), scenario.time_limit)
-            except asyncio.TimeoutError:
-                if guest.panicked:
-                    guest.seen.stuck_at = await machine.instruction_pointers()
-                raise
+            await asyncio.wait_for(guest.live(machine), scenario.time_limit)
     except (GuestError, asyncio.TimeoutError) as error:
         limit = f"the run's time limit of {scenario.time_limit:.0f} s is over"
         result.reason = str(error) or limit
         guest.event("given up", result.reason)
+        guest.seen.stuck_at = error.addresses if isinstance(error, StuckError) else []
         if guest.panicked:
             guest.after_death()
             judge(result, scenario, guest.seen)

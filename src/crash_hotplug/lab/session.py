@@ -46,12 +46,13 @@ def prepare(keys: list[str], say: Callable[[str], None], again: bool = False) ->
     :param again: ask the mirror for newer versions even of what is there
     :raise LabError: when something cannot be had
     """
+    there = {key: kernels.ready(key) for key in keys}
     if again or not hosttools.ready():
         say("fetching QEMU and makedumpfile")
         hosttools.fetch()
     found = []
     for key in keys:
-        kernel = None if again else kernels.ready(key)
+        kernel = None if again else there[key]
         if kernel is None:
             say(f"fetching kernel {key}")
             kernel = kernels.fetch(key)

@@ -1,0 +1,9 @@
+"""Settings for every test."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# No test fails on wall-clock time: a busy machine is no fault of the code.
+settings.register_profile("crash-hotplug", deadline=None)
+settings.load_profile("crash-hotplug")
