@@ -14,8 +14,7 @@ from crash_hotplug.core.handler import Outcome, Report
 from crash_hotplug.core.handler_policies import InPlace
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.update_plan import UpdatePlan
-from crash_hotplug.linux.live_machine import LiveMachine, why_kexec_load_is_refused
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.live_machine import LiveMachine
 from crash_hotplug.linux.update_once import LOOK, update_by_reload, update_in_place
 
 DESCRIPTION = """\
@@ -93,10 +92,13 @@ def _update(live: LiveMachine, strategy: str) -> Report:
 
 def _dry_run(live: LiveMachine, as_json: bool) -> int:
     """Print the plan of an update in place; nothing is locked and nothing changed."""
+    refused = live.why_refused()
+    if refused is not None:
+        return _say_dry_run(as_json, exit_codes.FAILED, refused, None)
     image = live.loaded_image()
     if image is None:
         return _say_dry_run(as_json, exit_codes.NO_IMAGE, "no crash image is loaded", None)
-    reason = why_kexec_load_is_refused(Sysroot()) or live.why_not_updatable(image)
+    reason = live.why_not_updatable(image)
     if reason is not None:
         return _say_dry_run(as_json, exit_codes.FAILED, reason, None)
     header = InPlace().header(live.read_machine(), image, LOOK)

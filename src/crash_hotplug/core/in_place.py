@@ -68,17 +68,23 @@ class DigestTable(NamedTuple):
     """(physical start, length) of each region; a length of 0 adds nothing."""
 
 
+def table_candidates(purgatory: bytes) -> list[int]:
+    """Return where a digest table may begin, in bytes: wherever the first word could be a segment's address."""
+    words = struct.unpack_from(f"<{len(purgatory) // 8}Q", purgatory)
+    last = len(purgatory) - TABLE_SIZE
+    return [8 * number for number, word in enumerate(words) if word and not word % PAGE and 8 * number <= last]
+
+
 def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> DigestTable:
     """Find the table in the bytes of the purgatory segment and prove the find by computing the digest.
 
     :raise CannotTellError: nothing in *purgatory* is such a table with a digest that fits
     """
     starts = {segment.phys for segment in kimage.segments}
-    for at in range(0, len(purgatory) - TABLE_SIZE + 1, 8):
+    for at in table_candidates(purgatory):
         regions = tuple(_REGION.iter_unpack(purgatory[at : at + TABLE_SIZE]))
         used = [region for region in regions if region != (0, 0)]
-        # The first entry is in use; without that test a window that begins before the table is hashed as well.
-        if len(used) < 2 or regions[0] == (0, 0) or any(length and start not in starts for start, length in used):
+        if len(used) < 2 or any(length and start not in starts for start, length in used):
             continue
         digest_at = purgatory.find(digest_of(used, read_phys))
         if digest_at >= 0:

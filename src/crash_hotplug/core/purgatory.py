@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from crash_hotplug.core.image import Kimage, Segment
-from crash_hotplug.core.in_place import PAGE, TABLE_SIZE
+from crash_hotplug.core.in_place import PAGE, TABLE_SIZE, table_candidates
 from crash_hotplug.core.ranges import Range, RangeList
 
 _REGION = struct.Struct("<QQ")
@@ -29,7 +29,7 @@ def digest_regions(purgatory: bytes, kimage: Kimage, reserved: RangeList) -> tup
     image.  A length of 0, with which an update takes the elfcorehdr out of the digest, is given as such.
     """
     must = {s.phys for s in kimage.segments if s.phys != purgatory_phys(kimage)}
-    for at in range(0, len(purgatory) - TABLE_SIZE + 1, _WORD):
+    for at in table_candidates(purgatory):
         entries = list(_REGION.iter_unpack(purgatory[at : at + TABLE_SIZE]))
         while entries and entries[-1] == (0, 0):
             entries.pop()

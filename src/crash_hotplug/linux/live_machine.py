@@ -34,13 +34,19 @@ _BUSY_PAUSE = 0.05
 class LiveMachine:
     """A :class:`~crash_hotplug.core.handler.CrashImageMachine` over the running kernel."""
 
-    def __init__(self, verify_full: bool = False, say: Callable[[str], None] = lambda _what: None) -> None:
+    def __init__(
+        self,
+        sysroot: Sysroot | None = None,
+        verify_full: bool = False,
+        say: Callable[[str], None] = lambda _what: None,
+    ) -> None:
         """Take the running machine; nothing is read yet.
 
+        :param sysroot: where to read it
         :param verify_full: compute the digest over the whole image before and after each update
         :param say: told what takes more than a moment
         """
-        self._sysroot = Sysroot()
+        self._sysroot = sysroot or Sysroot()
         self._verify_full = verify_full
         self._say = say
         self._locks = ExitStack()
@@ -85,14 +91,28 @@ class LiveMachine:
 
         :raise CannotTellError: it cannot be told
         """
-        return why_kexec_load_is_refused(self._sysroot) or self._why_not_safe(image)
-
-    def _why_not_safe(self, image: CrashImage) -> str | None:
+        refused = self.why_refused()
+        if refused is not None:
+            return refused
         machine = self.read_machine()
         encryption = memory_encryption(self._sysroot, machine.vmcoreinfo)
         if encryption is not None:
             return f"memory is encrypted ({encryption}); an update in place was never tried there"
         return why_no_plan(image, machine)
+
+    def why_refused(self) -> str | None:
+        """Return what forbids kexec_load(2) on this machine, whatever is loaded; None where nothing does."""
+        state = read_kexec_state(self._sysroot)
+        machine = os.uname().machine
+        if machine != "x86_64":
+            return f"this machine is {machine}: an update in place is known to be safe on x86_64 only"
+        if state.lockdown not in (None, "none"):
+            return f"lockdown ({state.lockdown}) forbids kexec_load"
+        if state.load_disabled:
+            return "kernel.kexec_load_disabled forbids loading until the next boot"
+        if state.load_limit == 0:
+            return "kernel.kexec_load_limit_panic allows no more loads"
+        return None
 
     def plan(self, image: CrashImage, header: bytes) -> UpdatePlan:
         """Plan to replace the header of *image*; errors as :func:`~crash_hotplug.core.update_plan.plan_update`."""
@@ -168,18 +188,3 @@ class LiveMachine:
         # Whoever loaded the image said whether the kernel (6.6 and newer) may update it; that goes on.
         state = read_kexec_state(self._sysroot)
         return KEXEC_UPDATE_ELFCOREHDR if state.updates_cpus or state.updates_memory else 0
-
-
-def why_kexec_load_is_refused(sysroot: Sysroot) -> str | None:
-    """Return what forbids kexec_load(2) on this machine, or None."""
-    state = read_kexec_state(sysroot)
-    machine = os.uname().machine
-    if machine != "x86_64":
-        return f"this machine is {machine}: an update in place is known to be safe on x86_64 only"
-    if state.lockdown not in (None, "none"):
-        return f"lockdown ({state.lockdown}) forbids kexec_load"
-    if state.load_disabled:
-        return "kernel.kexec_load_disabled forbids loading until the next boot"
-    if state.load_limit == 0:
-        return "kernel.kexec_load_limit_panic allows no more loads"
-    return None

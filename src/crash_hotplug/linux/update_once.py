@@ -6,16 +6,15 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.handler import Event, EventKind, Outcome, Report, handle_event, run
 from crash_hotplug.core.handler_policies import InPlace
 from crash_hotplug.core.move_header import room_for
-from crash_hotplug.linux.live_machine import LiveMachine, why_kexec_load_is_refused
+from crash_hotplug.linux.live_machine import LiveMachine
 from crash_hotplug.linux.reload import reload_crash_image
-from crash_hotplug.linux.sysroot import Sysroot
 
 LOOK = Event(EventKind.LOOK)
 
 
 def update_in_place(machine: LiveMachine) -> Report:
     """Update the header in place; one that outgrew its segment is moved first."""
-    reason = why_kexec_load_is_refused(Sysroot())
+    reason = machine.why_refused()
     if reason is not None:
         return Report(LOOK, Outcome.REFUSED, reason)
     report = run(handle_event(machine, InPlace(), LOOK))
