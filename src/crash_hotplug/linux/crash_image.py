@@ -11,7 +11,6 @@ from typing import Any
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.image import (
-    KIMAGE_BYTES_NEEDED,
     CrashImage,
     Kimage,
     Segment,
@@ -23,6 +22,7 @@ from crash_hotplug.core.image import (
 from crash_hotplug.core.purgatory import digest_regions, find_backup_region
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux import kallsyms
+from crash_hotplug.linux.btf_file import kimage_layouts
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
@@ -63,7 +63,9 @@ def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
         kimage_virt = read_pointer(sysroot, kcore)
         if kimage_virt == 0:
             raise CannotTellError("the crash image was unloaded while it was being looked at")
-        kimage = parse_kimage(kcore.read_virt(kimage_virt, KIMAGE_BYTES_NEEDED), crashkernel)
+        layouts = kimage_layouts(sysroot)
+        data = kcore.read_virt(kimage_virt, max(layout.end for layout in layouts))
+        kimage = parse_kimage(data, crashkernel, layouts)
         purgatory = _read_purgatory(kcore, kimage)
         named = digest_regions(purgatory, kimage, crashkernel) or ()
         kimage = _whole_image(kimage, named)
