@@ -5,7 +5,8 @@ from __future__ import annotations
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.handler import Event, EventKind, Outcome, Report, handle_event, run
 from crash_hotplug.core.handler_policies import InPlace
-from crash_hotplug.core.move_header import room_for
+from crash_hotplug.core.image import elfcorehdr_room
+from crash_hotplug.core.move_header import MAX_MEMORY_RANGES, room_for
 from crash_hotplug.linux.live_machine import LiveMachine
 from crash_hotplug.linux.reload import reload_crash_image
 
@@ -20,7 +21,7 @@ def update_in_place(machine: LiveMachine) -> Report:
     report = run(handle_event(machine, InPlace(), LOOK))
     if report.outcome is not Outcome.NO_ROOM:
         return report
-    reason = _move(machine)
+    reason = give_room(machine, MAX_MEMORY_RANGES)
     if reason is not None:
         return Report(LOOK, Outcome.NO_ROOM, f"{report.sentence}, and it cannot move: {reason}")
     report = run(handle_event(machine, InPlace(), LOOK))
@@ -38,18 +39,25 @@ def update_by_reload(reason: str) -> Report:
     return Report(LOOK, Outcome.RELOADED, f"{command}: {reason}" if reason else command)
 
 
-def _move(machine: LiveMachine) -> str | None:
-    """Move the header to a place with room; return why that was not done, None where it was."""
+def give_room(machine: LiveMachine, memory_ranges: int) -> str | None:
+    """Move the header to a place with room for all possible CPUs and so many memory ranges, unless it has it.
+
+    :return: why that was not done; None where the room is there now
+    """
     if not machine.try_lock():
         return "somebody else is loading a crash image"
     try:
         image = machine.loaded_image()
         if image is None:
-            return "the crash image was unloaded meanwhile"
+            return "no crash image is loaded"
         reason = machine.why_not_updatable(image)
-        if reason is None:
-            run(machine.make_room(image, room_for(len(machine.read_machine().cpus))))
-        return reason
+        if reason is not None:
+            return reason
+        now = machine.read_machine()
+        needed = room_for(len(now.cpus), memory_ranges)
+        if (elfcorehdr_room(image, now.crashkernel, None) or 0) < needed:
+            run(machine.make_room(image, needed))
+        return None
     except CrashHotplugError as error:
         return str(error)
     finally:
