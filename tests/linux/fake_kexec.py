@@ -67,8 +67,8 @@ class FakeKexec:
             HEADER: self.header,
         }
         write_kcore(self._kcore, physical, {POINTER_VIRT: (DIRECT_MAP + KIMAGE_PHYS).to_bytes(8, "little")})
-        self._write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS))
-        self._write(PURGATORY, self._purgatory(header_in_digest))
+        self.write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS))
+        self.write(PURGATORY, self._purgatory(header_in_digest))
         self.loads: list[tuple[NewSegment, ...]] = []
         self.flags: list[int] = []
         self.sysroot = Sysroot(str(self.root))
@@ -76,11 +76,11 @@ class FakeKexec:
     def kexec_load(self, entry_phys: int, segments: Sequence[NewSegment], flags: int) -> None:
         """Do what kexec_load does: copy each segment, take control pages, make a struct kimage of what was listed."""
         for s in segments:
-            self._write(s.phys, s.data.ljust(s.memsz, b"\0"))
+            self.write(s.phys, s.data.ljust(s.memsz, b"\0"))
         listed = tuple(Segment(s.phys, s.memsz, len(s.data)) for s in segments)
         data = kimage_bytes(entry=entry_phys, segments=listed)
         assert len(data) == KIMAGE_BYTES_NEEDED
-        self._write(KIMAGE_PHYS, data)
+        self.write(KIMAGE_PHYS, data)
         self.loads.append(tuple(segments))
         self.flags.append(flags)
 
@@ -92,7 +92,7 @@ class FakeKexec:
 
     def flip_bit(self, phys: int) -> None:
         """Break a byte."""
-        self._write(phys, bytes([self.read(phys, 1)[0] ^ 1]))
+        self.write(phys, bytes([self.read(phys, 1)[0] ^ 1]))
 
     def unload(self) -> None:
         """Take the image away."""
@@ -121,7 +121,8 @@ class FakeKexec:
         data[0x2000:0x2018] = struct.pack("<QQQ", BACKUP, 0x1000, 0x9EC00)
         return bytes(data)
 
-    def _write(self, phys: int, data: bytes) -> None:
+    def write(self, phys: int, data: bytes) -> None:
+        """Write physical memory."""
         with self._kcore.open("r+b") as file:
             file.seek(_RAM_OFFSET + phys)
             file.write(data)

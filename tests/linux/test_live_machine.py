@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from crash_hotplug.core import update_plan
 from crash_hotplug.core.assessment import assess
 from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
@@ -21,7 +22,17 @@ from crash_hotplug.linux.kexec_load import KEXEC_UPDATE_ELFCOREHDR, KexecBusyErr
 from crash_hotplug.linux.live_machine import LiveMachine
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.update_once import LOOK, update_in_place
-from tests.linux.fake_kexec import BACKUP, HEADER, INITRD, KERNEL, PURGATORY, RESERVED_START, ZERO_PAGE, FakeKexec
+from tests.linux.fake_kexec import (
+    BACKUP,
+    HEADER,
+    INITRD,
+    KERNEL,
+    KIMAGE_PHYS,
+    PURGATORY,
+    RESERVED_START,
+    ZERO_PAGE,
+    FakeKexec,
+)
 
 
 @pytest.fixture
@@ -135,6 +146,43 @@ def test_what_forbids_it_is_said(fake: FakeKexec, path: str, text: str, sentence
     report = update_in_place(live(fake))
     assert report.outcome is Outcome.REFUSED
     assert sentence in report.sentence
+    assert fake.loads == []
+
+
+def test_another_architecture_is_refused(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_machine, "machine_name", lambda: "aarch64")
+    report = update_in_place(live(fake))
+    assert (report.outcome, "x86_64 only" in report.sentence) == (Outcome.REFUSED, True)
+
+
+def test_amds_encryption_is_told_by_vmcoreinfo(fake: FakeKexec) -> None:
+    vmcoreinfo = read_machine(fake.sysroot).vmcoreinfo
+    assert vmcoreinfo is not None
+    note = bytes(12) + b"VMCOREINFO\0\0"
+    fake.write(vmcoreinfo.phys, note + b"OSRELEASE=6.1.0\nNUMBER(sme_mask)=140737488355328\n\0")
+    report = update_in_place(live(fake))
+    assert (report.outcome, "AMD SME or SEV" in report.sentence) == (Outcome.REFUSED, True)
+    fake.write(vmcoreinfo.phys, note + b"NUMBER(sme_mask)=0\n".ljust(64, b"\0"))
+    assert update_in_place(live(fake)).outcome is Outcome.UPDATED
+
+
+def test_without_privilege_nothing_can_be_told(fake: FakeKexec) -> None:
+    fake.write_file("proc/iomem", "00000000-00000000 : System RAM\n")
+    report = update_in_place(live(fake))
+    assert (report.outcome, "run as root" in report.sentence) == (Outcome.CANNOT_TELL, True)
+
+
+def test_an_unknown_layout_of_struct_kimage(fake: FakeKexec) -> None:
+    fake.write(KIMAGE_PHYS, b"\xff" * 1024)
+    report = update_in_place(live(fake))
+    assert (report.outcome, "layout of struct kimage" in report.sentence) == (Outcome.CANNOT_TELL, True)
+    assert fake.loads == []
+
+
+def test_no_hole_for_control_pages(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_plan, "control_pages_bound", lambda _ram: 1 << 40)
+    report = update_in_place(live(fake))
+    assert (report.outcome, "has no hole of" in report.sentence) == (Outcome.REFUSED, True)
     assert fake.loads == []
 
 

@@ -95,6 +95,8 @@ class Scenario:
     """Words left out of the capture kernel's command line."""
     time_limit: float = 180
     """Seconds from QEMU's start until the guest is given up."""
+    ram_holes: int = 0
+    """Pages that the guest reserves at boot, each of which makes one more range of its RAM."""
 
 
 def bundled() -> list[str]:
@@ -122,7 +124,18 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
 
     :raise ScenarioError: names the file's key that is wrong
     """
-    known = {"title", "step", "expect", "memory", "cpus", "kernels", "loaders", "capture-without", "time-limit"}
+    known = {
+        "title",
+        "step",
+        "expect",
+        "memory",
+        "cpus",
+        "kernels",
+        "loaders",
+        "capture-without",
+        "time-limit",
+        "ram-holes",
+    }
     _no_others(name, "", content, known)
     steps = tuple(_step(f"{name}: step {n}", raw) for n, raw in enumerate(_list(name, content, "step"), 1))
     if not steps or steps[-1].action != "panic" or any(s.action == "panic" for s in steps[:-1]):
@@ -147,6 +160,7 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
         tuple(content.get("loaders", ())),
         tuple(content.get("capture-without", ())),
         float(content.get("time-limit", 180)),
+        int(content.get("ram-holes", 0)),
     )
 
 

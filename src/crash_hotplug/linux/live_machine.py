@@ -31,6 +31,11 @@ _BUSY_RETRIES = 20
 _BUSY_PAUSE = 0.05
 
 
+def machine_name() -> str:
+    """Return what ``uname -m`` prints."""
+    return os.uname().machine
+
+
 class LiveMachine:
     """A :class:`~crash_hotplug.core.handler.CrashImageMachine` over the running kernel."""
 
@@ -103,7 +108,7 @@ class LiveMachine:
     def why_refused(self) -> str | None:
         """Return what forbids kexec_load(2) on this machine, whatever is loaded; None where nothing does."""
         state = read_kexec_state(self._sysroot)
-        machine = os.uname().machine
+        machine = machine_name()
         if machine != "x86_64":
             return f"this machine is {machine}: an update in place is known to be safe on x86_64 only"
         if state.lockdown not in (None, "none"):
