@@ -59,3 +59,9 @@ def test_no_dump_where_there_must_be_one() -> None:
     result = Result("hot-add", "", "6.1", "", "", "c", "reload")
     judge.judge(result, load("hot-add"), Observed())
     assert (result.outcome, result.reason) == ("fail", "vmcore: no capture kernel started")
+
+
+def test_a_panic_at_a_random_moment_is_recorded_and_not_judged() -> None:
+    result = Result("panic-in-a-storm", "", "6.1", "", "", "c", "reload")
+    judge.judge(result, load("panic-in-a-storm"), Observed(dimms={"d0": DIMM}, online={"d0"}))
+    assert (result.outcome, result.reason) == ("recorded", "no dump: no capture kernel started")

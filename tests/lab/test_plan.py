@@ -60,3 +60,8 @@ def test_in_place_runs_with_every_loader() -> None:
 def test_no_such_loader() -> None:
     with pytest.raises(LabError, match="no loader is known as grub"):
         planned("hot-add", "6.1", ["grub"], [])
+
+
+def test_repeated_runs_have_names_of_their_own() -> None:
+    runs = plan.plan([scenario.load("panic-in-a-storm")], [kernel("6.1")], [], ["reload"], repeat=3)
+    assert [run.name for run in runs] == [f"panic-in-a-storm-6.1-c-reload-{n}" for n in (1, 2, 3)]

@@ -91,3 +91,7 @@ def test_the_picture_is_xml_and_keeps_to_its_width() -> None:
 def test_a_picture_of_nothing() -> None:
     nothing = RangeList([])
     ElementTree.fromstring(memory_picture.svg([Bar("nothing", nothing, nothing, nothing)]))
+
+
+def test_a_recorded_run_is_no_failure() -> None:
+    assert ktap.lines([result(Outcome.RECORDED)])[-1] == "ok 1 hot-add-6.1-c-nothing # because"

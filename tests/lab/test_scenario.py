@@ -23,7 +23,7 @@ def parse(**content: object) -> Scenario:
 def test_bundled(name: str) -> None:
     found = scenario.load(name)
     assert found.title != name
-    assert found.steps[-1].action == "panic"
+    assert any(step.action.startswith("panic") for step in found.steps)
 
 
 def test_every_class_of_scenario_is_bundled() -> None:
@@ -65,8 +65,8 @@ def test_a_step_as_it_is_shown() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"step": []}, "the last step, and no other, has to be a panic"),
-        ({"step": [PANIC, PANIC]}, "the last step, and no other, has to be a panic"),
+        ({"step": []}, "one step, and no other, has to be a panic"),
+        ({"step": [PANIC, PANIC]}, "one step, and no other, has to be a panic"),
         ({"step": "panic"}, "step is not a list of tables"),
         ({"step": [{"do": "reboot"}]}, "step 1: do is 'reboot'"),
         ({"step": [{"do": "add-dimm", "name": "d0"}, PANIC]}, "step 1: add-dimm needs size"),

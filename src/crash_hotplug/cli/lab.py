@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     run_parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="guests at a time (default 1)")
     run_parser.add_argument("-o", "--output", metavar="DIR", help="where results go (default: a new one in the cache)")
+    run_parser.add_argument("--repeat", type=int, default=1, metavar="N", help="every run N times (random moments)")
     run_parser.add_argument("--keep", action="store_true", help="keep each vmcore")
     run_parser.add_argument("--ktap", action="store_true", help="print the results as KTAP")
     add_json(run_parser)

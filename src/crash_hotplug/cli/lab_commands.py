@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.jobs < 1:
         raise InputError("at least one guest has to run at a time (-j)")
     chosen = _kernels(arguments, list(plan.DEFAULT_KERNELS))
-    runs = plan.plan(scenarios, chosen, arguments.loader, arguments.update)
+    runs = plan.plan(scenarios, chosen, arguments.loader, arguments.update, arguments.repeat)
     directory = Path(arguments.output) if arguments.output else session.new_directory()
     directory.mkdir(parents=True, exist_ok=True)
     quiet = arguments.json or arguments.ktap

@@ -11,7 +11,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from crash_hotplug.lab.plan import Run
 from crash_hotplug.lab.results import Result
 
-_COLOURS = {"pass": "green", "fault": "yellow", "fail": "bold red", "broken": "bold red", "skip": "dim"}
+_COLOURS = {
+    "pass": "green",
+    "fault": "yellow",
+    "fail": "bold red",
+    "broken": "bold red",
+    "skip": "dim",
+    "recorded": "cyan",
+}
 
 
 def say(what: str) -> None:
@@ -48,11 +55,10 @@ class Terminal:
 
     def began(self, run: Run) -> Callable[[str], None]:
         """Show a run as going on."""
-        name = f"{run.scenario.name}-{run.kernel.key}-{run.loader}-{run.update}"
         task = self._progress.add_task(
             f"{run.scenario.name} {run.kernel.key} {run.loader} {run.update}", total=None, what=""
         )
-        self._tasks[name] = lambda: self._progress.remove_task(task)
+        self._tasks[run.name] = lambda: self._progress.remove_task(task)
 
         def tell(what: str) -> None:
             self._progress.update(task, what=what)

@@ -34,7 +34,7 @@ class Agent:
         answer = await self._answer(timeout, "boot")
         self.pid = int(answer.get("ready", 0))
 
-    async def order(self, name: str, timeout: float = 60, **arguments: Any) -> Any:  # noqa: ANN401 JSON
+    async def order(self, name: str, timeout: float = 180, **arguments: Any) -> Any:  # noqa: ANN401 JSON
         """Give one order and return its answer.
 
         :raise GuestError: when it fails, takes longer than ``timeout`` seconds, or the guest dies.
@@ -53,7 +53,7 @@ class Agent:
         except OSError:
             raise GuestError(f"the guest is gone at {name}") from None
 
-    async def run(self, *argv: str, timeout: float = 120, uid: int = 0) -> dict[str, Any]:
+    async def run(self, *argv: str, timeout: float = 180, uid: int = 0) -> dict[str, Any]:
         """Run a program in the guest; the answer has ``rc``, ``out``, ``err`` and ``seconds``."""
         answer: dict[str, Any] = await self.order("run", timeout + 10, argv=list(argv), **{"uid": uid})
         return answer

@@ -67,6 +67,7 @@ class Archive:
         mirror = machine_mirror()
         for sub in ("lists/partial", "archives/partial"):
             (self._dir / sub).mkdir(parents=True, exist_ok=True)
+        (self._dir / "status").touch()
         signed = f"[signed-by={KEYRING}] " if os.path.exists(KEYRING) else ""
         (self._dir / "sources.list").write_text("".join(f"deb {signed}{mirror} {s} main\n" for s in self._suites))
         try:
@@ -127,7 +128,8 @@ class Archive:
             "Dir::Etc::preferences": "/dev/null",
             "Dir::Etc::preferencesparts": "/dev/null",
             "Dir::State::Lists": self._dir / "lists",
-            "Dir::State::status": "/dev/null",  # else apt looks for what is installed, and fails
+            # empty, else apt looks for what is installed, and fails; a file of our own, as apt makes its lock beside it
+            "Dir::State::status": self._dir / "status",
             "Dir::Cache::archives": self._dir / "archives",
             "Dir::Cache::pkgcache": "",
             "Dir::Cache::srcpkgcache": "",

@@ -48,7 +48,10 @@ def own_command(*arguments: str) -> dict[str, Any]:
     source = str(Path(__file__).resolve().parents[2])
     command = [sys.executable, "-m", "crash_hotplug", *arguments]
     env = {**os.environ, "PYTHONPATH": source}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LabError(f"crash-hotplug {arguments[0]} cannot be run on the host: {error}") from None
     try:
         report: dict[str, Any] = json.loads(done.stdout)
     except ValueError:

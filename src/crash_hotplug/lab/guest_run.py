@@ -27,7 +27,7 @@ _CAPTURE_APPEND = (
 )  # fmt: skip
 _LOADER_OPTIONS = {"c": ("-c",), "s": ("-s",), "ch": ("-c", "--hotplug")}
 _BUSY_PATTERN = 0xC0FFEE00_00000000
-_BOOT_LIMIT = 60.0
+_BOOT_LIMIT = 180.0
 
 
 @dataclass
@@ -36,6 +36,8 @@ class Observed:
 
     dimms: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Physical range of every DIMM that was ever plugged, as QEMU said."""
+    online: set[str] = field(default_factory=set)
+    """Those of them that the guest was seen to have brought online."""
     plugged: list[tuple[int, int, str]] = field(default_factory=list)
     """DIMMs that QEMU had at the panic."""
     cpu_count: int = 0
@@ -75,6 +77,7 @@ class Guest:
             "remove-dimm": self._remove_dimm, "offline-block": self._offline_block, "online-block": self._online_block,
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
             "flip": self._flip, "wait": self._wait, "panic": self._panic,
+            "panic-within": self._panic_within,
         }  # fmt: skip
 
     def event(self, what: str, detail: str = "") -> None:
@@ -90,6 +93,9 @@ class Guest:
         self.event("booted", self._kernel.release)
         await self._load()
         await self._look("loaded")
+        if any(step.action == "panic-within" for step in self._scenario.steps):
+            await self._live_until_it_panics(machine)
+            return
         for step in self._scenario.steps[:-1]:
             await self._take(step)
         if len(self._scenario.steps) > 1:
@@ -98,6 +104,17 @@ class Guest:
         words = await self._agent.order("where")
         self.seen.words = [(now, value) for now, (_, value) in zip(words, self.seen.words)]
         await self._take(self._scenario.steps[-1])
+        await machine.wait_dumped(self._scenario.time_limit)
+
+    async def _live_until_it_panics(self, machine: Machine) -> None:
+        """Take steps until the panic that one of them armed; only what was complete by then counts as plugged."""
+        try:
+            for step in self._scenario.steps:
+                await self._take(step)
+        except GuestError as error:
+            if not self.panicked:
+                raise
+            self.event("panicked", str(error))
         await machine.wait_dumped(self._scenario.time_limit)
 
     def after_death(self) -> None:
@@ -194,6 +211,7 @@ class Guest:
         start, end = await self._machine.add_dimm(name, step.arguments["size"], step.arguments.get("address", 0))
         self.seen.dimms[name] = (start, end)
         await self._until(lambda: self._all_blocks(name, "online"), f"{name} to come online")
+        self.seen.online.add(name)
         self.event(str(step), f"phys {start:#x} to {end:#x}, online")
 
     async def _remove_dimm(self, step: Step) -> None:
@@ -278,7 +296,14 @@ class Guest:
         self.panicked = True
         await self._agent.send("panic", cpu=step.arguments["cpu"])
 
-    async def _until(self, attempt: Callable[[], object], what: str, limit: float = 20) -> None:
+    async def _panic_within(self, step: Step) -> None:
+        delay = secrets.randbelow(int(1000 * step.arguments["seconds"])) / 1000
+        self.seen.panic_cpu = step.arguments["cpu"]
+        self.seen.panic_pid = await self._agent.order("panic_after", cpu=step.arguments["cpu"], seconds=delay)
+        self.panicked = True
+        self.event(str(step), f"in {delay} s")
+
+    async def _until(self, attempt: Callable[[], object], what: str, limit: float = 60) -> None:
         end = time.monotonic() + limit
         while True:
             try:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
     """Fill in the result's checks, outcome and reason."""
     expectation = scenario.expect[result.update]
+    if expectation.record:
+        _record(result, seen)
+        return
     if not expectation.dump:
         _judge_no_dump(result, seen)
     elif seen.vmcore is None:
@@ -37,6 +40,22 @@ def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
         fault = bool(expectation.fault and expectation.findings)
         result.outcome = (Outcome.FAULT if fault else Outcome.PASS).value
         result.reason = expectation.fault if fault else _success(expectation)
+
+
+def _record(result: Result, seen: Observed) -> None:
+    """Say what came of a panic at a random moment: nothing, or a dump that has or lacks what was plugged by then."""
+    result.outcome = Outcome.RECORDED.value
+    if seen.vmcore is None:
+        why = seen.vmcore_error or ("no capture kernel started" if not seen.capture_started else "")
+        result.reason = f"no dump: {why}"
+        return
+    result.dump = dump.ranges(seen.vmcore)
+    described = RangeList(result.dump)
+    lacking = [name for name in seen.online if not described.covers(RangeList([seen.dimms[name]]))]
+    if lacking:
+        result.reason = f"stale dump: lacks {len(lacking)} of {len(seen.online)} DIMMs"
+    else:
+        result.reason = f"complete dump, {len(seen.online)} DIMMs"
 
 
 def _success(expectation: Expectation) -> str:

@@ -20,10 +20,13 @@ from crash_hotplug.lab.kernels import Kernel
 
 MIB = 1 << 20
 _MAX_MEMORY = 32 << 30
-_SPINNING = 5
+_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
+_SPINNING = 10
 """Seconds after which CPUs that never moved are taken to spin."""
 CPU_MODEL = "Haswell-noTSX-IBRS"
 """Not ``max``: with 5-level paging the jump into the capture kernel resets the machine under emulation."""
+_NOT_EMULATED = ",-pcid,-tsc-deadline,-invpcid,-spec-ctrl"
+"""What that model has and QEMU's emulation has not: left out, or QEMU says so on every start."""
 
 
 def has_kvm() -> bool:
@@ -71,15 +74,15 @@ class Machine:
 
     def command(self, shell: bool = False) -> list[str]:
         """Return QEMU's command line, with a shell on this terminal where that is asked for."""
-        cpu, machine, extra = CPU_MODEL, "q35", []
+        kvm = has_kvm()
+        cpu, machine, extra = CPU_MODEL if kvm else CPU_MODEL + _NOT_EMULATED, "q35", []
         if self._kernel.series >= (6, 12):
             # From late 2025 on Linux ignores disabled CPUs in the MADT unless it sees a hypervisor it knows
-            cpu, machine = f"{CPU_MODEL},-hypervisor", "q35,vmport=on"
+            cpu, machine = f"{cpu},-hypervisor", "q35,vmport=on"
             extra = ["-smbios", "type=1,serial=VMware-42"]
-        accel = ["kvm"] if has_kvm() else ["tcg,thread=multi"]
         return [
             *hosttools.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-accel", *accel, "-machine", machine, "-cpu", cpu, *extra,
+            "-accel", "kvm" if kvm else "tcg,thread=multi", "-machine", machine, "-cpu", cpu, *extra,
             "-m", f"{self._memory // MIB}M,slots=16,maxmem={_MAX_MEMORY >> 30}G",
             "-smp", f"{self._cpus},sockets=8,cores=1,threads=1,maxcpus=8",
             "-kernel", str(self._kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(shell),
@@ -106,7 +109,8 @@ class Machine:
         command = self.command()
         (self.out / "qemu.log").write_text(" ".join(command) + "\n")
         with (self.out / "qemu.log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+            # QEMU ends with us, however we end
+            self._process = await asyncio.create_subprocess_exec(*_DIE_WITH_PARENT, *command, stdout=log, stderr=log)
         for _ in range(100):
             try:
                 await self._qmp.connect(str(self._run / "qmp"))
@@ -153,21 +157,21 @@ class Machine:
         slots.sort(key=lambda slot: slot["props"]["socket-id"])
         for index, slot in enumerate(slots):
             if "qom-path" not in slot:
-                await self._qmp.execute("device_add", {"driver": slot["type"], "id": name, **slot["props"]})
+                await self.qmp("device_add", driver=slot["type"], id=name, **slot["props"])
                 return index
         raise GuestError("every CPU slot of the machine is taken")
 
     async def add_dimm(self, name: str, size: int, address: int = 0) -> tuple[int, int]:
         """Plug a DIMM of ``size`` bytes, at a physical address where one is given; return its physical range."""
-        await self._qmp.execute("object-add", {"qom-type": "memory-backend-ram", "id": f"mem-{name}", "size": size})
+        await self.qmp("object-add", qom_type="memory-backend-ram", id=f"mem-{name}", size=size)
         place = {"addr": address} if address else {}
-        await self._qmp.execute("device_add", {"driver": "pc-dimm", "id": name, "memdev": f"mem-{name}", **place})
+        await self.qmp("device_add", driver="pc-dimm", id=name, memdev=f"mem-{name}", **place)
         for start, end, device in await self.dimms():
             if device == name:
                 return start, end
         raise GuestError(f"QEMU does not list the DIMM {name} that was just plugged")
 
-    async def remove(self, name: str, timeout: float = 30) -> bool:
+    async def remove(self, name: str, timeout: float = 60) -> bool:
         """Ask the guest to let a device go; return whether it did before the time was over (it may refuse).
 
         Whether it went is read from QEMU's tree of devices: no DEVICE_DELETED comes for a CPU under emulation.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crash_hotplug.lab.errors import LabError
 from crash_hotplug.lab.kernels import Kernel
+from crash_hotplug.lab.results import run_name
 from crash_hotplug.lab.scenario import LOADERS, Scenario
 
 DEFAULT_KERNELS = ("6.1", "6.12")
@@ -22,6 +23,13 @@ class Run:
     update: str
     skipped: str = ""
     """Why it is not run, where it is not."""
+    number: int = 0
+    """Which repetition, from 1, where runs are repeated."""
+
+    @property
+    def name(self) -> str:
+        """The run's name, also that of its directory."""
+        return run_name(self.scenario.name, self.kernel.key, self.loader, self.update, self.number)
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,14 @@ def who_updates(kernel: Kernel, loader: str) -> str:
     return "kernel" if kernel.has_crash_hotplug and loader in ("s", "ch") else "nothing"
 
 
-def plan(scenarios: list[Scenario], kernels: list[Kernel], loaders: list[str], updates: list[str]) -> list[Run]:
+def plan(
+    scenarios: list[Scenario], kernels: list[Kernel], loaders: list[str], updates: list[str], repeat: int = 1
+) -> list[Run]:
     """Return every run, in order.
 
     :param loaders: names of loaders, ``all``; empty means each kernel's natural one
     :param updates: names of updates; empty means every one that the scenario has expectations for
+    :param repeat: how often each
     :raise LabError: when an update that was asked for is not there yet, or a loader is not known
     """
     for loader in loaders:
@@ -77,6 +88,8 @@ def plan(scenarios: list[Scenario], kernels: list[Kernel], loaders: list[str], u
                 if scenario.loaders and loader not in scenario.loaders:
                     continue
                 runs += _runs(scenario, kernel, loader, updates)
+    if repeat > 1:
+        return [replace(run, number=number) for run in runs for number in range(1, repeat + 1)]
     return runs
 
 

@@ -23,7 +23,7 @@ table { border-collapse: collapse; width: 100%; } td, th { text-align: left; pad
   border-bottom: 1px solid var(--line); vertical-align: top; } td.n { text-align: right; white-space: nowrap; }
 .outcome { font-weight: 600; text-transform: uppercase; }
 .pass { color: var(--ok); } .fail, .broken { color: var(--missing); }
-.fault { color: var(--gone); } .skip { color: var(--crash); }
+.fault { color: var(--gone); } .skip, .recorded { color: var(--crash); }
 svg.memory { width: 100%; margin: .6em 0; } svg text { font-size: 12px; fill: currentColor; }
 svg .mark { font-size: 10px; }
 svg .gap { font-size: 10px; opacity: .6; } rect.ok { fill: var(--ok); } rect.missing { fill: var(--missing); }

@@ -23,6 +23,8 @@ class Outcome(str, Enum):
     """As expected, and wrong: a known fault of the kernel, reproduced."""
     FAIL = "fail"
     """Not as expected."""
+    RECORDED = "recorded"
+    """A panic at a random moment: what came of it is the result, and there is nothing to expect."""
     BROKEN = "broken"
     """The lab itself could not finish: the guest died or hung, or a step was refused."""
     SKIP = "skip"
@@ -82,18 +84,25 @@ class Result:
     moments: list[Moment] = field(default_factory=list)
     dump: list[tuple[int, int]] = field(default_factory=list)
     """Physical ranges in the vmcore."""
+    number: int = 0
+    """Which repetition, from 1, where runs are repeated."""
     files: str = ""
     """The run's directory, relative to the result file."""
 
     @property
     def name(self) -> str:
         """The run's name, also that of its directory."""
-        return f"{self.scenario}-{self.kernel}-{self.loader}-{self.update}"
+        return run_name(self.scenario, self.kernel, self.loader, self.update, self.number)
 
     def check(self, name: str, ok: bool, detail: str = "") -> bool:
         """Add a check and return whether it held."""
         self.checks.append(Check(name, ok, detail))
         return ok
+
+
+def run_name(scenario: str, kernel: str, loader: str, update: str, number: int) -> str:
+    """Return the name of a run: ``hot-add-6.1-c-reload``, with its number where runs are repeated."""
+    return "-".join([scenario, kernel, loader, update, *([str(number)] if number else [])])
 
 
 def write(results: list[Result], directory: Path, facts: dict[str, Any]) -> Path:

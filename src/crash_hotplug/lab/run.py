@@ -18,16 +18,17 @@ from crash_hotplug.lab.scenario import Scenario
 
 
 async def run(kernel: Kernel, scenario: Scenario, loader: str, update: str, directory: Path,
-              say: Callable[[str], None], keep: bool = False) -> Result:  # fmt: skip
+              say: Callable[[str], None], keep: bool = False, number: int = 0) -> Result:  # fmt: skip
     """Run a scenario once.  Whatever happens in the guest is in the result; the serial log is beside it.
 
     :param directory: takes the run's files; it has to exist
     :param say: told what happens, one short phrase at a time
     :param keep: leave the vmcore beside the result
+    :param number: which repetition, where there are several
     :raise LabError: when the lab is not set up; never for what a guest did
     """
     result = Result(scenario.name, scenario.title, kernel.key, kernel.version, kernel.release, loader, update)
-    result.files = directory.name
+    result.files, result.number = directory.name, number
     begin = time.monotonic()
     image = initramfs.build(kernel, directory)
     guest = Guest(scenario, kernel, loader, update, directory, result, say)
@@ -39,7 +40,7 @@ async def run(kernel: Kernel, scenario: Scenario, loader: str, update: str, dire
         result.reason = str(error) or limit
         guest.event("given up", result.reason)
         guest.seen.stuck_at = error.addresses if isinstance(error, StuckError) else []
-        if guest.panicked:
+        if guest.panicked and not isinstance(error, asyncio.TimeoutError):  # out of time tells nothing about the guest
             guest.after_death()
             judge(result, scenario, guest.seen)
     else:

@@ -85,31 +85,27 @@ async def run_all(runs: list[Run], directory: Path, progress: Progress, jobs: in
             results.write(done, directory, facts())
             progress.ended(result)
 
-    order = {_name(run): number for number, run in enumerate(runs)}
+    order = {run.name: number for number, run in enumerate(runs)}
     await asyncio.gather(*(one(run) for run in runs))
     return done
 
 
 async def _one(run: Run, directory: Path, progress: Progress, keep: bool) -> Result:
-    if run.skipped:
+    if run.skipped:  # nothing is booted
         kernel = run.kernel
         result = Result(run.scenario.name, run.scenario.title, kernel.key, kernel.version, kernel.release, run.loader,
                         run.update)  # fmt: skip
         result.outcome, result.reason = Outcome.SKIP.value, run.skipped
         return result
-    own = directory / _name(run)
+    own = directory / run.name
     own.mkdir(exist_ok=True)
-    return await run_once(run.kernel, run.scenario, run.loader, run.update, own, progress.began(run), keep)
+    return await run_once(run.kernel, run.scenario, run.loader, run.update, own, progress.began(run), keep, run.number)
 
 
 def facts() -> dict[str, object]:
     """Return what the runs' speed and emulation depend on."""
     accel = "kvm" if machine.has_kvm() else "tcg"
     return {"accelerator": accel, "processors": os.cpu_count() or 1, "host": platform.release()}
-
-
-def _name(run: Run) -> str:
-    return f"{run.scenario.name}-{run.kernel.key}-{run.loader}-{run.update}"
 
 
 def exit_failed(done: list[Result]) -> bool:

@@ -27,7 +27,7 @@ _planted: list[tuple[mmap.mmap, int]] = []
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def run(argv: list[str], timeout: float = 60, uid: int = 0) -> dict[str, Any]:
+def run(argv: list[str], timeout: float = 170, uid: int = 0) -> dict[str, Any]:
     """Run a program to its end; what it said comes back as text."""
 
     def unprivileged() -> None:
@@ -132,6 +132,15 @@ def busy(cpu: int, pattern: int) -> int:
     os._exit(1)
 
 
+def panic_after(cpu: int, seconds: float) -> int:
+    """Let another process panic the kernel on a given CPU after some time; return its id."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(seconds)
+        panic(cpu)
+    return child
+
+
 def panic(cpu: int) -> None:
     """Panic the kernel on a given CPU.  Does not return."""
     os.sched_setaffinity(0, {cpu})
@@ -142,7 +151,7 @@ def panic(cpu: int) -> None:
 
 ORDERS: dict[str, Callable[..., Any]] = {
     "run": run, "read": read, "write": write, "get": get, "put": put, "plant": plant, "where": where, "busy": busy,
-    "panic": panic,
+    "panic": panic, "panic_after": panic_after,
 }  # fmt: skip
 
 
