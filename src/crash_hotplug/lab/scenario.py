@@ -35,10 +35,12 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "load": (set(), set()),
     "update": (set(), set()),
     "flip": ({"in"}, set()),
+    "measure": ({"what", "number"}, set()),
     "wait": ({"seconds"}, set()),
     "panic": ({"cpu"}, set()),
     "panic-within": ({"cpu", "seconds"}, set()),
 }
+MEASURED = ("updates", "kills")
 FLIPPED = ("boot_params", "elfcorehdr-padding")
 
 
@@ -209,9 +211,11 @@ def _step(where: str, raw: dict[str, Any]) -> Step:
     for key in ("size", "address"):
         if key in arguments:
             arguments[key] = size(f"{where}: {key}", arguments[key])
-    for key in ("cpu", "block"):
+    for key in ("cpu", "block", "number"):
         if not isinstance(arguments.get(key, 0), int):
             raise ScenarioError(f"{where}: {key} is {arguments[key]!r}, not a number")
+    if action == "measure" and arguments["what"] not in MEASURED:
+        raise ScenarioError(f"{where}: what is {arguments['what']!r}; known are {', '.join(MEASURED)}")
     if action == "flip" and arguments["in"] not in FLIPPED:
         raise ScenarioError(f"{where}: in is {arguments['in']!r}; known are {', '.join(FLIPPED)}")
     return Step(action, arguments)
