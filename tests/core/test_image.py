@@ -25,6 +25,7 @@ from crash_hotplug.core.ranges import RangeList
 from tests.trees import tree
 
 RESERVED = RangeList([(0x2E00_0000, 0x3A00_0000)])
+CONTROL_PAGE = 0x2E00_7FFF
 SEGMENTS = (Segment(0x2E00_0000, 0x1000, 0x30), Segment(0x39F5_4000, 0x9000, 0x70E0))
 
 
@@ -32,6 +33,7 @@ def kimage_bytes(count_word: int = 7, entry: int = 0x39F5_4760, segments: tuple[
     """Return a struct kimage with nr_segments at one of the words where kernels have it."""
     words = [0xFFFF_8880_0000_0000] * (KIMAGE_BYTES_NEEDED // 8)
     words[3] = entry
+    words[count_word + 71] = CONTROL_PAGE  # behind the count, sixteen segments, and three list heads
     words[count_word] = len(segments)
     for number, s in enumerate(segments):
         words[count_word + 1 + 4 * number : count_word + 5 + 4 * number] = [0x7F00_0000_0000, s.bufsz, s.phys, s.memsz]
@@ -40,7 +42,7 @@ def kimage_bytes(count_word: int = 7, entry: int = 0x39F5_4760, segments: tuple[
 
 @pytest.mark.parametrize("count_word", [5, 6, 7, 8])
 def test_kimage_is_recognised_wherever_its_table_is(count_word: int) -> None:
-    assert parse_kimage(kimage_bytes(count_word), RESERVED) == Kimage(0x39F5_4760, SEGMENTS)
+    assert parse_kimage(kimage_bytes(count_word), RESERVED) == Kimage(0x39F5_4760, SEGMENTS, CONTROL_PAGE)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def test_release_and_panic_time() -> None:
     [b"", b"CRASHTIME=-1", b"CRASHTIME=999999999999", b"CRASHTIME=\xd9\xa3", b"OSRELEASE=\x1b[31m", b"OSRELEASE="],
 )
 def test_what_makes_no_sense_is_not_known(text: bytes) -> None:
-    assert parse_vmcoreinfo(text) == (None, None)
+    assert parse_vmcoreinfo(text) == (None, None, None)
 
 
 @given(st.binary())

@@ -21,8 +21,16 @@ def planned(name: str, key: str, loaders: list[str], updates: list[str]) -> list
 
 
 def test_the_natural_loader_and_every_update() -> None:
-    assert planned("hot-add", "6.1", [], []) == [("c", "nothing", False), ("c", "reload", False)]
-    assert planned("hot-add", "6.12", [], []) == [("s", "kernel", False), ("s", "reload", False)]
+    assert planned("hot-add", "6.1", [], []) == [
+        ("c", "nothing", False),
+        ("c", "reload", False),
+        ("c", "in-place", False),
+    ]
+    assert planned("hot-add", "6.12", [], []) == [
+        ("s", "kernel", False),
+        ("s", "reload", False),
+        ("s", "in-place", False),
+    ]
 
 
 def test_an_image_loaded_without_hotplug_is_left_alone_by_every_kernel() -> None:
@@ -45,9 +53,8 @@ def test_only_updates_with_an_expectation() -> None:
     assert planned("flipped-byte", "6.12", [], []) == [("s", "kernel", False)]
 
 
-def test_in_place_is_not_there_yet() -> None:
-    with pytest.raises(LabError, match="not in this version yet"):
-        planned("hot-add", "6.1", [], ["in-place"])
+def test_in_place_runs_with_every_loader() -> None:
+    assert planned("hot-add", "6.12", ["all"], ["in-place"]) == [(name, "in-place", False) for name in ("c", "s", "ch")]
 
 
 def test_no_such_loader() -> None:

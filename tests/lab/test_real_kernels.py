@@ -20,6 +20,7 @@ pytestmark = pytest.mark.lab
 RUNS = [
     ("hot-add", "6.1", "c", "nothing", "pass"),
     ("hot-add", "6.12", "ch", "kernel", "pass"),
+    ("hot-add", "6.1", "c", "in-place", "pass"),
     ("panic-on-added-cpu", "6.1", "s", "reload", "pass"),
     ("eight-dimms", "6.12", "s", "kernel", "pass"),
     ("remove-dimm", "6.12", "s", "kernel", "fault"),

@@ -15,17 +15,19 @@ from crash_hotplug.core.errors import CrashHotplugError
 
 COMMANDS = {
     "status": "is the loaded crash image accurate now? what would a panic lose?",
+    "update": "bring the loaded image up to date, in place",
+    "load": "load a crash image that has room for hot-plug, or unload it",
     "header": "write the elfcorehdr that this machine should have",
     "snapshot": "save what the other commands read, for a support case",
     "audit": "what is in a vmcore, and what is missing?",
-    "lab": "try all of it on real kernels under QEMU: hot-plug, panic, compare",
     "simulate": "run the whole system as a model: hot-plug, panic, dump; needs no root",
+    "lab": "try all of it on real kernels under QEMU: hot-plug, panic, compare",
 }
 """Every command and what it is for; each is a module of this package, imported only when it is used."""
 
 _DESCRIPTION = """\
-Shows whether the crash image that kdump loaded still describes this machine: CPUs and memory that came
-after it was loaded are missing from a dump, memory that left is read anyway.
+Keeps the crash image that kdump loaded accurate while CPUs and memory come and go: what came after it was
+loaded is missing from a dump, memory that left is read anyway.
 """
 
 

@@ -25,6 +25,7 @@ from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state
+from crash_hotplug.linux.live_machine import LiveMachine
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -75,10 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
             return exit_codes.CANNOT_TELL
         raise
     assessment = assess(machine, image)
+    live = sysroot.is_live and given is None
+    in_place = _in_place(LiveMachine(sysroot), image) if live else None
     if arguments.json:
-        print_json(_report(machine, image, state, assessment))
+        report = _report(machine, image, state, assessment)
+        print_json(report if in_place is None else {**report, "in_place": in_place})
     else:
-        _show(machine, image, state, assessment)
+        _show(machine, image, state, assessment, in_place)
     return exit_codes.of_verdict(assessment.comparison.verdict)
 
 
@@ -131,12 +135,35 @@ def _losses(comparison: Comparison) -> Iterator[str]:
         yield f"would read {human_size(gone)} of memory that is gone"
 
 
-def _show(machine: Machine, image: CrashImage, state: KexecState, assessment: Assessment) -> None:
+def _in_place(live: LiveMachine, image: CrashImage) -> dict[str, Any]:
+    """Tell whether `crash-hotplug update` could update the image in place, and why not."""
+    try:
+        reason = live.why_not_updatable(image)
+    except CannotTellError as error:
+        return {"possible": None, "reason": str(error)}
+    return {"possible": reason is None, "reason": reason}
+
+
+def _in_place_line(in_place: dict[str, Any]) -> str:
+    if in_place["possible"]:
+        return "can be updated in place (crash-hotplug update)"
+    word = "whether it can be updated in place cannot be told" if in_place["possible"] is None else ""
+    return f"{word or 'cannot be updated in place'}: {in_place['reason']}"
+
+
+def _show(
+    machine: Machine,
+    image: CrashImage,
+    state: KexecState,
+    assessment: Assessment,
+    in_place: dict[str, Any] | None,
+) -> None:
     print_verdict(assessment.comparison.verdict, verdict_sentence(assessment.comparison))
     print()
     print_labelled("CPUs", [_cpu_line(machine, assessment)])
     print_labelled("Memory", _memory_lines(machine, assessment))
-    print_labelled("Crash image", _image_lines(image, assessment))
+    where = [] if in_place is None else [_in_place_line(in_place)]
+    print_labelled("Crash image", [*_image_lines(image, assessment), *where])
     print_labelled("Kernel", _kernel_lines(machine, state))
     print_comparison(assessment.comparison)
 

@@ -169,6 +169,7 @@ class Outcome(str, Enum):
     LOCK_BUSY = "lock busy"
     REFUSED = "refused"
     NO_ROOM = "no room"
+    CANNOT_TELL = "cannot tell"
     FAILED = "failed"
 
 
@@ -196,7 +197,7 @@ def handle_event(machine: CrashImageMachine, policy: Policy, event: Event) -> St
     while not machine.try_lock():
         if not policy.waits_for_lock:
             yield Step("handler: lock is busy, event lost")
-            return Report(event, Outcome.LOCK_BUSY, "the kexec lock was taken: the image may be inaccurate now")
+            return Report(event, Outcome.LOCK_BUSY, "the lock is taken: somebody else loads an image")
         yield Step("handler: waits for the lock", waits=True)
     try:
         yield Step("handler: lock taken")
@@ -207,12 +208,16 @@ def handle_event(machine: CrashImageMachine, policy: Policy, event: Event) -> St
                 reason = str(error)
                 yield Step("handler: image changed, looks again")
         return Report(event, Outcome.FAILED, reason)
-    except NoRoomError as error:
-        return Report(event, Outcome.NO_ROOM, str(error))
     except CrashHotplugError as error:
-        return Report(event, Outcome.FAILED, str(error))
+        return Report(event, _outcome_of(error), str(error))
     finally:
         machine.unlock()
+
+
+def _outcome_of(error: CrashHotplugError) -> Outcome:
+    if isinstance(error, NoRoomError):
+        return Outcome.NO_ROOM
+    return Outcome.CANNOT_TELL if isinstance(error, CannotTellError) else Outcome.FAILED
 
 
 def _update(machine: CrashImageMachine, policy: Policy, event: Event) -> Steps[Report]:

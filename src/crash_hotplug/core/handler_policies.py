@@ -125,11 +125,11 @@ class InPlace:
     def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader:
         """Build the header this machine should have, from the loaded one."""
         loaded = parse_elfcorehdr(image.elfcorehdr)
-        dialect = dialect_of(loaded, image)
+        dialect, backup = dialect_of(loaded, image), image.backup_region_phys
         room = elfcorehdr_room(image, machine.crashkernel, None)
-        header = expected_elfcorehdr(machine, dialect, with_possible_cpus(loaded, machine))
+        header = expected_elfcorehdr(machine, dialect, with_possible_cpus(loaded, machine), backup)
         if room is not None and header.size > room:
-            return expected_elfcorehdr(machine, dialect, loaded)  # present CPUs only take less
+            return expected_elfcorehdr(machine, dialect, loaded, backup)  # present CPUs only take less
         return header
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,9 @@ from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.ranges import Range, RangeList
 
 KEXEC_SEGMENT_MAX = 16
-KIMAGE_BYTES_NEEDED = 8 * (8 + 1 + 4 * KEXEC_SEGMENT_MAX)
+_CONTROL_PAGE_BEHIND_COUNT = 1 + 4 * KEXEC_SEGMENT_MAX + 6
+"""Words from ``nr_segments`` to ``control_page``: the count, the table, three list heads."""
+KIMAGE_BYTES_NEEDED = 8 * (8 + _CONTROL_PAGE_BEHIND_COUNT + 1)
 """How much of ``struct kimage`` :func:`parse_kimage` looks at."""
 E820_RAM = 1
 
@@ -30,6 +33,34 @@ _E820_MAX = 128
 _SETUP_MAGIC = 0x202
 _CMD_LINE_PTR = 0x228
 _EXT_CMD_LINE_PTR = 0xC8
+
+
+class KimageLayout(NamedTuple):
+    """Where ``struct kimage`` has what is read of it: offsets in bytes."""
+
+    start: int
+    nr_segments: int
+    segment: int
+    control_page: int
+
+    @property
+    def end(self) -> int:
+        """Bytes of the structure that are read."""
+        return max(self.start, self.nr_segments, self.segment + 32 * KEXEC_SEGMENT_MAX, self.control_page) + 8
+
+
+KNOWN_LAYOUTS = tuple(
+    KimageLayout(8 * _START_WORD, 8 * at, 8 * (at + 1), 8 * (at + _CONTROL_PAGE_BEHIND_COUNT))
+    for at in _SEGMENT_COUNT_WORDS
+)
+"""Layouts to try where the kernel has no BTF; the first was seen on 5.10 to 7.2."""
+
+
+def layout_from_members(members: Mapping[str, int]) -> KimageLayout | None:
+    """Return the layout from the members' offsets in bytes (core/btf.py); None where one is missing or unaligned."""
+    found = [members.get(name) for name in KimageLayout._fields]
+    offsets = [offset for offset in found if offset is not None and offset % 8 == 0 and offset < _PAGE]
+    return KimageLayout(*offsets) if len(offsets) == len(found) else None
 
 
 class Segment(NamedTuple):
@@ -55,6 +86,8 @@ class Kimage:
     entry_phys: int
     """Entry point, in purgatory."""
     segments: tuple[Segment, ...]
+    control_page_phys: int | None = None
+    """The next free control page: behind those in use."""
 
     def segment_at(self, phys: int) -> Segment | None:
         """Return the segment that holds the physical address, or None."""
@@ -75,6 +108,9 @@ class CrashImage:
     """The capture kernel's command line."""
     cmdline_phys: int | None = None
     kimage: Kimage | None = None
+    """Every segment of the image, those that an update in place did not list included."""
+    backup_region_phys: int | None = None
+    """Where purgatory copies low memory; None where it copies none, or its variables could not be read."""
 
     @property
     def loader(self) -> Dialect | None:
@@ -83,25 +119,27 @@ class CrashImage:
         return argument[1] if argument else None
 
 
-def parse_kimage(data: bytes, crashkernel: RangeList) -> Kimage:
+def parse_kimage(data: bytes, crashkernel: RangeList, layouts: Sequence[KimageLayout] = KNOWN_LAYOUTS) -> Kimage:
     """Read entry point and segments out of the bytes of a ``struct kimage``.
 
     The layout is not trusted: every segment must lie, page aligned and apart from the others, in the reserved
     region, and the entry point in one of them.
 
+    :param layouts: the kernel's own layout out of its BTF, or those to try
     :raise CannotTellError: nothing in *data* fits
     """
-    words = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
-    if len(words) < KIMAGE_BYTES_NEEDED // 8:
+    if len(data) < max(layout.end for layout in layouts):
         raise CannotTellError(f"struct kimage is truncated: {len(data)} bytes")
-    entry = words[_START_WORD]
-    for at in _SEGMENT_COUNT_WORDS:
-        count = words[at]
+    for layout in layouts:
+        entry, count, control_page = (
+            int.from_bytes(data[at : at + 8], "little")
+            for at in (layout.start, layout.nr_segments, layout.control_page)
+        )
         if not 1 <= count <= KEXEC_SEGMENT_MAX:
             continue
-        table = words[at + 1 : at + 1 + 4 * count]
-        segments = tuple(Segment(table[i + 2], table[i + 3], table[i + 1]) for i in range(0, 4 * count, 4))
-        kimage = Kimage(entry, segments)
+        table = struct.iter_unpack("<QQQQ", data[layout.segment : layout.segment + 32 * count])
+        segments = tuple(Segment(phys, memsz, bufsz) for _buf, bufsz, phys, memsz in table)
+        kimage = Kimage(entry, segments, control_page)
         if _plausible(segments, crashkernel) and kimage.segment_at(entry) is not None:
             return kimage
     raise CannotTellError("the layout of struct kimage on this kernel is not known: no segment table was recognised")

@@ -1,14 +1,15 @@
 """What an update in place has to list in its kexec_load, and purgatory's digest without the elfcorehdr.
 
-Pure computation over addresses and bytes; who reads and who calls kexec_load is another matter.  It rests on what
-``kimage_alloc_crash_control_pages()`` in kernel/kexec_core.c and purgatory's ``verify_sha256_digest()`` do.
+Pure computation over addresses and bytes; who reads and who calls kexec_load is another matter.  The facts it rests
+on are those of ``kimage_alloc_crash_control_pages()`` in kernel/kexec_core.c, and purgatory's
+``verify_sha256_digest()``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from crash_hotplug.core.errors import CannotTellError
@@ -49,7 +50,7 @@ def segments_to_list(kimage: Kimage, changed: Iterable[int], reserved: Range, co
         hole = lowest_hole(reserved, (s.range for s in listed), control_size)
         if hole is None:
             raise CannotTellError(f"the reserved region has no hole of {control_size} bytes for control pages")
-        # Single control pages go into smaller holes below that one, so what lies there has to be listed too.
+        # Not only what overlaps this hole: single control pages go into smaller holes below it.
         hit = [s for s in kimage.segments if s not in listed and s.phys < hole.end]
         if not hit:
             return tuple(sorted(listed, key=lambda s: s.phys))
@@ -67,32 +68,28 @@ class DigestTable(NamedTuple):
     """(physical start, length) of each region; a length of 0 adds nothing."""
 
 
+def table_candidates(purgatory: bytes) -> list[int]:
+    """Return where a digest table may begin, in bytes: wherever the first word could be a segment's address."""
+    words = struct.unpack_from(f"<{len(purgatory) // 8}Q", purgatory)
+    last = len(purgatory) - TABLE_SIZE
+    return [8 * number for number, word in enumerate(words) if word and not word % PAGE and 8 * number <= last]
+
+
 def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> DigestTable:
     """Find the table in the bytes of the purgatory segment and prove the find by computing the digest.
 
     :raise CannotTellError: nothing in *purgatory* is such a table with a digest that fits
     """
     starts = {segment.phys for segment in kimage.segments}
-    for at in sorted(_places(purgatory, starts)):
+    for at in table_candidates(purgatory):
         regions = tuple(_REGION.iter_unpack(purgatory[at : at + TABLE_SIZE]))
         used = [region for region in regions if region != (0, 0)]
-        if len(used) < 2 or any(start not in starts for start, _length in used):
+        if len(used) < 2 or any(length and start not in starts for start, length in used):
             continue
         digest_at = purgatory.find(digest_of(used, read_phys))
         if digest_at >= 0:
             return DigestTable(at, digest_at, regions)
     raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind, or damaged")
-
-
-def _places(purgatory: bytes, starts: Iterable[int]) -> Iterator[int]:
-    """Yield where one of the addresses stands in the bytes with a whole table's room behind it, aligned as one."""
-    for start in starts:
-        packed = start.to_bytes(8, "little")
-        at = purgatory.find(packed)
-        while 0 <= at <= len(purgatory) - TABLE_SIZE:
-            if at % 8 == 0:
-                yield at
-            at = purgatory.find(packed, at + 1)
 
 
 def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
@@ -108,6 +105,11 @@ def without_elfcorehdr(purgatory: bytes, table: DigestTable, elfcorehdr_phys: in
     """Return *purgatory* with the elfcorehdr's length set to 0 and a digest that fits; None where it is left out."""
     if all(start != elfcorehdr_phys or length == 0 for start, length in table.regions):
         return None
+    return with_new_digest(purgatory, table, elfcorehdr_phys, read_phys)
+
+
+def with_new_digest(purgatory: bytes, table: DigestTable, elfcorehdr_phys: int, read_phys: ReadPhys) -> bytes:
+    """Return *purgatory* with the digest of what *read_phys* gives, the elfcorehdr left out."""
     regions = [(start, 0 if start == elfcorehdr_phys else length) for start, length in table.regions]
     changed = bytearray(purgatory)
     changed[table.at : table.at + TABLE_SIZE] = b"".join(_REGION.pack(*region) for region in regions)
@@ -115,11 +117,16 @@ def without_elfcorehdr(purgatory: bytes, table: DigestTable, elfcorehdr_phys: in
     return bytes(changed)
 
 
+_CONTROL_PAGES_BESIDES_MAP = 2 + 1 + 1 + 4 + 4 + 16
+"""Control code, its alignment to its own size, top-level table, page tables of the trampoline, levels above the
+identity map, and sixteen for firmware tables (ACPI, EFI) that are mapped besides RAM."""
+
+
 def control_pages_bound(ram: RangeList) -> int:
     """Return how many bytes of control pages x86_64 takes for a crash image, at most.
 
-    Two pages of control code, one page each of the page-table levels for code and trampoline (seven), and the identity
-    map of all RAM without 1 GiB pages: one page per started GiB, one per started 512 GiB.
+    ``init_pgtable()`` of arch/x86/kernel/machine_kexec_64.c maps all RAM: without 1 GiB pages that is one page per
+    started GiB and one per started 512 GiB.
     """
     top = ram[-1].end if ram else 0
-    return PAGE * (2 + 7 + -(-top // (1 << 30)) + -(-top // (1 << 39)))
+    return PAGE * (_CONTROL_PAGES_BESIDES_MAP + -(-top // (1 << 30)) + -(-top // (1 << 39)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ class Vmcoreinfo(NamedTuple):
     kernel_release: str | None
     panic_time: datetime | None
     """In UTC, whole seconds (``CRASHTIME``)."""
+    sme_mask: int | None = None
+    """The bit of a page-table entry that marks encrypted memory (AMD SME and SEV); 0 where it is not in use."""
 
 
 def parse_vmcoreinfo(descriptor: bytes) -> Vmcoreinfo:
@@ -23,7 +26,12 @@ def parse_vmcoreinfo(descriptor: bytes) -> Vmcoreinfo:
             values[key] = value.strip("\0 ")
     release = values.get("OSRELEASE")
     printable = release is not None and release.isprintable() and 0 < len(release) <= 64
-    return Vmcoreinfo(release if printable else None, _time(values.get("CRASHTIME", "")))
+    mask = re.fullmatch(r"-?\d{1,20}", values.get("NUMBER(sme_mask)", ""))
+    return Vmcoreinfo(
+        release if printable else None,
+        _time(values.get("CRASHTIME", "")),
+        None if mask is None else int(mask[0]) % (1 << 64),
+    )
 
 
 def _time(seconds: str) -> datetime | None:

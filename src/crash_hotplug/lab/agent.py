@@ -55,7 +55,7 @@ class Agent:
 
     async def run(self, *argv: str, timeout: float = 180, uid: int = 0) -> dict[str, Any]:
         """Run a program in the guest; the answer has ``rc``, ``out``, ``err`` and ``seconds``."""
-        answer: dict[str, Any] = await self.order("run", timeout + 10, argv=list(argv), **{"uid": uid})
+        answer: dict[str, Any] = await self.order("run", timeout + 10, argv=list(argv), limit=timeout, uid=uid)
         return answer
 
     async def fetch(self, guest_path: str, to: Path) -> None:

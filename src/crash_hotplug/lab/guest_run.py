@@ -26,6 +26,7 @@ _CAPTURE_APPEND = (
     "acpi_no_memhotplug",  # else it hot-adds the DIMMs to itself, and what is its own RAM cannot be read as a dump
 )  # fmt: skip
 _LOADER_OPTIONS = {"c": ("-c",), "s": ("-s",), "ch": ("-c", "--hotplug")}
+_PROGRAMS = {"updates": "measure_updates.py", "kills": "kill_updates.py"}
 _BUSY_PATTERN = 0xC0FFEE00_00000000
 _BOOT_LIMIT = 180.0
 
@@ -76,7 +77,7 @@ class Guest:
             "add-cpu": self._add_cpu, "remove-cpu": self._remove_cpu, "add-dimm": self._add_dimm,
             "remove-dimm": self._remove_dimm, "offline-block": self._offline_block, "online-block": self._online_block,
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
-            "flip": self._flip, "wait": self._wait, "panic": self._panic,
+            "flip": self._flip, "measure": self._measure, "wait": self._wait, "panic": self._panic,
             "panic-within": self._panic_within,
         }  # fmt: skip
 
@@ -264,6 +265,11 @@ class Guest:
     async def _update_step(self, step: Step) -> None:
         if self._update == "reload":
             await self._load()
+        elif self._update == "in-place":
+            done = await self._agent.run("python3", "-m", "crash_hotplug", "update")
+            self.event("update in place", (done["out"] or done["err"]).strip())
+            if done["rc"]:
+                raise GuestError(f"the update in place failed: {(done['out'] or done['err']).strip()}")
         elif self._update == "kernel":
             await asyncio.sleep(0.3)  # the handler has run by the time sysfs says online; removals may lag
             self.event("update", "left to the kernel's own handler")
@@ -281,6 +287,15 @@ class Guest:
             phys -= 4096 - 1024  # kexec-tools pads to 1 KiB
         await physmem.flip_bit(str(self._machine.gdb_socket), phys)
         self.event(str(step), f"the byte at phys {phys:#x}")
+
+    async def _measure(self, step: Step) -> None:
+        """Run one of the guest's own programs (lab/guest/); what it prints goes into the time line."""
+        program = f"/lab/{_PROGRAMS[step.arguments['what']]}"
+        number = str(step.arguments["number"])
+        done = await self._agent.run("python3", program, number, timeout=self._scenario.time_limit)
+        self.event(str(step), "; ".join((done["out"] or done["err"]).strip().splitlines()))
+        if done["rc"]:
+            raise GuestError(f"{step} failed: {(done['err'] or done['out']).strip()[-300:]}")
 
     async def _wait(self, step: Step) -> None:
         await asyncio.sleep(float(step.arguments["seconds"]))

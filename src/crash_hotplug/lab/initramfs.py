@@ -41,7 +41,8 @@ def build(kernel: Kernel, scratch: Path) -> Path:
     (part / "boot").mkdir()
     (part / "boot/capture.img").write_bytes(_compressed(capture))
     shutil.copyfile(kernel.vmlinuz, part / "boot/vmlinuz")
-    shutil.copyfile(_GUEST / "agent.py", part / "lab/agent.py")
+    for script in sorted(_GUEST.glob("*.py")):
+        shutil.copyfile(script, part / "lab" / script.name)
     package = Path(crash_hotplug.__file__).parent
     target = part / "lab/src" / package.name
     shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__", "lab"))

@@ -42,7 +42,8 @@ def has_kvm() -> bool:
 class Machine:
     """A running QEMU.  Use as an asynchronous context manager: on leaving, QEMU is gone whatever happened."""
 
-    def __init__(self, kernel: Kernel, initramfs: Path, out: Path, memory: int = 1 << 30, cpus: int = 2) -> None:
+    def __init__(self, kernel: Kernel, initramfs: Path, out: Path, memory: int = 1 << 30, cpus: int = 2,
+                 ram_holes: int = 0) -> None:  # fmt: skip
         """Describe the machine; ``out`` takes the serial log and the dump's disk."""
         self.out = out
         self.serial_log = out / "serial.log"
@@ -51,6 +52,7 @@ class Machine:
         self._initramfs = initramfs
         self._memory = memory
         self._cpus = cpus
+        self._ram_holes = ram_holes
         self._run = Path(tempfile.mkdtemp(prefix="crash-hotplug-"))  # UNIX socket paths are at most 107 bytes
         self._qmp = QMPClient("lab")
         self._process: asyncio.subprocess.Process | None = None
@@ -95,6 +97,10 @@ class Machine:
     def _append(self, shell: bool) -> str:
         # Memory is put where it can be taken out again; Debian's kernels since 6.12 would choose a zone where it cannot
         words = "console=ttyS0 quiet panic=1 crashkernel=192M memhp_default_state=online_movable rdinit=/init"
+        if self._ram_holes:
+            # one page every 2 MiB from 64 MiB on, below where crashkernel= finds its place
+            holes = ",".join(f"4K${(64 << 20) + hole * (2 << 20):#x}" for hole in range(self._ram_holes))
+            words = f"{words} memmap={holes}"
         return f"{words} lab=shell" if shell else words
 
     async def __aenter__(self) -> Machine:

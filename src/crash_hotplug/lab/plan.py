@@ -76,8 +76,6 @@ def plan(
     :param repeat: how often each
     :raise LabError: when an update that was asked for is not there yet, or a loader is not known
     """
-    if "in-place" in updates:
-        raise LabError("update in place is not in this version yet; there are nothing, kernel and reload")
     for loader in loaders:
         if loader != "all" and loader not in LOADERS:
             raise LabError(f"no loader is known as {loader}; known are {', '.join(LOADERS)}, and all")
@@ -96,7 +94,7 @@ def plan(
 
 
 def _runs(scenario: Scenario, kernel: Kernel, loader: str, updates: list[str]) -> list[Run]:
-    possible = [who_updates(kernel, loader), "reload"]
+    possible = [who_updates(kernel, loader), "reload", "in-place"]
     chosen = [u for u in possible if u in scenario.expect and (not updates or u in updates)]
     known = next((k.reason for k in KNOWN_BROKEN if k.matches(scenario.name, kernel.key, loader)), "")
     return [Run(scenario, kernel, loader, update, known) for update in chosen]

@@ -35,10 +35,12 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "load": (set(), set()),
     "update": (set(), set()),
     "flip": ({"in"}, set()),
+    "measure": ({"what", "number"}, set()),
     "wait": ({"seconds"}, set()),
     "panic": ({"cpu"}, set()),
     "panic-within": ({"cpu", "seconds"}, set()),
 }
+MEASURED = ("updates", "kills")
 FLIPPED = ("boot_params", "elfcorehdr-padding")
 
 
@@ -98,6 +100,8 @@ class Scenario:
     """Words left out of the capture kernel's command line."""
     time_limit: float = 420
     """Seconds from QEMU's start until the guest is given up."""
+    ram_holes: int = 0
+    """Pages that the guest reserves at boot, each of which makes one more range of its RAM."""
 
 
 def bundled() -> list[str]:
@@ -125,7 +129,18 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
 
     :raise ScenarioError: names the file's key that is wrong
     """
-    known = {"title", "step", "expect", "memory", "cpus", "kernels", "loaders", "capture-without", "time-limit"}
+    known = {
+        "title",
+        "step",
+        "expect",
+        "memory",
+        "cpus",
+        "kernels",
+        "loaders",
+        "capture-without",
+        "time-limit",
+        "ram-holes",
+    }
     _no_others(name, "", content, known)
     steps = tuple(_step(f"{name}: step {n}", raw) for n, raw in enumerate(_list(name, content, "step"), 1))
     if [s.action for s in steps if s.action.startswith("panic")] not in (["panic"], ["panic-within"]):
@@ -152,6 +167,7 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
         tuple(content.get("loaders", ())),
         tuple(content.get("capture-without", ())),
         float(content.get("time-limit", 420)),
+        int(content.get("ram-holes", 0)),
     )
 
 
@@ -195,9 +211,11 @@ def _step(where: str, raw: dict[str, Any]) -> Step:
     for key in ("size", "address"):
         if key in arguments:
             arguments[key] = size(f"{where}: {key}", arguments[key])
-    for key in ("cpu", "block"):
+    for key in ("cpu", "block", "number"):
         if not isinstance(arguments.get(key, 0), int):
             raise ScenarioError(f"{where}: {key} is {arguments[key]!r}, not a number")
+    if action == "measure" and arguments["what"] not in MEASURED:
+        raise ScenarioError(f"{where}: what is {arguments['what']!r}; known are {', '.join(MEASURED)}")
     if action == "flip" and arguments["in"] not in FLIPPED:
         raise ScenarioError(f"{where}: in is {arguments['in']!r}; known are {', '.join(FLIPPED)}")
     return Step(action, arguments)

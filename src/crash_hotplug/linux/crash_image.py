@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.image import (
-    KIMAGE_BYTES_NEEDED,
     CrashImage,
     Kimage,
     Segment,
@@ -19,8 +19,11 @@ from crash_hotplug.core.image import (
     is_boot_params,
     parse_kimage,
 )
+from crash_hotplug.core.purgatory import digest_regions, find_backup_region
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux import kallsyms
+from crash_hotplug.linux.btf_file import kimage_layouts
+from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -40,35 +43,80 @@ def read_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
     return find_crash_image(sysroot, crashkernel) if sysroot.is_live else _read_saved(sysroot)
 
 
+def read_pointer(sysroot: Sysroot, kcore: Kcore) -> int:
+    """Return the virtual address of the loaded image's ``struct kimage``; 0 where none is loaded.
+
+    :raise CannotTellError: the symbol ``kexec_crash_image`` or the memory there cannot be read
+    """
+    pointer_virt = kallsyms.read_symbols(sysroot, ("kexec_crash_image",)).get("kexec_crash_image")
+    if pointer_virt is None:
+        raise kallsyms.explain_masked(sysroot)
+    return int.from_bytes(kcore.read_virt(pointer_virt, 8), "little")
+
+
 def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
     """Find the image of the live kernel: ``kexec_crash_image`` leads to ``struct kimage``, that to the segments.
 
     :raise CannotTellError: a step fails
     """
     with Kcore(sysroot) as kcore:
-        pointer_virt = kallsyms.read_symbols(sysroot, ("kexec_crash_image",)).get("kexec_crash_image")
-        if pointer_virt is None:
-            raise kallsyms.explain_masked(sysroot)
-        kimage_virt = int.from_bytes(kcore.read_virt(pointer_virt, 8), "little")
+        kimage_virt = read_pointer(sysroot, kcore)
         if kimage_virt == 0:
             raise CannotTellError("the crash image was unloaded while it was being looked at")
-        kimage = parse_kimage(kcore.read_virt(kimage_virt, KIMAGE_BYTES_NEEDED), crashkernel)
+        layouts = kimage_layouts(sysroot)
+        data = kcore.read_virt(kimage_virt, max(layout.end for layout in layouts))
+        kimage = parse_kimage(data, crashkernel, layouts)
+        purgatory = _read_purgatory(kcore, kimage)
+        named = digest_regions(purgatory, kimage, crashkernel) or ()
+        kimage = _whole_image(kimage, named)
         header_at = _find_elfcorehdr(kcore, kimage)
-        header = _read_header(kcore, header_at)
-        boot_params_at = _find_boot_params(kcore, kimage)
-        if boot_params_at is None:
-            return CrashImage(header, header_at.phys, kimage=kimage)
-        boot_params = kcore.read_phys(boot_params_at, _PAGE)
-        command_at = cmdline_phys(boot_params)
-        cmdline = _read_cmdline(kcore, kimage, command_at)
-        image = CrashImage(header, header_at.phys, boot_params, boot_params_at, cmdline, command_at, kimage)
-        argument = elfcorehdr_argument(cmdline or "")
-        if argument is not None and argument[0] != header_at.phys:
-            raise CannotTellError(
-                f"the capture kernel would look for its elfcorehdr at {argument[0]:#x}, the image has one at "
-                f"{header_at.phys:#x}"
-            )
+        image = CrashImage(
+            _read_header(kcore, header_at),
+            header_at.phys,
+            kimage=kimage,
+            backup_region_phys=_find_backup_region(sysroot, kcore, purgatory, named),
+        )
+        return _with_boot_params(kcore, image, kimage)
+
+
+def _with_boot_params(kcore: Kcore, image: CrashImage, kimage: Kimage) -> CrashImage:
+    """Add the zero page and the command line, where there is a zero page."""
+    boot_params_at = _find_boot_params(kcore, kimage)
+    if boot_params_at is None:
         return image
+    boot_params = kcore.read_phys(boot_params_at, _PAGE)
+    command_at = cmdline_phys(boot_params)
+    cmdline = _read_cmdline(kcore, kimage, command_at)
+    argument = elfcorehdr_argument(cmdline or "")
+    if argument is not None and argument[0] != image.elfcorehdr_phys:
+        raise CannotTellError(
+            f"the capture kernel would look for its elfcorehdr at {argument[0]:#x}, the image has one at "
+            f"{image.elfcorehdr_phys:#x}"
+        )
+    return replace(
+        image, boot_params=boot_params, boot_params_phys=boot_params_at, cmdline=cmdline, cmdline_phys=command_at
+    )
+
+
+def _read_purgatory(kcore: Kcore, kimage: Kimage) -> bytes:
+    segment = kimage.segment_at(kimage.entry_phys)
+    return b"" if segment is None else kcore.read_phys(segment.phys, segment.memsz)
+
+
+def _whole_image(kimage: Kimage, named: tuple[Segment, ...]) -> Kimage:
+    """Add the segments that an update in place did not list: purgatory's digest table names them."""
+    listed = {segment.phys for segment in kimage.segments}
+    unlisted = [segment for segment in named if segment.phys not in listed and segment.memsz]
+    return replace(kimage, segments=tuple(sorted([*kimage.segments, *unlisted], key=lambda s: s.phys)))
+
+
+def _find_backup_region(sysroot: Sysroot, kcore: Kcore, purgatory: bytes, named: tuple[Segment, ...]) -> int | None:
+    try:
+        low = read_iomem(sysroot).ram.intersect(RangeList([kcore.architecture.backup_region_source]))
+    except CannotTellError:
+        return None
+    # kexec-tools backs up the first range (get_backup_area() in crashdump-x86.c).
+    return find_backup_region(purgatory, named, low[0]) if low else None
 
 
 def _find_elfcorehdr(kcore: Kcore, kimage: Kimage) -> Segment:

@@ -27,7 +27,7 @@ _planted: list[tuple[mmap.mmap, int]] = []
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def run(argv: list[str], timeout: float = 170, uid: int = 0) -> dict[str, Any]:
+def run(argv: list[str], limit: float = 170, uid: int = 0) -> dict[str, Any]:
     """Run a program to its end; what it said comes back as text."""
 
     def unprivileged() -> None:
@@ -37,7 +37,7 @@ def run(argv: list[str], timeout: float = 170, uid: int = 0) -> dict[str, Any]:
 
     begin = time.monotonic()
     done = subprocess.run(
-        argv, capture_output=True, timeout=timeout, check=False, preexec_fn=unprivileged if uid else None
+        argv, capture_output=True, timeout=limit, check=False, preexec_fn=unprivileged if uid else None
     )
     return {
         "rc": done.returncode,

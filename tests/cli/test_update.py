@@ -1,0 +1,118 @@
+"""``crash-hotplug update`` as a person runs it, on a machine of files."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.cli import update
+from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.handler import Outcome, Report
+from crash_hotplug.linux import live_machine, update_once
+from crash_hotplug.linux.live_machine import LiveMachine
+from crash_hotplug.linux.update_once import LOOK
+from tests.cli.running import run
+from tests.linux.fake_kexec import KERNEL, FakeKexec
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKexec:
+    fake = FakeKexec(tmp_path)
+
+    def unlocked(_seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def live(**options: bool) -> LiveMachine:
+        return LiveMachine(fake.sysroot, verify_full=options["verify_full"])
+
+    monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
+    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
+    monkeypatch.setattr(update, "LiveMachine", live)
+    return fake
+
+
+def reloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    reasons: list[str] = []
+
+    def reload(reason: str) -> Report:
+        reasons.append(reason)
+        return Report(LOOK, Outcome.RELOADED, f"kdumpctl reload: {reason}")
+
+    monkeypatch.setattr(update, "update_by_reload", reload)
+    return reasons
+
+
+def test_it_updates_once_and_then_has_nothing_to_do(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run(capsys, "update", "--json")
+    assert (first.code, first.json["outcome"]) == (0, "updated")
+    assert first.json["kexec_load_seconds"] > 0
+    second = run(capsys, "update")
+    assert (second.code, second.out.split(" (")[0]) == (0, "unchanged: the header is right as it is")
+    assert len(fake.loads) == 1
+
+
+def test_a_dry_run_shows_the_plan_and_changes_nothing(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = run(capsys, "update", "--dry-run")
+    assert shown.code == 0
+    assert shown.out.startswith("would list 3 segments and copy ")
+    assert "0x39f5d000 568 of 16384 bytes: the new elfcorehdr" in shown.out
+    plan = run(capsys, "update", "--dry-run", "--json").json["plan"]
+    assert [s["phys"] for s in plan["segments"]] == ["0x2e000000", "0x39f54000", "0x39f5d000"]
+    assert len(plan["kept"]) == 4
+    assert fake.loads == []
+    run(capsys, "update")
+    assert run(capsys, "update", "--dry-run").out == "nothing to do: the header is right as it is\n"
+
+
+def test_no_image_is_loaded(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.unload()
+    assert run(capsys, "update").code == 3
+    assert run(capsys, "update", "--dry-run").code == 3
+
+
+def test_a_refusal_reloads_where_that_may_be(
+    fake: FakeKexec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.write_file("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
+    reasons = reloads(monkeypatch)
+    stays = run(capsys, "update", "--strategy", "in-place")
+    assert (stays.code, stays.err.split(" (")[0]) == (1, "refused: lockdown")
+    assert run(capsys, "update", "--dry-run").code == 1
+    assert reasons == []
+    assert run(capsys, "update").code == 0
+    assert reasons == ["lockdown (integrity) forbids kexec_load"]
+
+
+def test_cannot_tell_has_its_own_exit_code(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+    (fake.root / "proc" / "kcore").unlink()
+    assert run(capsys, "update", "--strategy", "in-place").code == 5
+
+
+def test_reload_does_not_look_at_the_image(
+    fake: FakeKexec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons = reloads(monkeypatch)
+    (fake.root / "proc" / "kcore").unlink()
+    assert run(capsys, "update", "--strategy", "reload").code == 0
+    assert reasons == [""]
+
+
+def test_a_broken_image_is_noticed_by_a_full_verification(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "update")
+    fake.flip_bit(KERNEL)
+    assert run(capsys, "update").code == 0
+    noticed = run(capsys, "update", "--strategy", "in-place", "--verify", "full")
+    assert (noticed.code, "does not fit the loaded image" in noticed.err) == (1, True)
+
+
+def test_a_reload_that_fails_says_why_it_was_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_once, "reload_crash_image", lambda: "kdumpctl reload")
+    assert update_once.update_by_reload("no kcore").sentence == "kdumpctl reload: no kcore"
+
+    def failing() -> str:
+        raise CrashHotplugError("neither is installed")
+
+    monkeypatch.setattr(update_once, "reload_crash_image", failing)
+    assert update_once.update_by_reload("no kcore") == Report(LOOK, Outcome.FAILED, "no kcore; neither is installed")

@@ -1,0 +1,128 @@
+"""A kernel with a loaded crash image, as files: kexec_load writes into them, so that an update runs on any machine."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
+from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, Segment
+from crash_hotplug.core.update_plan import NewSegment
+from crash_hotplug.linux.sysroot import Sysroot
+from tests.core.test_image import kimage_bytes
+from tests.linux.fake_kcore import DIRECT_MAP, TEXT_VIRT, write_kcore
+from tests.trees import tree
+
+POINTER_VIRT = TEXT_VIRT + 0x2000
+KIMAGE_PHYS = 0x200_0000
+RESERVED_START = 0x2E00_0000
+ENTRY = 0x39F5_4730
+PURGATORY, KERNEL, INITRD, BACKUP = 0x39F5_4000, 0x3680_0000, 0x3670_0000, 0x39F6_1000
+ZERO_PAGE, HEADER = 0x39F4_E000, 0x39F5_D000
+SEGMENTS = (
+    Segment(RESERVED_START, 0x1000, 0x30),
+    Segment(INITRD, 0x2000, 0x1F00),
+    Segment(KERNEL, 0x8000, 0x7000),
+    Segment(ZERO_PAGE, 0x6000, 0x5099),
+    Segment(PURGATORY, 0x9000, 0x70E0),
+    Segment(HEADER, 0x4000, 0x800),
+    Segment(BACKUP, 0x9F000, 0x9EC00),
+)
+"""Places and sizes as kexec-tools chose them for the capture 6.1-c; kernel and initrd are small here."""
+TABLE_AT, DIGEST_AT = 0x1000, 0x1120
+_RAM_OFFSET = 0x100_0000
+
+
+def with_direct_map(header: bytes) -> bytes:
+    """Return a captured header with the direct-map addresses of the fake kcore."""
+    parsed = parse_elfcorehdr(header)
+    moved = {p: p._replace(p_vaddr=p.p_paddr + DIRECT_MAP) for p in parsed.ram_headers}
+    entries = tuple(moved.get(p, p) for p in parsed.program_headers)
+    return replace(parsed, program_headers=entries).to_bytes(1024)
+
+
+class FakeKexec:
+    """The tree of a machine whose /proc/kcore is a file that can be written."""
+
+    def __init__(self, path: Path, state: int = 1, header_in_digest: bool = True) -> None:
+        """Copy a capture's tree and load an image into it."""
+        self.root = path / "machine"
+        shutil.copytree(tree("6.1-c", state), self.root)
+        saved = self.root / "crash-image"
+        self.header = with_direct_map((saved / "elfcorehdr").read_bytes())
+        zero_page = (saved / "boot_params").read_bytes().ljust(0x5000, b"\0") + (saved / "cmdline").read_bytes()
+        self._kcore = self.root / "proc" / "kcore"
+        (self.root / "proc" / "kallsyms").write_text(
+            (self.root / "proc" / "kallsyms").read_text() + f"{POINTER_VIRT:016x} B kexec_crash_image\n"
+        )
+        physical = {
+            RESERVED_START: b"\x01" * 0x30,
+            INITRD: b"initrd" * 1000,
+            KERNEL: b"kernel" * 4000,
+            ZERO_PAGE: zero_page,
+            HEADER: self.header,
+        }
+        write_kcore(self._kcore, physical, {POINTER_VIRT: (DIRECT_MAP + KIMAGE_PHYS).to_bytes(8, "little")})
+        self.write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS))
+        self.write(PURGATORY, self._purgatory(header_in_digest))
+        self.loads: list[tuple[NewSegment, ...]] = []
+        self.flags: list[int] = []
+        self.sysroot = Sysroot(str(self.root))
+
+    def kexec_load(self, entry_phys: int, segments: Sequence[NewSegment], flags: int) -> None:
+        """Do what kexec_load does: copy each segment, take control pages, make a struct kimage of what was listed."""
+        for s in segments:
+            self.write(s.phys, s.data.ljust(s.memsz, b"\0"))
+        listed = tuple(Segment(s.phys, s.memsz, len(s.data)) for s in segments)
+        data = kimage_bytes(entry=entry_phys, segments=listed)
+        assert len(data) == KIMAGE_BYTES_NEEDED
+        self.write(KIMAGE_PHYS, data)
+        self.loads.append(tuple(segments))
+        self.flags.append(flags)
+
+    def read(self, phys: int, length: int) -> bytes:
+        """Return physical memory."""
+        with self._kcore.open("rb") as file:
+            file.seek(_RAM_OFFSET + phys)
+            return file.read(length)
+
+    def flip_bit(self, phys: int) -> None:
+        """Break a byte."""
+        self.write(phys, bytes([self.read(phys, 1)[0] ^ 1]))
+
+    def unload(self) -> None:
+        """Take the image away."""
+        self.write_file("sys/kernel/kexec_crash_loaded", "0\n")
+
+    def write_file(self, path: str, text: str) -> None:
+        """Write one of the tree's files."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+    def digest_fits(self) -> bool:
+        """Whether purgatory would start the capture kernel."""
+        purgatory = self.read(PURGATORY, 0x9000)
+        table = struct.iter_unpack("<QQ", purgatory[TABLE_AT : TABLE_AT + 256])
+        digest = hashlib.sha256(b"".join(self.read(start, length) for start, length in table))
+        return digest.digest() == purgatory[DIGEST_AT : DIGEST_AT + 32]
+
+    def _purgatory(self, header_in_digest: bool) -> bytes:
+        named = [s for s in SEGMENTS if s.phys != PURGATORY and (header_in_digest or s.phys != HEADER)]
+        table = b"".join(struct.pack("<QQ", s.phys, s.memsz) for s in named).ljust(256, b"\0")
+        digest = hashlib.sha256(b"".join(self.read(s.phys, s.memsz) for s in named)).digest()
+        data = bytearray(b"\x90" * 0x70E0).ljust(0x9000, b"\0")
+        data[TABLE_AT : TABLE_AT + 256] = table
+        data[DIGEST_AT : DIGEST_AT + 32] = digest
+        data[0x2000:0x2018] = struct.pack("<QQQ", BACKUP, 0x1000, 0x9EC00)
+        return bytes(data)
+
+    def write(self, phys: int, data: bytes) -> None:
+        """Write physical memory."""
+        with self._kcore.open("r+b") as file:
+            file.seek(_RAM_OFFSET + phys)
+            file.write(data)
