@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.core.sizes import count
 from crash_hotplug.lab import memory_picture
 from crash_hotplug.lab.memory_picture import Bar
 from crash_hotplug.lab.plan import KNOWN_BROKEN
@@ -16,7 +17,7 @@ from crash_hotplug.lab.results import Result
 FILE = "report.html"
 
 _STYLE = """
-:root { color-scheme: light dark; --ok: #2e8b57; --missing: #c0392b; --gone: #d98200; --crash: #8a94a6; --line: #8885; }
+:root { color-scheme: light dark; --ok: #0072b2; --missing: #d55e00; --gone: #e6a800; --crash: #8a94a6; --line: #8885; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1040px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.1em; margin: 2.2em 0 .2em; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .25em .8em .25em 0;
@@ -49,7 +50,7 @@ def page(results: list[Result], facts: dict[str, Any]) -> str:
     where = f"{facts.get('processors')} processors, {facts.get('accelerator')}, host kernel {facts.get('host')}"
     body = [
         "<h1>crash-hotplug lab</h1>",
-        f"<p>{len(results)} runs: {escape(summary)}. Run on {escape(where)}.</p>",
+        f"<p>{count(len(results), 'run')}: {escape(summary)}. Run on {escape(where)}.</p>",
         f'<p class="legend">{memory_picture.legend()}</p>',
         _table(results),
         *[_section(result) for result in results],
