@@ -25,7 +25,6 @@ from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state
-from crash_hotplug.linux.live_machine import LiveMachine
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -77,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     assessment = assess(machine, image)
     live = sysroot.is_live and given is None
-    in_place = _in_place(LiveMachine(sysroot), image) if live else None
+    in_place = _in_place(sysroot, image) if live else None
     if arguments.json:
         report = _report(machine, image, state, assessment)
         print_json(report if in_place is None else {**report, "in_place": in_place})
@@ -135,10 +134,13 @@ def _losses(comparison: Comparison) -> Iterator[str]:
         yield f"would read {human_size(gone)} of memory that is gone"
 
 
-def _in_place(live: LiveMachine, image: CrashImage) -> dict[str, Any]:
+def _in_place(sysroot: Sysroot, image: CrashImage) -> dict[str, Any]:
     """Tell whether `crash-hotplug update` could update the image in place, and why not."""
+    # Imported here: a saved tree needs none of it, and a look at one should start fast.
+    from crash_hotplug.linux.live_machine import LiveMachine  # noqa: PLC0415
+
     try:
-        reason = live.why_not_updatable(image)
+        reason = LiveMachine(sysroot).why_not_updatable(image)
     except CannotTellError as error:
         return {"possible": None, "reason": str(error)}
     return {"possible": reason is None, "reason": reason}
