@@ -35,7 +35,7 @@ from crash_hotplug.model.kimage import KexecSegment
 from crash_hotplug.model.loader import CaptureKernel, plan_of_kexec_tools
 from crash_hotplug.model.machine import ModelMachine
 from crash_hotplug.model.profile import CrashHotplug
-from crash_hotplug.model.purgatory import purgatory_without_elfcorehdr
+from crash_hotplug.model.purgatory import purgatory_without_elfcorehdr, read_purgatory
 from crash_hotplug.model.udev import UdevRules
 
 
@@ -115,10 +115,15 @@ class UserMachine:
 
     def loaded_image(self) -> CrashImage | None:
         """Read the image through /proc/kcore."""
-        loaded = self.machine.crash_image
-        if loaded is not None and self.taken_over is not None and self.taken_over[0] == loaded.number:
-            return replace(loaded, kimage=self.taken_over[1]).read(self.machine.memory)
-        return self.machine.loaded_crash_image()
+        loaded, memory = self.machine.crash_image, self.machine.memory
+        if loaded is None:
+            return None
+        if self.taken_over is not None and self.taken_over[0] == loaded.number:
+            image = replace(loaded, kimage=self.taken_over[1]).read(memory)
+        else:
+            image = loaded.read(memory)
+        backup = read_purgatory(memory, loaded.kimage.entry_phys).backup
+        return image if backup is None else replace(image, backup_region_phys=backup[1])
 
     def why_not_updatable(self, image: CrashImage) -> str | None:
         """Return why not: without an elfcorehdr or ``struct kimage`` nothing can be planned."""
