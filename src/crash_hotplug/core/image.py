@@ -21,15 +21,17 @@ _CONTROL_PAGE_BEHIND_COUNT = 1 + 4 * KEXEC_SEGMENT_MAX + 6
 KIMAGE_BYTES_NEEDED = 8 * (8 + _CONTROL_PAGE_BEHIND_COUNT + 1)
 """How much of ``struct kimage`` :func:`parse_kimage` looks at."""
 E820_RAM = 1
+E820_RESERVED = 2
 
 _PAGE = 4096
 _START_WORD = 3
 _SEGMENT_COUNT_WORDS = (7, 6, 8, 5)
 """Where ``nr_segments`` may stand, in 8-byte words: 7 on 5.10, 6.1 and 6.12; the others are tried behind it."""
-_E820_COUNT = 0x1E8
-_E820_TABLE = 0x2D0
-_E820_ENTRY = struct.Struct("<QQI")
-_E820_MAX = 128
+E820_COUNT = 0x1E8
+"""Offset in the zero page of the number of E820 entries, one byte; the others tell where they are and how long."""
+E820_TABLE = 0x2D0
+E820_ENTRY = struct.Struct("<QQI")
+E820_MAX = 128
 _SETUP_MAGIC = 0x202
 _CMD_LINE_PTR = 0x228
 _EXT_CMD_LINE_PTR = 0xC8
@@ -188,12 +190,12 @@ def e820_table(boot_params: bytes) -> list[tuple[Range, int]]:
     """Return the capture kernel's E820 entries (physical range, type); those that wrap are left out."""
     if not is_boot_params(boot_params):
         return []
-    entries = min(boot_params[_E820_COUNT], _E820_MAX)
-    table = boot_params[_E820_TABLE : _E820_TABLE + entries * _E820_ENTRY.size]
-    whole = table[: len(table) // _E820_ENTRY.size * _E820_ENTRY.size]
+    entries = min(boot_params[E820_COUNT], E820_MAX)
+    table = boot_params[E820_TABLE : E820_TABLE + entries * E820_ENTRY.size]
+    whole = table[: len(table) // E820_ENTRY.size * E820_ENTRY.size]
     return [
         (Range(start, start + size), kind)
-        for start, size, kind in _E820_ENTRY.iter_unpack(whole)
+        for start, size, kind in E820_ENTRY.iter_unpack(whole)
         if start + size <= 1 << 64
     ]
 

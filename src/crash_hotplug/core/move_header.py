@@ -12,7 +12,19 @@ from dataclasses import replace
 
 from crash_hotplug.core.elfcorehdr import Dialect
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.image import E820_RAM, CrashImage, Kimage, Segment, e820_table, elfcorehdr_argument
+from crash_hotplug.core.image import (
+    E820_COUNT,
+    E820_ENTRY,
+    E820_MAX,
+    E820_RAM,
+    E820_RESERVED,
+    E820_TABLE,
+    CrashImage,
+    Kimage,
+    Segment,
+    e820_table,
+    elfcorehdr_argument,
+)
 from crash_hotplug.core.in_place import PAGE, ReadPhys, control_pages_bound, find_digest_table, with_new_digest
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.purgatory import purgatory_phys
@@ -21,11 +33,6 @@ from crash_hotplug.core.update_plan import UpdatePlan, build_plan, known_places
 
 MAX_MEMORY_RANGES = 8192
 """Memory ranges that a moved header has room for, as the kernel's CRASH_MAX_MEMORY_RANGES."""
-_E820_RESERVED = 2
-_E820_COUNT = 0x1E8
-_E820_TABLE = 0x2D0
-_E820_ENTRY = struct.Struct("<QQI")
-_E820_MAX = 128
 _CMDLINE_SIZE = 0x238
 
 
@@ -123,15 +130,15 @@ def _reserve(parameters: bytearray, zero_page_at: int, place: Range) -> None:
         if kind == E820_RAM and whole.overlaps(place):
             entries += [
                 (Range(whole.start, place.start), kind),
-                (place, _E820_RESERVED),
+                (place, E820_RESERVED),
                 (Range(place.end, whole.end), kind),
             ]
         else:
             entries.append((whole, kind))
     entries = [(part, kind) for part, kind in entries if part.size > 0]
-    if len(entries) > _E820_MAX:
-        raise CannotTellError(f"the capture kernel's E820 table has no room: {len(entries)} entries of {_E820_MAX}")
-    parameters[zero_page_at + _E820_COUNT] = len(entries)
+    if len(entries) > E820_MAX:
+        raise CannotTellError(f"the capture kernel's E820 table has no room: {len(entries)} entries of {E820_MAX}")
+    parameters[zero_page_at + E820_COUNT] = len(entries)
     for number, (part, kind) in enumerate(entries):
-        at = zero_page_at + _E820_TABLE + number * _E820_ENTRY.size
-        _E820_ENTRY.pack_into(parameters, at, part.start, part.size, kind)
+        at = zero_page_at + E820_TABLE + number * E820_ENTRY.size
+        E820_ENTRY.pack_into(parameters, at, part.start, part.size, kind)

@@ -44,7 +44,8 @@ def _lines(sysroot: Sysroot, names: Iterable[str]) -> dict[str, tuple[int, bytes
     if not sysroot.is_live:
         return _search(sysroot, names)
     # The kernel takes 30 ms to print them all, and they stay where they are until the next boot.
-    return {name: found for name, found in _live_lines().items() if name in set(names)}
+    wanted = set(names)
+    return {name: found for name, found in _live_lines().items() if name in wanted}
 
 
 @lru_cache(maxsize=1)

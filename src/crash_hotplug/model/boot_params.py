@@ -5,12 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from crash_hotplug.core.image import E820_RAM, E820_RESERVED
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.model.memory import PAGE
 from crash_hotplug.model.profile import SYSTEM_RAM, MachineProfile
 
-E820_RAM = 1
-E820_RESERVED = 2
 E820Entry = tuple[Range, int]
 
 
