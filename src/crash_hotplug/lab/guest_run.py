@@ -38,7 +38,9 @@ class Observed:
     dimms: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Physical range of every DIMM that was ever plugged, as QEMU said."""
     online: set[str] = field(default_factory=set)
-    """Those of them that the guest was seen to have brought online."""
+    """Those of them that the guest was seen to have brought online, and that were not asked to go."""
+    gone: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Those that were seen to be gone, where nothing else was plugged since."""
     plugged: list[tuple[int, int, str]] = field(default_factory=list)
     """DIMMs that QEMU had at the panic."""
     cpu_count: int = 0
@@ -71,13 +73,14 @@ class Guest:
         self._scenario, self._kernel, self._loader, self._update = scenario, kernel, loader, update
         self._directory, self._result, self._say = directory, result, say
         self._began = time.monotonic()
+        self._paced_at = 0.0
         self._machine: Machine
         self._agent: Agent
         self._steps = {
             "add-cpu": self._add_cpu, "remove-cpu": self._remove_cpu, "add-dimm": self._add_dimm,
             "remove-dimm": self._remove_dimm, "offline-block": self._offline_block, "online-block": self._online_block,
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
-            "flip": self._flip, "measure": self._measure, "wait": self._wait, "panic": self._panic,
+            "flip": self._flip, "measure": self._measure, "wait": self._wait, "pace": self._pace, "panic": self._panic,
             "panic-within": self._panic_within,
         }  # fmt: skip
 
@@ -211,13 +214,17 @@ class Guest:
         name = step.arguments["name"]
         start, end = await self._machine.add_dimm(name, step.arguments["size"], step.arguments.get("address", 0))
         self.seen.dimms[name] = (start, end)
+        self.seen.gone = {n: r for n, r in self.seen.gone.items() if r[0] >= end or r[1] <= start}
         await self._until(lambda: self._all_blocks(name, "online"), f"{name} to come online")
         self.seen.online.add(name)
         self.event(str(step), f"phys {start:#x} to {end:#x}, online")
 
     async def _remove_dimm(self, step: Step) -> None:
-        if not await self._machine.remove(step.arguments["name"]):
-            raise GuestError(f"the guest did not let {step.arguments['name']} go")
+        name = step.arguments["name"]
+        self.seen.online.discard(name)
+        if not await self._machine.remove(name):
+            raise GuestError(f"the guest did not let {name} go")
+        self.seen.gone[name] = self.seen.dimms[name]
         self.event(str(step), "removed")
 
     async def _offline_block(self, step: Step) -> None:
@@ -265,6 +272,8 @@ class Guest:
     async def _update_step(self, step: Step) -> None:
         if self._update == "reload":
             await self._load()
+        elif self._update == "in-place" and step.arguments.get("resident"):
+            self.event("update in place", await self._agent.order("update"))
         elif self._update == "in-place":
             done = await self._agent.run("python3", "-m", "crash_hotplug", "update")
             self.event("update in place", (done["out"] or done["err"]).strip())
@@ -299,6 +308,11 @@ class Guest:
 
     async def _wait(self, step: Step) -> None:
         await asyncio.sleep(float(step.arguments["seconds"]))
+
+    async def _pace(self, step: Step) -> None:
+        """Wait until so many seconds have passed since the last such step: events come at one rate for everybody."""
+        await asyncio.sleep(max(0.0, self._paced_at + float(step.arguments["seconds"]) - time.monotonic()))
+        self._paced_at = time.monotonic()
 
     async def _panic(self, step: Step) -> None:
         self.seen.panic_cpu, self.seen.panic_pid = step.arguments["cpu"], self._agent.pid

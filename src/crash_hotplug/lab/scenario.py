@@ -10,6 +10,7 @@ from typing import Any
 
 from crash_hotplug.core.compare import Kind
 from crash_hotplug.lab.errors import ScenarioError
+from crash_hotplug.lab.repeated_steps import written_out
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,10 +34,11 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "plant": ({"dimm"}, set()),
     "busy": ({"cpu"}, set()),
     "load": (set(), set()),
-    "update": (set(), set()),
+    "update": (set(), {"resident"}),
     "flip": ({"in"}, set()),
     "measure": ({"what", "number"}, set()),
     "wait": ({"seconds"}, set()),
+    "pace": ({"seconds"}, set()),
     "panic": ({"cpu"}, set()),
     "panic-within": ({"cpu", "seconds"}, set()),
 }
@@ -142,7 +144,8 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
         "ram-holes",
     }
     _no_others(name, "", content, known)
-    steps = tuple(_step(f"{name}: step {n}", raw) for n, raw in enumerate(_list(name, content, "step"), 1))
+    raw_steps = written_out(name, _list(name, content, "step"), size)
+    steps = tuple(_step(f"{name}: step {n}", raw) for n, raw in enumerate(raw_steps, 1))
     if [s.action for s in steps if s.action.startswith("panic")] not in (["panic"], ["panic-within"]):
         raise ScenarioError(f"{name}: one step, and no other, has to be a panic")
     if steps[-1].action != "panic" and not any(s.action == "panic-within" for s in steps):

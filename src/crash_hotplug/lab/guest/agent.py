@@ -132,6 +132,16 @@ def busy(cpu: int, pattern: int) -> int:
     os._exit(1)
 
 
+def update() -> str:
+    """Update the crash image in place from this process, which stays: what a service does, without its start."""
+    from crash_hotplug.linux.live_machine import LiveMachine
+    from crash_hotplug.linux.update_once import update_in_place
+
+    machine = LiveMachine()
+    report = update_in_place(machine)
+    return f"{report.outcome.value}: {report.sentence} (kexec_load {machine.kexec_seconds * 1e3:.1f} ms)"
+
+
 def panic_after(cpu: int, seconds: float) -> int:
     """Let another process panic the kernel on a given CPU after some time; return its id."""
     child = os.fork()
@@ -151,7 +161,7 @@ def panic(cpu: int) -> None:
 
 ORDERS: dict[str, Callable[..., Any]] = {
     "run": run, "read": read, "write": write, "get": get, "put": put, "plant": plant, "where": where, "busy": busy,
-    "panic": panic, "panic_after": panic_after,
+    "update": update, "panic": panic, "panic_after": panic_after,
 }  # fmt: skip
 
 
