@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import secrets
+import shlex
 import tarfile
 import time
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ _CAPTURE_APPEND = (
     "acpi_no_memhotplug",  # else it hot-adds the DIMMs to itself, and what is its own RAM cannot be read as a dump
 )  # fmt: skip
 _LOADER_OPTIONS = {"c": ("-c",), "s": ("-s",), "ch": ("-c", "--hotplug")}
-_PROGRAMS = {"updates": "measure_updates.py", "kills": "kill_updates.py"}
+_PROGRAMS = {"updates": "measure_updates.py", "kills": "kill_updates.py", "handler": "measure_handler.py"}
 _BUSY_PATTERN = 0xC0FFEE00_00000000
 _BOOT_LIMIT = 180.0
 
@@ -138,12 +139,13 @@ class Guest:
     async def _take(self, step: Step) -> None:
         await self._steps[step.action](step)
 
-    async def _load(self) -> None:
+    def _load_command(self, *options: str) -> list[str]:
         append = " ".join(w for w in _CAPTURE_APPEND if w not in self._scenario.capture_without)
+        return ["kexec", "-p", *options, "/boot/vmlinuz", "--initrd=/boot/capture.img", f"--append={append}"]
+
+    async def _load(self) -> None:
         options = _LOADER_OPTIONS[self._loader]
-        done = await self._agent.run(
-            "kexec", "-p", *options, "/boot/vmlinuz", "--initrd=/boot/capture.img", f"--append={append}"
-        )
+        done = await self._agent.run(*self._load_command(*options))
         if done["rc"]:
             said = (done["err"] or done["out"]).strip().splitlines()
             raise GuestError(f"kexec -p {' '.join(options)} failed in the guest: {said[-1] if said else done['rc']}")
@@ -298,11 +300,18 @@ class Guest:
         self.event(str(step), f"the byte at phys {phys:#x}")
 
     async def _measure(self, step: Step) -> None:
-        """Run one of the guest's own programs (lab/guest/); what it prints goes into the time line."""
-        program = f"/lab/{_PROGRAMS[step.arguments['what']]}"
-        number = str(step.arguments["number"])
-        done = await self._agent.run("python3", program, number, timeout=self._scenario.time_limit)
-        self.event(str(step), "; ".join((done["out"] or done["err"]).strip().splitlines()))
+        """Run what measures in the guest (lab/guest/, or `bench`); what it prints goes into the time line."""
+        what, number = step.arguments["what"], str(step.arguments["number"])
+        if what == "bench":
+            program = ["-m", "crash_hotplug", "bench", "--yes", "--rounds", number]
+            for option in ("-c", "-s"):
+                program += ["--against", shlex.join(self._load_command(option))]
+        else:
+            program = [f"/lab/{_PROGRAMS[what]}", number]
+        done = await self._agent.run("python3", *program, timeout=self._scenario.time_limit)
+        said = (done["out"] or done["err"]).strip()
+        (self._directory / f"{what}.txt").write_text(f"{said}\n")
+        self.event(str(step), "; ".join(said.splitlines()))
         if done["rc"]:
             raise GuestError(f"{step} failed: {(done['err'] or done['out']).strip()[-300:]}")
 

@@ -38,9 +38,7 @@ def written_out(name: str, raw: list[dict[str, Any]], size: Callable[[str, objec
     return steps
 
 
-def _copy(
-    step: dict[str, Any], n: int, farther: int, where: str, size: Callable[[str, object], int]
-) -> dict[str, Any]:
+def _copy(step: dict[str, Any], n: int, farther: int, where: str, size: Callable[[str, object], int]) -> dict[str, Any]:
     copied = {key: value.replace("{n}", str(n)) if isinstance(value, str) else value for key, value in step.items()}
     if "address" in copied:
         copied["address"] = size(f"{where}: address", copied["address"]) + farther

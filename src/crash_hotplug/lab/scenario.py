@@ -42,7 +42,7 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "panic": ({"cpu"}, set()),
     "panic-within": ({"cpu", "seconds"}, set()),
 }
-MEASURED = ("updates", "kills")
+MEASURED = ("updates", "kills", "bench", "handler")
 FLIPPED = ("boot_params", "elfcorehdr-padding")
 
 
@@ -104,6 +104,15 @@ class Scenario:
     """Seconds from QEMU's start until the guest is given up."""
     ram_holes: int = 0
     """Pages that the guest reserves at boot, each of which makes one more range of its RAM."""
+
+    @property
+    def most_dimms(self) -> int:
+        """How many DIMMs are plugged at once, at most."""
+        plugged = most = 0
+        for step in self.steps:
+            plugged += (step.action == "add-dimm") - (step.action == "remove-dimm")
+            most = max(most, plugged)
+        return most
 
 
 def bundled() -> list[str]:

@@ -1,12 +1,14 @@
 """In the guest: takes orders from the host as lines of JSON over a serial port, one at a time, and answers each.
 
-A serial port needs no module, so it works on any kernel.  Runs on the guest's own Python, standard library only.
+A serial port needs no module, so it works on any kernel.  Runs on the guest's own Python, standard library only;
+this project is imported only where an update is ordered.
 """
 
 from __future__ import annotations
 
 import base64
 import ctypes
+import importlib
 import json
 import mmap
 import os
@@ -134,12 +136,9 @@ def busy(cpu: int, pattern: int) -> int:
 
 def update() -> str:
     """Update the crash image in place from this process, which stays: what a service does, without its start."""
-    from crash_hotplug.linux.live_machine import LiveMachine
-    from crash_hotplug.linux.update_once import update_in_place
-
-    machine = LiveMachine()
-    report = update_in_place(machine)
-    return f"{report.outcome.value}: {report.sentence} (kexec_load {machine.kexec_seconds * 1e3:.1f} ms)"
+    live = importlib.import_module("crash_hotplug.linux.live_machine").LiveMachine()
+    report = importlib.import_module("crash_hotplug.linux.update_once").update_in_place(live)
+    return f"{report.outcome.value}: {report.sentence} (kexec_load {live.kexec_seconds * 1e3:.1f} ms)"
 
 
 def panic_after(cpu: int, seconds: float) -> int:
