@@ -121,7 +121,7 @@ def _command(name: str, command: Sequence[str]) -> Timing:
             lines = said.read(_SAID_LIMIT).decode(errors="replace").strip().splitlines()
             raise _failure(name, lines[-1] if lines else f"exit code {timing.exit_code}")
     if timing.calls == 0:
-        raise _failure(name, "it loaded no crash image")
+        raise _failure(name, "neither it nor a child of it made a system call that loads a crash image")
     return timing
 
 
