@@ -16,6 +16,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 COMMANDS = {
     "status": "is the loaded crash image accurate now? what would a panic lose?",
     "update": "bring the loaded image up to date, in place",
+    "watch": "keep the loaded image right while CPUs and memory come and go, as a service",
     "load": "load a crash image that has room for hot-plug, or unload it",
     "bench": "what an update in place costs on this machine, beside a full reload",
     "header": "write the elfcorehdr that this machine should have",
