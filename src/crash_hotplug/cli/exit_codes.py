@@ -22,7 +22,7 @@ MEANINGS = {
 }
 
 HELP = "exit status:\n" + "".join(
-    f"  {left}  {MEANINGS[left]:<24}{left + 3}  {MEANINGS[left + 3]}\n" for left in (DONE, FAILED, USAGE)
+    f"  {left}  {MEANINGS[left]:<25}{left + 3}  {MEANINGS[left + 3]}\n" for left in (DONE, FAILED, USAGE)
 )
 """Both columns of codes, as each --help ends."""
 
