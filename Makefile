@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
 
-.PHONY: run test test-main test-pythons lint lab lab-full fuzz bench-core man install deb clean python
+.PHONY: run test test-main test-pythons lint lab lab-full fuzz bench-core man install deb rpm clean python
 
 # The main job: what a hot-plug does to a crash image, and what comes of it, on a machine in memory.
 run: python
@@ -46,7 +46,13 @@ install: python
 # One .deb for every Debian from 11 on, in dist/; the same bytes each time.
 deb:
 	@sh tools/debian-packages.sh dpkg-dev debhelper dh-python python3
-	@sh tools/build-deb.sh
+	@sh tools/build-package.sh deb
+
+# The .rpm, from its spec file, which rpmlint reads first.
+rpm:
+	@sh tools/debian-packages.sh rpm rpmlint python3
+	rpmlint -c packaging/rpm/rpmlint.toml packaging/rpm/crash-hotplug.spec
+	@sh tools/build-package.sh rpm
 
 # Real kernels under QEMU: the default scenario on 6.1 and 6.12; everything is fetched on the first run.
 lab: $(VENV)/ready
