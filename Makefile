@@ -14,7 +14,8 @@ run: python
 test: test-main test-pythons
 
 test-main: $(VENV)/ready
-	@sh tools/debian-packages.sh binutils gdb groff-base makedumpfile
+	@sh tools/debian-packages.sh binutils gdb groff-base makedumpfile \
+		bash fish zsh dpkg-dev debhelper dh-python lintian rpm rpmlint
 	$(VENV)/bin/python -m pytest
 
 test-pythons: $(VENV)/ready
