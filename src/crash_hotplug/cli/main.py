@@ -16,6 +16,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 _ALL_COMMANDS = {
     "status": "is the loaded crash image accurate now? what would a panic lose?",
     "update": "bring the loaded image up to date, in place",
+    "watch": "keep the loaded image right while CPUs and memory come and go, as a service",
     "load": "load a crash image that has room for hot-plug, or unload it",
     "header": "write the elfcorehdr that this machine should have",
     "snapshot": "save what the other commands read, for a support case",
