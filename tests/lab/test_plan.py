@@ -25,11 +25,13 @@ def test_the_natural_loader_and_every_update() -> None:
         ("c", "nothing", False),
         ("c", "reload", False),
         ("c", "in-place", False),
+        ("c", "watch", False),
     ]
     assert planned("hot-add", "6.12", [], []) == [
         ("s", "kernel", False),
         ("s", "reload", False),
         ("s", "in-place", False),
+        ("s", "watch", False),
     ]
 
 

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_kernel(run_parser)
     run_parser.add_argument("--loader", action="append", default=[], metavar="c|s|ch|all", help="how to load the image")
     run_parser.add_argument(
-        "--update", action="append", default=[], metavar="U", help="nothing, kernel, reload or in-place"
+        "--update", action="append", default=[], metavar="U", help="nothing, kernel, reload, in-place or watch"
     )
     run_parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="guests at a time (default 1)")
     run_parser.add_argument("-o", "--output", metavar="DIR", help="where results go (default: a new one in the cache)")

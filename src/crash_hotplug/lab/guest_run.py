@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from crash_hotplug.lab import dump, physmem
+from crash_hotplug.lab import dump, guest_watch, physmem
 from crash_hotplug.lab.agent import Agent
 from crash_hotplug.lab.errors import GuestError, LabError
 from crash_hotplug.lab.kernels import Kernel
@@ -94,6 +94,9 @@ class Guest:
         self.event("booted", self._kernel.release)
         await self._load()
         await self._look("loaded")
+        if self._update == "watch":
+            await guest_watch.start(self._agent)
+            self.event("watch", await guest_watch.wait_accurate(self._agent))
         if any(step.action == "panic-within" for step in self._scenario.steps):
             await self._live_until_it_panics(machine)
             return
@@ -101,6 +104,8 @@ class Guest:
             await self._take(step)
         if len(self._scenario.steps) > 1:
             await self._look("before-panic")
+        if self._update == "watch":
+            self.event("watch's log", await guest_watch.log(self._agent))
         self.seen.plugged, self.seen.cpu_count = await machine.dimms(), await machine.cpu_count()
         words = await self._agent.order("where")
         self.seen.words = [(now, value) for now, (_, value) in zip(words, self.seen.words)]
@@ -270,6 +275,8 @@ class Guest:
             self.event("update in place", (done["out"] or done["err"]).strip())
             if done["rc"]:
                 raise GuestError(f"the update in place failed: {(done['out'] or done['err']).strip()}")
+        elif self._update == "watch":
+            self.event("watch", await guest_watch.wait_accurate(self._agent))
         elif self._update == "kernel":
             await asyncio.sleep(0.3)  # the handler has run by the time sysfs says online; removals may lag
             self.event("update", "left to the kernel's own handler")

@@ -94,7 +94,7 @@ def plan(
 
 
 def _runs(scenario: Scenario, kernel: Kernel, loader: str, updates: list[str]) -> list[Run]:
-    possible = [who_updates(kernel, loader), "reload", "in-place"]
+    possible = [who_updates(kernel, loader), "reload", "in-place", "watch"]
     chosen = [u for u in possible if u in scenario.expect and (not updates or u in updates)]
     known = next((k.reason for k in KNOWN_BROKEN if k.matches(scenario.name, kernel.key, loader)), "")
     return [Run(scenario, kernel, loader, update, known) for update in chosen]

@@ -16,8 +16,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-UPDATES = ("nothing", "kernel", "reload", "in-place")
-"""Who brings the crash image up to date: nobody, the kernel's own handler, kexec-tools again, or this project."""
+UPDATES = ("nothing", "kernel", "reload", "in-place", "watch")
+"""Who brings the crash image up to date: nobody, the kernel's own handler, kexec-tools again, or this project, when it
+is told to or as a service."""
 LOADERS = {"c": "kexec_load", "s": "kexec_file_load", "ch": "kexec_load with --hotplug"}
 DIRECTORY = Path(__file__).parent / "scenarios"
 

@@ -73,7 +73,7 @@ class LiveMachine:
 
     def read_machine(self) -> Machine:
         """Return the machine as it is now; errors as :func:`~crash_hotplug.linux.machine_reader.read_machine`."""
-        return read_machine(self._sysroot)
+        return read_machine(self._sysroot, only_for_header=True)
 
     def loaded_image(self) -> CrashImage | None:
         """Return the loaded image, or None.

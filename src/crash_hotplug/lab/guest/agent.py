@@ -47,6 +47,12 @@ def run(argv: list[str], limit: float = 170, uid: int = 0) -> dict[str, Any]:
     }
 
 
+def spawn(argv: list[str], log: str) -> int:
+    """Start a program that goes on by itself, what it says going to a file; return its process id."""
+    with open(log, "wb") as file:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True).pid
+
+
 def read(path: str) -> str:
     """Return a text file, such as one of sysfs."""
     with open(path, errors="replace") as file:
@@ -150,8 +156,8 @@ def panic(cpu: int) -> None:
 
 
 ORDERS: dict[str, Callable[..., Any]] = {
-    "run": run, "read": read, "write": write, "get": get, "put": put, "plant": plant, "where": where, "busy": busy,
-    "panic": panic, "panic_after": panic_after,
+    "run": run, "spawn": spawn, "read": read, "write": write, "get": get, "put": put, "plant": plant, "where": where,
+    "busy": busy, "panic": panic, "panic_after": panic_after,
 }  # fmt: skip
 
 
