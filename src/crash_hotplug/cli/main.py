@@ -17,6 +17,7 @@ COMMANDS = {
     "status": "is the loaded crash image accurate now? what would a panic lose?",
     "update": "bring the loaded image up to date, in place",
     "load": "load a crash image that has room for hot-plug, or unload it",
+    "doctor": "what will happen at the next hot-plug, and why?",
     "header": "write the elfcorehdr that this machine should have",
     "snapshot": "save what the other commands read, for a support case",
     "audit": "what is in a vmcore, and what is missing?",
