@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +18,18 @@ from crash_hotplug.linux.sysroot import Sysroot
 DESCRIPTION = """\
 Tells what will happen at the next hot-plug of a CPU or of memory, and why: who reacts, the kernel, a udev
 rule or crash-hotplug's own service, and whether it works.  Then each fact, with the file that says so.
+
+--fix lets the service do the work: udev's rules files are hidden by one of the same name in
+/etc/udev/rules.d without the reloads of a hot-plug, and the settings of kdump-tools or kdumpctl give the
+capture kernel acpi_no_memhotplug.  --undo takes exactly that back.  What was there before is kept in
+/var/lib/crash-hotplug/doctor.json; a file that somebody changed since is left alone.
 """
 EXAMPLES = """\
 examples:
   crash-hotplug doctor                     this machine; best as root
+  crash-hotplug doctor --fix --dry-run     what would be written, as a diff
+  crash-hotplug doctor --fix && systemctl enable --now crash-hotplug.service
+  crash-hotplug doctor --undo
   crash-hotplug doctor --sysroot /mnt      another machine's root, or a tree that snapshot saved
 """
 
@@ -28,6 +37,10 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add_sysroot(parser)
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--fix", action="store_true", help="write what lets crash-hotplug's service do the work")
+    action.add_argument("--undo", action="store_true", help="take back what --fix wrote")
+    parser.add_argument("--dry-run", action="store_true", help="with --fix or --undo: only tell what would be done")
     add_json(parser)
 
 
@@ -36,6 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     :return: 0 where the next hot-plug will be handled, 4 where it will not, 3 without an image, 5 where none can tell
     """
+    if arguments.fix or arguments.undo:
+        # Imported here: whoever only asks needs none of it.
+        from crash_hotplug.cli.doctor_fix import run_fix, run_undo  # noqa: PLC0415
+
+        return run_fix(arguments) if arguments.fix else run_undo(arguments)
+    if arguments.dry_run:
+        print("crash-hotplug doctor: --dry-run goes with --fix or --undo", file=sys.stderr)
+        return exit_codes.USAGE
     diagnosis = read_diagnosis(Sysroot(arguments.sysroot))
     outcomes = forecast(diagnosis.situation)
     word, sentence, code = _verdict(diagnosis, outcomes)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from crash_hotplug.core.assessment import Assessment
 from crash_hotplug.core.elfcorehdr import Dialect
 from crash_hotplug.core.hotplug_forecast import SERVICE, Situation
+from crash_hotplug.core.rules_without_reload import WRITTEN_BY
 from crash_hotplug.core.sizes import human_size
 from crash_hotplug.core.unit_file import Sandbox
 from crash_hotplug.linux import acpi_memory, btf_file, kexec_state, machine_reader
@@ -175,9 +176,7 @@ def _what_rules_do(diagnosis: Diagnosis, file: RulesFile) -> str:
     ]
     waiting = ", and becomes live when an image is loaded" if file.waiting else ""
     if not events:
-        aware = 'ATTRS{crash_hotplug}=="1"' in file.text
-        why = ": it stands back where the kernel does the work" if aware else ""
-        return f"starts no reload on this machine{why}{waiting}"
+        return f"starts no reload{_why_none(diagnosis, file)}{waiting}"
     programs = {
         start.start.program
         for found in diagnosis.situation.reloads.values()
@@ -185,6 +184,13 @@ def _what_rules_do(diagnosis: Diagnosis, file: RulesFile) -> str:
         if start.path == file.path
     }
     return f"reloads on {', '.join(events)}: {'; '.join(sorted(programs))}{waiting}"
+
+
+def _why_none(diagnosis: Diagnosis, file: RulesFile) -> str:
+    if file.text.startswith(f"# {WRITTEN_BY}"):
+        return ": written by crash-hotplug doctor --fix"
+    stands_back = "crash_hotplug" in file.text and any(diagnosis.situation.kernel_updates.values())
+    return ": it stands back, because the kernel does the work" if stands_back else ""
 
 
 def _settings(diagnosis: Diagnosis) -> Iterator[Fact]:
@@ -201,7 +207,9 @@ def _settings(diagnosis: Diagnosis) -> Iterator[Fact]:
     yield Fact(topic, _arguments(settings), family.settings)
     following = settings.next_has_no_memhotplug
     has = "will have" if following else "may lack" if following is None else "will lack"
-    given = "" if settings.append is None else f" ({family.append}, line {settings.append.line})"
+    given = (
+        "" if not settings.append or not settings.append.value else f" ({family.append}, line {settings.append.line})"
+    )
     yield Fact(topic, f"the next capture kernel {has} {NO_MEMHOTPLUG}{given}", family.settings)
 
 
@@ -231,12 +239,21 @@ def _unit_sentence(unit: Unit) -> str:
 
 def advice(diagnosis: Diagnosis) -> list[str]:
     """Return what a person could do, each a sentence or a command."""
-    unit = diagnosis.service
-    if not unit.is_installed:
+    if not diagnosis.service.is_installed:
         return [f"install crash-hotplug's package: it has {SERVICE}, which keeps the image accurate by itself"]
     found = []
-    if any(diagnosis.situation.reloads.values()):
-        found.append("crash-hotplug doctor --fix    leaves the work to the service (--undo takes it back)")
-    if unit.enabled_by is None or unit.is_active is False:
-        found.append(f"systemctl enable --now {SERVICE}")
+    settings_lack = diagnosis.settings is not None and diagnosis.settings.next_has_no_memhotplug is False
+    if settings_lack or any(diagnosis.situation.reloads.values()):
+        found.append("crash-hotplug doctor --fix    (leaves the work to the service; --undo takes it back)")
+    found += after_fix(diagnosis)
+    settings = diagnosis.settings
+    if diagnosis.situation.capture_kernel_claims_dimms and settings is not None and settings.next_has_no_memhotplug:
+        found.append(f"{settings.family.reload}    (the loaded capture kernel lacks {NO_MEMHOTPLUG})")
     return found
+
+
+def after_fix(diagnosis: Diagnosis) -> list[str]:
+    """Return what is to be done to the service beside --fix."""
+    unit = diagnosis.service
+    runs = unit.enabled_by is not None and unit.is_active is not False
+    return [] if runs or not unit.is_installed else [f"systemctl enable --now {SERVICE}"]

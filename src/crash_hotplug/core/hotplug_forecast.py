@@ -11,6 +11,9 @@ from crash_hotplug.core.udev_rules import Start, UEvent
 from crash_hotplug.core.unit_file import Sandbox
 
 SERVICE = "crash-hotplug.service"
+CLAIMS_DIMMS = (
+    "the loaded capture kernel takes DIMMs for its own memory (it lacks acpi_no_memhotplug), so a dump lacks them"
+)
 
 
 class Change(Enum):
@@ -66,6 +69,8 @@ class Situation:
     """What systemd-udevd's programs may do; None where its unit is not known."""
     active_units: Mapping[str, bool | None]
     """For each unit that a rule asks for: is it active?"""
+    capture_kernel_claims_dimms: bool | None
+    """Whether the loaded capture kernel would take hot-added DIMMs for its own memory (docs/elfcorehdr.md)."""
 
 
 class Outcome(NamedTuple):
@@ -78,7 +83,17 @@ class Outcome(NamedTuple):
 
 def forecast(situation: Situation) -> list[Outcome]:
     """Tell for each change what it comes to."""
-    return [Outcome(change, *_outcome(situation, change)) for change in Change]
+    outcomes = [Outcome(change, *_outcome(situation, change)) for change in Change]
+    return [_as_dumped(situation, outcome) for outcome in outcomes]
+
+
+def _as_dumped(situation: Situation, outcome: Outcome) -> Outcome:
+    """A right header is not enough for memory that the capture kernel makes its own: reading it fails there."""
+    claimed = situation.capture_kernel_claims_dimms and outcome.change is Change.MEMORY_ADDED
+    if not claimed or outcome.is_handled is False:
+        return outcome
+    sentence = f"{outcome.sentence}; but {CLAIMS_DIMMS}"
+    return Outcome(outcome.change, False, sentence)
 
 
 def overall(situation: Situation, outcomes: Sequence[Outcome]) -> bool | None:
@@ -117,7 +132,7 @@ def _outcome(situation: Situation, change: Change) -> tuple[bool | None, str]:
     if situation.nothing_loads is not None:
         return False, f"nothing can update the header: {situation.nothing_loads}"
     if works:
-        return True, f"udev reloads the whole image ({_where(works[0])}): no image for about a second each time"
+        return True, f"udev reloads the whole image ({works[0].path}): no image for about a second each time"
     return _by_doubtful_reload(situation, change, doubts) if doubts else _by_nobody(situation)
 
 
@@ -137,11 +152,13 @@ def _by_nobody(situation: Situation) -> tuple[bool | None, str]:
 
 def _by_service(situation: Situation, change: Change) -> tuple[bool | None, str]:
     kernel = situation.kernel_updates.get(change.subsystem)
+    works, _doubts = working_reloads(situation, change)
+    also = f"; but udev reloads the whole image as well ({works[0].path})" if works else ""
     if kernel and change is not Change.MEMORY_REMOVED:
-        return True, f"the kernel updates the header, {SERVICE} checks it"
+        return True, f"the kernel updates the header, {SERVICE} checks it{also}"
     if situation.in_place is not False:
         repairs = "takes it out of the header in place" if kernel else "updates the header in place"
-        return True, f"{SERVICE} {repairs}"
+        return True, f"{SERVICE} {repairs}{also}"
     if situation.reload_tool is not None:
         return True, f"{SERVICE} has the image reloaded ({situation.reload_tool}): {situation.in_place_reason}"
     return False, f"{SERVICE} can neither update the image in place ({situation.in_place_reason}) nor reload it"
@@ -153,23 +170,17 @@ def _by_kernel(change: Change) -> tuple[bool, str]:
     return True, "the kernel itself updates the header"
 
 
-def _where(found: RuleStart) -> str:
-    return f"{found.path} line {found.start.line}"
-
-
 def _why_not(situation: Situation, found: RuleStart) -> str | None:
     """Return why a reload that a rule starts will not work, or may not; None where it will."""
-    where = _where(found)
     if not found.start.escapes_sandbox and situation.sandbox not in (None, Sandbox.OPEN):
-        assert situation.sandbox is not None
-        may = "may fail" if situation.sandbox is Sandbox.ONE_SYSTEM_CALL else "fails silently"
-        return f"udev's reload ({where}) {may} in systemd-udevd's sandbox: its {situation.sandbox.value}"
+        fails = "may fail" if situation.sandbox is Sandbox.ONE_SYSTEM_CALL else "fails silently"
+        return f"udev's reload ({found.path}) {fails}: systemd-udevd's sandbox does not let it load an image"
     unit = found.start.needs_active
     if unit is not None and not situation.active_units.get(unit):
         state = "is not active" if situation.active_units.get(unit) is False else "may not be active"
-        return f"udev's reload ({where}) does nothing unless {unit} is active, and it {state}"
+        return f"udev's reload ({found.path}) does nothing unless {unit} is active, and it {state}"
     if not found.start.certain:
-        return f"udev may start a reload ({where}); what the rule asks for is not known here"
+        return f"udev may start a reload ({found.path}); what the rule asks for is not known here"
     return None
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from crash_hotplug.core.udev_rules import Rule, parse_rules
 
 _SUBSYSTEMS = frozenset({"cpu", "memory"})
+WRITTEN_BY = "Written by crash-hotplug doctor --fix"
+"""How the first line of a file that doctor writes begins."""
 GUARD = 'SUBSYSTEM!="cpu", SUBSYSTEM!="memory", '
 """Put before a rule that other events may reach as well: for CPUs and memory it does nothing any more."""
 

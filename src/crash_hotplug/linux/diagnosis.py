@@ -13,9 +13,9 @@ from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.udev_rules import Surroundings, UEvent, mentions_reload, parse_rules, reloads
 from crash_hotplug.core.unit_file import sandbox_of
-from crash_hotplug.linux import btf_file, kallsyms, kcore, machine_reader, systemd_units, udev_files
+from crash_hotplug.linux import acpi_memory, btf_file, kallsyms, kcore, machine_reader, systemd_units, udev_files
 from crash_hotplug.linux.crash_image import read_crash_image
-from crash_hotplug.linux.kdump_family import KdumpSettings, read_kdump_settings
+from crash_hotplug.linux.kdump_family import NO_MEMHOTPLUG, KdumpSettings, read_kdump_settings
 from crash_hotplug.linux.kernel_config import KernelConfig, read_kernel_config
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state
 from crash_hotplug.linux.live_machine import LiveMachine
@@ -102,6 +102,7 @@ def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
             for found in found_here
             if found.start.needs_active is not None
         },
+        capture_kernel_claims_dimms=_claims_dimms(sysroot, loaded),
     )
     return Diagnosis(
         is_live=sysroot.is_live,
@@ -150,6 +151,14 @@ def _describes_all_cpus(loaded: LoadedImage | None) -> bool | None:
     if None in places:
         return None if len(notes) >= len(places) else False
     return all(place.phys in notes for place in places if place is not None)
+
+
+def _claims_dimms(sysroot: Sysroot, loaded: LoadedImage | None) -> bool | None:
+    if not acpi_memory.device_names(sysroot):
+        return False
+    if loaded is None or loaded.image.cmdline is None:
+        return None
+    return NO_MEMHOTPLUG not in loaded.image.cmdline.split()
 
 
 def _service_active(sysroot: Sysroot, service: Unit) -> bool | None:
