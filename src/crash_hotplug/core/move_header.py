@@ -19,13 +19,14 @@ from crash_hotplug.core.image import (
     E820_RAM,
     E820_RESERVED,
     E820_TABLE,
+    PAGE,
     CrashImage,
     Kimage,
     Segment,
     e820_table,
     elfcorehdr_argument,
 )
-from crash_hotplug.core.in_place import PAGE, ReadPhys, control_pages_bound, find_digest_table, with_new_digest
+from crash_hotplug.core.in_place import ReadPhys, control_pages_bound, find_digest_table, with_new_digest
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.purgatory import purgatory_phys
 from crash_hotplug.core.ranges import Range, RangeList

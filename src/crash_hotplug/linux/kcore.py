@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from crash_hotplug.core.elf import (
     ELF_HEADER_SIZE,
     PT_LOAD,
@@ -44,12 +42,7 @@ class Kcore:
     def __enter__(self) -> Kcore:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:
