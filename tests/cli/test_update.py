@@ -11,7 +11,10 @@ from crash_hotplug.cli import update
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.handler import Outcome, Report
 from crash_hotplug.linux import live_machine, update_once
+from crash_hotplug.linux.capture_kernel import CaptureKernel, Strategy
 from crash_hotplug.linux.live_machine import LiveMachine
+from crash_hotplug.linux.load_record import LoadRecord
+from crash_hotplug.linux.reload import NoReloadToolError
 from crash_hotplug.linux.update_once import LOOK
 from tests.cli.running import run
 from tests.linux.fake_kexec import KERNEL, FakeKexec
@@ -108,11 +111,51 @@ def test_a_broken_image_is_noticed_by_a_full_verification(fake: FakeKexec, capsy
 
 
 def test_a_reload_that_fails_says_why_it_was_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_once, "is_root", lambda: True)
     monkeypatch.setattr(update_once, "reload_crash_image", lambda: "kdumpctl reload")
     assert update_once.update_by_reload("no kcore").sentence == "kdumpctl reload: no kcore"
 
     def failing() -> str:
-        raise CrashHotplugError("neither is installed")
+        raise CrashHotplugError("kdumpctl reload failed: no")
 
     monkeypatch.setattr(update_once, "reload_crash_image", failing)
-    assert update_once.update_by_reload("no kcore") == Report(LOOK, Outcome.FAILED, "no kcore; neither is installed")
+    failed = Report(LOOK, Outcome.FAILED, "no kcore; kdumpctl reload failed: no")
+    assert update_once.update_by_reload("no kcore") == failed
+
+
+def test_without_a_tool_our_own_load_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[object, ...]] = []
+
+    def no_tool() -> str:
+        raise NoReloadToolError("neither is installed")
+
+    def load_again(*arguments: object) -> str:
+        loaded.append(arguments)
+        return "kexec_file_load"
+
+    def unlocked(_seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    record: list[LoadRecord | None] = [None]
+    monkeypatch.setattr(update_once, "is_root", lambda: True)
+    monkeypatch.setattr(update_once, "reload_crash_image", no_tool)
+    monkeypatch.setattr(update_once, "read_record", lambda: record[0])
+    monkeypatch.setattr(update_once, "load_capture_kernel", load_again)
+    monkeypatch.setattr(update_once, "make_ready", lambda *_: None)
+    monkeypatch.setattr(update_once, "kdump_locks", unlocked)
+    nothing = update_once.update_by_reload("no kcore")
+    assert (nothing.outcome, loaded) == (Outcome.FAILED, [])
+    assert nothing.sentence == "no kcore; neither is installed, and crash-hotplug load loaded none since the boot"
+    files = CaptureKernel("/boot/k", None, "nr_cpus=1")
+    record[0] = LoadRecord(files, Strategy.AUTO, 8192, 4096)
+    again = update_once.update_by_reload("no kcore")
+    assert again.outcome is Outcome.RELOADED
+    assert again.sentence == "loaded /boot/k again by kexec_file_load: no kcore"
+    assert loaded == [(files, Strategy.AUTO, 4096)]
+
+
+def test_who_is_not_root_reloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_once, "is_root", lambda: False)
+    monkeypatch.setattr(update_once, "reload_crash_image", lambda: pytest.fail("it was tried"))
+    assert update_once.update_by_reload("run as root").outcome is Outcome.CANNOT_TELL
+    assert update_once.update_by_reload("").sentence == "only root can reload the crash image"

@@ -41,7 +41,12 @@ def room_for(possible_cpus: int, memory_ranges: int = MAX_MEMORY_RANGES) -> int:
 
     Two entries more are for vmcoreinfo and the kernel text.
     """
-    return -(-(64 + 56 * (2 + possible_cpus + memory_ranges)) // PAGE) * PAGE
+    return whole_pages(64 + 56 * (2 + possible_cpus + memory_ranges))
+
+
+def whole_pages(size: int) -> int:
+    """Return *size* bytes, rounded up to whole pages."""
+    return -(-size // PAGE) * PAGE
 
 
 def plan_move(image: CrashImage, machine: Machine, room: int, read_phys: ReadPhys) -> UpdatePlan:

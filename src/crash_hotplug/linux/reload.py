@@ -7,9 +7,13 @@ import subprocess
 from typing import NamedTuple
 
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.linux.kexec_tools import SEARCH
 
-_SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SECONDS = 300
+
+
+class NoReloadToolError(CrashHotplugError):
+    """The machine has no tool of its own that loads the crash image."""
 
 
 class ReloadTool(NamedTuple):
@@ -26,7 +30,7 @@ TOOLS = (
 """Fedora's and Red Hat's, then Debian's."""
 
 
-def find_reload_tool(search: str = _SEARCH) -> list[str] | None:
+def find_reload_tool(search: str = SEARCH) -> list[str] | None:
     """Return the command line of the first tool that is installed, or None.
 
     :param search: directories, separated by colons; a service may have no PATH, and root's must not lead astray
@@ -38,16 +42,17 @@ def find_reload_tool(search: str = _SEARCH) -> list[str] | None:
     return None
 
 
-def reload_crash_image(search: str = _SEARCH) -> str:
+def reload_crash_image(search: str = SEARCH) -> str:
     """Unload and load the crash image anew; the tool takes its own lock, so none may be held.
 
     :return: the command that did it
-    :raise CrashHotplugError: there is no such tool, or it failed
+    :raise NoReloadToolError: there is no such tool
+    :raise CrashHotplugError: it failed
     """
     command = find_reload_tool(search)
     if command is None:
         names = " nor ".join(tool.name for tool in TOOLS)
-        raise CrashHotplugError(f"the crash image cannot be reloaded: neither {names} is installed")
+        raise NoReloadToolError(f"the crash image cannot be reloaded: neither {names} is installed")
     shown = " ".join(command)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
