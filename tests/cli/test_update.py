@@ -18,6 +18,7 @@ from crash_hotplug.linux.reload import NoReloadToolError
 from crash_hotplug.linux.update_once import LOOK
 from tests.cli.running import run
 from tests.linux.fake_kexec import KERNEL, FakeKexec
+from tests.linux.test_live_machine import add_ranges
 
 
 @pytest.fixture
@@ -67,6 +68,32 @@ def test_a_dry_run_shows_the_plan_and_changes_nothing(fake: FakeKexec, capsys: p
     assert fake.loads == []
     run(capsys, "update")
     assert run(capsys, "update", "--dry-run").out == "nothing to do: the header is right as it is\n"
+
+
+def test_a_dry_run_says_about_how_long_there_would_be_no_image(
+    fake: FakeKexec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run(capsys, "update", "--dry-run", "--json").json
+    estimated = report["plan"]["time_without_image"]
+    assert 0 < estimated["seconds"] < 10
+    assert "pages written and the protection of 49152 changed twice" in estimated["basis"]
+    assert "No image for  about " in run(capsys, "update", "--dry-run").out
+
+
+def test_a_dry_run_of_a_header_that_has_to_move_shows_the_whole_plan(
+    fake: FakeKexec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_ranges(fake, 400)
+    shown = run(capsys, "update", "--dry-run", "--max-memory-ranges", "1000")
+    assert shown.code == 0
+    assert shown.out.startswith("the header outgrew its 16384 bytes and would move to a place of 57344; would list ")
+    assert "the zero page, with the new place in command line and E820 table" in shown.out
+    planned = run(capsys, "update", "--dry-run", "--max-memory-ranges", "1000", "--json").json["plan"]
+    assert fake.loads == []
+    assert run(capsys, "update", "--max-memory-ranges", "1000").out.startswith("updated: written at a new place, with")
+    done = [{"phys": hex(s.phys), "bufsz": len(s.data), "memsz": s.memsz, "why": s.why} for s in fake.loads[0]]
+    assert planned["segments"] == done
+    assert run(capsys, "update", "--max-memory-ranges", "none").code == 2
 
 
 def test_no_image_is_loaded(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:

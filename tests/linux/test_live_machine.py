@@ -13,7 +13,8 @@ from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.handler import ImageChangedError, Outcome
 from crash_hotplug.core.handler_policies import InPlace
-from crash_hotplug.core.image import e820_table
+from crash_hotplug.core.image import e820_table, elfcorehdr_room
+from crash_hotplug.core.move_header import room_for
 from crash_hotplug.core.update_plan import NewSegment
 from crash_hotplug.linux import live_machine
 from crash_hotplug.linux.crash_image import find_crash_image
@@ -21,7 +22,7 @@ from crash_hotplug.linux.kdump_lock import LockBusyError
 from crash_hotplug.linux.kexec_load import KEXEC_UPDATE_ELFCOREHDR, KexecBusyError, KexecError
 from crash_hotplug.linux.live_machine import LiveMachine
 from crash_hotplug.linux.machine_reader import read_machine
-from crash_hotplug.linux.update_once import LOOK, update_in_place
+from crash_hotplug.linux.update_once import LOOK, make_ready, update_in_place
 from tests.core.test_image import kimage_bytes
 from tests.linux.fake_kexec import (
     BACKUP,
@@ -309,11 +310,35 @@ def test_a_header_that_outgrew_its_segment_moves_once(fake: FakeKexec) -> None:
     assert f"elfcorehdr={place >> 10}K" in (image.cmdline or "")
     assert [kind for r, kind in e820_table(image.boot_params or b"") if r.start == place] == [2]
     assert fake.digest_fits()
-    assert len(fake.loads) == 2
+    assert len(fake.loads) == 1
     add_ranges(fake, 500)
     assert update_in_place(live(fake, verify_full=True)).outcome is Outcome.UPDATED
     assert find_crash_image(fake.sysroot, machine.crashkernel).elfcorehdr_phys == place
     assert fake.digest_fits()
+
+
+def test_room_is_for_as_many_ranges_as_was_asked_for(fake: FakeKexec) -> None:
+    add_ranges(fake, 400)
+    assert update_in_place(live(fake), 1000).outcome is Outcome.UPDATED
+    machine = read_machine(fake.sysroot)
+    image = find_crash_image(fake.sysroot, machine.crashkernel)
+    assert elfcorehdr_room(image, machine.crashkernel, None) == room_for(len(machine.cpus), 1000)
+
+
+def test_more_ranges_than_were_asked_for_get_room_all_the_same(fake: FakeKexec) -> None:
+    add_ranges(fake, 400)
+    assert update_in_place(live(fake), 1).outcome is Outcome.UPDATED
+    assert verdict(fake) is Verdict.ACCURATE
+
+
+def test_room_in_bytes(fake: FakeKexec) -> None:
+    assert make_ready(live(fake), hotplug_size=0x21001) is None
+    machine = read_machine(fake.sysroot)
+    image = find_crash_image(fake.sysroot, machine.crashkernel)
+    assert elfcorehdr_room(image, machine.crashkernel, None) == 0x22000
+    assert make_ready(live(fake), hotplug_size=0x10000) is None
+    assert verdict(fake) is Verdict.ACCURATE
+    assert len(fake.loads) == 1
 
 
 def test_a_move_that_cannot_be_made_leaves_everything(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:

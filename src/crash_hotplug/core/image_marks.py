@@ -15,8 +15,8 @@ from crash_hotplug.core.in_place import PAGE, ReadPhys
 from crash_hotplug.core.ranges import Range
 
 PAGES = 64
-"""Pages that are looked at of each segment, evenly spread: all of a small one, such as purgatory, whose digest speaks
-for the others, and the zero page."""
+"""Pages that are looked at of each segment, evenly spread; all of a small one, such as the zero page.  Another image
+would have to differ between these only: its kernel and initrd have many times the distance."""
 
 
 def places(segment: Range) -> Iterator[Range]:

@@ -49,9 +49,12 @@ def whole_pages(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-def plan_move(image: CrashImage, machine: Machine, room: int, read_phys: ReadPhys) -> UpdatePlan:
-    """Plan to move the header of *image*, as it is, to a free place of *room* bytes.
+def plan_move(
+    image: CrashImage, machine: Machine, room: int, read_phys: ReadPhys, header: bytes | None = None
+) -> UpdatePlan:
+    """Plan to move the header of *image* to a free place of *room* bytes.
 
+    :param header: what to write there instead of the header as it is
     :raise CannotTellError: there is no such place, or what points to the header cannot be changed
     """
     kimage, elfcorehdr_phys = known_places(image)
@@ -75,7 +78,7 @@ def plan_move(image: CrashImage, machine: Machine, room: int, read_phys: ReadPhy
     contents = {
         zero_page_segment.phys: bytes(parameters),
         purgatory_phys(kimage): with_new_digest(purgatory, table, elfcorehdr_phys, read_changed),
-        place: image.elfcorehdr,
+        place: image.elfcorehdr if header is None else header,
     }
     why = {
         zero_page_segment.phys: "the zero page, with the new place in command line and E820 table",

@@ -138,13 +138,17 @@ class LiveMachine:
         self._carry_out(plan, header)
         yield Step("in place: loaded")
 
-    def make_room(self, image: CrashImage, room: int) -> Steps[None]:
-        """Move the header of *image*, as it is, to a place of *room* bytes; errors as :meth:`replace_header`."""
-        machine = self.read_machine()
+    def plan_move(self, image: CrashImage, room: int, header: bytes) -> UpdatePlan:
+        """Plan to move the header; errors as :func:`~crash_hotplug.core.move_header.plan_move`."""
         with Kcore(self._sysroot) as kcore:
-            plan = plan_move(image, machine, room, kcore.read_phys)
+            return plan_move(image, self.read_machine(), room, kcore.read_phys, header)
+
+    def make_room(self, image: CrashImage, room: int, header: bytes | None = None) -> Steps[None]:
+        """Put *header* (else the one of *image*) into a new place of *room* bytes; errors as :meth:`replace_header`."""
+        header = image.elfcorehdr if header is None else header
+        plan = self.plan_move(image, room, header)
         yield Step("move: planned", plan)
-        self._carry_out(plan, image.elfcorehdr)
+        self._carry_out(plan, header)
         yield Step("move: loaded")
 
     def reload(self) -> Steps[None]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.handler import Event, EventKind, Outcome, Report, handle_event, run
-from crash_hotplug.core.handler_policies import InPlace
-from crash_hotplug.core.image import elfcorehdr_room
+from crash_hotplug.core.handler_policies import InPlace, in_place_header
+from crash_hotplug.core.image import CrashImage, elfcorehdr_room
+from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.move_header import MAX_MEMORY_RANGES, room_for, whole_pages
 from crash_hotplug.linux.capture_kernel import load_capture_kernel
 from crash_hotplug.linux.kdump_lock import kdump_locks
@@ -35,8 +37,8 @@ def update_in_place(machine: LiveMachine, memory_ranges: int = MAX_MEMORY_RANGES
     if reason is not None:
         return Report(LOOK, Outcome.NO_ROOM, f"{report.sentence}, and it cannot move: {reason}")
     report = run(handle_event(machine, _POLICY, LOOK))
-    if report.outcome is Outcome.UPDATED:
-        return Report(LOOK, report.outcome, f"{report.sentence}, at a new place with room")
+    if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED):
+        return Report(LOOK, Outcome.UPDATED, f"written at a new place, with room for {memory_ranges} memory ranges")
     return report
 
 
@@ -96,11 +98,23 @@ def give_room(machine: LiveMachine, memory_ranges: int, hotplug_size: int | None
         if reason is not None:
             return reason
         now = machine.read_machine()
-        needed = room_for(len(now.cpus), memory_ranges) if hotplug_size is None else whole_pages(hotplug_size)
+        header, needed = header_with_room(now, image, memory_ranges, hotplug_size)
         if (elfcorehdr_room(image, now.crashkernel, None) or 0) < needed:
-            run(machine.make_room(image, needed))
+            run(machine.make_room(image, needed, header.to_bytes()))
         return None
     except CrashHotplugError as error:
         return str(error)
     finally:
         machine.unlock()
+
+
+def header_with_room(
+    now: Machine, image: CrashImage, memory_ranges: int, hotplug_size: int | None = None
+) -> tuple[ElfCoreHeader, int]:
+    """Return the header that the machine should have, and the bytes of room that it is to get.
+
+    :raise CannotTellError: it cannot be built
+    """
+    room = room_for(len(now.cpus), memory_ranges) if hotplug_size is None else whole_pages(hotplug_size)
+    header = in_place_header(now, image, room)
+    return header, max(room, whole_pages(header.size))
