@@ -28,9 +28,8 @@ from crash_hotplug.linux.crash_image import read_pointer
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.reload import find_reload_tool, reload_crash_image
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
-from crash_hotplug.linux.update_once import LOOK, update_in_place
+from crash_hotplug.linux.update_once import LOOK, can_reload, update_by_reload, update_in_place
 
 _DONE = (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.NOT_LOADED, Outcome.LOCK_BUSY)
 """After these a reload is no answer."""
@@ -97,7 +96,7 @@ class Looker:
         return refused
 
     def _can_reload(self) -> bool:
-        return self._strategy != "in-place" and find_reload_tool() is not None
+        return self._strategy != "in-place" and can_reload()
 
     def forget(self) -> None:
         """Read everything at the next look, and let a reload be tried again."""
@@ -154,7 +153,7 @@ class Looker:
             why_not = "it is tried in place once more first"
         if why_not is not None:
             return replace(look, deed=f"{reason}; no reload: {why_not}") if look.deed else look
-        report = self._reload(reason)
+        report = update_by_reload(reason, outside_this_unit(), self._while_waiting)
         self._gate.tried(self._clock(), state, report.outcome is Outcome.RELOADED)
         return self._after(look, "reload", report)
 
@@ -190,13 +189,6 @@ class Looker:
             left = entries_that_fit(assessment.room) - len(assessment.header.program_headers)
         by_kernel = bool(kexec.updates_cpus or kexec.updates_memory)
         return Look(assessment.comparison.verdict, _sentence(assessment), room_left=left, by_kernel=by_kernel), is_right
-
-    def _reload(self, reason: str) -> Report:
-        try:
-            command = reload_crash_image(prefix=outside_this_unit(), while_waiting=self._while_waiting)
-        except CrashHotplugError as error:
-            return Report(LOOK, Outcome.FAILED, f"{reason}; {error}")
-        return Report(LOOK, Outcome.RELOADED, f"{command}: {reason}")
 
     def _state(self) -> bytes:
         """Return all that a header depends on and that can change: RAM and CPUs, as the kernel writes it."""

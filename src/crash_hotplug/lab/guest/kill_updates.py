@@ -110,7 +110,7 @@ class Attempt:
         if self.plan is None:
             return
         load_crash_image(self.plan.entry_phys, self._before, self.machine._flags())
-        self.machine._pointer_virt = self.machine._read_pointer()
+        self.machine._identity = self.machine._read_identity()
 
     def close(self) -> None:
         """Give the update up."""
