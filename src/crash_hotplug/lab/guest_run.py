@@ -26,7 +26,10 @@ _CAPTURE_APPEND = (
     "acpi_no_memhotplug",  # else it hot-adds the DIMMs to itself, and what is its own RAM cannot be read as a dump
 )  # fmt: skip
 _LOADER_OPTIONS = {"c": ("-c",), "s": ("-s",), "ch": ("-c", "--hotplug")}
-_PROGRAMS = {"updates": "measure_updates.py", "kills": "kill_updates.py"}
+_PROGRAMS = {
+    "updates": "measure_updates.py", "kills": "kill_updates.py", "watch-idle": "watch_idle.py",
+    "watch-events": "watch_events.py", "watch-trouble": "watch_trouble.py", "watch-forged": "watch_forged.py",
+}  # fmt: skip
 _BUSY_PATTERN = 0xC0FFEE00_00000000
 _BOOT_LIMIT = 180.0
 

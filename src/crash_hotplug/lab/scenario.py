@@ -41,7 +41,7 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "panic": ({"cpu"}, set()),
     "panic-within": ({"cpu", "seconds"}, set()),
 }
-MEASURED = ("updates", "kills")
+MEASURED = ("updates", "kills", "watch-idle", "watch-events", "watch-trouble", "watch-forged")
 FLIPPED = ("boot_params", "elfcorehdr-padding")
 
 
