@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from crash_hotplug.lab import dump, guest_watch, physmem
+from crash_hotplug.lab import dump, guest_storm, guest_watch, physmem
 from crash_hotplug.lab.agent import Agent
 from crash_hotplug.lab.errors import GuestError, LabError
 from crash_hotplug.lab.kernels import Kernel
@@ -81,6 +81,7 @@ class Guest:
             "remove-dimm": self._remove_dimm, "offline-block": self._offline_block, "online-block": self._online_block,
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
             "flip": self._flip, "measure": self._measure, "wait": self._wait, "panic": self._panic,
+            "storm": self._storm, "end": self._end,
             "panic-within": self._panic_within,
         }  # fmt: skip
 
@@ -113,6 +114,8 @@ class Guest:
         words = await self._agent.order("where")
         self.seen.words = [(now, value) for now, (_, value) in zip(words, self.seen.words)]
         await self._take(self._scenario.steps[-1])
+        if self._scenario.ends_without_dump:
+            return
         await machine.wait_dumped(self._scenario.time_limit)
 
     async def _live_until_it_panics(self, machine: Machine) -> None:
@@ -306,6 +309,13 @@ class Guest:
         self.event(str(step), "; ".join((done["out"] or done["err"]).strip().splitlines()))
         if done["rc"]:
             raise GuestError(f"{step} failed: {(done['err'] or done['out']).strip()[-300:]}")
+
+    async def _storm(self, step: Step) -> None:
+        found = await guest_storm.storm(self._machine, self._agent, step, self._scenario.time_limit)
+        self.event(str(step), "; ".join(f"{key}: {value}" for key, value in found.items()))
+
+    async def _end(self, step: Step) -> None:
+        self.event(str(step), "the guest is switched off")
 
     async def _wait(self, step: Step) -> None:
         await asyncio.sleep(float(step.arguments["seconds"]))
