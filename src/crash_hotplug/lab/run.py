@@ -34,7 +34,14 @@ async def run(kernel: Kernel, scenario: Scenario, loader: str, update: str, dire
     guest = Guest(scenario, kernel, loader, update, directory, result, say)
     try:
         async with Machine(
-            kernel, image, directory, scenario.memory, scenario.cpus, scenario.ram_holes, scenario.max_memory
+            kernel,
+            image,
+            directory,
+            scenario.memory,
+            scenario.cpus,
+            scenario.ram_holes,
+            scenario.most_dimms,
+            scenario.max_memory,
         ) as machine:
             await asyncio.wait_for(guest.live(machine), scenario.time_limit)
     except (GuestError, asyncio.TimeoutError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from crash_hotplug.core.compare import Kind
 from crash_hotplug.lab.errors import ScenarioError
+from crash_hotplug.lab.repeated_steps import written_out
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,16 +35,17 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "plant": ({"dimm"}, set()),
     "busy": ({"cpu"}, set()),
     "load": (set(), set()),
-    "update": (set(), set()),
+    "update": (set(), {"resident"}),
     "flip": ({"in"}, set()),
     "measure": ({"what", "number"}, set()),
     "wait": ({"seconds"}, set()),
     "storm": ({"dimms", "size", "cpus", "keeper"}, set()),
+    "pace": ({"seconds"}, set()),
     "end": (set(), set()),
     "panic": ({"cpu"}, set()),
     "panic-within": ({"cpu", "seconds"}, set()),
 }
-MEASURED = ("updates", "kills", "watch-idle", "watch-events", "watch-trouble", "watch-forged")
+MEASURED = ("updates", "kills", "bench", "handler", "watch-idle", "watch-events", "watch-trouble", "watch-forged")
 _ENDS = ("panic", "panic-within", "end")
 FLIPPED = ("boot_params", "elfcorehdr-padding")
 
@@ -114,6 +116,15 @@ class Scenario:
         """Whether there is no panic."""
         return self.steps[-1].action == "end"
 
+    @property
+    def most_dimms(self) -> int:
+        """How many DIMMs are plugged at once, at most."""
+        plugged = most = 0
+        for step in self.steps:
+            plugged += (step.action == "add-dimm") - (step.action == "remove-dimm")
+            most = max(most, plugged)
+        return most
+
 
 def bundled() -> list[str]:
     """Return the names of the scenarios that come with the lab."""
@@ -154,11 +165,10 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
         "max-memory",
     }
     _no_others(name, "", content, known)
-    steps = tuple(_step(f"{name}: step {n}", raw) for n, raw in enumerate(_list(name, content, "step"), 1))
+    raw_steps = written_out(name, _list(name, content, "step"), size)
+    steps = tuple(_step(f"{name}: step {n}", raw) for n, raw in enumerate(raw_steps, 1))
     if [s.action for s in steps if s.action in _ENDS] not in (["panic"], ["panic-within"], ["end"]):
-        raise ScenarioError(
-            f"{name}: one step, and no other, has to be a panic (or end, where there is no dump to judge)"
-        )
+        raise ScenarioError(f"{name}: one step, and no other, has to be a panic (or end, where no dump is wanted)")
     if steps[-1].action not in ("panic", "end") and not any(s.action == "panic-within" for s in steps):
         raise ScenarioError(f"{name}: nothing can happen after the panic")
     raw_expect = content.get("expect", {})
