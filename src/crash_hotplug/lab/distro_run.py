@@ -111,10 +111,10 @@ async def _judge_hotplug(guest: DebianGuest, result: Result, side: str, director
     """What udev and kdump-tools did since ``mark``, and what is loaded now."""
     events = await guest.events()
     reacted = [(action, device) for _, action, device in events if _starts_reload(action, device)]
-    journal = _since(await guest.journal(), mark)
-    failed = sum("failed to unload kdump kernel" in line for line in journal)
-    loaded = sum("loaded kdump kernel" in line and "unloaded" not in line for line in journal)
-    unloaded = sum("unloaded kdump kernel" in line for line in journal)
+    journal = journal_since(await guest.journal(), mark)
+    failed = sum("failed to unload kdump kernel" in line for _, line in journal)
+    loaded = sum("loaded kdump kernel" in line and "unloaded" not in line for _, line in journal)
+    unloaded = sum("unloaded kdump kernel" in line for _, line in journal)
     guest.event("events", f"{len(events)} from the kernel, {len(reacted)} that Debian's rule is about")
     said = f"{unloaded} unloaded, {loaded} loaded, {failed} failed to unload; {len(reacted)} events"
     same = _header_of(directory / "loaded") == _header_of(directory / "before-panic")
@@ -127,6 +127,18 @@ async def _judge_hotplug(guest: DebianGuest, result: Result, side: str, director
     result.check("no reload by Debian's rule", not failed and not loaded and not unloaded, said)
     result.check("the header was brought up to date", not same)
     result.check("the image is accurate", verdict == "accurate", result.moments[-1].reason)
+    seconds = seconds_until_right(events, journal)
+    shown = "the service said nothing of the last event" if seconds is None else f"{seconds:.2f} s after the last event"
+    result.check(
+        f"accurate within {_SECONDS_ALLOWED:.0f} s", seconds is not None and seconds <= _SECONDS_ALLOWED, shown
+    )
+
+
+def seconds_until_right(events: list[tuple[float, str, str]], journal: list[tuple[float, str]]) -> float | None:
+    """Return how long after the last event the service had dealt with it, as its own log tells; None if it had not."""
+    last = max((at for at, action, device in events if _starts_reload(action, device)), default=0.0)
+    said = [at for at, line in journal if re.search(r" crash-hotplug\[\d+\]: .*(: updated: |nothing to do)", line)]
+    return next((at - last for at in said if at >= last), None)
 
 
 def _starts_reload(action: str, device: str) -> bool:
@@ -136,13 +148,13 @@ def _starts_reload(action: str, device: str) -> bool:
     return device.startswith("cpu") and action in ("add", "remove", "online")
 
 
-def _since(journal: str, mark: float) -> list[str]:
-    """Return the lines of a journal in ``short-monotonic`` from a time on."""
+def journal_since(journal: str, mark: float) -> list[tuple[float, str]]:
+    """Return time and text of a journal's lines (``short-monotonic``) from a time on."""
     lines = []
     for line in journal.splitlines():
         found = re.match(r"\[ *([\d.]+)\] ", line)
         if found and float(found.group(1)) >= mark:
-            lines.append(line)
+            lines.append((float(found.group(1)), line))
     return lines
 
 
