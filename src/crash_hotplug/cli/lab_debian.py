@@ -9,7 +9,7 @@ from pathlib import Path
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.lab_progress import say
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.lab import distro_image, distro_run, report, results, session
+from crash_hotplug.lab import distro_image, distro_judge, distro_run, report, results, session
 from crash_hotplug.lab.results import Result
 
 
@@ -18,9 +18,9 @@ def run(arguments: argparse.Namespace) -> int:
     deb = Path(arguments.deb) if arguments.deb else None
     if deb is not None and not deb.is_file():
         raise InputError(f"there is no package file {deb}")
-    sides = [arguments.side] if arguments.side else [distro_run.WITHOUT, *([distro_run.WITH] if deb else [])]
-    if distro_run.WITH in sides and deb is None:
-        raise InputError("the side `with` needs the package file to install (--deb FILE)")
+    sides = [arguments.side] if arguments.side else [distro_judge.WITHOUT, *([distro_judge.WITH] if deb else [])]
+    if sides != [distro_judge.WITHOUT] and deb is None:
+        raise InputError(f"the side `{sides[0]}` needs the package file to install (--deb FILE; `make deb` builds it)")
     image = distro_image.build(arguments.release, say, arguments.rebuild)
     if arguments.build:
         print(image.disk)
