@@ -88,26 +88,30 @@ async def _live(machine: DebianMachine, side: str, deb: Path | None, directory: 
 
 
 async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | None) -> None:
-    """Install the package, hear what doctor has to say, let it mend that, and see the service run."""
-    if side == WITHOUT:
-        await guest.copy_source()
-        return
-    assert deb is not None
-    await guest.install(deb)
+    """Hear what doctor has to say of the guest as it is; but for ``without``, install the package and mend that."""
+    await guest.copy_source()
     before = await guest.own("doctor")
     said = (before["out"] or before["err"]).strip()
     guest.event("doctor", said)
-    result.check("doctor says that the rule fails silently", before["rc"] == 4 and "50-kdump-tools" in said, said)
+    result.check("doctor says that the rule will fail", before["rc"] == 4 and "50-kdump-tools" in said, said)
+    if side == WITHOUT:
+        return
+    assert deb is not None
+    await guest.install(deb)
+    version, page = await guest.run("crash-hotplug", "--version"), "/usr/share/man/man8/crash-hotplug-watch.8.gz"
+    result.check("dpkg -i, --version, man page", (await guest.answer("test", "-s", page))["rc"] == 0, version.strip())
     fixed = await guest.own("doctor", "--fix")
     guest.event("doctor --fix", (fixed["out"] or fixed["err"]).strip())
-    result.check("doctor --fix", fixed["rc"] == 0, fixed["err"].strip())
-    if side == WITH:
-        active = (await guest.answer("systemctl", "is-active", SERVICE))["out"].strip()
-        result.check("the service is active", active == "active", active)
-        after = await guest.own("doctor")
-        result.check("doctor is content after --fix", after["rc"] == 0, (after["out"] or after["err"]).strip())
-    else:
+    result.check("doctor --fix", fixed["rc"] == 0, (fixed["out"] or fixed["err"]).strip())
+    await guest.run("kdump-config", "reload")  # for the capture kernel's new command line
+    if side == RELOAD:
         await guest.run("systemctl", "stop", SERVICE)
+        return
+    await guest.run("systemctl", "enable", "--now", SERVICE)
+    active = (await guest.answer("systemctl", "is-active", SERVICE))["out"].strip()
+    result.check("the service is active", active == "active", active)
+    after = await guest.own("doctor")
+    result.check("doctor is content after --fix", after["rc"] == 0, (after["out"] or after["err"]).strip())
 
 
 async def _reload(guest: DebianGuest, result: Result) -> None:
