@@ -15,7 +15,7 @@ from typing import Callable
 from crash_hotplug.lab import distro_judge
 from crash_hotplug.lab.distro_guest import DebianGuest, saved_dumps
 from crash_hotplug.lab.distro_image import RELEASES, DebianImage
-from crash_hotplug.lab.distro_judge import RELOAD, SIDES, WITH, WITHOUT
+from crash_hotplug.lab.distro_judge import RELOAD, SIDES, WITHOUT
 from crash_hotplug.lab.distro_machine import DebianMachine
 from crash_hotplug.lab.errors import GuestError
 from crash_hotplug.lab.results import Result
