@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 
 RED_HAT = "/run/lock/kdump"
 """kdumpctl and kdump-udev-throttler take ``/var/lock/kdump``, which is this."""
@@ -26,7 +26,7 @@ def kdump_locks(seconds: float) -> Iterator[None]:
 
     :param seconds: how long to wait for one that is taken
     :raise LockBusyError: one stays taken
-    :raise CrashHotplugError: one cannot be opened or made (a read-only or a full disk)
+    :raise CannotTellError: one may not be opened
     """
     with ExitStack() as held:
         for path in (RED_HAT, DEBIAN):
@@ -41,7 +41,7 @@ def _open(path: str) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise CrashHotplugError(f"the lock {path} cannot be opened: {error.strerror}") from error
+        raise CannotTellError(f"the lock {path} cannot be opened ({error.strerror}); run as root") from error
 
 
 def _take(descriptor: int, path: str, seconds: float) -> None:

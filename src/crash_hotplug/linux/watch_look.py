@@ -6,8 +6,6 @@ compute nothing.
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +26,7 @@ from crash_hotplug.linux.crash_image import read_pointer
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.reload import find_reload_tool, reload_crash_image
+from crash_hotplug.linux.reload_outside import can_reload, reload_outside
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 from crash_hotplug.linux.update_once import LOOK, update_in_place
 
@@ -97,7 +95,7 @@ class Looker:
         return refused
 
     def _can_reload(self) -> bool:
-        return self._strategy != "in-place" and find_reload_tool() is not None
+        return self._strategy != "in-place" and can_reload()
 
     def forget(self) -> None:
         """Read everything at the next look, and let a reload be tried again."""
@@ -153,7 +151,7 @@ class Looker:
             why_not = "it is tried in place once more first"
         if why_not is not None:
             return replace(look, deed=f"{reason}; no reload: {why_not}") if look.deed else look
-        report = self._reload(reason)
+        report = reload_outside(reason, self._while_waiting)
         self._gate.tried(self._clock(), state, report.outcome is Outcome.RELOADED)
         return self._after(look, "reload", report)
 
@@ -197,13 +195,6 @@ class Looker:
         by_kernel = bool(kexec.updates_cpus or kexec.updates_memory)
         return Look(assessment.comparison.verdict, _sentence(assessment), room_left=left, by_kernel=by_kernel), is_right
 
-    def _reload(self, reason: str) -> Report:
-        try:
-            command = reload_crash_image(prefix=outside_this_unit(), while_waiting=self._while_waiting)
-        except CrashHotplugError as error:
-            return Report(LOOK, Outcome.FAILED, f"{reason}; {error}")
-        return Report(LOOK, Outcome.RELOADED, f"{command}: {reason}")
-
     def _state(self) -> bytes:
         """Return all that a header depends on and that can change: RAM and CPUs, as the kernel writes it."""
         files = [self._sysroot.read(name) or b"" for name in _FILES]
@@ -236,14 +227,6 @@ class Looker:
         if now.kimage_virt == self._seen[1].kimage_virt and self._last.by_kernel:
             return ""  # the kernel's own handler changed the header
         return "another crash image was loaded by somebody else"
-
-
-def outside_this_unit() -> list[str]:
-    """Return what runs a command outside the sandbox of the systemd unit that this process is in, if it is in one."""
-    runner = shutil.which("systemd-run", path="/usr/bin:/bin")
-    if runner is None or "INVOCATION_ID" not in os.environ:
-        return []
-    return [runner, "--quiet", "--wait", "--collect", "--pipe", "--property=Type=oneshot", "--"]
 
 
 def _is_expected(machine: Machine, image: CrashImage) -> bool:
