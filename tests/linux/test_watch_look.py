@@ -92,13 +92,13 @@ def test_a_header_that_somebody_overwrote_is_seen_without_any_event(fake: FakeKe
 def test_an_image_that_goes_and_comes_back_is_taken_over(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = looker(fake)
     looks.look(is_quiet=True)
-    pointer = crash_image.read_pointer
-    monkeypatch.setattr(watch_look, "read_pointer", lambda _sysroot, _kcore: 0)
+    identity = crash_image.read_identity
+    monkeypatch.setattr(watch_look, "read_identity", lambda _sysroot, _kcore: b"")
     fake.unload()
     gone = looks.look(is_quiet=True)
     assert (gone.verdict, gone.foreign) == (Verdict.NO_IMAGE, "the crash image was unloaded by somebody else")
     assert looks.look(is_quiet=True).foreign == ""
-    monkeypatch.setattr(watch_look, "read_pointer", pointer)
+    monkeypatch.setattr(watch_look, "read_identity", identity)
     fake.write_file("sys/kernel/kexec_crash_loaded", "1\n")
     fake.write(0x39F5_D000, fake.header)
     back = looks.look(is_quiet=True)

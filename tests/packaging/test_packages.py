@@ -91,6 +91,15 @@ def test_both_packages_hold_the_same(deb: Path, rpms: list[Path]) -> None:
     assert "/lib/systemd/system/crash-hotplug.service" in in_deb
 
 
+@needs_debhelper
+def test_removing_the_deb_takes_back_what_doctor_wrote_while_it_still_can(deb: Path, tmp_path: Path) -> None:
+    run("dpkg-deb", "-e", str(deb), str(tmp_path))
+    prerm = (tmp_path / "prerm").read_text()
+    assert 0 < prerm.index("crash-hotplug doctor --undo") < prerm.index("py3clean")
+    postinst = (tmp_path / "postinst").read_text()
+    assert "deb-systemd-helper enable 'crash-hotplug.service'" in postinst
+
+
 def files_in(listing: str, column: int) -> set[str]:
     """Name the files of a listing, without what each distribution does in its own way."""
     names = {line.split()[column].lstrip(".") for line in listing.splitlines() if not line.startswith("d")}

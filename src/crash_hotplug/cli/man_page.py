@@ -21,6 +21,10 @@ _FILES = {
     "/sys/kernel/kexec_crash_loaded, /sys/kernel/kexec_crash_size, /sys/kernel/crash_elfcorehdr_size": (
         "Whether an image is loaded, and what is reserved for it; in /sys/kernel/kexec from Linux 6.19 on."
     ),
+    "/etc/default/crash-hotplug, /etc/sysconfig/crash-hotplug": (
+        'OPTIONS of the service, such as OPTIONS="--heartbeat 30": what crash-hotplug watch is started with.'
+    ),
+    "/var/lib/crash-hotplug/doctor.json": "What crash-hotplug doctor --fix changed, for --undo.",
 }
 _SEE_ALSO = "kexec(8), kdumpctl(8), kdump-config(8), makedumpfile(8), crash(8)"
 

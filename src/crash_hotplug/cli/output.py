@@ -15,7 +15,11 @@ SCHEMA = 1
 SHOWN = 20
 """How many findings, notes or ranges a person is shown; --json has them all."""
 _LABEL_WIDTH = 14
-_COLOURS = {Verdict.ACCURATE: "32;1", Verdict.NOT_ACCURATE: "31;1", Verdict.NO_IMAGE: "31;1"}
+GOOD = "32;1"
+"""Terminal colours: green, red, yellow."""
+BAD = "31;1"
+UNSURE = "33;1"
+_COLOURS = {Verdict.ACCURATE: GOOD, Verdict.NOT_ACCURATE: BAD, Verdict.NO_IMAGE: BAD}
 
 
 def print_json(report: Mapping[str, Any]) -> None:
@@ -25,16 +29,21 @@ def print_json(report: Mapping[str, Any]) -> None:
 
 def print_verdict(verdict: Verdict, sentence: str) -> None:
     """Print the first line: the verdict in capitals, coloured on a terminal, and what it means."""
-    word = verdict.value.upper()
+    print_headline(verdict.value, sentence, _COLOURS.get(verdict, UNSURE))
+
+
+def print_headline(word: str, sentence: str, colour: str) -> None:
+    """Print a first line: a word in capitals, coloured on a terminal, and what it means."""
+    word = word.upper()
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-        word = f"\033[{_COLOURS.get(verdict, '33;1')}m{word}\033[0m"
+        word = f"\033[{colour}m{word}\033[0m"
     print(f"{word}: {sentence}")
 
 
-def print_labelled(label: str, lines: Iterable[str]) -> None:
+def print_labelled(label: str, lines: Iterable[str], width: int = _LABEL_WIDTH) -> None:
     """Print lines behind a label, aligned."""
     for number, line in enumerate(lines):
-        print(f"{label if number == 0 else '':<{_LABEL_WIDTH}}{line}")
+        print(f"{label if number == 0 else '':<{width}}{line}")
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, Kimage, Segment
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, PAGE, Kimage, Segment
 from crash_hotplug.core.ranges import Range, RangeList
 
-PAGE = 4096
 DIGEST_SIZE = 32
 _REGION = struct.Struct("<QQ")
 _HASHED_AT_ONCE = 1 << 20

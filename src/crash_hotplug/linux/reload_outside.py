@@ -15,18 +15,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from crash_hotplug.core.handler import Outcome, Report
-from crash_hotplug.linux.reload import find_reload_tool
 from crash_hotplug.linux.update_once import LOOK
 
 _COMMAND = (sys.executable, "-m", "crash_hotplug", "update", "--strategy", "reload", "--json")
 _SECONDS = 330
 """A little longer than the reload itself may take (linux/reload.py)."""
 _WAKE_SECONDS = 5
-
-
-def can_reload() -> bool:
-    """Whether something on this machine can load the crash image anew."""
-    return find_reload_tool() is not None
 
 
 def reload_outside(

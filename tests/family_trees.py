@@ -1,0 +1,68 @@
+"""Trees of whole machines for `doctor`: a family's files (tests/families/) over a captured kernel (tests/captures/)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from tests.trees import tree
+
+FAMILIES = Path(__file__).parent / "families"
+NAMES = ("debian", "redhat", "opensuse")
+UNAWARE = "6.1-c"
+"""A kernel that never updates the header."""
+AWARE = "6.12-s"
+"""A kernel that does, with crash_hotplug 1 for both."""
+SERVICE = "crash-hotplug.service"
+
+
+def build(directory: Path, family: str, kernel: str = UNAWARE) -> Path:
+    """Copy a family's files and a captured kernel into a new tree, systemd running, the image loaded."""
+    shutil.copytree(tree(kernel, 0), directory)
+    shutil.copytree(FAMILIES / family, directory, dirs_exist_ok=True)
+    (directory / "run" / "systemd" / "units").mkdir(parents=True)
+    (directory / "run" / "systemd" / "system").mkdir()
+    unit = "kdump-tools.service" if family == "debian" else "kdump.service"
+    activate(directory, unit)
+    if family == "opensuse":  # load.sh does it when it has loaded the image
+        rules = directory / "run" / "udev" / "rules.d"
+        rules.mkdir(parents=True)
+        shutil.copy(directory / "usr/lib/kdump/70-kdump.rules", rules)
+    return directory
+
+
+def install_service(directory: Path, active: bool = False) -> Path:
+    """Put the service's unit into a tree, and enable and start it."""
+    unit = directory / "usr" / "lib" / "systemd" / "system" / SERVICE
+    unit.parent.mkdir(parents=True, exist_ok=True)
+    unit.write_text("[Service]\nExecStart=/usr/bin/crash-hotplug watch\n")
+    if active:
+        wants = directory / "etc/systemd/system/multi-user.target.wants"
+        wants.mkdir(parents=True)
+        (wants / SERVICE).symlink_to(f"/usr/lib/systemd/system/{SERVICE}")
+        activate(directory, SERVICE)
+    return directory
+
+
+def activate(directory: Path, unit: str) -> None:
+    """Make the link that systemd keeps while a unit is active."""
+    (directory / "run/systemd/units" / f"invocation:{unit}").symlink_to("0123456789abcdef0123456789abcdef")
+
+
+def photograph(directory: Path) -> dict[str, object]:
+    """Return everything that a tree holds: directories, links, contents, modes, owners."""
+    found: dict[str, object] = {}
+    for parent, directories, files in os.walk(directory):
+        for name in (*directories, *files):
+            path = Path(parent) / name
+            status = path.lstat()
+            held: object = None
+            if path.is_symlink():
+                held = os.readlink(path)
+            elif path.is_file():
+                held = path.read_bytes()
+            key = str(path.relative_to(directory))
+            found[key] = (stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, held)
+    return found
