@@ -1,7 +1,11 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: run test test-main test-pythons lint lab lab-full fuzz bench-core man clean python
+PREFIX ?= /usr/local
+DESTDIR ?=
+PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
+
+.PHONY: run test test-main test-pythons lint lab lab-full fuzz bench-core man install deb rpm clean python
 
 # The main job: what a hot-plug does to a crash image, and what comes of it, on a machine in memory.
 run: python
@@ -10,7 +14,8 @@ run: python
 test: test-main test-pythons
 
 test-main: $(VENV)/ready
-	@sh tools/debian-packages.sh binutils gdb groff-base makedumpfile
+	@sh tools/debian-packages.sh binutils gdb groff-base makedumpfile \
+		bash fish zsh dpkg-dev debhelper dh-python lintian rpm rpmlint
 	$(VENV)/bin/python -m pytest
 
 test-pythons: $(VENV)/ready
@@ -34,6 +39,21 @@ bench-core: $(VENV)/ready
 # Man pages, out of what --help says.
 man: python
 	PYTHONPATH=src $(PYTHON) -m crash_hotplug.cli.man_page build/man
+
+# What a server runs: command, service, man pages, completions, docs.  tools/install.py has the list.
+install: python
+	$(PYTHON) tools/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --python-directory "$(PYTHONDIR)"
+
+# One .deb for every Debian from 11 on, in dist/; the same bytes each time.
+deb:
+	@sh tools/debian-packages.sh dpkg-dev debhelper dh-python python3
+	@sh tools/build-package.sh deb
+
+# The .rpm, from its spec file, which rpmlint reads first.
+rpm:
+	@sh tools/debian-packages.sh rpm rpmlint python3
+	rpmlint -c packaging/rpm/rpmlint.toml packaging/rpm/crash-hotplug.spec
+	@sh tools/build-package.sh rpm
 
 # Real kernels under QEMU: the default scenario on 6.1 and 6.12; everything is fetched on the first run.
 lab: $(VENV)/ready

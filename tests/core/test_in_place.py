@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.image import Kimage, Segment
+from crash_hotplug.core.image import PAGE, Kimage, Segment
 from crash_hotplug.core.in_place import (
-    PAGE,
     control_pages_bound,
     find_digest_table,
     lowest_hole,

@@ -15,7 +15,7 @@ from crash_hotplug.model.simulate import run_scenario
 from crash_hotplug.model.user_space import Kexec, Loader
 
 _LOADERS = {"c": Loader.KEXEC_LOAD, "ch": Loader.KEXEC_LOAD, "s": Loader.KEXEC_FILE_LOAD}
-_POLICIES = {"kernel": "merged", "reload": "reload", "in-place": "in-place"}
+_POLICIES = {"kernel": "merged", "reload": "reload", "in-place": "in-place", "watch": "in-place"}
 _BLOCK = 128 << 20
 _WITHOUT_EFFECT = ("update", "plant", "busy", "wait", "panic")
 """Steps that change nothing of what a header has to describe; updates the model's policies do by themselves."""

@@ -8,6 +8,7 @@ import pytest
 
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.handler import run
+from crash_hotplug.core.image import PAGE
 from crash_hotplug.model.errors import ModelError
 from crash_hotplug.model.kexec_syscalls import KEXEC_UPDATE_ELFCOREHDR, crash_flags, kexec_file_load, kexec_load
 from crash_hotplug.model.kimage import KexecSegment
@@ -15,8 +16,6 @@ from crash_hotplug.model.loader import parse_hotplug_size, small_capture_kernel
 from crash_hotplug.model.machine import ModelMachine, boot
 from crash_hotplug.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, default_profile
 from crash_hotplug.model.user_space import Kexec, Loader
-
-PAGE = 4096
 
 
 def machine_with_image(release: str = "5.10.0-model", **kexec: object) -> ModelMachine:

@@ -12,12 +12,19 @@ NO_IMAGE = 3
 NOT_ACCURATE = 4
 CANNOT_TELL = 5
 
-HELP = """\
-exit status:
-  0  accurate, or done        3  no crash image is loaded
-  1  failed (bad input)       4  loaded, but not accurate
-  2  wrong usage              5  cannot tell (privilege, lockdown, masked or missing files)
-"""
+MEANINGS = {
+    DONE: "accurate, or done",
+    FAILED: "failed (bad input)",
+    USAGE: "wrong usage",
+    NO_IMAGE: "no crash image is loaded",
+    NOT_ACCURATE: "loaded, but not accurate",
+    CANNOT_TELL: "cannot tell (privilege, lockdown, masked or missing files)",
+}
+
+HELP = "exit status:\n" + "".join(
+    f"  {left}  {MEANINGS[left]:<25}{left + 3}  {MEANINGS[left + 3]}\n" for left in (DONE, FAILED, USAGE)
+)
+"""Both columns of codes, as each --help ends."""
 
 _OF_VERDICT = {
     Verdict.ACCURATE: DONE,

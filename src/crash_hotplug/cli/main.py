@@ -13,17 +13,22 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.output import print_json
 from crash_hotplug.core.errors import CrashHotplugError
 
-COMMANDS = {
+_ALL_COMMANDS = {
     "status": "is the loaded crash image accurate now? what would a panic lose?",
     "update": "bring the loaded image up to date, in place",
+    "watch": "keep the loaded image right while CPUs and memory come and go, as a service",
     "load": "load a crash image that has room for hot-plug, or unload it",
     "doctor": "what will happen at the next hot-plug, and why?",
+    "bench": "what an update in place costs on this machine, beside a full reload",
     "header": "write the elfcorehdr that this machine should have",
     "snapshot": "save what the other commands read, for a support case",
     "audit": "what is in a vmcore, and what is missing?",
     "simulate": "run the whole system as a model: hot-plug, panic, dump; needs no root",
     "lab": "try all of it on real kernels under QEMU: hot-plug, panic, compare",
 }
+_HERE = os.path.dirname(os.path.abspath(__file__))
+# A distribution's package leaves the lab out: it needs more than the standard library, and no server runs it.
+COMMANDS = {name: words for name, words in _ALL_COMMANDS.items() if os.path.exists(f"{_HERE}/{name}.py")}
 """Every command and what it is for; each is a module of this package, imported only when it is used."""
 
 _DESCRIPTION = """\

@@ -2,68 +2,86 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from crash_hotplug import __version__
-from crash_hotplug.cli.main import COMMANDS, build_parser
+from crash_hotplug.cli import exit_codes
+from crash_hotplug.cli.command_tree import Argument, Command, read_commands
 
-SECTION = 1
+SECTION = 8
+"""Administration: where kexec, kdumpctl, kdump-config and makedumpfile have theirs."""
+
+_FILES = {
+    "/proc/iomem, /proc/kcore, /proc/kallsyms, /sys/devices/system/cpu, /sys/devices/system/memory": (
+        "What the machine is now, and the crash image that is loaded. Their addresses are shown to root only."
+    ),
+    "/sys/kernel/kexec_crash_loaded, /sys/kernel/kexec_crash_size, /sys/kernel/crash_elfcorehdr_size": (
+        "Whether an image is loaded, and what is reserved for it; in /sys/kernel/kexec from Linux 6.19 on."
+    ),
+    "/etc/default/crash-hotplug, /etc/sysconfig/crash-hotplug": (
+        'OPTIONS of the service, such as OPTIONS="--heartbeat 30": what crash-hotplug watch is started with.'
+    ),
+    "/var/lib/crash-hotplug/doctor.json": "What crash-hotplug doctor --fix changed, for --undo.",
+}
+_SEE_ALSO = "kexec(8), kdumpctl(8), kdump-config(8), makedumpfile(8), crash(8)"
 
 
-def main_page() -> str:
-    """Return crash-hotplug(1): what the program is for, its commands, the exit codes."""
-    parser = build_parser()
-    lines = _head("crash-hotplug", "is the loaded crash image accurate?")
+def main_page(program: Command) -> str:
+    """Return crash-hotplug(8): what the program is for, its commands, exit codes, files."""
+    parser = program.parser
+    lines = _head("crash-hotplug", "keeps the loaded crash image accurate while CPUs and memory come and go")
     lines += [
-        "crash\\-hotplug \\fICOMMAND\\fR [\\fIOPTION\\fR...]",
+        ".B crash\\-hotplug",
+        "\\fICOMMAND\\fR [\\fIOPTION\\fR...]",
         ".SH DESCRIPTION",
         *_text(parser.description or ""),
+        ".SH COMMANDS",
     ]
-    lines.append(".SH COMMANDS")
-    for name, summary in COMMANDS.items():
-        lines += [".TP", f".BR crash\\-hotplug\\-{_roff(name)} ({SECTION})", _roff(summary)]
-    return _page([*lines, *_epilog(parser.epilog or "")])
+    for command in program.commands:
+        lines += [".TP", f".BR crash\\-hotplug\\-{_roff(command.path[-1])} ({SECTION})", _roff(command.summary)]
+    lines += [".SH OPTIONS", *_arguments(program.options), *_epilog(parser.epilog or ""), ".SH FILES"]
+    for paths, text in _FILES.items():
+        lines += [".TP", f".I {_roff(paths)}", _roff(text)]
+    pages = ", ".join(f"{_page_name(command)}({SECTION})" for command in program.commands)
+    return _page([*lines, *_see_also(f"{pages}, {_SEE_ALSO}")])
 
 
-def command_page(name: str) -> str:
-    """Return the page of one command, such as crash-hotplug-status(1)."""
-    parser = _command_parser(name)
-    lines = _head(f"crash-hotplug-{name}", COMMANDS[name])
-    usage = " ".join(parser.format_usage().split()[1:])
-    lines += [_roff(usage), ".SH DESCRIPTION", *_text(parser.description or ""), ".SH OPTIONS"]
-    for action in parser._actions:
-        lines += [
-            ".TP",
-            f".B {_roff(_invocation(action))}",
-            _roff((action.help or "").replace("%(prog)s", parser.prog)),
-        ]
-    return _page([*lines, *_epilog(parser.epilog or ""), ".SH SEE ALSO", f".BR crash\\-hotplug ({SECTION})"])
+def command_page(command: Command) -> str:
+    """Return the page of one command, such as crash-hotplug-status(8), with the commands below it."""
+    parser = command.parser
+    lines = [*_head(_page_name(command), command.summary), *_synopsis(command), ".SH DESCRIPTION"]
+    lines += _text(parser.description or "")
+    if command.commands:
+        lines.append(".SH COMMANDS")
+    for child in command.commands:
+        lines += [f".SS {_roff(' '.join(child.path))}", *_synopsis(child), ".PP"]
+        lines += _text(child.parser.description or f"{child.summary[:1].upper()}{child.summary[1:]}.")
+        lines += _arguments([*child.positionals, *child.options])
+    lines += [".SH OPTIONS", *_arguments([*command.positionals, *command.options]), *_epilog(parser.epilog or "")]
+    return _page([*lines, *_see_also(f"crash-hotplug({SECTION})")])
 
 
-def _command_parser(name: str) -> argparse.ArgumentParser:
-    for action in build_parser(name)._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            parser = action.choices[name]
-            assert isinstance(parser, argparse.ArgumentParser)
-            return parser
-    raise KeyError(name)
+def _page_name(command: Command) -> str:
+    return "-".join(["crash-hotplug", *command.path])
 
 
-def _invocation(action: argparse.Action) -> str:
-    if not action.option_strings:
-        return str(action.metavar or action.dest)
-    choices = None if action.choices is None else "{" + ",".join(map(str, action.choices)) + "}"
-    value = "" if action.nargs == 0 else f" {action.metavar or choices or action.dest.upper()}"
-    return ", ".join(action.option_strings) + value
+def _synopsis(command: Command) -> list[str]:
+    usage = " ".join(command.parser.format_usage().split()[1:])
+    return [f".B {_roff(command.parser.prog)}", _roff(usage[len(command.parser.prog) :].strip())]
+
+
+def _arguments(arguments: Iterable[Argument]) -> Iterator[str]:
+    for argument in arguments:
+        yield from (".TP", f".B {_roff(argument.invocation)}", _roff(argument.help))
 
 
 def _head(name: str, summary: str) -> list[str]:
-    title = f'.TH {_roff(name.upper())} {SECTION} "" "crash-hotplug {__version__}" "User Commands"'
-    return [title, ".SH NAME", f"{_roff(name)} \\- {_roff(summary)}", ".SH SYNOPSIS"]
+    title = f'.TH {_roff(name.upper())} {SECTION} "" "crash-hotplug {__version__}" "System Administration"'
+    # No word of a usage line is broken at a hyphen, and none is spread over the line.
+    return [title, ".nh", ".ad l", ".SH NAME", f"{_roff(name)} \\- {_roff(summary)}", ".SH SYNOPSIS"]
 
 
 def _text(text: str) -> list[str]:
@@ -74,17 +92,30 @@ def _text(text: str) -> list[str]:
 
 
 def _epilog(epilog: str) -> list[str]:
-    """Turn the headed, preformatted parts of an epilog ("examples:", "exit status:") into sections."""
+    """Turn the headed, preformatted parts of an epilog ("examples:") into sections; the exit status is a list."""
     lines: list[str] = []
     inside = False
-    for line in epilog.strip().splitlines():
+    for line in epilog.replace(exit_codes.HELP, "").strip().splitlines():
         if re.fullmatch(r"[a-z ]+:", line):
             lines += [".fi"] if inside else []
             lines += [f".SH {line[:-1].upper()}", ".nf"]
             inside = True
         elif line.strip():
             lines.append(_roff(line))
-    return [*lines, ".fi"] if inside else lines
+    lines += [".fi"] if inside else []
+    if exit_codes.HELP in epilog:
+        lines.append(".SH EXIT STATUS")
+        for code, meaning in exit_codes.MEANINGS.items():
+            lines += [".TP", f".B {code}", _roff(meaning)]
+    return lines
+
+
+def _see_also(pages: str) -> list[str]:
+    lines = [".SH SEE ALSO"]
+    for page in pages.split(", "):
+        name, section = page.rstrip(")").split("(")
+        lines.append(f".BR {_roff(name)} ({section}),")
+    return [*lines[:-1], lines[-1].rstrip(",")]
 
 
 def _page(lines: Iterable[str]) -> str:
@@ -97,12 +128,18 @@ def _roff(text: str) -> str:
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
 
 
+def pages() -> dict[str, str]:
+    """Return every page by its file's name."""
+    program = read_commands()
+    texts = {_page_name(command): command_page(command) for command in program.commands}
+    return {f"{name}.{SECTION}": text for name, text in {"crash-hotplug": main_page(program), **texts}.items()}
+
+
 def main(directory: str) -> None:
     """Write every page into a directory, which is made."""
     os.makedirs(directory, exist_ok=True)
-    pages = {"crash-hotplug": main_page(), **{f"crash-hotplug-{name}": command_page(name) for name in COMMANDS}}
-    for name, page in pages.items():
-        with open(os.path.join(directory, f"{name}.{SECTION}"), "w") as file:
+    for name, page in pages().items():
+        with open(os.path.join(directory, name), "w") as file:
             file.write(page)
 
 

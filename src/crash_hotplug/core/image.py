@@ -23,7 +23,8 @@ KIMAGE_BYTES_NEEDED = 8 * (8 + _CONTROL_PAGE_BEHIND_COUNT + 1)
 E820_RAM = 1
 E820_RESERVED = 2
 
-_PAGE = 4096
+PAGE = 4096
+"""Bytes in a page of x86_64; segments are made of whole ones."""
 _START_WORD = 3
 _SEGMENT_COUNT_WORDS = (7, 6, 8, 5)
 """Where ``nr_segments`` may stand, in 8-byte words: 7 on 5.10, 6.1 and 6.12; the others are tried behind it."""
@@ -61,7 +62,7 @@ KNOWN_LAYOUTS = tuple(
 def layout_from_members(members: Mapping[str, int]) -> KimageLayout | None:
     """Return the layout from the members' offsets in bytes (core/btf.py); None where one is missing or unaligned."""
     found = [members.get(name) for name in KimageLayout._fields]
-    offsets = [offset for offset in found if offset is not None and offset % 8 == 0 and offset < _PAGE]
+    offsets = [offset for offset in found if offset is not None and offset % 8 == 0 and offset < PAGE]
     return KimageLayout(*offsets) if len(offsets) == len(found) else None
 
 
@@ -149,7 +150,7 @@ def parse_kimage(data: bytes, crashkernel: RangeList, layouts: Sequence[KimageLa
 
 def _plausible(segments: tuple[Segment, ...], crashkernel: RangeList) -> bool:
     for s in segments:
-        if s.phys % _PAGE or s.memsz % _PAGE or not 0 <= s.bufsz <= s.memsz or s.memsz == 0:
+        if s.phys % PAGE or s.memsz % PAGE or not 0 <= s.bufsz <= s.memsz or s.memsz == 0:
             return False
         if s.phys + s.memsz > 1 << 64:
             return False
@@ -176,7 +177,7 @@ def elfcorehdr_argument(cmdline: str) -> tuple[int, Dialect] | None:
 
 def is_boot_params(page: bytes) -> bool:
     """Whether *page* is an x86 zero page with a setup header (Documentation/arch/x86/boot.rst)."""
-    return len(page) >= _PAGE and page[_SETUP_MAGIC : _SETUP_MAGIC + 4] == b"HdrS"
+    return len(page) >= PAGE and page[_SETUP_MAGIC : _SETUP_MAGIC + 4] == b"HdrS"
 
 
 def cmdline_phys(boot_params: bytes) -> int:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, Kimage, Segment
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, PAGE, Kimage, Segment
 from crash_hotplug.core.ranges import Range, RangeList
 
-PAGE = 4096
 DIGEST_SIZE = 32
 _REGION = struct.Struct("<QQ")
+_HASHED_AT_ONCE = 1 << 20
 TABLE_SIZE = _REGION.size * KEXEC_SEGMENT_MAX
 
 ReadPhys = Callable[[int, int], bytes]
@@ -96,8 +96,9 @@ def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
     """Compute the SHA-256 that purgatory compares, over (physical start, length) regions in order."""
     digest = hashlib.sha256()
     for start, length in regions:
-        if length:
-            digest.update(read_phys(start, length))
+        # In parts: an initrd may be larger than the memory that a service is allowed.
+        for at in range(0, length, _HASHED_AT_ONCE):
+            digest.update(read_phys(start + at, min(_HASHED_AT_ONCE, length - at)))
     return digest.digest()
 
 

@@ -19,13 +19,14 @@ from crash_hotplug.core.image import (
     E820_RAM,
     E820_RESERVED,
     E820_TABLE,
+    PAGE,
     CrashImage,
     Kimage,
     Segment,
     e820_table,
     elfcorehdr_argument,
 )
-from crash_hotplug.core.in_place import PAGE, ReadPhys, control_pages_bound, find_digest_table, with_new_digest
+from crash_hotplug.core.in_place import ReadPhys, control_pages_bound, find_digest_table, with_new_digest
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.purgatory import purgatory_phys
 from crash_hotplug.core.ranges import Range, RangeList
@@ -41,12 +42,20 @@ def room_for(possible_cpus: int, memory_ranges: int = MAX_MEMORY_RANGES) -> int:
 
     Two entries more are for vmcoreinfo and the kernel text.
     """
-    return -(-(64 + 56 * (2 + possible_cpus + memory_ranges)) // PAGE) * PAGE
+    return whole_pages(64 + 56 * (2 + possible_cpus + memory_ranges))
 
 
-def plan_move(image: CrashImage, machine: Machine, room: int, read_phys: ReadPhys) -> UpdatePlan:
-    """Plan to move the header of *image*, as it is, to a free place of *room* bytes.
+def whole_pages(size: int) -> int:
+    """Return *size* bytes, rounded up to whole pages."""
+    return -(-size // PAGE) * PAGE
 
+
+def plan_move(
+    image: CrashImage, machine: Machine, room: int, read_phys: ReadPhys, header: bytes | None = None
+) -> UpdatePlan:
+    """Plan to move the header of *image* to a free place of *room* bytes.
+
+    :param header: what to write there instead of the header as it is
     :raise CannotTellError: there is no such place, or what points to the header cannot be changed
     """
     kimage, elfcorehdr_phys = known_places(image)
@@ -70,7 +79,7 @@ def plan_move(image: CrashImage, machine: Machine, room: int, read_phys: ReadPhy
     contents = {
         zero_page_segment.phys: bytes(parameters),
         purgatory_phys(kimage): with_new_digest(purgatory, table, elfcorehdr_phys, read_changed),
-        place: image.elfcorehdr,
+        place: image.elfcorehdr if header is None else header,
     }
     why = {
         zero_page_segment.phys: "the zero page, with the new place in command line and E820 table",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 
-from crash_hotplug.core.image import Kimage, Segment
-from crash_hotplug.core.in_place import PAGE, TABLE_SIZE, table_candidates
+from crash_hotplug.core.image import PAGE, Kimage, Segment
+from crash_hotplug.core.in_place import TABLE_SIZE, table_candidates
 from crash_hotplug.core.ranges import Range, RangeList
 
 _REGION = struct.Struct("<QQ")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import secrets
+import shlex
 import tarfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from crash_hotplug.lab import dump, physmem
+from crash_hotplug.lab import dump, guest_watch, physmem
 from crash_hotplug.lab.agent import Agent
+from crash_hotplug.lab.command_steps import take_command, take_shell
 from crash_hotplug.lab.errors import GuestError, LabError
 from crash_hotplug.lab.kernels import Kernel
 from crash_hotplug.lab.machine import Machine
@@ -26,7 +29,7 @@ _CAPTURE_APPEND = (
     "acpi_no_memhotplug",  # else it hot-adds the DIMMs to itself, and what is its own RAM cannot be read as a dump
 )  # fmt: skip
 _LOADER_OPTIONS = {"c": ("-c",), "s": ("-s",), "ch": ("-c", "--hotplug")}
-_PROGRAMS = {"updates": "measure_updates.py", "kills": "kill_updates.py"}
+_PROGRAMS = {"updates": "measure_updates.py", "kills": "kill_updates.py", "handler": "measure_handler.py"}
 _BUSY_PATTERN = 0xC0FFEE00_00000000
 _BOOT_LIMIT = 180.0
 
@@ -38,7 +41,9 @@ class Observed:
     dimms: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Physical range of every DIMM that was ever plugged, as QEMU said."""
     online: set[str] = field(default_factory=set)
-    """Those of them that the guest was seen to have brought online."""
+    """Those of them that the guest was seen to have brought online, and that were not asked to go."""
+    gone: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Those that were seen to be gone, where nothing else was plugged since."""
     plugged: list[tuple[int, int, str]] = field(default_factory=list)
     """DIMMs that QEMU had at the panic."""
     cpu_count: int = 0
@@ -71,13 +76,15 @@ class Guest:
         self._scenario, self._kernel, self._loader, self._update = scenario, kernel, loader, update
         self._directory, self._result, self._say = directory, result, say
         self._began = time.monotonic()
+        self._paced_at = 0.0
         self._machine: Machine
         self._agent: Agent
         self._steps = {
             "add-cpu": self._add_cpu, "remove-cpu": self._remove_cpu, "add-dimm": self._add_dimm,
             "remove-dimm": self._remove_dimm, "offline-block": self._offline_block, "online-block": self._online_block,
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
-            "flip": self._flip, "measure": self._measure, "wait": self._wait, "panic": self._panic,
+            "command": self._command, "shell": self._shell, "look": self._look_step,
+            "flip": self._flip, "measure": self._measure, "wait": self._wait, "pace": self._pace, "panic": self._panic,
             "panic-within": self._panic_within,
         }  # fmt: skip
 
@@ -94,13 +101,19 @@ class Guest:
         self.event("booted", self._kernel.release)
         await self._load()
         await self._look("loaded")
+        if self._update == "watch":
+            await guest_watch.start(self._agent)
+            self.event("watch", await guest_watch.wait_accurate(self._agent))
         if any(step.action == "panic-within" for step in self._scenario.steps):
             await self._live_until_it_panics(machine)
             return
         for step in self._scenario.steps[:-1]:
             await self._take(step)
-        if len(self._scenario.steps) > 1:
+        looked = any(step.action == "look" for step in self._scenario.steps)
+        if len(self._scenario.steps) > 1 and not looked:
             await self._look("before-panic")
+        if self._update == "watch":
+            self.event("watch's log", await guest_watch.log(self._agent))
         self.seen.plugged, self.seen.cpu_count = await machine.dimms(), await machine.cpu_count()
         words = await self._agent.order("where")
         self.seen.words = [(now, value) for now, (_, value) in zip(words, self.seen.words)]
@@ -135,12 +148,25 @@ class Guest:
     async def _take(self, step: Step) -> None:
         await self._steps[step.action](step)
 
+    @property
+    def _append(self) -> str:
+        """The capture kernel's command line."""
+        return " ".join(w for w in _CAPTURE_APPEND if w not in self._scenario.capture_without)
+
+    def _load_command(self, *options: str) -> list[str]:
+        return ["kexec", "-p", *options, "/boot/vmlinuz", "--initrd=/boot/capture.img", f"--append={self._append}"]
+
     async def _load(self) -> None:
-        append = " ".join(w for w in _CAPTURE_APPEND if w not in self._scenario.capture_without)
+        if self._loader == "own":
+            files = ("/boot/vmlinuz", "--initrd", "/boot/capture.img", "--append", self._append)
+            done = await self._agent.run("python3", "-m", "crash_hotplug", "load", *files)
+            said = (done["out"] or done["err"]).strip()
+            if done["rc"] or "; ready for hot-plug" not in said:
+                raise GuestError(f"crash-hotplug load failed in the guest: {said}")
+            self.event("loaded", f"crash-hotplug load, {done['seconds']} s: {said}")
+            return
         options = _LOADER_OPTIONS[self._loader]
-        done = await self._agent.run(
-            "kexec", "-p", *options, "/boot/vmlinuz", "--initrd=/boot/capture.img", f"--append={append}"
-        )
+        done = await self._agent.run(*self._load_command(*options))
         if done["rc"]:
             said = (done["err"] or done["out"]).strip().splitlines()
             raise GuestError(f"kexec -p {' '.join(options)} failed in the guest: {said[-1] if said else done['rc']}")
@@ -170,9 +196,11 @@ class Guest:
         ):
             target_list.extend((int(r["start"], 16), int(r["end"], 16)) for r in memory.get(key, ()))
         self._result.moments.append(moment)
-        live = await self._agent.run("python3", "-m", "crash_hotplug", "status")
-        word = live["out"].split(":")[0].strip().lower()
-        self._result.check(f"status in the guest, {name}", word == report["verdict"], live["out"].split("\n")[0])
+        live = await self._agent.run("python3", "-m", "crash_hotplug", "status", "--json")
+        there = json.loads(live["out"] or "{}")
+        layout = there.get("in_place", {}).get("kimage_layout")
+        detail = f"{there.get('reason') or live['err'].strip()}; struct kimage laid out as {layout} says"
+        self._result.check(f"status in the guest, {name}", there.get("verdict") == report["verdict"], detail)
         self.event(f"status {name}", f"{report['verdict']}: {report.get('reason', '')}")
         await self._own_header(name, tree, report)
 
@@ -181,7 +209,11 @@ class Guest:
         loaded = tree / "crash-image/elfcorehdr"
         if not loaded.exists() or report["verdict"] != "accurate":
             return
-        dialect = ("--dialect", "kernel" if self._loader == "s" else "kexec-tools") if name == "loaded" else ()
+        dialect: tuple[str, ...] = ()
+        if name == "loaded":
+            dialect = ("--dialect", "kexec-tools" if self._loader in ("c", "ch") else "kernel")
+            if self._loader == "own":  # taken over: every possible CPU, on kernels that describe present ones too
+                dialect = (*dialect, "--possible-cpus")
         target = f"/tmp/{name}.elfcorehdr"
         done = await self._agent.run("python3", "-m", "crash_hotplug", "header", *dialect, "-o", target)
         if done["rc"]:
@@ -211,13 +243,17 @@ class Guest:
         name = step.arguments["name"]
         start, end = await self._machine.add_dimm(name, step.arguments["size"], step.arguments.get("address", 0))
         self.seen.dimms[name] = (start, end)
+        self.seen.gone = {n: r for n, r in self.seen.gone.items() if r[0] >= end or r[1] <= start}
         await self._until(lambda: self._all_blocks(name, "online"), f"{name} to come online")
         self.seen.online.add(name)
         self.event(str(step), f"phys {start:#x} to {end:#x}, online")
 
     async def _remove_dimm(self, step: Step) -> None:
-        if not await self._machine.remove(step.arguments["name"]):
-            raise GuestError(f"the guest did not let {step.arguments['name']} go")
+        name = step.arguments["name"]
+        self.seen.online.discard(name)
+        if not await self._machine.remove(name):
+            raise GuestError(f"the guest did not let {name} go")
+        self.seen.gone[name] = self.seen.dimms[name]
         self.event(str(step), "removed")
 
     async def _offline_block(self, step: Step) -> None:
@@ -265,11 +301,15 @@ class Guest:
     async def _update_step(self, step: Step) -> None:
         if self._update == "reload":
             await self._load()
+        elif self._update == "in-place" and step.arguments.get("resident"):
+            self.event("update in place", await self._agent.order("update"))
         elif self._update == "in-place":
             done = await self._agent.run("python3", "-m", "crash_hotplug", "update")
             self.event("update in place", (done["out"] or done["err"]).strip())
             if done["rc"]:
                 raise GuestError(f"the update in place failed: {(done['out'] or done['err']).strip()}")
+        elif self._update == "watch":
+            self.event("watch", await guest_watch.wait_accurate(self._agent))
         elif self._update == "kernel":
             await asyncio.sleep(0.3)  # the handler has run by the time sysfs says online; removals may lag
             self.event("update", "left to the kernel's own handler")
@@ -283,22 +323,43 @@ class Guest:
         where = step.arguments["in"]
         # the last byte of the page: boot_params' own padding, or the zeros behind the header's last entry
         phys = (image.boot_params if where == "boot_params" else image.elfcorehdr) + 4095
-        if where != "boot_params" and self._loader != "s":
+        if where != "boot_params" and self._loader in ("c", "ch"):
             phys -= 4096 - 1024  # kexec-tools pads to 1 KiB
         await physmem.flip_bit(str(self._machine.gdb_socket), phys)
         self.event(str(step), f"the byte at phys {phys:#x}")
 
+    async def _command(self, step: Step) -> None:
+        await take_command(self._agent, self._machine, step, self.seen.snapshot, self._append, self._result, self.event)
+
+    async def _shell(self, step: Step) -> None:
+        await take_shell(self._agent, step, self._append, self.event)
+
+    async def _look_step(self, step: Step) -> None:
+        await self._look("before-panic")
+
     async def _measure(self, step: Step) -> None:
-        """Run one of the guest's own programs (lab/guest/); what it prints goes into the time line."""
-        program = f"/lab/{_PROGRAMS[step.arguments['what']]}"
-        number = str(step.arguments["number"])
-        done = await self._agent.run("python3", program, number, timeout=self._scenario.time_limit)
-        self.event(str(step), "; ".join((done["out"] or done["err"]).strip().splitlines()))
+        """Run what measures in the guest (lab/guest/, or `bench`); what it prints goes into the time line."""
+        what, number = step.arguments["what"], str(step.arguments["number"])
+        if what == "bench":
+            program = ["-m", "crash_hotplug", "bench", "--yes", "--rounds", number]
+            for option in ("-c", "-s"):
+                program += ["--against", shlex.join(self._load_command(option))]
+        else:
+            program = [f"/lab/{_PROGRAMS[what]}", number]
+        done = await self._agent.run("python3", *program, timeout=self._scenario.time_limit)
+        said = (done["out"] or done["err"]).strip()
+        (self._directory / f"{what}.txt").write_text(f"{said}\n")
+        self.event(str(step), "; ".join(said.splitlines()))
         if done["rc"]:
             raise GuestError(f"{step} failed: {(done['err'] or done['out']).strip()[-300:]}")
 
     async def _wait(self, step: Step) -> None:
         await asyncio.sleep(float(step.arguments["seconds"]))
+
+    async def _pace(self, step: Step) -> None:
+        """Wait until so many seconds have passed since the last such step: events come at one rate for everybody."""
+        await asyncio.sleep(max(0.0, self._paced_at + float(step.arguments["seconds"]) - time.monotonic()))
+        self._paced_at = time.monotonic()
 
     async def _panic(self, step: Step) -> None:
         self.seen.panic_cpu, self.seen.panic_pid = step.arguments["cpu"], self._agent.pid

@@ -52,8 +52,11 @@ def _record(result: Result, seen: Observed) -> None:
     result.dump = dump.ranges(seen.vmcore)
     described = RangeList(result.dump)
     lacking = [name for name in seen.online if not described.covers(RangeList([seen.dimms[name]]))]
+    gone = [name for name, place in seen.gone.items() if described.intersect(RangeList([place]))]
     if lacking:
         result.reason = f"stale dump: lacks {len(lacking)} of {len(seen.online)} DIMMs"
+    elif gone:
+        result.reason = "stale dump: has a DIMM that was gone"
     else:
         result.reason = f"complete dump, {len(seen.online)} DIMMs"
 

@@ -33,7 +33,9 @@ async def run(kernel: Kernel, scenario: Scenario, loader: str, update: str, dire
     image = initramfs.build(kernel, directory)
     guest = Guest(scenario, kernel, loader, update, directory, result, say)
     try:
-        async with Machine(kernel, image, directory, scenario.memory, scenario.cpus, scenario.ram_holes) as machine:
+        async with Machine(
+            kernel, image, directory, scenario.memory, scenario.cpus, scenario.ram_holes, scenario.most_dimms
+        ) as machine:
             await asyncio.wait_for(guest.live(machine), scenario.time_limit)
     except (GuestError, asyncio.TimeoutError) as error:
         limit = f"the run's time limit of {scenario.time_limit:.0f} s is over"

@@ -10,15 +10,24 @@ from typing import Any
 
 from crash_hotplug.core.compare import Kind
 from crash_hotplug.lab.errors import ScenarioError
+from crash_hotplug.lab.repeated_steps import written_out
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-UPDATES = ("nothing", "kernel", "reload", "in-place")
-"""Who brings the crash image up to date: nobody, the kernel's own handler, kexec-tools again, or this project."""
-LOADERS = {"c": "kexec_load", "s": "kexec_file_load", "ch": "kexec_load with --hotplug"}
+UPDATES = ("nothing", "kernel", "reload", "in-place", "watch")
+"""Who brings the crash image up to date: nobody, the kernel's own handler, kexec-tools again, or this project, when it
+is told to or as a service."""
+LOADERS = {
+    "c": "kexec_load",
+    "s": "kexec_file_load",
+    "ch": "kexec_load with --hotplug",
+    "own": "crash-hotplug load: kexec_file_load and take-over",
+}
+KEXECS = ("c", "s", "ch")
+"""The loaders that are kexec-tools."""
 DIRECTORY = Path(__file__).parent / "scenarios"
 
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -33,14 +42,20 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "plant": ({"dimm"}, set()),
     "busy": ({"cpu"}, set()),
     "load": (set(), set()),
-    "update": (set(), set()),
+    "update": (set(), {"resident"}),
     "flip": ({"in"}, set()),
+    "command": ({"run"}, {"code", "says", "uid", "image", "if-exists"}),
+    "shell": ({"run"}, {"if-exists"}),
+    "look": (set(), set()),
     "measure": ({"what", "number"}, set()),
     "wait": ({"seconds"}, set()),
+    "pace": ({"seconds"}, set()),
     "panic": ({"cpu"}, set()),
     "panic-within": ({"cpu", "seconds"}, set()),
 }
-MEASURED = ("updates", "kills")
+MEASURED = ("updates", "kills", "bench", "handler")
+IMAGE = ("untouched", "changed")
+"""What a command may do to the image."""
 FLIPPED = ("boot_params", "elfcorehdr-padding")
 
 
@@ -103,6 +118,15 @@ class Scenario:
     ram_holes: int = 0
     """Pages that the guest reserves at boot, each of which makes one more range of its RAM."""
 
+    @property
+    def most_dimms(self) -> int:
+        """How many DIMMs are plugged at once, at most."""
+        plugged = most = 0
+        for step in self.steps:
+            plugged += (step.action == "add-dimm") - (step.action == "remove-dimm")
+            most = max(most, plugged)
+        return most
+
 
 def bundled() -> list[str]:
     """Return the names of the scenarios that come with the lab."""
@@ -142,7 +166,8 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
         "ram-holes",
     }
     _no_others(name, "", content, known)
-    steps = tuple(_step(f"{name}: step {n}", raw) for n, raw in enumerate(_list(name, content, "step"), 1))
+    raw_steps = written_out(name, _list(name, content, "step"), size)
+    steps = tuple(_step(f"{name}: step {n}", raw) for n, raw in enumerate(raw_steps, 1))
     if [s.action for s in steps if s.action.startswith("panic")] not in (["panic"], ["panic-within"]):
         raise ScenarioError(f"{name}: one step, and no other, has to be a panic")
     if steps[-1].action != "panic" and not any(s.action == "panic-within" for s in steps):
@@ -211,11 +236,13 @@ def _step(where: str, raw: dict[str, Any]) -> Step:
     for key in ("size", "address"):
         if key in arguments:
             arguments[key] = size(f"{where}: {key}", arguments[key])
-    for key in ("cpu", "block", "number"):
+    for key in ("cpu", "block", "number", "code", "uid"):
         if not isinstance(arguments.get(key, 0), int):
             raise ScenarioError(f"{where}: {key} is {arguments[key]!r}, not a number")
     if action == "measure" and arguments["what"] not in MEASURED:
         raise ScenarioError(f"{where}: what is {arguments['what']!r}; known are {', '.join(MEASURED)}")
+    if arguments.get("image", IMAGE[0]) not in IMAGE:
+        raise ScenarioError(f"{where}: image is {arguments['image']!r}; known are {', '.join(IMAGE)}")
     if action == "flip" and arguments["in"] not in FLIPPED:
         raise ScenarioError(f"{where}: in is {arguments['in']!r}; known are {', '.join(FLIPPED)}")
     return Step(action, arguments)

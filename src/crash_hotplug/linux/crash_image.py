@@ -11,6 +11,7 @@ from typing import Any
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.image import (
+    PAGE,
     CrashImage,
     Kimage,
     Segment,
@@ -28,7 +29,6 @@ from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
 
 SAVED = "/crash-image"
-_PAGE = 4096
 _CMDLINE_MAX = 4096
 _HEADER_LIMIT = 8 << 20
 
@@ -52,6 +52,21 @@ def read_pointer(sysroot: Sysroot, kcore: Kcore) -> int:
     if pointer_virt is None:
         raise kallsyms.explain_masked(sysroot)
     return int.from_bytes(kcore.read_virt(pointer_virt, 8), "little")
+
+
+def read_identity(sysroot: Sysroot, kcore: Kcore) -> bytes:
+    """Return what tells the loaded image from another: the pointer to its ``struct kimage`` and that one's bytes.
+
+    The pointer alone does not: the kernel frees the former image before it makes the next, often in the same place.
+
+    :return: nothing where no image is loaded
+    :raise CannotTellError: it cannot be read
+    """
+    kimage_virt = read_pointer(sysroot, kcore)
+    if kimage_virt == 0:
+        return b""
+    layouts = kimage_layouts(sysroot)
+    return kimage_virt.to_bytes(8, "little") + kcore.read_virt(kimage_virt, max(layout.end for layout in layouts))
 
 
 def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
@@ -84,7 +99,7 @@ def _with_boot_params(kcore: Kcore, image: CrashImage, kimage: Kimage) -> CrashI
     boot_params_at = _find_boot_params(kcore, kimage)
     if boot_params_at is None:
         return image
-    boot_params = kcore.read_phys(boot_params_at, _PAGE)
+    boot_params = kcore.read_phys(boot_params_at, PAGE)
     command_at = cmdline_phys(boot_params)
     cmdline = _read_cmdline(kcore, kimage, command_at)
     argument = elfcorehdr_argument(cmdline or "")
@@ -135,14 +150,14 @@ def _read_header(kcore: Kcore, segment: Segment) -> bytes:
         needed = program_headers_end(parse_core_header(start, name)[0])
     except ElfFormatError:
         needed = ELF_HEADER_SIZE  # whoever parses it says what is wrong
-    whole_pages = -(-needed // _PAGE) * _PAGE
+    whole_pages = -(-needed // PAGE) * PAGE
     return kcore.read_phys(segment.phys, min(whole_pages, segment.memsz))
 
 
 def _find_boot_params(kcore: Kcore, kimage: Kimage) -> int | None:
     for segment in kimage.segments:
         # The kernel's own loader puts boot_params first, kexec-tools too; both on a page of their own.
-        page = kcore.read_phys(segment.phys, min(_PAGE, segment.memsz))
+        page = kcore.read_phys(segment.phys, min(PAGE, segment.memsz))
         if is_boot_params(page) and kimage.segment_at(cmdline_phys(page)) is not None:
             return segment.phys
     return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from crash_hotplug.core.elf import (
     ELF_HEADER_SIZE,
     PT_LOAD,
@@ -34,7 +32,10 @@ class Kcore:
         self._file = opened
         try:
             name = sysroot.locate(PATH)
-            header, self.architecture = parse_core_header(self._read_at(0, ELF_HEADER_SIZE), name)
+            start = self._read_at(0, ELF_HEADER_SIZE)
+            if not start and sysroot.is_live:  # systemd's InaccessiblePaths= puts an empty file there
+                raise CannotTellError(f"{name} is empty: a container or a service's sandbox hides it")
+            header, self.architecture = parse_core_header(start, name)
             self.headers_bytes = self._read_at(0, program_headers_end(header))
             self.program_headers = parse_program_headers(self.headers_bytes, header, name)
         except BaseException:
@@ -44,12 +45,7 @@ class Kcore:
     def __enter__(self) -> Kcore:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:

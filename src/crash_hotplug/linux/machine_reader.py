@@ -23,9 +23,10 @@ RELEASE = "/proc/sys/kernel/osrelease"
 VMCOREINFO = "/sys/kernel/vmcoreinfo"
 
 
-def read_machine(sysroot: Sysroot) -> Machine:
+def read_machine(sysroot: Sysroot, only_for_header: bool = False) -> Machine:
     """Read what a header has to describe.
 
+    :param only_for_header: leave out what no header depends on: memory blocks and ACPI devices, one file each
     :raise CannotTellError: CPUs or memory are masked or missing; what else is unreadable is None in the result
     :raise InputError: a file is not what the kernel writes, or the architecture is not supported
     """
@@ -42,9 +43,9 @@ def read_machine(sysroot: Sysroot) -> Machine:
             kernel_text=_read_kernel_text(sysroot, kcore, iomem),
             direct_map_offset=kcore.direct_map_offset() if kcore is not None else None,
             vmcoreinfo=_read_vmcoreinfo(sysroot),
-            memory_blocks=read_memory_blocks(sysroot),
+            memory_blocks=None if only_for_header else read_memory_blocks(sysroot),
             reserves_crashkernel=_has_crashkernel(sysroot),
-            acpi_memory_devices=acpi_memory.count_present(sysroot),
+            acpi_memory_devices=0 if only_for_header else acpi_memory.count_present(sysroot),
         )
     finally:
         if kcore is not None:

@@ -53,7 +53,7 @@ class Sysroot:
     def open(self, path: str) -> BinaryIO | None:
         """Open a regular file for reading, unbuffered; None where it does not exist.
 
-        :raise CannotTellError: it may not be read
+        :raise CannotTellError: it may not be read, or is hidden
         :raise InputError: it is not a regular file
         """
         located = self.locate(path)
@@ -68,6 +68,8 @@ class Sysroot:
             raise CannotTellError(f"{located} cannot be read: {error.strerror}") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
+            if self.is_live:  # container runtimes mount /dev/null over /proc/kcore and its kind
+                raise CannotTellError(f"{located} is hidden: a container or a service's sandbox has put a device there")
             raise InputError(f"{located} is not a regular file")
         return os.fdopen(descriptor, "rb", buffering=0)
 

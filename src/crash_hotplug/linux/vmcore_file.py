@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from types import TracebackType
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 
@@ -58,10 +57,5 @@ class VmcoreFile:
     def __enter__(self) -> VmcoreFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         os.close(self._descriptor)

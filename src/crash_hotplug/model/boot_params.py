@@ -5,9 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from crash_hotplug.core.image import E820_RAM, E820_RESERVED
+from crash_hotplug.core.image import E820_RAM, E820_RESERVED, PAGE
 from crash_hotplug.core.ranges import Range, RangeList
-from crash_hotplug.model.memory import PAGE
 from crash_hotplug.model.profile import SYSTEM_RAM, MachineProfile
 
 E820Entry = tuple[Range, int]

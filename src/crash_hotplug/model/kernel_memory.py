@@ -14,13 +14,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from crash_hotplug.core.image import PAGE
 from crash_hotplug.core.machine import KernelText
 from crash_hotplug.core.ranges import RangeList
 
 START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
 """``__START_KERNEL_map``: virtual address at which physical ``phys_base`` is mapped."""
 SECTION_BITS = 27
-_PAGE = 4096
 _SECTIONS_PER_ROOT = 256
 _MEM_SECTION_SIZE = 16
 _ROOTS = 2048
@@ -73,14 +73,14 @@ class KernelMemory:
         roots: dict[int, bytearray] = {}
         for section in sections:
             root, index = divmod(section, _SECTIONS_PER_ROOT)
-            page = roots.setdefault(root, bytearray(_PAGE))
+            page = roots.setdefault(root, bytearray(PAGE))
             memmap_virt = self.text.phys + _ZERO_MEMMAP + self.direct_map_offset
             # The kernel stores the memmap less the section's first page number, so that a lookup is one addition.
             coded = memmap_virt - (section << (SECTION_BITS - 12)) * _STRUCT_PAGE_SIZE | _SECTION_PRESENT_WITH_MEM_MAP
             struct.pack_into("<Q", page, index * _MEM_SECTION_SIZE, coded & (1 << 64) - 1)
         pointers = bytearray(_ROOTS * 8)
         for place, (root, page) in enumerate(sorted(roots.items())):
-            phys = self.text.phys + _ROOT_PAGES + place * _PAGE
+            phys = self.text.phys + _ROOT_PAGES + place * PAGE
             struct.pack_into("<Q", pointers, root * 8, phys + self.direct_map_offset)
             yield phys, bytes(page)
         yield self.text.phys + _ROOT_ARRAY, bytes(pointers)
@@ -105,7 +105,7 @@ class KernelMemory:
 
 def _table(entries: dict[int, int], flags: int = _PRESENT_TABLE) -> bytes:
     """Return one page table of 512 entries from index to physical address."""
-    page = bytearray(_PAGE)
+    page = bytearray(PAGE)
     for index, phys in entries.items():
         struct.pack_into("<Q", page, index * 8, phys | flags)
     return bytes(page)

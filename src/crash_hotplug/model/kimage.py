@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
-from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment, cmdline_phys, is_boot_params
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, PAGE, CrashImage, Kimage, Segment, cmdline_phys, is_boot_params
 from crash_hotplug.core.in_place import control_pages_bound, lowest_hole
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.model.errors import ModelError
-from crash_hotplug.model.memory import PAGE, PhysicalMemory
+from crash_hotplug.model.memory import PhysicalMemory
 
 _KIMAGE_VIRT = 0xFFFF_8880_0300_0000
 _COMMAND_LINE_MAX = 2048

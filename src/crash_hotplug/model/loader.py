@@ -13,11 +13,11 @@ from typing import NamedTuple
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.image import PAGE
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.model.boot_params import build_boot_params, e820_of_kernel, e820_of_kexec_tools
 from crash_hotplug.model.kimage import KexecSegment
-from crash_hotplug.model.memory import PAGE
 from crash_hotplug.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, CrashHotplug, MachineProfile
 from crash_hotplug.model.purgatory import ENTRY_OFFSET, build_purgatory
 

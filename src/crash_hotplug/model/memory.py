@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.image import PAGE
 from crash_hotplug.core.ranges import RangeList
 
-PAGE = 4096
 _ZEROS = bytes(PAGE)
 
 

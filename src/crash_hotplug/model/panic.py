@@ -13,12 +13,12 @@ from enum import Enum
 from crash_hotplug.core.compare import Comparison, Verdict
 from crash_hotplug.core.elf import ElfFormatError, Note, pack_notes
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
-from crash_hotplug.core.image import cmdline_phys, elfcorehdr_argument, is_boot_params
+from crash_hotplug.core.image import PAGE, cmdline_phys, elfcorehdr_argument, is_boot_params
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
 from crash_hotplug.model.cpu_state import prstatus_note, register_values
 from crash_hotplug.model.machine import ModelMachine
-from crash_hotplug.model.memory import PAGE, AbsentMemoryError, PhysicalMemory
+from crash_hotplug.model.memory import AbsentMemoryError, PhysicalMemory
 from crash_hotplug.model.proc_vmcore import ProcVmcore
 from crash_hotplug.model.purgatory import Purgatory, copy_backup_region, digest_fits, read_purgatory
 

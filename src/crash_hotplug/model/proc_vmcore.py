@@ -17,9 +17,10 @@ from crash_hotplug.core.elf import (
 )
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.image import PAGE
 from crash_hotplug.core.machine import NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList
-from crash_hotplug.model.memory import PAGE, AbsentMemoryError, PhysicalMemory
+from crash_hotplug.model.memory import AbsentMemoryError, PhysicalMemory
 
 
 def _page_up(size: int) -> int:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, Kimage, Segment
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, PAGE, Kimage, Segment
 from crash_hotplug.core.in_place import DIGEST_SIZE, TABLE_SIZE, digest_of, find_digest_table, without_elfcorehdr
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.model.kimage import KexecSegment
-from crash_hotplug.model.memory import PAGE, PhysicalMemory
+from crash_hotplug.model.memory import PhysicalMemory
 
 ENTRY_OFFSET = 0x730
 """Where in the segment its entry point lies."""

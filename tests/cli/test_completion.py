@@ -1,0 +1,131 @@
+"""Completion in real shells: each one runs on a terminal, a person types TAB, and what was completed is run."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.cli import completion
+from crash_hotplug.cli.command_tree import Value, read_commands
+
+# The command is a function here that says which words it was given, between brackets.
+SAY = "crash-hotplug() { printf 'ran:'; printf '[%s]' \"$@\"; echo; }"
+SHELLS = {
+    "bash": (
+        ["bash", "--norc", "--noprofile", "-i"],
+        f"bind 'set enable-bracketed-paste off'; source DIR/crash-hotplug; {SAY}",
+    ),
+    "zsh": (
+        ["zsh", "-f", "-i"],
+        f"unsetopt zle_bracketed_paste; fpath=(DIR $fpath); autoload -U compinit; compinit -u -D; {SAY}",
+    ),
+}
+TYPED = {
+    "a command": ("sta\t", "[status]"),
+    "an option": ("status --js\t", "[status][--json]"),
+    "a choice": ("update --strategy in-p\t", "[update][--strategy][in-place]"),
+    "a choice after =": ("update --strategy=in-p\t", "[update][--strategy=in-place]"),
+    "a file": ("audit vmc\t", "[audit][vmcore-0]"),
+    # zsh takes the slash away again when Enter follows.
+    "a directory": ("status --sysroot sav\t", "[status][--sysroot][saved"),
+    "a command of a command": ("lab ru\t", "[lab][run]"),
+    "its own option": ("lab run --kt\t", "[lab][run][--ktap]"),
+}
+NOT_COMPLETED = {
+    "an option of another command": ("status --strat\t", "[status][--strat]"),
+    "a file where a directory belongs": ("status --sysroot vmc\t", "[status][--sysroot][vmc]"),
+    "a command after a command": ("status upd\t", "[status][upd]"),
+}
+needs_fish = pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("completion")
+    completion.main(str(directory))
+    return directory
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "vmcore-0").touch()
+    (tmp_path / "saved").mkdir()
+    return tmp_path
+
+
+def type_into(shell: str, scripts: Path, place: Path, typed: str) -> str:
+    """Type one command line into the shell; return everything that it showed."""
+    command, setup = SHELLS[shell]
+    keys = f"{setup.replace('DIR', str(scripts))}\n"
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(place)
+        os.execvpe(command[0], command, {**os.environ, "HOME": str(place), "TERM": "dumb", "PS1": "$ "})
+    shown = b""
+    try:
+        # Each line is sent when the one before it was run: a shell that still starts would throw keys away.
+        for number, line in enumerate((keys, f"crash-hotplug {typed}\n")):
+            os.write(terminal, line.encode() + f"echo at:$(({number} + 10))\n".encode())
+            shown += _read_until(terminal, f"at:{number + 10}".encode())
+    finally:
+        os.close(terminal)
+        os.waitpid(child, 0)
+    return shown.decode(errors="replace").replace("\r", "")
+
+
+def _read_until(terminal: int, end: bytes) -> bytes:
+    shown = b""
+    while end not in shown:
+        readable, _, _ = select.select([terminal], [], [], 60)
+        assert readable, f"the shell went silent after {shown!r}"
+        shown += os.read(terminal, 65536)
+    return shown
+
+
+@pytest.mark.parametrize("typed", [*TYPED, *NOT_COMPLETED])
+@pytest.mark.parametrize("shell", SHELLS)
+def test_tab_on_a_terminal(shell: str, typed: str, scripts: Path, place: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    keys, words = {**TYPED, **NOT_COMPLETED}[typed]
+    assert f"ran:{words}" in type_into(shell, scripts, place, keys)
+
+
+@pytest.mark.parametrize(
+    ("line", "candidates"),
+    [
+        ("crash-hotplug sta", ["status"]),
+        ("crash-hotplug status --sysr", ["--sysroot"]),
+        ("crash-hotplug update --strategy in-p", ["in-place"]),
+        ("crash-hotplug update --strategy=in-p", ["--strategy=in-place"]),
+        ("crash-hotplug audit vmc", ["vmcore-0"]),
+        ("crash-hotplug status --sysroot sav", ["saved/"]),
+        ("crash-hotplug status --sysroot vmc", []),
+        ("crash-hotplug status --strat", []),
+        ("crash-hotplug status upd", []),
+        ("crash-hotplug lab ru", ["run"]),
+        ("crash-hotplug lab run --loa", ["--loader"]),
+    ],
+)
+@needs_fish
+def test_what_fish_offers(line: str, candidates: list[str], scripts: Path, place: Path) -> None:
+    command = f"source {scripts}/crash-hotplug.fish; complete -C '{line}'"
+    shown = subprocess.run(["fish", "-N", "-c", command], cwd=place, capture_output=True, text=True, check=True)
+    assert [offered.split("\t")[0] for offered in shown.stdout.splitlines()] == candidates
+    assert shown.stderr == ""
+
+
+def test_every_command_and_option_is_in_every_script() -> None:
+    program = read_commands()
+    for script in (completion.bash(program), completion.zsh(program)):
+        for command in program.walk():
+            assert all(name in script for option in command.options for name in option.names)
+    assert {value for command in program.walk() for argument in command.arguments for value in [argument.value]} == set(
+        Value
+    )

@@ -1,0 +1,76 @@
+"""What ``make install`` puts on a machine: the list behind both packages."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug import __version__
+from tests.trees import tree
+
+ROOT = Path(__file__).parent.parent.parent
+PYTHON_DIRECTORY = "usr/lib/python3/dist-packages"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the root of an installed tree, made under a umask that would keep everybody out."""
+    root = tmp_path_factory.mktemp("root")
+    install = [sys.executable, "tools/install.py", "--destdir", str(root), "--prefix", "/usr"]
+    before = os.umask(0o077)
+    try:
+        subprocess.run([*install, "--python-directory", f"/{PYTHON_DIRECTORY}"], cwd=ROOT, check=True)
+    finally:
+        os.umask(before)
+    return root
+
+
+def run_installed(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHONPATH": str(root / PYTHON_DIRECTORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-S", "-m", "crash_hotplug", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_the_command_works_without_any_other_package(installed: Path) -> None:
+    assert run_installed(installed, "--version").stdout == f"crash-hotplug {__version__}\n"
+    assert run_installed(installed, "status", "--sysroot", str(tree("6.1-c", 0))).returncode == 0
+    assert run_installed(installed, "status", "--sysroot", str(tree("6.1-c", 1))).returncode == 4
+    assert run_installed(installed, "simulate", "--list").returncode == 0
+
+
+def test_the_launcher_ignores_the_environment(installed: Path) -> None:
+    launcher = (installed / "usr/bin/crash-hotplug").read_text()
+    assert launcher.startswith("#!/usr/bin/python3 -I\n")
+    assert f'"/{PYTHON_DIRECTORY}"' in launcher
+
+
+def test_the_lab_is_left_out_everywhere(installed: Path) -> None:
+    assert run_installed(installed, "lab", "list").returncode == 2
+    completions = (installed / "usr/share/bash-completion/completions/crash-hotplug").read_text()
+    assert 'words="status ' in completions
+    assert "lab" not in completions
+    names = {path.name for path in installed.rglob("*")}
+    assert "crash-hotplug-status.8" in names
+    assert "crash-hotplug-lab.8" not in names
+    assert not {name for name in names if re.match(r"lab(_.*)?(\.py)?$", name)}
+    assert "__pycache__" not in names
+
+
+def test_everybody_may_read_and_only_the_command_runs(installed: Path) -> None:
+    modes = {path: path.stat().st_mode & 0o777 for path in installed.rglob("*")}
+    for path, mode in modes.items():
+        runs = path.is_dir() or path.parent.name == "bin"
+        assert mode == (0o755 if runs else 0o644), path
+
+
+def test_every_package_has_this_version() -> None:
+    changelog = (ROOT / "packaging/debian/changelog").read_text()
+    assert changelog.startswith(f"crash-hotplug ({__version__}) ")
+    spec = (ROOT / "packaging/rpm/crash-hotplug.spec").read_text()
+    assert f"\nVersion:        {__version__}\n" in spec
+    assert f" - {__version__}-1\n" in spec

@@ -1,0 +1,107 @@
+"""Put everything where it belongs on a machine: the one list behind ``make install``, the .deb and the .rpm.
+
+``python3 tools/install.py --destdir DIR --prefix /usr --python-directory /usr/lib/python3/dist-packages``
+
+What a server runs is installed: not the lab, which needs more than the standard library.  Man pages and completions are
+written by the installed tree itself, so they say what is in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LEFT_OUT = ("lab", "lab.py", "lab_*.py", "__pycache__")
+
+LAUNCHER = """\
+#!/usr/bin/python3 -I
+import sys
+
+sys.path.append("{directory}")
+
+from crash_hotplug.__main__ import run
+
+run()
+"""
+"""-I: nothing of the environment and of the user's own packages is run as root."""
+
+COPIED = {
+    "packaging/systemd/*.service": "lib/systemd/system",
+    "packaging/prometheus/*": "share/doc/crash-hotplug/prometheus",
+    "packaging/grafana/*": "share/doc/crash-hotplug/grafana",
+    "docs/*": "share/doc/crash-hotplug/docs",
+    "README.md": "share/doc/crash-hotplug",
+}
+"""Which files of the source go where, under the prefix."""
+
+COMPLETIONS = {
+    "crash-hotplug": "share/bash-completion/completions",
+    "_crash-hotplug": "share/zsh/site-functions",
+    "crash-hotplug.fish": "share/fish/vendor_completions.d",
+}
+"""Where each shell looks for its completions, under the prefix."""
+
+
+def install(destdir: str, prefix: str, python_directory: str) -> None:
+    """Install everything below *destdir*; the other two are absolute paths on the machine it is made for."""
+    root = Path(f"{destdir}/{prefix}")
+    package = Path(f"{destdir}/{python_directory}") / "crash_hotplug"
+    shutil.rmtree(package, ignore_errors=True)
+    _copy_tree(ROOT / "src" / "crash_hotplug", package)
+    _write(root / "bin" / "crash-hotplug", LAUNCHER.format(directory=python_directory), 0o755)
+    for pattern, directory in COPIED.items():
+        for path in sorted(ROOT.glob(pattern)):
+            _write(root / directory / path.name, _for_prefix(path, prefix))
+    pages = root / "share/man/man8"
+    _generate(package, "man_page", pages)
+    generated = root / "completions"
+    _generate(package, "completion", generated)
+    for name, directory in COMPLETIONS.items():
+        _write(root / directory / name, (generated / name).read_bytes())
+    shutil.rmtree(generated)
+
+
+def _for_prefix(path: Path, prefix: str) -> bytes:
+    """Return the file's content; a unit is told where the program is."""
+    content = path.read_bytes()
+    return content.replace(b"/usr/bin/", f"{prefix}/bin/".encode()) if path.suffix == ".service" else content
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    ignore = shutil.ignore_patterns(*LEFT_OUT)
+    shutil.copytree(source, target, ignore=ignore, copy_function=shutil.copyfile)
+    for path in [target, *target.rglob("*")]:
+        os.utime(path)  # now: packages are made reproducible by setting back what is newer than their changelog
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    path.chmod(mode)
+
+
+def _generate(package: Path, module: str, directory: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "80"}
+    command = [sys.executable, "-m", f"crash_hotplug.cli.{module}", str(directory)]
+    subprocess.run(command, env=environment, check=True)
+
+
+def main() -> None:
+    """Read the command line and install."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--destdir", default="", metavar="DIR", help="put before every path (for packages)")
+    parser.add_argument("--prefix", default="/usr/local", metavar="DIR", help="(/usr/local)")
+    parser.add_argument("--python-directory", metavar="DIR", help="of the Python package (PREFIX/lib/crash-hotplug)")
+    chosen = parser.parse_args()
+    os.umask(0o022)
+    install(chosen.destdir, chosen.prefix, chosen.python_directory or f"{chosen.prefix}/lib/crash-hotplug")
+
+
+if __name__ == "__main__":
+    main()
