@@ -47,7 +47,7 @@ def test_without_its_extra_it_says_what_is_missing(
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     ran = run(capsys, "lab", "list", "--json")
     assert ran.code == 0
-    assert ran.json["scenarios"]["hot-add"]["updates"] == ["nothing", "kernel", "reload", "in-place"]
+    assert ran.json["scenarios"]["hot-add"]["updates"] == ["nothing", "kernel", "reload", "in-place", "watch"]
     assert ran.json["kernels"]["6.1"] is None
     assert "hot-add" in run(capsys, "lab", "list").out
 

@@ -29,12 +29,13 @@ from crash_hotplug.core.elfcorehdr import (
     ElfCoreHeader,
     build_elfcorehdr,
     entries_that_fit,
+    kernel_text_header,
     parse_elfcorehdr,
     ram_header,
 )
 from crash_hotplug.core.errors import NoRoomError
 from crash_hotplug.core.expected import expected_elfcorehdr
-from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.machine import KernelText, Machine
 from crash_hotplug.core.ranges import Range
 from tests.machines import DIRECT_MAP, MIB, machine, machines
 from tests.trees import NAMES, loaded_header
@@ -163,3 +164,16 @@ def test_entries_that_fit(room: int, entries: int) -> None:
 def test_program_headers_are_little_endian_elf64() -> None:
     p = ProgramHeader(PT_LOAD, 7, 1, 2, 3, 4, 5, 6)
     assert pack_program_headers([p]) == struct.pack("<IIQQQQQQ", *p)
+
+
+@pytest.mark.parametrize(("gap", "whole"), [(0, True), (4096, False)])
+def test_kernel_text_in_pieces_as_makedumpfile_leaves_it_is_one_again(gap: int, whole: bool) -> None:
+    described = machine()
+    text = described.kernel_text
+    assert text is not None
+    cut = 8 * MIB
+    first = kernel_text_header(text._replace(size=cut))
+    rest = kernel_text_header(KernelText(text.virt + cut + gap, text.phys + cut + gap, text.size - cut - gap))
+    entries = (first, rest)
+    header = ElfCoreHeader(core_header(X86_64.machine_number, len(entries)), entries, X86_64)
+    assert (header.kernel_text == text) is whole

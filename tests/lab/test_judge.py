@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,3 +66,23 @@ def test_a_panic_at_a_random_moment_is_recorded_and_not_judged() -> None:
     result = Result("panic-in-a-storm", "", "6.1", "", "", "c", "reload")
     judge.judge(result, load("panic-in-a-storm"), Observed(dimms={"d0": DIMM}, online={"d0"}))
     assert (result.outcome, result.reason) == ("recorded", "no dump: no capture kernel started")
+
+
+@pytest.mark.parametrize(
+    ("online", "gone", "described", "reason"),
+    [
+        ({"d0"}, {}, [DIMM], "complete dump, 1 DIMMs"),
+        (set(), {"d0": DIMM}, [(0, DIMM[0])], "complete dump, 0 DIMMs"),
+        ({"d0"}, {}, [(0, DIMM[0])], "stale dump: lacks 1 of 1 DIMMs"),
+        (set(), {"d0": DIMM}, [DIMM], "stale dump: has a DIMM that was gone"),
+    ],
+)
+def test_a_recorded_dump_is_complete_or_stale(
+    monkeypatch: pytest.MonkeyPatch, online: set[str], gone: dict[str, tuple[int, int]],
+    described: list[tuple[int, int]], reason: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("crash_hotplug.lab.dump.ranges", lambda _vmcore: described)
+    result = Result("panic-in-50-updates", "", "6.1", "", "", "c", "in-place")
+    seen = Observed(dimms={"d0": DIMM}, online=online, gone=gone, vmcore=Path("vmcore"))
+    judge.judge(result, load("panic-in-50-updates"), seen)
+    assert (result.outcome, result.reason) == ("recorded", reason)

@@ -31,6 +31,11 @@ _RUN = """\
 Runs each scenario on each kernel with each loader and each way of updating the image that the scenario has
 expectations for.  Results, serial logs, snapshots and report.html go to one directory.
 """
+_DEBIAN = """\
+Boots a full Debian (systemd, udev, kdump-tools) under QEMU, plugs four DIMMs and two CPUs, panics on one of
+them, and lets kdump-tools save the dump by itself: once as it is, once with this project's package installed.
+The image is built without root on the first run and kept in the cache.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(run_parser)
     shell = commands.add_parser("shell", help="a guest with a shell on this terminal")
     _add_kernel(shell)
+    debian = commands.add_parser(
+        "debian", help="a full Debian guest with kdump-tools, without this package and with it", description=_DEBIAN
+    )
+    debian.add_argument("--release", default="bookworm", metavar="R", help="bullseye, bookworm (default) or trixie")
+    debian.add_argument("--deb", metavar="FILE", help="this project's package; without it only that side is run")
+    debian.add_argument("--side", choices=("without", "with"), help="only this side")
+    debian.add_argument("--build", action="store_true", help="only build the guest's disk image, and say where it is")
+    debian.add_argument("--rebuild", action="store_true", help="build the image anew, from the newest packages")
+    debian.add_argument("-o", "--output", metavar="DIR", help="where results go (default: a new one in the cache)")
     report = commands.add_parser("report", help="write report.html anew from a result.json")
     report.add_argument("directory", nargs="?", metavar="DIR", help="of the results (default: the latest)")
 

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from crash_hotplug.cli import exit_codes
+from crash_hotplug.cli import exit_codes, lab_debian
 from crash_hotplug.cli.lab_progress import Terminal, say
 from crash_hotplug.cli.output import print_json
 from crash_hotplug.core.errors import InputError
@@ -109,5 +109,12 @@ def _kernels(arguments: argparse.Namespace, default: list[str]) -> list[Kernel]:
     return found
 
 
-COMMANDS = {"fetch": fetch, "list": list_all, "run": run, "shell": shell_in, "report": report_anew}
+COMMANDS = {
+    "fetch": fetch,
+    "list": list_all,
+    "run": run,
+    "shell": shell_in,
+    "report": report_anew,
+    "debian": lab_debian.run,
+}
 """Each of the lab's commands by its name on the command line."""

@@ -19,6 +19,7 @@ _ALL_COMMANDS = {
     "watch": "keep the loaded image right while CPUs and memory come and go, as a service",
     "load": "load a crash image that has room for hot-plug, or unload it",
     "doctor": "what will happen at the next hot-plug, and why?",
+    "bench": "what an update in place costs on this machine, beside a full reload",
     "header": "write the elfcorehdr that this machine should have",
     "snapshot": "save what the other commands read, for a support case",
     "audit": "what is in a vmcore, and what is missing?",

@@ -85,11 +85,18 @@ class ElfCoreHeader:
 
     @cached_property
     def kernel_text(self) -> KernelText | None:
-        """The PT_LOAD at the kernel's link address, or None."""
-        for p in self.program_headers:
-            if self._is_kernel_text(p):
-                return KernelText(p.p_vaddr, p.p_paddr, p.p_memsz)
-        return None
+        """The PT_LOAD at the kernel's link address, or None.
+
+        ``makedumpfile -E`` cuts it in pieces where it leaves pages out: those that follow each other are one again.
+        """
+        pieces = [p for p in self.program_headers if self._is_kernel_text(p)]
+        if not pieces:
+            return None
+        text = KernelText(pieces[0].p_vaddr, pieces[0].p_paddr, pieces[0].p_memsz)
+        for p in pieces[1:]:
+            if (p.p_vaddr, p.p_paddr) == (text.virt + text.size, text.phys + text.size):
+                text = KernelText(text.virt, text.phys, text.size + p.p_memsz)
+        return text
 
     @cached_property
     def backup_region(self) -> ProgramHeader | None:

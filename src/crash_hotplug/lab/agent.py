@@ -62,6 +62,10 @@ class Agent:
         """Bring a file of the guest to the host."""
         to.write_bytes(zlib.decompress(base64.b64decode(await self.order("get", path=guest_path))))
 
+    async def put(self, guest_path: str, content: bytes) -> None:
+        """Write a file in the guest."""
+        await self.order("put", path=guest_path, data=base64.b64encode(zlib.compress(content)).decode())
+
     async def _answer(self, timeout: float, what: str) -> dict[str, Any]:
         try:
             line = await asyncio.wait_for(self._reader.readline(), timeout)

@@ -6,13 +6,14 @@ import asyncio
 import os
 import re
 import secrets
+import shlex
 import tarfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from crash_hotplug.lab import dump, guest_watch, physmem
+from crash_hotplug.lab import dump, guest_storm, guest_watch, physmem
 from crash_hotplug.lab.agent import Agent
 from crash_hotplug.lab.errors import GuestError, LabError
 from crash_hotplug.lab.kernels import Kernel
@@ -26,7 +27,11 @@ _CAPTURE_APPEND = (
     "acpi_no_memhotplug",  # else it hot-adds the DIMMs to itself, and what is its own RAM cannot be read as a dump
 )  # fmt: skip
 _LOADER_OPTIONS = {"c": ("-c",), "s": ("-s",), "ch": ("-c", "--hotplug")}
-_PROGRAMS = {"updates": "measure_updates.py", "kills": "kill_updates.py"}
+_PROGRAMS = {
+    "updates": "measure_updates.py", "kills": "kill_updates.py", "handler": "measure_handler.py",
+    "watch-idle": "watch_idle.py", "watch-events": "watch_events.py", "watch-trouble": "watch_trouble.py",
+    "watch-forged": "watch_forged.py",
+}  # fmt: skip
 _BUSY_PATTERN = 0xC0FFEE00_00000000
 _BOOT_LIMIT = 180.0
 
@@ -38,7 +43,9 @@ class Observed:
     dimms: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Physical range of every DIMM that was ever plugged, as QEMU said."""
     online: set[str] = field(default_factory=set)
-    """Those of them that the guest was seen to have brought online."""
+    """Those of them that the guest was seen to have brought online, and that were not asked to go."""
+    gone: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Those that were seen to be gone, where nothing else was plugged since."""
     plugged: list[tuple[int, int, str]] = field(default_factory=list)
     """DIMMs that QEMU had at the panic."""
     cpu_count: int = 0
@@ -71,13 +78,15 @@ class Guest:
         self._scenario, self._kernel, self._loader, self._update = scenario, kernel, loader, update
         self._directory, self._result, self._say = directory, result, say
         self._began = time.monotonic()
+        self._paced_at = 0.0
         self._machine: Machine
         self._agent: Agent
         self._steps = {
             "add-cpu": self._add_cpu, "remove-cpu": self._remove_cpu, "add-dimm": self._add_dimm,
             "remove-dimm": self._remove_dimm, "offline-block": self._offline_block, "online-block": self._online_block,
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
-            "flip": self._flip, "measure": self._measure, "wait": self._wait, "panic": self._panic,
+            "flip": self._flip, "measure": self._measure, "wait": self._wait, "pace": self._pace, "panic": self._panic,
+            "storm": self._storm, "end": self._end,
             "panic-within": self._panic_within,
         }  # fmt: skip
 
@@ -110,6 +119,8 @@ class Guest:
         words = await self._agent.order("where")
         self.seen.words = [(now, value) for now, (_, value) in zip(words, self.seen.words)]
         await self._take(self._scenario.steps[-1])
+        if self._scenario.ends_without_dump:
+            return
         await machine.wait_dumped(self._scenario.time_limit)
 
     async def _live_until_it_panics(self, machine: Machine) -> None:
@@ -140,12 +151,13 @@ class Guest:
     async def _take(self, step: Step) -> None:
         await self._steps[step.action](step)
 
-    async def _load(self) -> None:
+    def _load_command(self, *options: str) -> list[str]:
         append = " ".join(w for w in _CAPTURE_APPEND if w not in self._scenario.capture_without)
+        return ["kexec", "-p", *options, "/boot/vmlinuz", "--initrd=/boot/capture.img", f"--append={append}"]
+
+    async def _load(self) -> None:
         options = _LOADER_OPTIONS[self._loader]
-        done = await self._agent.run(
-            "kexec", "-p", *options, "/boot/vmlinuz", "--initrd=/boot/capture.img", f"--append={append}"
-        )
+        done = await self._agent.run(*self._load_command(*options))
         if done["rc"]:
             said = (done["err"] or done["out"]).strip().splitlines()
             raise GuestError(f"kexec -p {' '.join(options)} failed in the guest: {said[-1] if said else done['rc']}")
@@ -216,13 +228,17 @@ class Guest:
         name = step.arguments["name"]
         start, end = await self._machine.add_dimm(name, step.arguments["size"], step.arguments.get("address", 0))
         self.seen.dimms[name] = (start, end)
+        self.seen.gone = {n: r for n, r in self.seen.gone.items() if r[0] >= end or r[1] <= start}
         await self._until(lambda: self._all_blocks(name, "online"), f"{name} to come online")
         self.seen.online.add(name)
         self.event(str(step), f"phys {start:#x} to {end:#x}, online")
 
     async def _remove_dimm(self, step: Step) -> None:
-        if not await self._machine.remove(step.arguments["name"]):
-            raise GuestError(f"the guest did not let {step.arguments['name']} go")
+        name = step.arguments["name"]
+        self.seen.online.discard(name)
+        if not await self._machine.remove(name):
+            raise GuestError(f"the guest did not let {name} go")
+        self.seen.gone[name] = self.seen.dimms[name]
         self.event(str(step), "removed")
 
     async def _offline_block(self, step: Step) -> None:
@@ -270,6 +286,8 @@ class Guest:
     async def _update_step(self, step: Step) -> None:
         if self._update == "reload":
             await self._load()
+        elif self._update == "in-place" and step.arguments.get("resident"):
+            self.event("update in place", await self._agent.order("update"))
         elif self._update == "in-place":
             done = await self._agent.run("python3", "-m", "crash_hotplug", "update")
             self.event("update in place", (done["out"] or done["err"]).strip())
@@ -296,16 +314,35 @@ class Guest:
         self.event(str(step), f"the byte at phys {phys:#x}")
 
     async def _measure(self, step: Step) -> None:
-        """Run one of the guest's own programs (lab/guest/); what it prints goes into the time line."""
-        program = f"/lab/{_PROGRAMS[step.arguments['what']]}"
-        number = str(step.arguments["number"])
-        done = await self._agent.run("python3", program, number, timeout=self._scenario.time_limit)
-        self.event(str(step), "; ".join((done["out"] or done["err"]).strip().splitlines()))
+        """Run what measures in the guest (lab/guest/, or `bench`); what it prints goes into the time line."""
+        what, number = step.arguments["what"], str(step.arguments["number"])
+        if what == "bench":
+            program = ["-m", "crash_hotplug", "bench", "--yes", "--rounds", number]
+            for option in ("-c", "-s"):
+                program += ["--against", shlex.join(self._load_command(option))]
+        else:
+            program = [f"/lab/{_PROGRAMS[what]}", number]
+        done = await self._agent.run("python3", *program, timeout=self._scenario.time_limit)
+        said = (done["out"] or done["err"]).strip()
+        (self._directory / f"{what}.txt").write_text(f"{said}\n")
+        self.event(str(step), "; ".join(said.splitlines()))
         if done["rc"]:
             raise GuestError(f"{step} failed: {(done['err'] or done['out']).strip()[-300:]}")
 
+    async def _storm(self, step: Step) -> None:
+        found = await guest_storm.storm(self._machine, self._agent, step, self._scenario.time_limit)
+        self.event(str(step), "; ".join(f"{key}: {value}" for key, value in found.items()))
+
+    async def _end(self, step: Step) -> None:
+        self.event(str(step), "the guest is switched off")
+
     async def _wait(self, step: Step) -> None:
         await asyncio.sleep(float(step.arguments["seconds"]))
+
+    async def _pace(self, step: Step) -> None:
+        """Wait until so many seconds have passed since the last such step: events come at one rate for everybody."""
+        await asyncio.sleep(max(0.0, self._paced_at + float(step.arguments["seconds"]) - time.monotonic()))
+        self._paced_at = time.monotonic()
 
     async def _panic(self, step: Step) -> None:
         self.seen.panic_cpu, self.seen.panic_pid = step.arguments["cpu"], self._agent.pid

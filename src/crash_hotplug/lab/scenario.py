@@ -10,6 +10,7 @@ from typing import Any
 
 from crash_hotplug.core.compare import Kind
 from crash_hotplug.lab.errors import ScenarioError
+from crash_hotplug.lab.repeated_steps import written_out
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,14 +35,18 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "plant": ({"dimm"}, set()),
     "busy": ({"cpu"}, set()),
     "load": (set(), set()),
-    "update": (set(), set()),
+    "update": (set(), {"resident"}),
     "flip": ({"in"}, set()),
     "measure": ({"what", "number"}, set()),
     "wait": ({"seconds"}, set()),
+    "storm": ({"dimms", "size", "cpus", "keeper"}, set()),
+    "pace": ({"seconds"}, set()),
+    "end": (set(), set()),
     "panic": ({"cpu"}, set()),
     "panic-within": ({"cpu", "seconds"}, set()),
 }
-MEASURED = ("updates", "kills")
+MEASURED = ("updates", "kills", "bench", "handler", "watch-idle", "watch-events", "watch-trouble", "watch-forged")
+_ENDS = ("panic", "panic-within", "end")
 FLIPPED = ("boot_params", "elfcorehdr-padding")
 
 
@@ -103,6 +108,22 @@ class Scenario:
     """Seconds from QEMU's start until the guest is given up."""
     ram_holes: int = 0
     """Pages that the guest reserves at boot, each of which makes one more range of its RAM."""
+    max_memory: int = 32 << 30
+    """How much memory the machine can have with all DIMMs, at most."""
+
+    @property
+    def ends_without_dump(self) -> bool:
+        """Whether there is no panic."""
+        return self.steps[-1].action == "end"
+
+    @property
+    def most_dimms(self) -> int:
+        """How many DIMMs are plugged at once, at most."""
+        plugged = most = 0
+        for step in self.steps:
+            plugged += (step.action == "add-dimm") - (step.action == "remove-dimm")
+            most = max(most, plugged)
+        return most
 
 
 def bundled() -> list[str]:
@@ -141,12 +162,14 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
         "capture-without",
         "time-limit",
         "ram-holes",
+        "max-memory",
     }
     _no_others(name, "", content, known)
-    steps = tuple(_step(f"{name}: step {n}", raw) for n, raw in enumerate(_list(name, content, "step"), 1))
-    if [s.action for s in steps if s.action.startswith("panic")] not in (["panic"], ["panic-within"]):
-        raise ScenarioError(f"{name}: one step, and no other, has to be a panic")
-    if steps[-1].action != "panic" and not any(s.action == "panic-within" for s in steps):
+    raw_steps = written_out(name, _list(name, content, "step"), size)
+    steps = tuple(_step(f"{name}: step {n}", raw) for n, raw in enumerate(raw_steps, 1))
+    if [s.action for s in steps if s.action in _ENDS] not in (["panic"], ["panic-within"], ["end"]):
+        raise ScenarioError(f"{name}: one step, and no other, has to be a panic (or end, where no dump is wanted)")
+    if steps[-1].action not in ("panic", "end") and not any(s.action == "panic-within" for s in steps):
         raise ScenarioError(f"{name}: nothing can happen after the panic")
     raw_expect = content.get("expect", {})
     _no_others(name, "expect.", raw_expect, set(UPDATES))
@@ -169,6 +192,7 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
         tuple(content.get("capture-without", ())),
         float(content.get("time-limit", 420)),
         int(content.get("ram-holes", 0)),
+        size(f"{name}: max-memory", content.get("max-memory", "32G")),
     )
 
 
@@ -212,7 +236,7 @@ def _step(where: str, raw: dict[str, Any]) -> Step:
     for key in ("size", "address"):
         if key in arguments:
             arguments[key] = size(f"{where}: {key}", arguments[key])
-    for key in ("cpu", "block", "number"):
+    for key in ("cpu", "block", "number", "dimms", "cpus"):
         if not isinstance(arguments.get(key, 0), int):
             raise ScenarioError(f"{where}: {key} is {arguments[key]!r}, not a number")
     if action == "measure" and arguments["what"] not in MEASURED:

@@ -26,14 +26,22 @@ def kdump_locks(seconds: float) -> Iterator[None]:
 
     :param seconds: how long to wait for one that is taken
     :raise LockBusyError: one stays taken
+    :raise CrashHotplugError: one cannot be opened or made (a read-only or a full disk)
     """
     with ExitStack() as held:
         for path in (RED_HAT, DEBIAN):
             if os.path.isdir(os.path.dirname(path)):
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                descriptor = _open(path)
                 held.callback(os.close, descriptor)
                 _take(descriptor, path, seconds)
         yield
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CrashHotplugError(f"the lock {path} cannot be opened: {error.strerror}") from error
 
 
 def _take(descriptor: int, path: str, seconds: float) -> None:

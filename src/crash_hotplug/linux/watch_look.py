@@ -138,8 +138,7 @@ class Looker:
         if look.verdict is Verdict.CANNOT_TELL and self._last is None:
             self._gate.accept(state)  # nothing has happened yet that would need a reload
         if self._strategy != "reload":
-            self._live.kexec_seconds = 0.0
-            report = update_in_place(self._live)
+            report = self._update_in_place()
             if report.outcome is not Outcome.CANNOT_TELL or look.verdict is not Verdict.CANNOT_TELL:
                 look = self._after(look, "in-place", report)
             if report.outcome in _DONE or self._strategy == "in-place" or look.verdict is Verdict.ACCURATE:
@@ -157,6 +156,13 @@ class Looker:
         report = self._reload(reason)
         self._gate.tried(self._clock(), state, report.outcome is Outcome.RELOADED)
         return self._after(look, "reload", report)
+
+    def _update_in_place(self) -> Report:
+        self._live.kexec_seconds = 0.0
+        try:
+            return update_in_place(self._live)
+        except CrashHotplugError as error:
+            return Report(LOOK, Outcome.FAILED, str(error))
 
     def _was_in_trouble(self) -> bool:
         """Whether the look before ended no better: what stood in the way may have been somebody else, for a moment."""

@@ -1,12 +1,14 @@
 """In the guest: takes orders from the host as lines of JSON over a serial port, one at a time, and answers each.
 
-A serial port needs no module, so it works on any kernel.  Runs on the guest's own Python, standard library only.
+A serial port needs no module, so it works on any kernel.  Runs on the guest's own Python, standard library only;
+this project is imported only where an update is ordered.
 """
 
 from __future__ import annotations
 
 import base64
 import ctypes
+import importlib
 import json
 import mmap
 import os
@@ -138,6 +140,13 @@ def busy(cpu: int, pattern: int) -> int:
     os._exit(1)
 
 
+def update() -> str:
+    """Update the crash image in place from this process, which stays: what a service does, without its start."""
+    live = importlib.import_module("crash_hotplug.linux.live_machine").LiveMachine()
+    report = importlib.import_module("crash_hotplug.linux.update_once").update_in_place(live)
+    return f"{report.outcome.value}: {report.sentence} (kexec_load {live.kexec_seconds * 1e3:.1f} ms)"
+
+
 def panic_after(cpu: int, seconds: float) -> int:
     """Let another process panic the kernel on a given CPU after some time; return its id."""
     child = os.fork()
@@ -157,7 +166,7 @@ def panic(cpu: int) -> None:
 
 ORDERS: dict[str, Callable[..., Any]] = {
     "run": run, "spawn": spawn, "read": read, "write": write, "get": get, "put": put, "plant": plant, "where": where,
-    "busy": busy, "panic": panic, "panic_after": panic_after,
+    "busy": busy, "update": update, "panic": panic, "panic_after": panic_after,
 }  # fmt: skip
 
 

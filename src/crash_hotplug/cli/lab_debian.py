@@ -1,0 +1,42 @@
+"""``crash-hotplug lab debian``: the same full Debian guest without this package, and with it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from crash_hotplug.cli import exit_codes
+from crash_hotplug.cli.lab_progress import say
+from crash_hotplug.core.errors import InputError
+from crash_hotplug.lab import distro_image, distro_run, report, results, session
+from crash_hotplug.lab.results import Result
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build the guest's image where it is missing, and run the sides; exit code 1 where one was not as expected."""
+    deb = Path(arguments.deb) if arguments.deb else None
+    if deb is not None and not deb.is_file():
+        raise InputError(f"there is no package file {deb}")
+    sides = [arguments.side] if arguments.side else [distro_run.WITHOUT, *([distro_run.WITH] if deb else [])]
+    if distro_run.WITH in sides and deb is None:
+        raise InputError("the side `with` needs the package file to install (--deb FILE)")
+    image = distro_image.build(arguments.release, say, arguments.rebuild)
+    if arguments.build:
+        print(image.disk)
+        return exit_codes.DONE
+    directory = Path(arguments.output) if arguments.output else session.new_directory()
+    done: list[Result] = []
+    for side in sides:
+        own = directory / f"debian-{image.release}-{side}"
+        own.mkdir(parents=True, exist_ok=True)
+        say(f"Debian {distro_image.RELEASES[image.release]}, {side} this package")
+        result = asyncio.run(distro_run.run(image, side, deb, own, lambda what: say(f"  {what}")))
+        done.append(result)
+        results.write(done, directory, session.facts())
+        print(f"{result.outcome.upper():7} {side:8} {result.seconds:.0f} s  {result.reason}", flush=True)
+        for check in result.checks:
+            print(f"  {'ok' if check.ok else 'NOT OK':6} {check.name}: {check.detail.splitlines()[0][:160]}"
+                  if check.detail else f"  {'ok' if check.ok else 'NOT OK':6} {check.name}")  # fmt: skip
+    print(report.write(done, directory, session.facts()))
+    return exit_codes.FAILED if session.exit_failed(done) else exit_codes.DONE

@@ -1,0 +1,157 @@
+"""Runs something in a process of its own and times its crash-kexec system calls, and its children's, with ptrace.
+
+A seccomp filter lets only kexec_load(2) and kexec_file_load(2) of a crash image stop; everything else runs at its own
+speed, so that wall and CPU time are those of an unwatched process.  The kernel drops the loaded image at the start of
+such a call (``do_kexec_load()`` of kernel/kexec.c, kexec_file_load of kernel/kexec_file.c) and holds the kexec lock
+until its end; a panic in between leaves no dump.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.linux.kexec_state import read_kexec_state
+from crash_hotplug.linux.sysroot import Sysroot
+
+# linux/ptrace.h
+_TRACEME, _CONT, _SYSCALL, _SETOPTIONS = 0, 7, 24, 0x4200
+_OPTIONS = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x80  # SYSGOOD, FORK, VFORK, CLONE, EXEC, SECCOMP
+_EVENT_SECCOMP = 7
+_SYSCALL_STOP = signal.SIGTRAP | 0x80
+_WALL = 0x40000000
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
+_ALLOW, _TRACE = 0x7FFF0000, 0x7FF00000
+_AUDIT_ARCH_X86_64 = 0xC000003E
+_LOAD_WORD, _IF_EQUAL, _IF_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
+# (code, if true, if false, operand) over struct seccomp_data {int nr; u32 arch; u64 ip; u64 args[6]}
+_FILTER = (
+    (_LOAD_WORD, 0, 0, 4),
+    (_IF_EQUAL, 0, 7, _AUDIT_ARCH_X86_64),
+    (_LOAD_WORD, 0, 0, 0),
+    (_IF_EQUAL, 3, 0, 246),  # kexec_load
+    (_IF_EQUAL, 0, 4, 320),  # kexec_file_load
+    (_LOAD_WORD, 0, 0, 16 + 8 * 4),
+    (_IF_SET, 3, 2, 0x2),  # KEXEC_FILE_ON_CRASH
+    (_LOAD_WORD, 0, 0, 16 + 8 * 3),
+    (_IF_SET, 1, 0, 0x1),  # KEXEC_ON_CRASH
+    (_RETURN, 0, 0, _ALLOW),
+    (_RETURN, 0, 0, _TRACE),
+)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.argtypes = [ctypes.c_long] * 4
+_libc.ptrace.restype = ctypes.c_long
+
+
+class Timing(NamedTuple):
+    """What one run cost.  Seconds."""
+
+    wall: float
+    cpu: float
+    """User and system time of the process and of all its children that ended."""
+    without_image: float
+    """From the start of a call that drops the image to the end of the one after which one is loaded."""
+    calls: int
+    """How many crash-kexec system calls there were."""
+    exit_code: int
+    """What the process returned; minus the signal where one ended it."""
+
+
+@dataclass
+class _Watch:
+    """The open call of each process, and the time without an image so far."""
+
+    is_loaded: Callable[[], bool]
+    dropped_at: float | None = None
+    without_image: float = 0.0
+    calls: int = 0
+    inside: set[int] = field(default_factory=set)
+
+    def entered(self, pid: int) -> None:
+        """A process is about to make a call."""
+        self.inside.add(pid)
+        self.calls += 1
+        if self.dropped_at is None:
+            self.dropped_at = time.perf_counter()
+
+    def left(self, pid: int) -> None:
+        """A process came back from its call."""
+        now = time.perf_counter()
+        self.inside.discard(pid)
+        if self.dropped_at is not None and self.is_loaded():
+            self.without_image += now - self.dropped_at
+            self.dropped_at = None
+
+    def ended(self) -> None:
+        """Everything ended: an image that is still missing is missing until now."""
+        if self.dropped_at is not None:
+            self.without_image += time.perf_counter() - self.dropped_at
+
+
+def time_kexec_calls(work: Callable[[], int]) -> Timing:
+    """Let a child process do *work* and end with what it returns; *work* may execute another program.
+
+    :raise CrashHotplugError: this process may not trace
+    """
+    watch = _Watch(lambda: read_kexec_state(Sysroot()).image_loaded is not False)
+    started = time.perf_counter()
+    child = os.fork()
+    if child == 0:
+        code = 126
+        try:
+            _libc.ptrace(_TRACEME, 0, 0, 0)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            _install_filter()
+            code = work()
+        finally:
+            os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    if not os.WIFSTOPPED(status) or _libc.ptrace(_SETOPTIONS, child, 0, _OPTIONS):
+        raise CrashHotplugError("system calls cannot be timed here: ptrace is forbidden")
+    _libc.ptrace(_CONT, child, 0, 0)
+    code, cpu = _watch_until_end(child, watch)
+    ended = time.perf_counter()
+    watch.ended()
+    return Timing(ended - started, cpu, watch.without_image, watch.calls, code)
+
+
+def _watch_until_end(child: int, watch: _Watch) -> tuple[int, float]:
+    """Let everything run until *child* ends; return its exit code and CPU time."""
+    while True:
+        pid, status, usage = os.wait4(-1, _WALL)
+        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+            if pid == child:
+                code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+                return code, usage.ru_utime + usage.ru_stime
+            continue
+        stopped_by, request = os.WSTOPSIG(status), _CONT
+        if status >> 16 == _EVENT_SECCOMP:
+            watch.entered(pid)
+            request = _SYSCALL
+            stopped_by = 0
+        elif stopped_by == _SYSCALL_STOP:
+            if pid in watch.inside:
+                watch.left(pid)
+            stopped_by = 0
+        elif status >> 16 or stopped_by in (signal.SIGTRAP, signal.SIGSTOP):
+            stopped_by = 0  # a child was born, another program begins, or ptrace's own stop
+        _libc.ptrace(request, pid, 0, stopped_by)
+
+
+def _install_filter() -> None:
+    """Let only crash-kexec calls of this process and its children stop."""
+    program = b"".join(struct.pack("<HBBI", *instruction) for instruction in _FILTER)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    header = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(_FILTER), ctypes.addressof(buffer)), 16)
+    if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0):
+        _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0):
+            raise CrashHotplugError("system calls cannot be timed here: seccomp is forbidden")
