@@ -22,7 +22,7 @@ from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kdump_lock import LockBusyError, kdump_locks
 from crash_hotplug.linux.kexec_load import KEXEC_UPDATE_ELFCOREHDR, KexecBusyError, load_crash_image
-from crash_hotplug.linux.kexec_state import read_kexec_state
+from crash_hotplug.linux.kexec_state import read_kexec_state, why_no_load
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.memory_encryption import memory_encryption
 from crash_hotplug.linux.sysroot import Sysroot
@@ -114,11 +114,7 @@ class LiveMachine:
             return f"this machine is {machine}: an update in place is known to be safe on x86_64 only"
         if state.lockdown not in (None, "none"):
             return f"lockdown ({state.lockdown}) forbids kexec_load"
-        if state.load_disabled:
-            return "kernel.kexec_load_disabled forbids loading until the next boot"
-        if state.load_limit == 0:
-            return "kernel.kexec_load_limit_panic allows no more loads"
-        return None
+        return why_no_load(state)
 
     def plan(self, image: CrashImage, header: bytes) -> UpdatePlan:
         """Plan to replace the header of *image*; errors as :func:`~crash_hotplug.core.update_plan.plan_update`."""
