@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import ImageChangedError, Step, Steps
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.handler import ImageChangedError, MixedImageError, Step, Steps
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.image_marks import check_marks, marks_of
 from crash_hotplug.core.machine import Machine
@@ -179,13 +179,23 @@ class LiveMachine:
         self._check(plan, header)
 
     def _check(self, plan: UpdatePlan, header: bytes) -> None:
+        """Read back what was loaded.
+
+        :raise MixedImageError: it may leave no dump, and has to be loaded anew
+        :raise CrashHotplugError: it is not what was meant
+        """
         now = find_crash_image(self._sysroot, read_iomem(self._sysroot).crashkernel)
         if now.kimage is None:
             raise CrashHotplugError("what was loaded cannot be read back: reload the crash image")
         check_result(plan, now.kimage, now.elfcorehdr, header)
         # A digest that we wrote is computed once more: only that speaks for every byte that was not listed.
         if self._verify_full or plan.takes_over:
-            self._verify_digest(now)
+            try:
+                self._verify_digest(now)
+            except CannotTellError:
+                raise
+            except CrashHotplugError as error:
+                raise MixedImageError(str(error)) from error
 
     def _verify_digest(self, image: CrashImage) -> None:
         self._say("the whole image is hashed")
