@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from typing import BinaryIO
 
-from crash_hotplug.core.errors import InputError
-from crash_hotplug.linux.regular_file import open_regular, read_all
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.linux.regular_file import NotRegularFileError, open_regular, read_all
 
 SMALL = 64 << 10
 """More than any sysfs attribute has."""
@@ -53,10 +53,17 @@ class Sysroot:
     def open(self, path: str) -> BinaryIO | None:
         """Open a regular file for reading, unbuffered; None where it does not exist.
 
-        :raise CannotTellError: it may not be read
+        :raise CannotTellError: it may not be read, or is hidden
         :raise InputError: it is not a regular file
         """
-        return open_regular(self.locate(path))
+        located = self.locate(path)
+        try:
+            return open_regular(located)
+        except NotRegularFileError as error:
+            if self.is_live:  # container runtimes mount /dev/null over /proc/kcore and its kind
+                hidden = f"{located} is hidden: a container or a service's sandbox has put a device there"
+                raise CannotTellError(hidden) from error
+            raise
 
     def read(self, path: str, limit: int = SMALL) -> bytes | None:
         """Return a file's contents; None where it does not exist.
