@@ -1,8 +1,7 @@
-"""``crash-hotplug load``: what it gives the kernel, and what it says."""
+"""``crash-hotplug load``: what it asks for, and what it says."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,76 +9,69 @@ import pytest
 from crash_hotplug.cli import load
 from crash_hotplug.cli.load import capture_cmdline
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import Outcome, Report
-from crash_hotplug.linux import kexec_file_load
-from crash_hotplug.linux.update_once import LOOK
+from crash_hotplug.linux.capture_kernel import Strategy
+from crash_hotplug.linux.load_once import Loaded
+from crash_hotplug.linux.load_record import LoadRecord
 from tests.cli.running import run
+
+Asked = list[tuple[LoadRecord, bool]]
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes | None, int]]:
-    """Keep what would be given to kexec_file_load: command line and flags."""
-    made: list[tuple[bytes | None, int]] = []
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """Keep what would be loaded, and whether the room is a must."""
+    made: Asked = []
 
-    def call(_kernel: int, _initrd: int, cmdline: bytes | None, flags: int) -> None:
-        made.append((cmdline, flags))
+    def load_once(_machine: object, record: LoadRecord, room_is_a_must: bool) -> Loaded:
+        made.append((record, room_is_a_must))
+        return Loaded("kexec_file_load", None)
 
-    def unlocked(_seconds: float) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    monkeypatch.setattr(kexec_file_load, "_call", call)
-    monkeypatch.setattr(load, "kdump_locks", unlocked)
-    monkeypatch.setattr(load, "give_room", lambda *_: None)
-    monkeypatch.setattr(load, "update_in_place", lambda *_: Report(LOOK, Outcome.UPDATED, "done"))
+    monkeypatch.setattr(load, "load_once", load_once)
     return made
 
 
-def kernel(tmp_path: Path) -> Path:
-    path = tmp_path / "vmlinuz"
-    path.write_bytes(bytes(0x202) + b"HdrS" + bytes(100))
-    return path
-
-
 def test_a_kernel_is_loaded_and_made_ready(
-    calls: list[tuple[bytes | None, int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    initrd = tmp_path / "initrd"
-    initrd.write_bytes(b"initrd")
-    ran = run(capsys, "load", kernel(tmp_path), "--initrd", initrd, "--append", "nr_cpus=1 panic=1")
-    assert (ran.code, ran.out) == (0, "loaded: ready for hot-plug\n")
-    assert run(capsys, "load", kernel(tmp_path), "--json").json["ready_for_hotplug"] is True
-    assert calls == [(b"nr_cpus=1 panic=1\0", 2), (b"\0", 6)]
+    monkeypatch.chdir(tmp_path)
+    ran = run(capsys, "load", "vmlinuz", "--initrd", "initrd", "--append", "nr_cpus=1 panic=1")
+    assert (ran.code, ran.out) == (0, "loaded: by kexec_file_load; ready for hot-plug\n")
+    record, must = asked[0]
+    assert record.files == (f"{tmp_path}/vmlinuz", f"{tmp_path}/initrd", "nr_cpus=1 panic=1")
+    assert (record.strategy, record.memory_ranges, record.hotplug_size, must) == (Strategy.AUTO, 8192, None, False)
+    assert run(capsys, "load", "vmlinuz", "--json").json["ready_for_hotplug"] is True
+
+
+def test_room_that_is_asked_for_is_a_must(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "load", "k", "--hotplug-size", "0x20000", "--strategy", "kexec-tools")
+    run(capsys, "load", "k", "--max-memory-ranges", "100", "--strategy", "file")
+    found = [(record.hotplug_size, record.memory_ranges, record.strategy.value, must) for record, must in asked]
+    assert found == [(0x20000, 8192, "kexec-tools", True), (None, 100, "file", True)]
 
 
 def test_what_keeps_it_from_being_ready_is_said(
-    calls: list[tuple[bytes | None, int]],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "give_room", lambda *_: "lockdown (integrity) forbids kexec_load")
-    ran = run(capsys, "load", kernel(tmp_path))
-    assert "not made ready for hot-plug: lockdown" in ran.out
-    assert len(calls) == 1
+    monkeypatch.setattr(load, "load_once", lambda *_: Loaded("kexec_file_load", "lockdown (integrity) forbids it"))
+    ran = run(capsys, "load", "k")
+    assert (ran.code, "not made ready for hot-plug: lockdown" in ran.out) == (0, True)
+    assert run(capsys, "load", "k", "--max-memory-ranges", "9").code == 1
 
 
-def test_unload(calls: list[tuple[bytes | None, int]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: object) -> Loaded:
+        raise CrashHotplugError("kexec_file_load failed: it is forbidden; the former image is still loaded")
+
+    monkeypatch.setattr(load, "load_once", refused)
+    ran = run(capsys, "load", "k")
+    assert (ran.code, ran.err.strip().endswith("the former image is still loaded")) == (1, True)
+
+
+def test_unload(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(load, "unload", lambda: done.append("unloaded"))
     assert run(capsys, "load", "--unload").code == 0
-    assert calls == [(None, 3)]
-
-
-def test_files_are_checked_before_the_loaded_image_is_dropped(
-    calls: list[tuple[bytes | None, int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "text").write_text("no kernel")
-    for arguments in (
-        ("load", tmp_path / "text"),
-        ("load", tmp_path / "missing"),
-        ("load", kernel(tmp_path), "--initrd", tmp_path / "missing"),
-        ("load", kernel(tmp_path), "--append", "x" * 3000),
-    ):
-        assert run(capsys, *arguments).code == 1
-    assert calls == []
+    assert done == ["unloaded"]
 
 
 def test_the_kernels_own_command_line_is_reused_without_what_is_its_own() -> None:
@@ -88,12 +80,17 @@ def test_the_kernels_own_command_line_is_reused_without_what_is_its_own() -> Non
     assert capture_cmdline("", "") == ""
 
 
-def test_a_kernel_that_refuses_is_a_sentence() -> None:
-    """Flags that no kernel knows are refused before anything is touched, with or without privilege."""
-    with pytest.raises(CrashHotplugError, match="kexec_file_load failed"):
-        kexec_file_load._call(-1, -1, None, 1 << 30)
-
-
-def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (("load",), ("load", "k", "--unload"), ("load", "k", "--max-memory-ranges", "0")):
+def test_usage(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ("load",),
+        ("load", "k", "--unload"),
+        ("load", "k", "--max-memory-ranges", "0"),
+        ("load", "k", "--hotplug-size", "0"),
+        ("load", "k", "--hotplug-size", "64K"),
+        ("load", "k", "--hotplug-size", "0x10000000"),
+        ("load", "k", "--hotplug-size", "-4096"),
+        ("load", "k", "--hotplug-size", "65536", "--max-memory-ranges", "8"),
+        ("load", "k", "--strategy", "magic"),
+    ):
         assert run(capsys, *arguments).code == 2
+    assert asked == []

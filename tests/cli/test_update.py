@@ -11,10 +11,14 @@ from crash_hotplug.cli import update
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.handler import Outcome, Report
 from crash_hotplug.linux import live_machine, update_once
+from crash_hotplug.linux.capture_kernel import CaptureKernel, Strategy
 from crash_hotplug.linux.live_machine import LiveMachine
+from crash_hotplug.linux.load_record import LoadRecord
+from crash_hotplug.linux.reload import NoReloadToolError
 from crash_hotplug.linux.update_once import LOOK
 from tests.cli.running import run
 from tests.linux.fake_kexec import KERNEL, FakeKexec
+from tests.linux.test_live_machine import add_ranges
 
 
 @pytest.fixture
@@ -66,6 +70,32 @@ def test_a_dry_run_shows_the_plan_and_changes_nothing(fake: FakeKexec, capsys: p
     assert run(capsys, "update", "--dry-run").out == "nothing to do: the header is right as it is\n"
 
 
+def test_a_dry_run_says_about_how_long_there_would_be_no_image(
+    fake: FakeKexec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run(capsys, "update", "--dry-run", "--json").json
+    estimated = report["plan"]["time_without_image"]
+    assert 0 < estimated["seconds"] < 10
+    assert "pages written and the protection of 49152 changed twice" in estimated["basis"]
+    assert "No image for  about " in run(capsys, "update", "--dry-run").out
+
+
+def test_a_dry_run_of_a_header_that_has_to_move_shows_the_whole_plan(
+    fake: FakeKexec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_ranges(fake, 400)
+    shown = run(capsys, "update", "--dry-run", "--max-memory-ranges", "1000")
+    assert shown.code == 0
+    assert shown.out.startswith("the header outgrew its 16384 bytes and would move to a place of 57344; would list ")
+    assert "the zero page, with the new place in command line and E820 table" in shown.out
+    planned = run(capsys, "update", "--dry-run", "--max-memory-ranges", "1000", "--json").json["plan"]
+    assert fake.loads == []
+    assert run(capsys, "update", "--max-memory-ranges", "1000").out.startswith("updated: written at a new place, with")
+    done = [{"phys": hex(s.phys), "bufsz": len(s.data), "memsz": s.memsz, "why": s.why} for s in fake.loads[0]]
+    assert planned["segments"] == done
+    assert run(capsys, "update", "--max-memory-ranges", "none").code == 2
+
+
 def test_no_image_is_loaded(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
     fake.unload()
     assert run(capsys, "update").code == 3
@@ -108,11 +138,51 @@ def test_a_broken_image_is_noticed_by_a_full_verification(fake: FakeKexec, capsy
 
 
 def test_a_reload_that_fails_says_why_it_was_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_once, "is_root", lambda: True)
     monkeypatch.setattr(update_once, "reload_crash_image", lambda: "kdumpctl reload")
     assert update_once.update_by_reload("no kcore").sentence == "kdumpctl reload: no kcore"
 
     def failing() -> str:
-        raise CrashHotplugError("neither is installed")
+        raise CrashHotplugError("kdumpctl reload failed: no")
 
     monkeypatch.setattr(update_once, "reload_crash_image", failing)
-    assert update_once.update_by_reload("no kcore") == Report(LOOK, Outcome.FAILED, "no kcore; neither is installed")
+    failed = Report(LOOK, Outcome.FAILED, "no kcore; kdumpctl reload failed: no")
+    assert update_once.update_by_reload("no kcore") == failed
+
+
+def test_without_a_tool_our_own_load_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[object, ...]] = []
+
+    def no_tool() -> str:
+        raise NoReloadToolError("neither is installed")
+
+    def load_again(*arguments: object) -> str:
+        loaded.append(arguments)
+        return "kexec_file_load"
+
+    def unlocked(_seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    record: list[LoadRecord | None] = [None]
+    monkeypatch.setattr(update_once, "is_root", lambda: True)
+    monkeypatch.setattr(update_once, "reload_crash_image", no_tool)
+    monkeypatch.setattr(update_once, "read_record", lambda: record[0])
+    monkeypatch.setattr(update_once, "load_capture_kernel", load_again)
+    monkeypatch.setattr(update_once, "make_ready", lambda *_: None)
+    monkeypatch.setattr(update_once, "kdump_locks", unlocked)
+    nothing = update_once.update_by_reload("no kcore")
+    assert (nothing.outcome, loaded) == (Outcome.FAILED, [])
+    assert nothing.sentence == "no kcore; neither is installed, and crash-hotplug load loaded none since the boot"
+    files = CaptureKernel("/boot/k", None, "nr_cpus=1")
+    record[0] = LoadRecord(files, Strategy.AUTO, 8192, 4096)
+    again = update_once.update_by_reload("no kcore")
+    assert again.outcome is Outcome.RELOADED
+    assert again.sentence == "loaded /boot/k again by kexec_file_load: no kcore"
+    assert loaded == [(files, Strategy.AUTO, 4096)]
+
+
+def test_who_is_not_root_reloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_once, "is_root", lambda: False)
+    monkeypatch.setattr(update_once, "reload_crash_image", lambda: pytest.fail("it was tried"))
+    assert update_once.update_by_reload("run as root").outcome is Outcome.CANNOT_TELL
+    assert update_once.update_by_reload("").sentence == "only root can reload the crash image"

@@ -24,7 +24,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKexec:
 
     monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
     monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
-    monkeypatch.setattr(watch_look, "find_reload_tool", lambda: None)
+    monkeypatch.setattr(watch_look, "can_reload", lambda: False)
     monkeypatch.setattr(watch, "Sysroot", lambda: fake.sysroot)
     monkeypatch.setattr(watch, "LiveMachine", lambda sysroot, say: LiveMachine(sysroot))
     return fake

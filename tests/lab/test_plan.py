@@ -67,3 +67,10 @@ def test_no_such_loader() -> None:
 def test_repeated_runs_have_names_of_their_own() -> None:
     runs = plan.plan([scenario.load("panic-in-a-storm")], [kernel("6.1")], [], ["reload"], repeat=3)
     assert [run.name for run in runs] == [f"panic-in-a-storm-6.1-c-reload-{n}" for n in (1, 2, 3)]
+
+
+def test_our_own_load_is_for_who_asks_and_for_scenarios_about_it() -> None:
+    assert ("own", "in-place", False) not in planned("hot-add", "6.12", ["all"], ["in-place"])
+    assert planned("hot-add", "6.12", ["own"], ["in-place"]) == [("own", "in-place", False)]
+    assert planned("own-load", "6.12", [], []) == [("own", "kernel", False), ("own", "in-place", False)]
+    assert planned("own-load", "6.1", [], []) == [("own", "nothing", False), ("own", "in-place", False)]

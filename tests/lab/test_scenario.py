@@ -80,6 +80,9 @@ def test_a_step_as_it_is_shown() -> None:
         ({"expect": {"nothing": {"findings": [{"kind": "memory-missing", "dimm": "d9"}]}}}, "no step adds the DIMM d9"),
         ({"loaders": ["x"]}, "loaders has x"),
         ({"memory": -1}, "memory: -1 is not a size"),
+        ({"step": [{"do": "command"}, PANIC]}, "command needs run"),
+        ({"step": [{"do": "command", "run": "update", "code": "one"}, PANIC]}, "code is 'one', not a number"),
+        ({"step": [{"do": "command", "run": "update", "image": "odd"}, PANIC]}, "image is 'odd'; known are untouched"),
         ({"speed": 1}, "speed is not known here"),
     ],
 )

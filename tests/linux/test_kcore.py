@@ -55,3 +55,12 @@ def test_a_truncated_kcore_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "proc" / "kcore").unlink()
     with pytest.raises(CannotTellError, match="does not exist"):
         Kcore(Sysroot(str(tmp_path)))
+
+
+def test_a_kcore_that_is_hidden_from_a_container_or_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Container runtimes put /dev/null over it, systemd an empty file."""
+    (tmp_path / "empty").write_text("")
+    for path, words in (("/dev/null", "is hidden: a container"), (str(tmp_path / "empty"), "is empty: a container")):
+        monkeypatch.setattr("crash_hotplug.linux.kcore.PATH", path)
+        with pytest.raises(CannotTellError, match=words):
+            Kcore(Sysroot())

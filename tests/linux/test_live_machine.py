@@ -11,9 +11,10 @@ from crash_hotplug.core import update_plan
 from crash_hotplug.core.assessment import assess
 from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
-from crash_hotplug.core.handler import Outcome
+from crash_hotplug.core.handler import ImageChangedError, Outcome
 from crash_hotplug.core.handler_policies import InPlace
-from crash_hotplug.core.image import e820_table
+from crash_hotplug.core.image import e820_table, elfcorehdr_room
+from crash_hotplug.core.move_header import room_for
 from crash_hotplug.core.update_plan import NewSegment
 from crash_hotplug.linux import live_machine
 from crash_hotplug.linux.crash_image import find_crash_image
@@ -21,15 +22,18 @@ from crash_hotplug.linux.kdump_lock import LockBusyError
 from crash_hotplug.linux.kexec_load import KEXEC_UPDATE_ELFCOREHDR, KexecBusyError, KexecError
 from crash_hotplug.linux.live_machine import LiveMachine
 from crash_hotplug.linux.machine_reader import read_machine
-from crash_hotplug.linux.update_once import LOOK, update_in_place
+from crash_hotplug.linux.update_once import LOOK, make_ready, update_in_place
+from tests.core.test_image import kimage_bytes
 from tests.linux.fake_kexec import (
     BACKUP,
+    ENTRY,
     HEADER,
     INITRD,
     KERNEL,
     KIMAGE_PHYS,
     PURGATORY,
     RESERVED_START,
+    SEGMENTS,
     ZERO_PAGE,
     FakeKexec,
 )
@@ -233,12 +237,57 @@ def test_a_refusing_kernel_is_a_sentence(fake: FakeKexec, monkeypatch: pytest.Mo
 
 
 def test_an_image_that_somebody_else_loads_meanwhile(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
-    pointers = iter(range(1, 100))
-    monkeypatch.setattr(live_machine, "read_pointer", lambda *_: next(pointers))
+    identities = iter(range(1, 100))
+    monkeypatch.setattr(live_machine, "read_identity", lambda *_: bytes([next(identities)]))
     report = update_in_place(live(fake))
     assert report.outcome is Outcome.FAILED
     assert "somebody else loaded" in report.sentence
     assert fake.loads == []
+
+
+def test_an_image_at_the_same_address_is_told_by_its_segments(fake: FakeKexec) -> None:
+    """The kernel frees the former struct kimage before it allocates the next: often the pointer stays the same."""
+    machine = live(fake)
+    assert machine.try_lock()
+    image = machine.loaded_image()
+    assert image is not None
+    header = InPlace().header(machine.read_machine(), image, LOOK).to_bytes()
+    steps = machine.replace_header(image, header)
+    next(steps)
+    fake.write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS[1:]))
+    with pytest.raises(ImageChangedError):
+        next(steps)
+    machine.unlock()
+    assert fake.loads == []
+
+
+@pytest.mark.parametrize("place", [KERNEL + 0x3000, INITRD, BACKUP + 0x50000, ZERO_PAGE + 0x5FFF])
+def test_an_image_that_was_loaded_at_the_very_moment_is_noticed(
+    fake: FakeKexec, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    assert update_in_place(live(fake)).outcome is Outcome.UPDATED
+    add_ranges(fake, 3)
+
+    def load(entry_phys: int, segments: tuple[NewSegment, ...], flags: int) -> None:
+        fake.write(place, b"somebody else's".ljust(0x4000, b"!")[: 1 if place % 0x1000 else None])
+        fake.kexec_load(entry_phys, segments, flags)
+
+    monkeypatch.setattr(live_machine, "load_crash_image", load)
+    report = update_in_place(live(fake))
+    assert (report.outcome, "is a mix of two" in report.sentence) == (Outcome.MIXED, True)
+
+
+def test_a_take_over_computes_its_digest_once_more(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte between two samples, changed at the very moment of the take-over, is seen by the whole digest only."""
+    monkeypatch.setattr(live_machine, "check_marks", lambda *_: None)
+
+    def load(entry_phys: int, segments: tuple[NewSegment, ...], flags: int) -> None:
+        fake.flip_bit(KERNEL + 5)
+        fake.kexec_load(entry_phys, segments, flags)
+
+    monkeypatch.setattr(live_machine, "load_crash_image", load)
+    report = update_in_place(live(fake))
+    assert (report.outcome, "does not fit" in report.sentence) == (Outcome.FAILED, True)
 
 
 def add_ranges(fake: FakeKexec, number: int) -> None:
@@ -261,11 +310,35 @@ def test_a_header_that_outgrew_its_segment_moves_once(fake: FakeKexec) -> None:
     assert f"elfcorehdr={place >> 10}K" in (image.cmdline or "")
     assert [kind for r, kind in e820_table(image.boot_params or b"") if r.start == place] == [2]
     assert fake.digest_fits()
-    assert len(fake.loads) == 2
+    assert len(fake.loads) == 1
     add_ranges(fake, 500)
     assert update_in_place(live(fake, verify_full=True)).outcome is Outcome.UPDATED
     assert find_crash_image(fake.sysroot, machine.crashkernel).elfcorehdr_phys == place
     assert fake.digest_fits()
+
+
+def test_room_is_for_as_many_ranges_as_was_asked_for(fake: FakeKexec) -> None:
+    add_ranges(fake, 400)
+    assert update_in_place(live(fake), 1000).outcome is Outcome.UPDATED
+    machine = read_machine(fake.sysroot)
+    image = find_crash_image(fake.sysroot, machine.crashkernel)
+    assert elfcorehdr_room(image, machine.crashkernel, None) == room_for(len(machine.cpus), 1000)
+
+
+def test_more_ranges_than_were_asked_for_get_room_all_the_same(fake: FakeKexec) -> None:
+    add_ranges(fake, 400)
+    assert update_in_place(live(fake), 1).outcome is Outcome.UPDATED
+    assert verdict(fake) is Verdict.ACCURATE
+
+
+def test_room_in_bytes(fake: FakeKexec) -> None:
+    assert make_ready(live(fake), hotplug_size=0x21001) is None
+    machine = read_machine(fake.sysroot)
+    image = find_crash_image(fake.sysroot, machine.crashkernel)
+    assert elfcorehdr_room(image, machine.crashkernel, None) == 0x22000
+    assert make_ready(live(fake), hotplug_size=0x10000) is None
+    assert verdict(fake) is Verdict.ACCURATE
+    assert len(fake.loads) == 1
 
 
 def test_a_move_that_cannot_be_made_leaves_everything(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,14 +21,14 @@ def tool(directory: Path, name: str, script: str) -> str:
 def test_the_tool_that_is_there_is_run(tmp_path: Path, name: str) -> None:
     path = tool(tmp_path, name, f'echo "$@" > {tmp_path}/ran')
     assert find_reload_tool(str(tmp_path)) == [path, "reload"]
-    assert reload_crash_image(str(tmp_path)) == f"{path} reload"
+    assert reload_crash_image(search=str(tmp_path)) == f"{path} reload"
     assert (tmp_path / "ran").read_text() == "reload\n"
 
 
 def test_no_tool(tmp_path: Path) -> None:
     assert find_reload_tool(str(tmp_path)) is None
     with pytest.raises(CrashHotplugError, match="neither kdumpctl nor kdump-config is installed"):
-        reload_crash_image(str(tmp_path))
+        reload_crash_image(search=str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_no_tool(tmp_path: Path) -> None:
 def test_a_tool_that_fails(tmp_path: Path, script: str, said: str) -> None:
     tool(tmp_path, "kdumpctl", script)
     with pytest.raises(CrashHotplugError, match=said):
-        reload_crash_image(str(tmp_path))
+        reload_crash_image(search=str(tmp_path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -10,11 +10,12 @@ import pytest
 
 from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import Outcome
+from crash_hotplug.core.handler import Outcome, Report
 from crash_hotplug.linux import crash_image, live_machine, watch_look
 from crash_hotplug.linux.kdump_lock import LockBusyError
 from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.watch_look import Looker, outside_this_unit
+from crash_hotplug.linux.update_once import LOOK
+from crash_hotplug.linux.watch_look import Looker
 from tests.linux.fake_kexec import FakeKexec
 
 LOCKDOWN = "sys/kernel/security/lockdown"
@@ -30,21 +31,21 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKexec:
 
     monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
     monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
-    monkeypatch.setattr(watch_look, "find_reload_tool", lambda: None)
+    monkeypatch.setattr(watch_look, "can_reload", lambda: False)
     return fake
 
 
 @pytest.fixture
-def reloads(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+def reloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Count reloads, which do nothing here and succeed."""
-    done: list[Sequence[str]] = []
+    done: list[str] = []
 
-    def reload(prefix: Sequence[str], while_waiting: Callable[[], None]) -> str:
-        done.append(prefix)
-        return "kdumpctl reload"
+    def reload(reason: str, while_waiting: Callable[[], None]) -> Report:
+        done.append(reason)
+        return Report(LOOK, Outcome.RELOADED, f"kdumpctl reload: {reason}")
 
-    monkeypatch.setattr(watch_look, "reload_crash_image", reload)
-    monkeypatch.setattr(watch_look, "find_reload_tool", lambda: ["kdumpctl", "reload"])
+    monkeypatch.setattr(watch_look, "reload_outside", reload)
+    monkeypatch.setattr(watch_look, "can_reload", lambda: True)
     return done
 
 
@@ -91,13 +92,13 @@ def test_a_header_that_somebody_overwrote_is_seen_without_any_event(fake: FakeKe
 def test_an_image_that_goes_and_comes_back_is_taken_over(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = looker(fake)
     looks.look(is_quiet=True)
-    pointer = crash_image.read_pointer
-    monkeypatch.setattr(watch_look, "read_pointer", lambda _sysroot, _kcore: 0)
+    identity = crash_image.read_identity
+    monkeypatch.setattr(watch_look, "read_identity", lambda _sysroot, _kcore: b"")
     fake.unload()
     gone = looks.look(is_quiet=True)
     assert (gone.verdict, gone.foreign) == (Verdict.NO_IMAGE, "the crash image was unloaded by somebody else")
     assert looks.look(is_quiet=True).foreign == ""
-    monkeypatch.setattr(watch_look, "read_pointer", pointer)
+    monkeypatch.setattr(watch_look, "read_identity", identity)
     fake.write_file("sys/kernel/kexec_crash_loaded", "1\n")
     fake.write(0x39F5_D000, fake.header)
     back = looks.look(is_quiet=True)
@@ -106,7 +107,7 @@ def test_an_image_that_goes_and_comes_back_is_taken_over(fake: FakeKexec, monkey
 
 
 def test_a_lock_that_is_held_is_no_reason_to_reload(
-    fake: FakeKexec, reloads: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch
+    fake: FakeKexec, reloads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def busy(_seconds: float) -> AbstractContextManager[None]:
         raise LockBusyError("locked")
@@ -128,7 +129,7 @@ def test_a_lock_that_cannot_be_opened_is_said(fake: FakeKexec, monkeypatch: pyte
     assert (seen.outcome, "Read-only" in seen.deed) == (Outcome.FAILED, True)
 
 
-def test_the_last_resort_comes_once_when_it_is_quiet(fake: FakeKexec, reloads: list[Sequence[str]]) -> None:
+def test_the_last_resort_comes_once_when_it_is_quiet(fake: FakeKexec, reloads: list[str]) -> None:
     fake.write_file(LOCKDOWN, "none [integrity] confidentiality\n")
     looks = looker(fake)
     first = looks.look(is_quiet=True)
@@ -146,21 +147,19 @@ def test_the_last_resort_comes_once_when_it_is_quiet(fake: FakeKexec, reloads: l
     assert len(reloads) == (2 if looks.look(is_quiet=True).verdict is Verdict.NOT_ACCURATE else 1)
 
 
-def test_strategy_in_place_never_reloads(fake: FakeKexec, reloads: list[Sequence[str]]) -> None:
+def test_strategy_in_place_never_reloads(fake: FakeKexec, reloads: list[str]) -> None:
     fake.write_file(LOCKDOWN, "none [integrity] confidentiality\n")
     looks = looker(fake, "in-place")
     assert {looks.look(is_quiet=True).outcome for _ in range(4)} == {Outcome.REFUSED}
     assert reloads == []
 
 
-def test_strategy_reload_never_updates_in_place(fake: FakeKexec, reloads: list[Sequence[str]]) -> None:
+def test_strategy_reload_never_updates_in_place(fake: FakeKexec, reloads: list[str]) -> None:
     assert looker(fake, "reload").look(is_quiet=True).outcome is Outcome.RELOADED
     assert (len(reloads), fake.loads) == (1, [])
 
 
-def test_where_nothing_can_be_told_a_reload_needs_something_that_happened(
-    fake: FakeKexec, reloads: list[Sequence[str]]
-) -> None:
+def test_where_nothing_can_be_told_a_reload_needs_something_that_happened(fake: FakeKexec, reloads: list[str]) -> None:
     (fake.root / "proc" / "kcore").unlink()
     looks = looker(fake)
     for _ in range(3):
@@ -173,13 +172,13 @@ def test_where_nothing_can_be_told_a_reload_needs_something_that_happened(
 
 
 def test_a_reload_that_fails_waits_before_the_next(
-    fake: FakeKexec, monkeypatch: pytest.MonkeyPatch, reloads: list[Sequence[str]]
+    fake: FakeKexec, monkeypatch: pytest.MonkeyPatch, reloads: list[str]
 ) -> None:
-    def failing(prefix: Sequence[str], while_waiting: Callable[[], None]) -> str:
-        reloads.append(prefix)
-        raise CrashHotplugError("kdumpctl reload failed: no")
+    def failing(reason: str, while_waiting: Callable[[], None]) -> Report:
+        reloads.append(reason)
+        return Report(LOOK, Outcome.FAILED, f"{reason}; kdumpctl reload failed: no")
 
-    monkeypatch.setattr(watch_look, "reload_crash_image", failing)
+    monkeypatch.setattr(watch_look, "reload_outside", failing)
     fake.write_file(LOCKDOWN, "none [integrity] confidentiality\n")
     now = [0.0]
     looks = looker(fake, now=lambda: now[0])
@@ -194,14 +193,14 @@ def test_a_reload_that_fails_waits_before_the_next(
     assert len(reloads) == 2
 
 
-def test_why_blind(fake: FakeKexec, reloads: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_blind(fake: FakeKexec, reloads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert looker(fake).why_blind() is None
     assert looker(fake).what_lacks() is None
     (fake.root / "proc" / "kcore").unlink()
     assert looker(fake).why_blind() is None
     assert "kcore does not exist" in (looker(fake).what_lacks() or "")
     assert "no reload is possible either" in (looker(fake, "in-place").why_blind() or "")
-    monkeypatch.setattr(watch_look, "find_reload_tool", lambda: None)
+    monkeypatch.setattr(watch_look, "can_reload", lambda: False)
     assert "no reload is possible either" in (looker(fake).why_blind() or "")
     (fake.root / IOMEM).write_text("00000000-00000000 : System RAM\n")
     assert "CAP_SYS_ADMIN" in (looker(fake).why_blind() or "")
@@ -218,13 +217,3 @@ def test_memory_that_cannot_be_read_for_once_is_said_and_forgotten(fake: FakeKex
     (fake.root / IOMEM).rmdir()
     (fake.root / "away").rename(fake.root / IOMEM)
     assert looks.look(is_quiet=True).verdict is Verdict.ACCURATE
-
-
-def test_a_reload_leaves_the_sandbox_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name, path: f"/usr/bin/{name}")
-    monkeypatch.delenv("INVOCATION_ID", raising=False)
-    assert outside_this_unit() == []
-    monkeypatch.setenv("INVOCATION_ID", "0123456789abcdef")
-    assert outside_this_unit()[:3] == ["/usr/bin/systemd-run", "--quiet", "--wait"]
-    monkeypatch.setattr("shutil.which", lambda name, path: None)
-    assert outside_this_unit() == []

@@ -17,7 +17,7 @@ from crash_hotplug.model.memory_hotplug import add_memory
 from crash_hotplug.model.panic import panic
 from crash_hotplug.model.profile import default_profile
 from crash_hotplug.model.udev import RULES
-from crash_hotplug.model.user_space import Kexec, Loader, UserMachine
+from crash_hotplug.model.user_space import Kexec, Loader, UserMachine, handle_or_reload
 
 LOOK = Event(EventKind.LOOK)
 FILES = small_capture_kernel()
@@ -31,8 +31,8 @@ def grown(loader: Loader, release: str = "5.10.0-model") -> tuple[ModelMachine, 
     return machine, UserMachine(machine, kexec, RULES["rhel"])
 
 
-def finish(steps: Steps[Report], at: str, then: Callable[[], object]) -> Report:
-    """Take all steps; do something else right after the one whose name is *at*."""
+def finish(steps: Steps[Report], then: dict[str, Callable[[], object]]) -> Report:
+    """Take all steps; do something else right after each one that *then* names."""
     while True:
         try:
             step: Step = next(steps)
@@ -40,8 +40,7 @@ def finish(steps: Steps[Report], at: str, then: Callable[[], object]) -> Report:
             report = stop.value
             assert isinstance(report, Report)
             return report
-        if step.name == at:
-            then()
+        then.get(step.name, lambda: None)()
 
 
 @pytest.mark.parametrize("loader", list(Loader))
@@ -63,20 +62,39 @@ def test_update_lists_few_segments_and_purgatory_only_once(loader: Loader) -> No
 def test_image_loaded_by_another_before_the_call_is_noticed(loader: Loader) -> None:
     machine, user = grown(loader)
     steps = handle_event(user, InPlace(), LOOK)
-    report = finish(steps, "in place: planned", lambda: run(kexec_file_load(machine, FILES)))
+    report = finish(steps, {"in place: planned": lambda: run(kexec_file_load(machine, FILES))})
     assert report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED)
     assert panic(machine).outcome is panics.Outcome.ACCURATE
 
 
-def test_load_between_the_last_look_and_the_kernels_lock_cannot_be_noticed_before() -> None:
+def test_load_between_the_last_look_and_the_kernels_lock_is_noticed_after_the_call() -> None:
     """The kernel has no "replace it only if it is still that image": what the lock file is for.
 
-    A loader that does without it, and puts other segments elsewhere, leaves an image that the digest refuses.
+    A loader that does without it, and puts other segments elsewhere, leaves an image that the digest refuses.  That is
+    noticed by what it wrote over segments that were not listed, and answered by a reload.
     """
     machine, user = grown(Loader.KEXEC_LOAD)
-    steps = handle_event(user, InPlace(), LOOK)
-    finish(steps, "kexec_load: segment list copied", lambda: run(kexec_file_load(machine, FILES)))
-    assert panic(machine).outcome is panics.Outcome.REFUSED
+    between: list[panics.Outcome] = []
+    report = finish(
+        handle_or_reload(user, InPlace(), LOOK),
+        {
+            "kexec_load: segment list copied": lambda: run(kexec_file_load(machine, FILES)),
+            "service: what is loaded is a mix": lambda: between.append(panic(machine.copy()).outcome),
+        },
+    )
+    assert between == [panics.Outcome.REFUSED]
+    assert report.outcome is Outcome.RELOADED
+    assert "another crash image was loaded at the very moment of the update" in report.sentence
+    assert panic(machine).outcome is panics.Outcome.ACCURATE
+
+
+@pytest.mark.parametrize("loader", list(Loader))
+def test_no_mix_is_seen_where_nobody_else_loads(loader: Loader) -> None:
+    machine, user = grown(loader)
+    for _n in range(2):
+        report = run(handle_or_reload(user, InPlace(), LOOK))
+        assert report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED)
+    assert panic(machine).outcome is panics.Outcome.ACCURATE
 
 
 def test_lock_file_keeps_a_careful_loader_out() -> None:
@@ -86,7 +104,7 @@ def test_lock_file_keeps_a_careful_loader_out() -> None:
     def try_to_load() -> None:
         waited.append(machine.flock_taken)
 
-    finish(handle_event(user, InPlace(), LOOK), "kexec_load: segment list copied", try_to_load)
+    finish(handle_event(user, InPlace(), LOOK), {"kexec_load: segment list copied": try_to_load})
     assert waited == [True]
 
 

@@ -33,6 +33,16 @@ def address(text: str) -> int:
     return value
 
 
+def memory_ranges(text: str) -> int:
+    """Parse a number of memory ranges that an elfcorehdr is to have room for.
+
+    :raise argparse.ArgumentTypeError: it is none
+    """
+    if not text.isdecimal() or not 1 <= int(text) <= 65000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 65000")
+    return int(text)
+
+
 def read_input(path: str, what: str) -> bytes:
     """Read a file that a person named.
 

@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where purgatory copies the first 640 KiB to (physical)",
     )
     parser.add_argument(
+        "--possible-cpus",
+        action="store_true",
+        help="describe every possible CPU, as after an update in place, whatever the loader does",
+    )
+    parser.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="the file to write; - for standard output"
     )
     add_json(parser)
@@ -59,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     image = _base_image(arguments, sysroot, machine)
     base = None if image is None else parse_elfcorehdr(image.elfcorehdr)
     dialect, loaded, backup = _starting_point(arguments, image, base)
-    header = expected_elfcorehdr(machine, dialect, loaded, backup)
+    header = expected_elfcorehdr(machine, dialect, loaded, backup, possible_cpus=arguments.possible_cpus)
     data = header.to_bytes(dialect.padding(header.architecture))
     if arguments.output == "-":
         sys.stdout.buffer.write(data)

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 
 from crash_hotplug.cli import exit_codes
-from crash_hotplug.cli.arguments import add_json
+from crash_hotplug.cli.arguments import add_json, memory_ranges
 from crash_hotplug.cli.output import print_json
+from crash_hotplug.core.capture_kernel import MAX_ROOM
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import Outcome
 from crash_hotplug.core.move_header import MAX_MEMORY_RANGES
-from crash_hotplug.linux.kdump_lock import kdump_locks
-from crash_hotplug.linux.kexec_file_load import file_load_crash_image, unload_crash_image
-from crash_hotplug.linux.live_machine import LOCK_SECONDS, LiveMachine
+from crash_hotplug.linux.capture_kernel import CaptureKernel, Strategy
+from crash_hotplug.linux.live_machine import LiveMachine
+from crash_hotplug.linux.load_once import load_once, unload
+from crash_hotplug.linux.load_record import LoadRecord
 from crash_hotplug.linux.machine_reader import CMDLINE
 from crash_hotplug.linux.sysroot import Sysroot
-from crash_hotplug.linux.update_once import give_room, update_in_place
 
 DESCRIPTION = """\
-Loads a crash kernel with kexec_file_load, on any kernel that has it, then gives its elfcorehdr room to grow,
-takes it out of purgatory's digest and describes every possible CPU.  An image that is loaded is replaced.
+Loads a crash kernel with kexec_file_load (or, where only kexec_load will do, through kexec-tools), then gives
+its elfcorehdr room to grow, takes it out of purgatory's digest and describes every possible CPU.  An image
+that is loaded is replaced; where the new one is refused, the former one is put back.
+
+What was loaded is kept in /run/crash-hotplug, for `crash-hotplug update --strategy reload` on machines
+without kdumpctl and kdump-config.
 """
 EXAMPLES = """\
 examples:
   crash-hotplug load /boot/vmlinuz --initrd /boot/kdump.img --append "nr_cpus=1 irqpoll reset_devices"
-  crash-hotplug load /boot/vmlinuz --initrd /boot/kdump.img --reuse-cmdline
+  crash-hotplug load /boot/vmlinuz --initrd /boot/kdump.img --reuse-cmdline --max-memory-ranges 20000
   crash-hotplug load --unload
 """
 _NOT_REUSED = re.compile(r"(?:crashkernel|BOOT_IMAGE|elfcorehdr|hugepages|hugepagesz|default_hugepagesz)=")
@@ -42,12 +47,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="begin its command line with this kernel's, less crashkernel= and huge pages",
     )
-    parser.add_argument(
+    room = parser.add_mutually_exclusive_group()
+    room.add_argument(
         "--max-memory-ranges",
-        type=_ranges,
-        default=MAX_MEMORY_RANGES,
+        type=memory_ranges,
         metavar="N",
         help=f"memory ranges that the elfcorehdr has room for ({MAX_MEMORY_RANGES})",
+    )
+    room.add_argument(
+        "--hotplug-size",
+        type=_hotplug_size,
+        metavar="BYTES",
+        help="room for the elfcorehdr in bytes, instead (decimal, or hexadecimal with 0x)",
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=[strategy.value for strategy in Strategy],
+        default=Strategy.AUTO.value,
+        help="file (kexec_file_load), kexec-tools (kexec -p -c), or auto (default): the first that will do",
     )
     parser.add_argument("--unload", action="store_true", help="unload the crash image")
     add_json(parser)
@@ -61,22 +78,22 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.unload == (arguments.kernel is not None):
         print("crash-hotplug load: give a KERNEL to load, or --unload", file=sys.stderr)
         return exit_codes.USAGE
-    live = LiveMachine()
     if arguments.unload:
-        with kdump_locks(LOCK_SECONDS):
-            unload_crash_image()
-        return _say(arguments.json, "unloaded", "no crash image is loaded now", True)
+        unload()
+        return _say(arguments.json, "unloaded", "no crash image is loaded now")
     cmdline = capture_cmdline(_own_cmdline() if arguments.reuse_cmdline else "", arguments.append)
-    with kdump_locks(LOCK_SECONDS):
-        file_load_crash_image(arguments.kernel, arguments.initrd, cmdline)
-    reason = give_room(live, arguments.max_memory_ranges)
-    if reason is None:
-        report = update_in_place(live)
-        ready = report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED)
-        reason = None if ready else report.sentence
-    ready = reason is None
-    sentence = "ready for hot-plug" if ready else f"loaded as the kernel does it, not made ready for hot-plug: {reason}"
-    return _say(arguments.json, "loaded", sentence, ready)
+    initrd = None if arguments.initrd is None else os.path.abspath(arguments.initrd)
+    record = LoadRecord(
+        CaptureKernel(os.path.abspath(arguments.kernel), initrd, cmdline),
+        Strategy(arguments.strategy),
+        arguments.max_memory_ranges or MAX_MEMORY_RANGES,
+        arguments.hotplug_size,
+    )
+    asked_for = arguments.hotplug_size is not None or arguments.max_memory_ranges is not None
+    loaded = load_once(LiveMachine(), record, asked_for)
+    sentence = "ready for hot-plug" if loaded.not_ready is None else f"not made ready for hot-plug: {loaded.not_ready}"
+    _say(arguments.json, "loaded", f"by {loaded.how}; {sentence}", loaded.not_ready is None)
+    return exit_codes.FAILED if asked_for and loaded.not_ready is not None else exit_codes.DONE
 
 
 def capture_cmdline(own: str, append: str) -> str:
@@ -92,13 +109,17 @@ def _own_cmdline() -> str:
     return cmdline
 
 
-def _ranges(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 65000")
-    return int(text)
+def _hotplug_size(text: str) -> int:
+    try:
+        size = int(text, 0)
+    except ValueError:
+        size = 0
+    if not 0 < size <= MAX_ROOM:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes from 1 to {MAX_ROOM}")
+    return size
 
 
-def _say(as_json: bool, outcome: str, sentence: str, ready: bool) -> int:
+def _say(as_json: bool, outcome: str, sentence: str, ready: bool = False) -> int:
     if as_json:
         print_json({"command": "load", "outcome": outcome, "reason": sentence, "ready_for_hotplug": ready})
     else:

@@ -137,13 +137,15 @@ def _losses(comparison: Comparison) -> Iterator[str]:
 def _in_place(sysroot: Sysroot, image: CrashImage) -> dict[str, Any]:
     """Tell whether `crash-hotplug update` could update the image in place, and why not."""
     # Imported here: a saved tree needs none of it, and a look at one should start fast.
+    from crash_hotplug.linux.btf_file import layout_source  # noqa: PLC0415
     from crash_hotplug.linux.live_machine import LiveMachine  # noqa: PLC0415
 
+    layout = layout_source(sysroot)
     try:
         reason = LiveMachine(sysroot).why_not_updatable(image)
     except CannotTellError as error:
-        return {"possible": None, "reason": str(error)}
-    return {"possible": reason is None, "reason": reason}
+        return {"possible": None, "reason": str(error), "kimage_layout": layout}
+    return {"possible": reason is None, "reason": reason, "kimage_layout": layout}
 
 
 def _in_place_line(in_place: dict[str, Any]) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from crash_hotplug.cli import exit_codes
-from crash_hotplug.cli.arguments import add_json
+from crash_hotplug.cli.arguments import add_json, memory_ranges
 from crash_hotplug.cli.output import print_json, print_labelled
 from crash_hotplug.core.handler import Outcome, Report
 from crash_hotplug.core.handler_policies import InPlace
+from crash_hotplug.core.image import elfcorehdr_room
+from crash_hotplug.core.move_header import MAX_MEMORY_RANGES
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.update_plan import UpdatePlan
+from crash_hotplug.linux.call_time import CallTime, estimate_call
 from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.update_once import LOOK, update_by_reload, update_in_place
+from crash_hotplug.linux.update_once import LOOK, header_with_room, update_by_reload, update_in_place
 
 DESCRIPTION = """\
 Brings the elfcorehdr of the loaded crash image up to date in place, by one small kexec_load: kernel and
@@ -46,9 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         choices=("auto", "in-place", "reload"),
         default="auto",
-        help="in-place, or reload with kdumpctl or kdump-config; auto (default) reloads only where in place cannot be",
+        help="in-place, or reload with kdumpctl, kdump-config, or as `crash-hotplug load` did; "
+        "auto (default) reloads only where in place cannot be",
     )
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, print the plan")
+    parser.add_argument(
+        "--max-memory-ranges",
+        type=memory_ranges,
+        default=MAX_MEMORY_RANGES,
+        metavar="N",
+        help=f"memory ranges that a header which outgrew its segment gets room for ({MAX_MEMORY_RANGES})",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="change nothing, print the plan and about how long it would take"
+    )
     parser.add_argument(
         "--verify",
         choices=("quick", "full"),
@@ -62,9 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     live = LiveMachine(verify_full=arguments.verify == "full", say=_say)
     if arguments.dry_run:
-        return _dry_run(live, arguments.json)
+        return _dry_run(live, arguments.max_memory_ranges, arguments.json)
     started = time.perf_counter()
-    report = _update(live, arguments.strategy)
+    report = _update(live, arguments.strategy, arguments.max_memory_ranges)
     seconds = time.perf_counter() - started
     if arguments.json:
         print_json({
@@ -81,57 +94,78 @@ def run(arguments: argparse.Namespace) -> int:
     return _CODES.get(report.outcome, exit_codes.FAILED)
 
 
-def _update(live: LiveMachine, strategy: str) -> Report:
+def _update(live: LiveMachine, strategy: str, ranges: int) -> Report:
     if strategy == "reload":
         return update_by_reload("")
-    report = update_in_place(live)
+    report = update_in_place(live, ranges)
     if strategy == "in-place" or report.outcome in _ANSWERED:
         return report
     return update_by_reload(report.sentence)
 
 
-def _dry_run(live: LiveMachine, as_json: bool) -> int:
+class DryRun(NamedTuple):
+    """What an update in place would do."""
+
+    code: int
+    sentence: str
+    plan: UpdatePlan | None = None
+    call: CallTime | None = None
+
+
+def _dry_run(live: LiveMachine, ranges: int, as_json: bool) -> int:
     """Print the plan of an update in place; nothing is locked and nothing changed."""
+    found = _plan(live, ranges)
+    if as_json:
+        outcomes = {exit_codes.DONE: "planned", exit_codes.FAILED: "refused"}
+        report: dict[str, Any] = {"command": "update", "outcome": outcomes.get(found.code, "not loaded")}
+        report["reason"] = found.sentence
+        print_json({**report, "plan": None if found.plan is None else _plan_json(found.plan, found.call)})
+    else:
+        print(found.sentence, file=sys.stdout if found.code == exit_codes.DONE else sys.stderr)
+        if found.plan is not None and found.call is not None:
+            _show_plan(found.plan, found.call)
+    return found.code
+
+
+def _plan(live: LiveMachine, ranges: int) -> DryRun:
     refused = live.why_refused()
     if refused is not None:
-        return _say_dry_run(as_json, exit_codes.FAILED, refused, None)
+        return DryRun(exit_codes.FAILED, refused)
     image = live.loaded_image()
     if image is None:
-        return _say_dry_run(as_json, exit_codes.NO_IMAGE, "no crash image is loaded", None)
-    reason = live.why_not_updatable(image)
-    if reason is not None:
-        return _say_dry_run(as_json, exit_codes.FAILED, reason, None)
-    header = InPlace().header(live.read_machine(), image, LOOK)
+        return DryRun(exit_codes.NO_IMAGE, "no crash image is loaded")
+    refused = live.why_not_updatable(image)
+    if refused is not None:
+        return DryRun(exit_codes.FAILED, refused)
+    machine = live.read_machine()
+    header = InPlace().header(machine, image, LOOK)
     if image.elfcorehdr.startswith(header.to_bytes()):
-        return _say_dry_run(as_json, exit_codes.DONE, "nothing to do: the header is right as it is", None)
-    room = image.kimage.segment_at(image.elfcorehdr_phys or 0) if image.kimage is not None else None
-    if room is not None and header.size > room.memsz:
-        sentence = f"the header would move: it needs {header.size} bytes, its segment has {room.memsz}"
-        return _say_dry_run(as_json, exit_codes.DONE, sentence, None)
-    plan = live.plan(image, header.to_bytes())
+        return DryRun(exit_codes.DONE, "nothing to do: the header is right as it is")
+    room = elfcorehdr_room(image, machine.crashkernel, None) or 0
+    moves = ""
+    if header.size > room:
+        header, needed = header_with_room(machine, image, ranges)
+        moves = f"the header outgrew its {room} bytes and would move to a place of {needed}; "
+        plan = live.plan_move(image, needed, header.to_bytes())
+    else:
+        plan = live.plan(image, header.to_bytes())
     entries = count(len(header.program_headers), "entry", "entries")
-    sentence = f"would list {count(len(plan.segments), 'segment')} and copy {human_size(plan.bytes_copied)}: {entries}"
-    return _say_dry_run(as_json, exit_codes.DONE, sentence, plan)
+    what = f"would list {count(len(plan.segments), 'segment')} and copy {human_size(plan.bytes_copied)}: {entries}"
+    return DryRun(exit_codes.DONE, moves + what, plan, estimate_call(plan, machine.crashkernel))
 
 
-def _say_dry_run(as_json: bool, code: int, sentence: str, plan: UpdatePlan | None) -> int:
-    if as_json:
-        outcome = "planned" if code == exit_codes.DONE else "refused" if code == exit_codes.FAILED else "not loaded"
-        report: dict[str, Any] = {"command": "update", "outcome": outcome, "reason": sentence}
-        print_json({**report, "plan": None if plan is None else _plan_json(plan)})
-        return code
-    print(sentence, file=sys.stdout if code == exit_codes.DONE else sys.stderr)
-    if plan is not None:
-        lines = [f"{s.phys:#x} {len(s.data)} of {s.memsz} bytes: {s.why}" for s in plan.segments]
-        print_labelled("Listed", lines)
-        print_labelled("Kept", [f"{kept.start:#x} {kept.size} bytes" for kept in plan.kept])
-        hole = plan.control_pages
-        print_labelled("Control pages", [f"below {hole.end:#x}, {human_size(hole.size)} at most"])
-        print_labelled("Entry point", [hex(plan.entry_phys)])
-    return code
+def _show_plan(plan: UpdatePlan, call: CallTime) -> None:
+    lines = [f"{s.phys:#x} {len(s.data)} of {s.memsz} bytes: {s.why}" for s in plan.segments]
+    print_labelled("Listed", lines)
+    print_labelled("Kept", [f"{kept.start:#x} {kept.size} bytes" for kept in plan.kept])
+    hole = plan.control_pages
+    print_labelled("Control pages", [f"below {hole.end:#x}, {human_size(hole.size)} at most"])
+    print_labelled("Entry point", [hex(plan.entry_phys)])
+    print_labelled("No image for", [f"about {call.seconds * 1e3:.1g} ms: {call.basis}"])
 
 
-def _plan_json(plan: UpdatePlan) -> dict[str, Any]:
+def _plan_json(plan: UpdatePlan, call: CallTime | None) -> dict[str, Any]:
+    estimated = None if call is None else {"seconds": round(call.seconds, 6), "basis": call.basis}
     return {
         "entry": hex(plan.entry_phys),
         "segments": [
@@ -140,6 +174,7 @@ def _plan_json(plan: UpdatePlan) -> dict[str, Any]:
         "kept": [{"start": hex(kept.start), "end": hex(kept.end), "size": kept.size} for kept in plan.kept],
         "control_pages_end": hex(plan.control_pages.end),
         "takes_over": plan.takes_over,
+        "time_without_image": estimated,
     }
 
 

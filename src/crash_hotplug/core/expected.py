@@ -15,6 +15,7 @@ def expected_elfcorehdr(
     loaded: ElfCoreHeader | None = None,
     backup_region_phys: int | None = None,
     room: int | None = None,
+    possible_cpus: bool = False,
 ) -> ElfCoreHeader:
     """Build the header that describes *machine* completely.
 
@@ -25,6 +26,7 @@ def expected_elfcorehdr(
     :param dialect: whose rules to follow for low memory
     :param backup_region_phys: physical address to which purgatory copies low memory, where *loaded* does not say it
     :param room: bytes that the header may take
+    :param possible_cpus: describe every possible CPU, as an update in place does, where all their notes are known
     :raise CannotTellError: something that has to be described could not be read
     :raise NoRoomError: the header is larger than *room*
     """
@@ -35,7 +37,7 @@ def expected_elfcorehdr(
     ram_headers += [ram_header(high, offset) for high in ram.exclude(low_memory)]
     header = build_elfcorehdr(
         machine.architecture,
-        _cpu_notes(machine, dialect, loaded),
+        _cpu_notes(machine, dialect, loaded, possible_cpus),
         _vmcoreinfo(machine, loaded),
         _kernel_text(machine, loaded),
         ram_headers,
@@ -54,7 +56,9 @@ def describes_possible_cpus(header: ElfCoreHeader, machine: Machine) -> bool:
     return len(header.cpu_notes) >= len(machine.cpus)
 
 
-def _cpu_notes(machine: Machine, dialect: Dialect, loaded: ElfCoreHeader | None) -> list[NoteRegion]:
+def _cpu_notes(
+    machine: Machine, dialect: Dialect, loaded: ElfCoreHeader | None, all_possible: bool
+) -> list[NoteRegion]:
     present = [_notes_of(cpu.number, cpu.crash_notes) for cpu in machine.present_cpus]
     if loaded is not None and describes_possible_cpus(loaded, machine):
         known = set(loaded.cpu_notes)
@@ -63,7 +67,7 @@ def _cpu_notes(machine: Machine, dialect: Dialect, loaded: ElfCoreHeader | None)
     # for_each_possible_cpu() in crash_prepare_elf64_headers() since Linux 6.6.
     kernel_writes_possible = (kernel_version(machine.kernel_release) or (0, 0)) >= (6, 6)
     from_kernel = loaded is None and dialect is Dialect.KERNEL and kernel_writes_possible
-    return possible if from_kernel and len(possible) == len(machine.cpus) else present
+    return possible if (from_kernel or all_possible) and len(possible) == len(machine.cpus) else present
 
 
 def _notes_of(number: int, crash_notes: NoteRegion | None) -> NoteRegion:

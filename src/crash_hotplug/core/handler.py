@@ -84,6 +84,10 @@ class ImageChangedError(CrashHotplugError):
     """Somebody else loaded or unloaded an image meanwhile: what was planned is void, and nothing was changed."""
 
 
+class MixedImageError(CrashHotplugError):
+    """Somebody else loaded an image at the very moment of the update: what is loaded now has to be loaded anew."""
+
+
 class CrashImageMachine(Protocol):
     """A machine whose crash image can be updated."""
 
@@ -112,6 +116,7 @@ class CrashImageMachine(Protocol):
         """Put *header* in the place of the one in *image*; it fits.
 
         :raise ImageChangedError: *image* is loaded no more
+        :raise MixedImageError: another image came in between; now a reload must follow
         :raise CrashHotplugError: it could not be done
         """
 
@@ -170,6 +175,8 @@ class Outcome(str, Enum):
     REFUSED = "refused"
     NO_ROOM = "no room"
     CANNOT_TELL = "cannot tell"
+    MIXED = "mixed"
+    """What is loaded is of two images, and leaves no dump: only a reload helps."""
     FAILED = "failed"
 
 
@@ -217,6 +224,8 @@ def handle_event(machine: CrashImageMachine, policy: Policy, event: Event) -> St
 def _outcome_of(error: CrashHotplugError) -> Outcome:
     if isinstance(error, NoRoomError):
         return Outcome.NO_ROOM
+    if isinstance(error, MixedImageError):
+        return Outcome.MIXED
     return Outcome.CANNOT_TELL if isinstance(error, CannotTellError) else Outcome.FAILED
 
 

@@ -124,13 +124,20 @@ class InPlace:
 
     def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader:
         """Build the header this machine should have, from the loaded one."""
-        loaded = parse_elfcorehdr(image.elfcorehdr)
-        dialect, backup = dialect_of(loaded, image), image.backup_region_phys
-        room = elfcorehdr_room(image, machine.crashkernel, None)
-        header = expected_elfcorehdr(machine, dialect, with_possible_cpus(loaded, machine), backup)
-        if room is not None and header.size > room:
-            return expected_elfcorehdr(machine, dialect, loaded, backup)  # present CPUs only take less
-        return header
+        return in_place_header(machine, image, elfcorehdr_room(image, machine.crashkernel, None))
+
+
+def in_place_header(machine: Machine, image: CrashImage, room: int | None) -> ElfCoreHeader:
+    """Build the header this machine should have, from the loaded one.
+
+    :param room: bytes it has; present CPUs only are described where all possible ones would take more
+    """
+    loaded = parse_elfcorehdr(image.elfcorehdr)
+    dialect, backup = dialect_of(loaded, image), image.backup_region_phys
+    header = expected_elfcorehdr(machine, dialect, with_possible_cpus(loaded, machine), backup)
+    if room is not None and header.size > room:
+        return expected_elfcorehdr(machine, dialect, loaded, backup)  # present CPUs only take less
+    return header
 
 
 def with_possible_cpus(header: ElfCoreHeader, machine: Machine) -> ElfCoreHeader:

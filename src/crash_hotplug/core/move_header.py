@@ -42,12 +42,20 @@ def room_for(possible_cpus: int, memory_ranges: int = MAX_MEMORY_RANGES) -> int:
 
     Two entries more are for vmcoreinfo and the kernel text.
     """
-    return -(-(64 + 56 * (2 + possible_cpus + memory_ranges)) // PAGE) * PAGE
+    return whole_pages(64 + 56 * (2 + possible_cpus + memory_ranges))
 
 
-def plan_move(image: CrashImage, machine: Machine, room: int, read_phys: ReadPhys) -> UpdatePlan:
-    """Plan to move the header of *image*, as it is, to a free place of *room* bytes.
+def whole_pages(size: int) -> int:
+    """Return *size* bytes, rounded up to whole pages."""
+    return -(-size // PAGE) * PAGE
 
+
+def plan_move(
+    image: CrashImage, machine: Machine, room: int, read_phys: ReadPhys, header: bytes | None = None
+) -> UpdatePlan:
+    """Plan to move the header of *image* to a free place of *room* bytes.
+
+    :param header: what to write there instead of the header as it is
     :raise CannotTellError: there is no such place, or what points to the header cannot be changed
     """
     kimage, elfcorehdr_phys = known_places(image)
@@ -71,7 +79,7 @@ def plan_move(image: CrashImage, machine: Machine, room: int, read_phys: ReadPhy
     contents = {
         zero_page_segment.phys: bytes(parameters),
         purgatory_phys(kimage): with_new_digest(purgatory, table, elfcorehdr_phys, read_changed),
-        place: image.elfcorehdr,
+        place: image.elfcorehdr if header is None else header,
     }
     why = {
         zero_page_segment.phys: "the zero page, with the new place in command line and E820 table",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import secrets
@@ -15,6 +16,7 @@ from typing import Callable
 
 from crash_hotplug.lab import dump, guest_storm, guest_watch, physmem
 from crash_hotplug.lab.agent import Agent
+from crash_hotplug.lab.command_steps import take_command, take_shell
 from crash_hotplug.lab.errors import GuestError, LabError
 from crash_hotplug.lab.kernels import Kernel
 from crash_hotplug.lab.machine import Machine
@@ -85,6 +87,7 @@ class Guest:
             "add-cpu": self._add_cpu, "remove-cpu": self._remove_cpu, "add-dimm": self._add_dimm,
             "remove-dimm": self._remove_dimm, "offline-block": self._offline_block, "online-block": self._online_block,
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
+            "command": self._command, "shell": self._shell, "look": self._look_step,
             "flip": self._flip, "measure": self._measure, "wait": self._wait, "pace": self._pace, "panic": self._panic,
             "storm": self._storm, "end": self._end,
             "panic-within": self._panic_within,
@@ -111,7 +114,8 @@ class Guest:
             return
         for step in self._scenario.steps[:-1]:
             await self._take(step)
-        if len(self._scenario.steps) > 1:
+        looked = any(step.action == "look" for step in self._scenario.steps)
+        if len(self._scenario.steps) > 1 and not looked:
             await self._look("before-panic")
         if self._update == "watch":
             self.event("watch's log", await guest_watch.log(self._agent))
@@ -151,11 +155,23 @@ class Guest:
     async def _take(self, step: Step) -> None:
         await self._steps[step.action](step)
 
+    @property
+    def _append(self) -> str:
+        """The capture kernel's command line."""
+        return " ".join(w for w in _CAPTURE_APPEND if w not in self._scenario.capture_without)
+
     def _load_command(self, *options: str) -> list[str]:
-        append = " ".join(w for w in _CAPTURE_APPEND if w not in self._scenario.capture_without)
-        return ["kexec", "-p", *options, "/boot/vmlinuz", "--initrd=/boot/capture.img", f"--append={append}"]
+        return ["kexec", "-p", *options, "/boot/vmlinuz", "--initrd=/boot/capture.img", f"--append={self._append}"]
 
     async def _load(self) -> None:
+        if self._loader == "own":
+            files = ("/boot/vmlinuz", "--initrd", "/boot/capture.img", "--append", self._append)
+            done = await self._agent.run("python3", "-m", "crash_hotplug", "load", *files)
+            said = (done["out"] or done["err"]).strip()
+            if done["rc"] or "; ready for hot-plug" not in said:
+                raise GuestError(f"crash-hotplug load failed in the guest: {said}")
+            self.event("loaded", f"crash-hotplug load, {done['seconds']} s: {said}")
+            return
         options = _LOADER_OPTIONS[self._loader]
         done = await self._agent.run(*self._load_command(*options))
         if done["rc"]:
@@ -187,9 +203,11 @@ class Guest:
         ):
             target_list.extend((int(r["start"], 16), int(r["end"], 16)) for r in memory.get(key, ()))
         self._result.moments.append(moment)
-        live = await self._agent.run("python3", "-m", "crash_hotplug", "status")
-        word = live["out"].split(":")[0].strip().lower()
-        self._result.check(f"status in the guest, {name}", word == report["verdict"], live["out"].split("\n")[0])
+        live = await self._agent.run("python3", "-m", "crash_hotplug", "status", "--json")
+        there = json.loads(live["out"] or "{}")
+        layout = there.get("in_place", {}).get("kimage_layout")
+        detail = f"{there.get('reason') or live['err'].strip()}; struct kimage laid out as {layout} says"
+        self._result.check(f"status in the guest, {name}", there.get("verdict") == report["verdict"], detail)
         self.event(f"status {name}", f"{report['verdict']}: {report.get('reason', '')}")
         await self._own_header(name, tree, report)
 
@@ -198,7 +216,11 @@ class Guest:
         loaded = tree / "crash-image/elfcorehdr"
         if not loaded.exists() or report["verdict"] != "accurate":
             return
-        dialect = ("--dialect", "kernel" if self._loader == "s" else "kexec-tools") if name == "loaded" else ()
+        dialect: tuple[str, ...] = ()
+        if name == "loaded":
+            dialect = ("--dialect", "kexec-tools" if self._loader in ("c", "ch") else "kernel")
+            if self._loader == "own":  # taken over: every possible CPU, on kernels that describe present ones too
+                dialect = (*dialect, "--possible-cpus")
         target = f"/tmp/{name}.elfcorehdr"
         done = await self._agent.run("python3", "-m", "crash_hotplug", "header", *dialect, "-o", target)
         if done["rc"]:
@@ -308,10 +330,19 @@ class Guest:
         where = step.arguments["in"]
         # the last byte of the page: boot_params' own padding, or the zeros behind the header's last entry
         phys = (image.boot_params if where == "boot_params" else image.elfcorehdr) + 4095
-        if where != "boot_params" and self._loader != "s":
+        if where != "boot_params" and self._loader in ("c", "ch"):
             phys -= 4096 - 1024  # kexec-tools pads to 1 KiB
         await physmem.flip_bit(str(self._machine.gdb_socket), phys)
         self.event(str(step), f"the byte at phys {phys:#x}")
+
+    async def _command(self, step: Step) -> None:
+        await take_command(self._agent, self._machine, step, self.seen.snapshot, self._append, self._result, self.event)
+
+    async def _shell(self, step: Step) -> None:
+        await take_shell(self._agent, step, self._append, self.event)
+
+    async def _look_step(self, step: Step) -> None:
+        await self._look("before-panic")
 
     async def _measure(self, step: Step) -> None:
         """Run what measures in the guest (lab/guest/, or `bench`); what it prints goes into the time line."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from crash_hotplug.lab.errors import LabError
 from crash_hotplug.lab.kernels import Kernel
 from crash_hotplug.lab.results import run_name
-from crash_hotplug.lab.scenario import LOADERS, Scenario
+from crash_hotplug.lab.scenario import KEXECS, LOADERS, Scenario
 
 DEFAULT_KERNELS = ("6.1", "6.12")
 DEFAULT_SCENARIOS = ("hot-add",)
@@ -63,7 +63,7 @@ def natural_loader(kernel: Kernel) -> str:
 
 def who_updates(kernel: Kernel, loader: str) -> str:
     """Return who keeps the image up to date when nobody in user space does: the kernel, or nothing."""
-    return "kernel" if kernel.has_crash_hotplug and loader in ("s", "ch") else "nothing"
+    return "kernel" if kernel.has_crash_hotplug and loader in ("s", "ch", "own") else "nothing"
 
 
 def plan(
@@ -71,7 +71,7 @@ def plan(
 ) -> list[Run]:
     """Return every run, in order.
 
-    :param loaders: names of loaders, ``all``; empty means each kernel's natural one
+    :param loaders: names of loaders, ``all`` for all of kexec-tools; empty means each kernel's natural one
     :param updates: names of updates; empty means every one that the scenario has expectations for
     :param repeat: how often each
     :raise LabError: when an update that was asked for is not there yet, or a loader is not known
@@ -84,13 +84,20 @@ def plan(
         for kernel in kernels:
             if scenario.kernels and kernel.key not in scenario.kernels:
                 continue
-            for loader in list(LOADERS) if "all" in loaders else loaders or [natural_loader(kernel)]:
+            for loader in _loaders(scenario, kernel, loaders):
                 if scenario.loaders and loader not in scenario.loaders:
                     continue
                 runs += _runs(scenario, kernel, loader, updates)
     if repeat > 1:
         return [replace(run, number=number) for run in runs for number in range(1, repeat + 1)]
     return runs
+
+
+def _loaders(scenario: Scenario, kernel: Kernel, loaders: list[str]) -> list[str]:
+    if "all" in loaders:
+        return list(KEXECS)
+    # A scenario for one loader needs no telling.
+    return loaders or (list(scenario.loaders) if len(scenario.loaders) == 1 else [natural_loader(kernel)])
 
 
 def _runs(scenario: Scenario, kernel: Kernel, loader: str, updates: list[str]) -> list[Run]:

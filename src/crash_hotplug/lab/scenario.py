@@ -20,7 +20,14 @@ else:
 UPDATES = ("nothing", "kernel", "reload", "in-place", "watch")
 """Who brings the crash image up to date: nobody, the kernel's own handler, kexec-tools again, or this project, when it
 is told to or as a service."""
-LOADERS = {"c": "kexec_load", "s": "kexec_file_load", "ch": "kexec_load with --hotplug"}
+LOADERS = {
+    "c": "kexec_load",
+    "s": "kexec_file_load",
+    "ch": "kexec_load with --hotplug",
+    "own": "crash-hotplug load: kexec_file_load and take-over",
+}
+KEXECS = ("c", "s", "ch")
+"""The loaders that are kexec-tools."""
 DIRECTORY = Path(__file__).parent / "scenarios"
 
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -37,6 +44,9 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "load": (set(), set()),
     "update": (set(), {"resident"}),
     "flip": ({"in"}, set()),
+    "command": ({"run"}, {"code", "says", "uid", "image", "if-exists"}),
+    "shell": ({"run"}, {"if-exists"}),
+    "look": (set(), set()),
     "measure": ({"what", "number"}, set()),
     "wait": ({"seconds"}, set()),
     "storm": ({"dimms", "size", "cpus", "keeper"}, set()),
@@ -47,6 +57,8 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
 }
 MEASURED = ("updates", "kills", "bench", "handler", "watch-idle", "watch-events", "watch-trouble", "watch-forged")
 _ENDS = ("panic", "panic-within", "end")
+IMAGE = ("untouched", "changed")
+"""What a command may do to the image."""
 FLIPPED = ("boot_params", "elfcorehdr-padding")
 
 
@@ -236,11 +248,13 @@ def _step(where: str, raw: dict[str, Any]) -> Step:
     for key in ("size", "address"):
         if key in arguments:
             arguments[key] = size(f"{where}: {key}", arguments[key])
-    for key in ("cpu", "block", "number", "dimms", "cpus"):
+    for key in ("cpu", "block", "number", "code", "uid", "dimms", "cpus"):
         if not isinstance(arguments.get(key, 0), int):
             raise ScenarioError(f"{where}: {key} is {arguments[key]!r}, not a number")
     if action == "measure" and arguments["what"] not in MEASURED:
         raise ScenarioError(f"{where}: what is {arguments['what']!r}; known are {', '.join(MEASURED)}")
+    if arguments.get("image", IMAGE[0]) not in IMAGE:
+        raise ScenarioError(f"{where}: image is {arguments['image']!r}; known are {', '.join(IMAGE)}")
     if action == "flip" and arguments["in"] not in FLIPPED:
         raise ScenarioError(f"{where}: in is {arguments['in']!r}; known are {', '.join(FLIPPED)}")
     return Step(action, arguments)

@@ -18,6 +18,11 @@ def kimage_layouts(sysroot: Sysroot) -> tuple[KimageLayout, ...]:
     return KNOWN_LAYOUTS if own is None else (own,)
 
 
+def layout_source(sysroot: Sysroot) -> str:
+    """Return where the layout of ``struct kimage`` comes from: ``BTF``, or the ``table`` of known ones."""
+    return "table" if kimage_layouts(sysroot) is KNOWN_LAYOUTS else "BTF"
+
+
 @lru_cache(maxsize=1)
 def _live_layout() -> KimageLayout | None:
     return _read_layout(Sysroot())

@@ -54,6 +54,21 @@ def read_pointer(sysroot: Sysroot, kcore: Kcore) -> int:
     return int.from_bytes(kcore.read_virt(pointer_virt, 8), "little")
 
 
+def read_identity(sysroot: Sysroot, kcore: Kcore) -> bytes:
+    """Return what tells the loaded image from another: the pointer to its ``struct kimage`` and that one's bytes.
+
+    The pointer alone does not: the kernel frees the former image before it makes the next, often in the same place.
+
+    :return: nothing where no image is loaded
+    :raise CannotTellError: it cannot be read
+    """
+    kimage_virt = read_pointer(sysroot, kcore)
+    if kimage_virt == 0:
+        return b""
+    layouts = kimage_layouts(sysroot)
+    return kimage_virt.to_bytes(8, "little") + kcore.read_virt(kimage_virt, max(layout.end for layout in layouts))
+
+
 def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
     """Find the image of the live kernel: ``kexec_crash_image`` leads to ``struct kimage``, that to the segments.
 

@@ -32,7 +32,10 @@ class Kcore:
         self._file = opened
         try:
             name = sysroot.locate(PATH)
-            header, self.architecture = parse_core_header(self._read_at(0, ELF_HEADER_SIZE), name)
+            start = self._read_at(0, ELF_HEADER_SIZE)
+            if not start and sysroot.is_live:  # systemd's InaccessiblePaths= puts an empty file there
+                raise CannotTellError(f"{name} is empty: a container or a service's sandbox hides it")
+            header, self.architecture = parse_core_header(start, name)
             self.headers_bytes = self._read_at(0, program_headers_end(header))
             self.program_headers = parse_program_headers(self.headers_bytes, header, name)
         except BaseException:

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 
+from crash_hotplug.core.capture_kernel import SETUP_HEADER_END, check_bzimage
 from crash_hotplug.core.errors import CrashHotplugError, InputError
 
 _SYS_KEXEC_FILE_LOAD = 320
@@ -14,7 +15,6 @@ _UNLOAD, _ON_CRASH, _NO_INITRAMFS = 0x1, 0x2, 0x4
 _NO_FILE = -1
 _COMMAND_LINE_MAX = 2048
 """COMMAND_LINE_SIZE of x86."""
-_SETUP_MAGIC_AT = 0x202
 
 _REASONS = {
     errno.EPERM: "it is forbidden (no CAP_SYS_BOOT, kernel.kexec_load_disabled, or a service's sandbox)",
@@ -24,8 +24,18 @@ _REASONS = {
     errno.ENOSYS: "this kernel has no kexec_file_load",
     errno.ENOEXEC: "the file is no kernel that this one can load",
     errno.EKEYREJECTED: "the kernel's signature was not accepted",
+    errno.ENOKEY: "the kernel's signature was made with a key that is not known here",
     errno.ENODATA: "the kernel has no signature, and this machine asks for one",
 }
+
+
+class KexecFileLoadError(CrashHotplugError):
+    """kexec_file_load(2) failed."""
+
+    def __init__(self, number: int) -> None:
+        """Take the error number."""
+        self.number = number
+        super().__init__(f"kexec_file_load failed: {_REASONS.get(number, os.strerror(number))}")
 
 
 def file_load_crash_image(kernel: str, initrd: str | None, cmdline: str) -> None:
@@ -33,15 +43,14 @@ def file_load_crash_image(kernel: str, initrd: str | None, cmdline: str) -> None
 
     :param cmdline: the capture kernel's; the kernel adds ``elfcorehdr=``
     :raise InputError: a file cannot be read or is no bzImage, or the command line is too long
-    :raise CrashHotplugError: the kernel refused
+    :raise KexecFileLoadError: the kernel refused
     """
     data = cmdline.encode("utf-8", "surrogateescape") + b"\0"
     if len(data) > _COMMAND_LINE_MAX - len("elfcorehdr=0x0000000000000000 "):
         raise InputError(f"the capture kernel's command line has {len(data) - 1} bytes: that is too long")
     kernel_fd = _open(kernel)
     try:
-        if os.pread(kernel_fd, 4, _SETUP_MAGIC_AT) != b"HdrS":
-            raise InputError(f"{kernel} is no x86 kernel image (bzImage)")
+        check_bzimage(os.pread(kernel_fd, SETUP_HEADER_END, 0), os.fstat(kernel_fd).st_size, kernel)
         initrd_fd = _NO_FILE if initrd is None else _open(initrd)
         try:
             _call(kernel_fd, initrd_fd, data, _ON_CRASH | (_NO_INITRAMFS if initrd is None else 0))
@@ -55,7 +64,7 @@ def file_load_crash_image(kernel: str, initrd: str | None, cmdline: str) -> None
 def unload_crash_image() -> None:
     """Unload the crash image, whoever loaded it.
 
-    :raise CrashHotplugError: the kernel refused
+    :raise KexecFileLoadError: the kernel refused
     """
     _call(_NO_FILE, _NO_FILE, None, _UNLOAD | _ON_CRASH)
 
@@ -79,5 +88,4 @@ def _call(kernel_fd: int, initrd_fd: int, cmdline: bytes | None, flags: int) -> 
         ctypes.c_ulong(flags),
     )
     if result:
-        number = ctypes.get_errno()
-        raise CrashHotplugError(f"kexec_file_load failed: {_REASONS.get(number, os.strerror(number))}")
+        raise KexecFileLoadError(ctypes.get_errno())

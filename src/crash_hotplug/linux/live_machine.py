@@ -13,10 +13,11 @@ from contextlib import ExitStack
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.handler import ImageChangedError, Step, Steps
 from crash_hotplug.core.image import CrashImage
+from crash_hotplug.core.image_marks import check_marks, marks_of
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.move_header import plan_move
 from crash_hotplug.core.update_plan import UpdatePlan, check_result, plan_update, verify_digest, why_no_plan
-from crash_hotplug.linux.crash_image import find_crash_image, read_pointer
+from crash_hotplug.linux.crash_image import find_crash_image, read_identity
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kdump_lock import LockBusyError, kdump_locks
@@ -55,7 +56,7 @@ class LiveMachine:
         self._verify_full = verify_full
         self._say = say
         self._locks = ExitStack()
-        self._pointer_virt = 0
+        self._identity = b""
         self.kexec_seconds = 0.0
         """How long the last kexec_load took: at most as long there was no image."""
 
@@ -83,8 +84,8 @@ class LiveMachine:
         """
         if read_kexec_state(self._sysroot).image_loaded is False:
             return None
-        self._pointer_virt = self._read_pointer()
-        if self._pointer_virt == 0:
+        self._identity = self._read_identity()
+        if not self._identity:
             return None
         image = find_crash_image(self._sysroot, read_iomem(self._sysroot).crashkernel)
         if self._verify_full:
@@ -128,6 +129,7 @@ class LiveMachine:
         """Put *header* into the image with one kexec_load of the segments that have to be listed.
 
         :raise ImageChangedError: *image* is loaded no more; nothing was done
+        :raise MixedImageError: another image was loaded at that moment; it has to be loaded anew
         :raise CannotTellError: it cannot be done safely; nothing was done
         :raise CrashHotplugError: the kernel refused, or what is loaded afterwards is not what was meant
         """
@@ -136,13 +138,17 @@ class LiveMachine:
         self._carry_out(plan, header)
         yield Step("in place: loaded")
 
-    def make_room(self, image: CrashImage, room: int) -> Steps[None]:
-        """Move the header of *image*, as it is, to a place of *room* bytes; errors as :meth:`replace_header`."""
-        machine = self.read_machine()
+    def plan_move(self, image: CrashImage, room: int, header: bytes) -> UpdatePlan:
+        """Plan to move the header; errors as :func:`~crash_hotplug.core.move_header.plan_move`."""
         with Kcore(self._sysroot) as kcore:
-            plan = plan_move(image, machine, room, kcore.read_phys)
+            return plan_move(image, self.read_machine(), room, kcore.read_phys, header)
+
+    def make_room(self, image: CrashImage, room: int, header: bytes | None = None) -> Steps[None]:
+        """Put *header* (else the one of *image*) into a new place of *room* bytes; errors as :meth:`replace_header`."""
+        header = image.elfcorehdr if header is None else header
+        plan = self.plan_move(image, room, header)
         yield Step("move: planned", plan)
-        self._carry_out(plan, image.elfcorehdr)
+        self._carry_out(plan, header)
         yield Step("move: loaded")
 
     def reload(self) -> Steps[None]:
@@ -154,8 +160,10 @@ class LiveMachine:
         if plan.takes_over:
             self._say("the image is hashed once, to take its elfcorehdr out of purgatory's digest")
         flags = self._flags()
+        with Kcore(self._sysroot) as kcore:
+            marks = marks_of(plan.kept, kcore.read_phys)
         for attempt in range(_BUSY_RETRIES):
-            if self._read_pointer() != self._pointer_virt:
+            if self._read_identity() != self._identity:
                 raise ImageChangedError("somebody else loaded or unloaded an image meanwhile")
             started = time.perf_counter()
             try:
@@ -166,10 +174,12 @@ class LiveMachine:
                     raise
                 time.sleep(_BUSY_PAUSE)
             except CrashHotplugError as error:
-                if self._read_pointer() == 0:
+                if not self._read_identity():
                     raise CrashHotplugError(f"{error}; no crash image is loaded now: load one") from error
                 raise
         self.kexec_seconds = time.perf_counter() - started
+        with Kcore(self._sysroot) as kcore:
+            check_marks(marks, kcore.read_phys)
         self._check(plan, header)
 
     def _check(self, plan: UpdatePlan, header: bytes) -> None:
@@ -177,7 +187,8 @@ class LiveMachine:
         if now.kimage is None:
             raise CrashHotplugError("what was loaded cannot be read back: reload the crash image")
         check_result(plan, now.kimage, now.elfcorehdr, header)
-        if self._verify_full:
+        # A digest that we wrote is computed once more: only that speaks for every byte that was not listed.
+        if self._verify_full or plan.takes_over:
             self._verify_digest(now)
 
     def _verify_digest(self, image: CrashImage) -> None:
@@ -185,9 +196,9 @@ class LiveMachine:
         with Kcore(self._sysroot) as kcore:
             verify_digest(image, self.read_machine(), kcore.read_phys)
 
-    def _read_pointer(self) -> int:
+    def _read_identity(self) -> bytes:
         with Kcore(self._sysroot) as kcore:
-            return read_pointer(self._sysroot, kcore)
+            return read_identity(self._sysroot, kcore)
 
     def _flags(self) -> int:
         # Whoever loaded the image said whether the kernel (6.6 and newer) may update it; that goes on.

@@ -6,8 +6,6 @@ compute nothing.
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,13 +22,13 @@ from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.watch_record import Look
 from crash_hotplug.core.watch_schedule import ReloadGate
 from crash_hotplug.linux import cpus, iomem
-from crash_hotplug.linux.crash_image import read_pointer
+from crash_hotplug.linux.crash_image import read_identity
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.reload import find_reload_tool, reload_crash_image
+from crash_hotplug.linux.reload_outside import reload_outside
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
-from crash_hotplug.linux.update_once import LOOK, update_in_place
+from crash_hotplug.linux.update_once import LOOK, can_reload, update_in_place
 
 _DONE = (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.NOT_LOADED, Outcome.LOCK_BUSY)
 """After these a reload is no answer."""
@@ -40,8 +38,8 @@ _FILES = tuple(f"{cpus.DIRECTORY}/{name}" for name in ("possible", "present", "o
 class Loaded(NamedTuple):
     """Which image is loaded, as cheaply as it can be told."""
 
-    kimage_virt: int
-    """Virtual address of its ``struct kimage``; 0 where none is loaded."""
+    identity: bytes
+    """What tells it from another: its ``struct kimage``; nothing where none is loaded."""
     header: bytes
     """Its elfcorehdr, where the last full look found one."""
 
@@ -97,7 +95,7 @@ class Looker:
         return refused
 
     def _can_reload(self) -> bool:
-        return self._strategy != "in-place" and find_reload_tool() is not None
+        return self._strategy != "in-place" and can_reload()
 
     def forget(self) -> None:
         """Read everything at the next look, and let a reload be tried again."""
@@ -153,7 +151,7 @@ class Looker:
             why_not = "it is tried in place once more first"
         if why_not is not None:
             return replace(look, deed=f"{reason}; no reload: {why_not}") if look.deed else look
-        report = self._reload(reason)
+        report = reload_outside(reason, self._while_waiting)
         self._gate.tried(self._clock(), state, report.outcome is Outcome.RELOADED)
         return self._after(look, "reload", report)
 
@@ -197,13 +195,6 @@ class Looker:
         by_kernel = bool(kexec.updates_cpus or kexec.updates_memory)
         return Look(assessment.comparison.verdict, _sentence(assessment), room_left=left, by_kernel=by_kernel), is_right
 
-    def _reload(self, reason: str) -> Report:
-        try:
-            command = reload_crash_image(prefix=outside_this_unit(), while_waiting=self._while_waiting)
-        except CrashHotplugError as error:
-            return Report(LOOK, Outcome.FAILED, f"{reason}; {error}")
-        return Report(LOOK, Outcome.RELOADED, f"{command}: {reason}")
-
     def _state(self) -> bytes:
         """Return all that a header depends on and that can change: RAM and CPUs, as the kernel writes it."""
         files = [self._sysroot.read(name) or b"" for name in _FILES]
@@ -211,10 +202,10 @@ class Looker:
 
     def _loaded(self) -> Loaded:
         with Kcore(self._sysroot) as kcore:
-            pointer = read_pointer(self._sysroot, kcore)
-            if pointer == 0 or self._header_at is None:
-                return Loaded(pointer, b"")
-            return Loaded(pointer, kcore.read_phys(*self._header_at))
+            identity = read_identity(self._sysroot, kcore)
+            if not identity or self._header_at is None:
+                return Loaded(identity, b"")
+            return Loaded(identity, kcore.read_phys(*self._header_at))
 
     def _loaded_or_unknown(self) -> Loaded:
         """Return what is loaded; where kcore cannot be read, only whether something is."""
@@ -222,28 +213,17 @@ class Looker:
             return self._loaded()
         except CannotTellError:
             is_loaded = read_kexec_state(self._sysroot).image_loaded
-            return Loaded(1 if is_loaded else 0, b"")
+            return Loaded(b"unknown" if is_loaded else b"", b"")
 
     def _foreign(self, now: Loaded) -> str:
-        """Say what somebody else did since the last look: this service left the image as it remembers it.
-
-        The kernel often puts a new ``struct kimage`` to the place of the old one, so the header is looked at too.
-        """
+        """Say what somebody else did since the last look: this service left the image as it remembers it."""
         if self._seen is None or self._last is None or now == self._seen[1]:
             return ""
-        if now.kimage_virt == 0:
+        if not now.identity:
             return "the crash image was unloaded by somebody else"
-        if now.kimage_virt == self._seen[1].kimage_virt and self._last.by_kernel:
+        if now.identity == self._seen[1].identity and self._last.by_kernel:
             return ""  # the kernel's own handler changed the header
         return "another crash image was loaded by somebody else"
-
-
-def outside_this_unit() -> list[str]:
-    """Return what runs a command outside the sandbox of the systemd unit that this process is in, if it is in one."""
-    runner = shutil.which("systemd-run", path="/usr/bin:/bin")
-    if runner is None or "INVOCATION_ID" not in os.environ:
-        return []
-    return [runner, "--quiet", "--wait", "--collect", "--pipe", "--property=Type=oneshot", "--"]
 
 
 def _is_expected(machine: Machine, image: CrashImage) -> bool:

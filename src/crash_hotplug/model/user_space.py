@@ -15,12 +15,16 @@ from crash_hotplug.core.handler import (
     EventKind,
     ImageChangedError,
     Method,
+    Outcome,
     Policy,
+    Report,
     Step,
     Steps,
     handle_event,
 )
+from crash_hotplug.core.handler_policies import Reload
 from crash_hotplug.core.image import CrashImage, Kimage
+from crash_hotplug.core.image_marks import check_marks, marks_of
 from crash_hotplug.core.in_place import control_pages_bound, segments_to_list
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.model.errors import ModelError
@@ -141,6 +145,7 @@ class UserMachine:
         At the first update purgatory comes with it: its digest must leave the elfcorehdr out from then on.
 
         :raise ImageChangedError: another image is loaded than the one that was looked at
+        :raise MixedImageError: another one was loaded between that look and the kernel's own lock
         """
         machine, kimage = self.machine, image.kimage
         assert kimage is not None
@@ -162,6 +167,7 @@ class UserMachine:
         while True:
             if self.loaded_image() != image:
                 raise ImageChangedError("another crash image was loaded meanwhile")
+            marks = marks_of((s.range for s in kimage.segments if s not in listed), machine.memory.read)
             try:
                 yield from kexec_load(machine, kimage.entry_phys, buffers, flags)
                 break
@@ -169,6 +175,7 @@ class UserMachine:
                 if error.number != errno.EBUSY:
                     raise
             yield Step("in place: waits for the kexec lock", waits=True)
+        check_marks(marks, machine.memory.read)
         if machine.crash_image is not None:
             self.taken_over = (machine.crash_image.number, kimage)
 
@@ -229,9 +236,19 @@ def service(machine: ModelMachine, policy: Policy, kexec: Kexec, rules: UdevRule
 
 
 def _handle(user: UserMachine, policy: Policy, event: Event) -> Steps[None]:
-    report = yield from handle_event(user, policy, event)
+    report = yield from handle_or_reload(user, policy, event)
     user.machine.reports.append(report)
     yield Step(f"service: {report.outcome.value}")
+
+
+def handle_or_reload(user: UserMachine, policy: Policy, event: Event) -> Steps[Report]:
+    """Handle an event; an image that came to be a mix of two is loaded anew."""
+    report = yield from handle_event(user, policy, event)
+    if report.outcome is not Outcome.MIXED:
+        return report
+    yield Step("service: what is loaded is a mix")
+    reloaded = yield from handle_event(user, Reload(), Event(EventKind.CPU_ADD))
+    return replace(reloaded, sentence=f"{reloaded.sentence}: {report.sentence}")
 
 
 def settle(machine: ModelMachine, running: Steps[None]) -> None:

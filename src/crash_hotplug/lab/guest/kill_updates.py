@@ -110,7 +110,7 @@ class Attempt:
         if self.plan is None:
             return
         load_crash_image(self.plan.entry_phys, self._before, self.machine._flags())
-        self.machine._pointer_virt = self.machine._read_pointer()
+        self.machine._identity = self.machine._read_identity()
 
     def close(self) -> None:
         """Give the update up."""
@@ -196,7 +196,7 @@ def kill_at_every_stop(name: str, start: Start, inside: int, outcomes: Counter[s
             if calls and attempt.plan is not None:
                 attempt.put_back()
             stop += 1
-        print(f"{name}, from '{attempt.name}': killed at {stop - 1} stops: {shown(found)}", flush=True)
+        say(f"{name}, from '{attempt.name}': killed at {stop - 1} stops: {shown(found)}")
         outcomes.update(found)
         steps += 1
         if attempt.plan is not None:
@@ -214,7 +214,7 @@ def kill_inside(name: str, attempt: Attempt, old: State, inside: int, outcomes: 
         if killed_inside(attempt, random.uniform(0, _LONGEST)):
             found[verdict(old, what_is_loaded(), None)] += 1
             attempt.put_back()
-    print(f"{name}, inside kexec_load: killed {sum(found.values())} times: {shown(found)}", flush=True)
+    say(f"{name}, inside kexec_load: killed {sum(found.values())} times: {shown(found)}")
     outcomes.update(found)
 
 
@@ -225,7 +225,7 @@ def complete(name: str, start: Start) -> None:
         pass
     if old in _new and what_is_loaded() != _new[old]:
         sys.exit(f"{name}: what a killed update loaded is not what a whole one loads")
-    print(f"{name}, not killed: loads the same")
+    say(f"{name}, not killed: loads the same")
 
 
 _new: dict[State, State] = {}
@@ -246,6 +246,13 @@ def verdict(old: State, now: State, calls: int | None) -> str:
     return "NOTHING" if now == ("nothing",) else "WRONG"
 
 
+def say(what: str) -> None:
+    """Print a line, on the console too: this takes minutes."""
+    print(what, flush=True)
+    with open("/dev/console", "w") as console:
+        console.write(f"crash-hotplug-lab: {what}\n")
+
+
 def shown(found: Counter[str]) -> str:
     """Return the counts for people."""
     return ", ".join(f"{count} {what}" for what, count in sorted(found.items())) or "none"
@@ -264,8 +271,8 @@ def main(inside: int) -> None:
     complete("move", move)
     kill_at_every_stop("update", update, inside, outcomes)
     report = update_in_place(LiveMachine(verify_full=True))
-    print(f"the whole image verified: {report.outcome.value}, {report.sentence}")
-    print(f"{sum(outcomes.values())} kills in {time.monotonic() - began:.0f} s: {shown(outcomes)}")
+    say(f"the whole image verified: {report.outcome.value}, {report.sentence}")
+    say(f"{sum(outcomes.values())} kills in {time.monotonic() - began:.0f} s: {shown(outcomes)}")
     if set(outcomes) - {"as before", "as after"} or report.outcome.value not in ("unchanged", "updated"):
         sys.exit(1)
 

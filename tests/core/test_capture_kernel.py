@@ -1,0 +1,93 @@
+"""A capture kernel's file, looked at before the loaded image is dropped."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import pytest
+
+from crash_hotplug.core.capture_kernel import MAX_ROOM, check_bzimage, check_room, needed_at_least, why_no_file_load
+from crash_hotplug.core.errors import InputError, NoRoomError
+from crash_hotplug.core.in_place import control_pages_bound
+from crash_hotplug.linux.machine_reader import read_machine
+from crash_hotplug.linux.sysroot import Sysroot
+from tests.trees import tree
+
+MACHINE = read_machine(Sysroot(str(tree("6.1-c", 1))))
+INIT_SIZE = 48 << 20
+ROOM = 128 << 10
+
+
+def bzimage_head(**changed: int) -> bytes:
+    """Return the first bytes of a bzImage; its whole size is 0x5000."""
+    head = bytearray(0x264)
+    fields = {
+        "setup_sects": (0x1F1, "<B", 39),
+        "syssize": (0x1F4, "<I", 0),
+        "boot_flag": (0x1FE, "<H", 0xAA55),
+        "magic": (0x202, "<I", int.from_bytes(b"HdrS", "little")),
+        "version": (0x206, "<H", 0x20F),
+        "loadflags": (0x211, "<B", 1),
+        "xloadflags": (0x236, "<H", 0x7F),
+        "init_size": (0x260, "<I", INIT_SIZE),
+    }
+    for name, (at, form, value) in fields.items():
+        struct.pack_into(form, head, at, changed.get(name, value))
+    return bytes(head)
+
+
+def test_a_whole_kernel() -> None:
+    check_bzimage(bzimage_head(), 0x5000, "vmlinuz")
+    assert why_no_file_load(bzimage_head()) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "size", "words"),
+    [
+        (bytes(0x264), 0x5000, "vmlinuz is no x86 kernel image"),
+        (b"", 0, "is no x86 kernel image"),
+        (bzimage_head()[:-1], 0x5000, "is no x86 kernel image"),
+        (bzimage_head(), 0x4FFF, "is truncated: it has 20479 of 20480 bytes"),
+        (bzimage_head(syssize=1), 0x5000, "is truncated: it has 20480 of 20496 bytes"),
+    ],
+)
+def test_what_is_no_kernel_is_said(head: bytes, size: int, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_bzimage(head, size, "vmlinuz")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"version": 0x20B}, r"boot protocol \(2.11\) is older"),
+        ({"boot_flag": 0}, "is older"),
+        ({"loadflags": 0}, "zImage"),
+        ({"xloadflags": 0}, "no 64-bit entry point"),
+        ({"xloadflags": 1}, "no 64-bit entry point"),
+    ],
+)
+def test_what_kexec_file_load_would_refuse(changed: dict[str, int], words: str) -> None:
+    reason = why_no_file_load(bzimage_head(**changed))
+    assert reason is not None
+    assert re.search(words, reason)
+
+
+def test_room_that_can_be() -> None:
+    check_room(bzimage_head(), 4 << 20, ROOM, MACHINE)
+    check_room(bzimage_head(), 4 << 20, MAX_ROOM, MACHINE)
+
+
+def test_room_that_is_too_small_or_too_large_for_any_header() -> None:
+    for room, words in ((0x100, "is too small: the elfcorehdr needs 4096"), (MAX_ROOM + 1, "more than an elfcorehdr")):
+        with pytest.raises(InputError, match=words):
+            check_room(bzimage_head(), 0, room, MACHINE)
+
+
+def test_what_cannot_fit_is_refused_at_the_last_byte() -> None:
+    reserved = max(r.size for r in MACHINE.crashkernel)
+    fits = reserved - INIT_SIZE - ROOM - control_pages_bound(MACHINE.ram)
+    assert needed_at_least(bzimage_head(), fits, ROOM, MACHINE) == reserved
+    check_room(bzimage_head(), fits, ROOM, MACHINE)
+    with pytest.raises(NoRoomError, match=r"the reserved region \(192 MiB\) is too small: .* nothing was changed"):
+        check_room(bzimage_head(), fits + 1, ROOM, MACHINE)
