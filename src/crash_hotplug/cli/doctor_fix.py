@@ -61,7 +61,7 @@ def _reload_rules(sysroot: Sysroot, done: Done) -> None:
 
 
 def _diffs(sysroot: Sysroot, plan: FixPlan) -> list[str]:
-    found = []
+    found: list[str] = []
     for wanted in plan.wanted:
         now = read_state(sysroot.directory or "/", wanted.path)
         before = [] if now is None else now.content.decode("utf-8", "replace").splitlines(keepends=True)

@@ -34,7 +34,9 @@ def without_reload(text: str, heading: Sequence[str]) -> str:
 
 
 def _starts_reload(rule: Rule) -> bool:
-    return any(token.starts_reload for token in rule.tokens)
+    """Whether CPUs' or memory's events may start a reload with this rule."""
+    not_for = {token.value for token in rule.tokens if (token.key, token.operator) == ("SUBSYSTEM", "!=")}
+    return any(token.starts_reload for token in rule.tokens) and not not_for >= _SUBSYSTEMS
 
 
 def _only_for_hotplug(rule: Rule) -> bool:

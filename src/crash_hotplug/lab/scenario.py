@@ -56,9 +56,9 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "panic-within": ({"cpu", "seconds"}, set()),
 }
 MEASURED = ("updates", "kills", "bench", "handler", "watch-idle", "watch-events", "watch-trouble", "watch-forged")
+_ENDS = ("panic", "panic-within", "end")
 IMAGE = ("untouched", "changed")
 """What a command may do to the image."""
-_ENDS = ("panic", "panic-within", "end")
 FLIPPED = ("boot_params", "elfcorehdr-padding")
 
 

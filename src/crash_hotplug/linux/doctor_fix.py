@@ -16,6 +16,7 @@ from crash_hotplug.core.shell_settings import append_assignment
 from crash_hotplug.linux.diagnosis import Diagnosis
 from crash_hotplug.linux.doctor_manifest import (
     DIRECTORY,
+    PATH,
     Change,
     Manifest,
     digest,
@@ -154,8 +155,8 @@ def _plan_settings(root: str, manifest: Manifest, plan: FixPlan, settings: Kdump
         return
     value = f"{appended} {NO_MEMHOTPLUG}".strip()
     comment = [
-        "Added by crash-hotplug doctor --fix (crash-hotplug doctor --undo takes it back): without it the capture kernel",
-        "takes hot-added DIMMs for its own memory, and a dump lacks them.",
+        "Added by crash-hotplug doctor --fix (crash-hotplug doctor --undo takes it back):",
+        "without it the capture kernel takes hot-added DIMMs for its own memory, and a dump lacks them.",
     ]
     text = append_assignment(settings.text, family.append, value, comment)
     why = f"{NO_MEMHOTPLUG} for the next capture kernel; {family.reload} lets it have it now"
@@ -209,10 +210,16 @@ def undo_fix(sysroot: Sysroot, dry_run: bool = False) -> Done:
     done = Done()
     manifest = read_manifest(root)
     if manifest is None:
+        if not dry_run:
+            clear_temporary(root, PATH)
         return done
     with _alone(root):
         for change in list(manifest.changes.values()):
-            now = read_state(root, change.path)
+            try:
+                now = read_state(root, change.path)
+            except InputError as error:
+                done.left_alone.append(str(error))
+                continue
             if not change.is_ours(now) and not change.is_before(now):
                 done.left_alone.append(f"{change.path} was changed by somebody since doctor wrote it")
                 continue

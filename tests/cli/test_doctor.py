@@ -1,0 +1,215 @@
+"""`doctor`, as a person sees it: every family, kernels with and without crash_hotplug."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.linux.doctor_fix import tell_udev
+from tests.cli.running import run
+from tests.family_trees import AWARE, NAMES, SERVICE, UNAWARE, build, install_service, photograph
+
+DEBIAN_RULES = "/lib/udev/rules.d/50-kdump-tools.rules"
+FAILS = f"udev's reload ({DEBIAN_RULES}) fails silently: systemd-udevd's sandbox does not let it load an image"
+KERNEL_LEAVES = "stays in the header: the kernel's own handler leaves it there, and nothing repairs that"
+RED_HAT_WORKS = (
+    "udev reloads the whole image (/usr/lib/udev/rules.d/98-kexec.rules): no image for about a second each time"
+)
+NOBODY = "nothing reacts: neither the kernel, nor a udev rule, nor crash-hotplug.service"
+
+
+@pytest.mark.parametrize(
+    ("family", "kernel", "code", "line"),
+    [
+        ("debian", UNAWARE, 4, f"NOT HANDLED: CPUs and memory: {FAILS}"),
+        ("debian", AWARE, 4, f"NOT HANDLED: removed memory: {KERNEL_LEAVES}"),
+        ("redhat", UNAWARE, 0, f"HANDLED: CPUs and memory: {RED_HAT_WORKS}"),
+        ("redhat", AWARE, 4, f"NOT HANDLED: removed memory: {KERNEL_LEAVES}"),
+        ("opensuse", UNAWARE, 4, f"NOT HANDLED: CPUs: {NOBODY}"),
+        ("opensuse", AWARE, 4, f"NOT HANDLED: removed memory: {KERNEL_LEAVES}"),
+    ],
+)
+def test_the_first_line_tells_what_will_happen_and_why(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str, kernel: str, code: int, line: str
+) -> None:
+    ran = run(capsys, "doctor", "--sysroot", build(tmp_path / "tree", family, kernel))
+    assert (ran.out.splitlines()[0], ran.code) == (line, code)
+
+
+@pytest.mark.parametrize("family", NAMES)
+@pytest.mark.parametrize("kernel", [UNAWARE, AWARE])
+def test_with_the_service_and_fix_it_is_handled(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str, kernel: str
+) -> None:
+    tree = install_service(build(tmp_path / "tree", family, kernel), active=True)
+    assert run(capsys, "doctor", "--sysroot", tree, "--fix").code == 0
+    ran = run(capsys, "doctor", "--sysroot", tree)
+    assert ran.code == 0
+    assert ran.out.startswith("HANDLED: ")
+    assert SERVICE in ran.out.splitlines()[0]
+    assert "as well" not in ran.out
+
+
+def test_the_service_beside_a_live_rule_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "redhat"), active=True)
+    out = run(capsys, "doctor", "--sysroot", tree).out
+    assert "but udev reloads the whole image as well" in out.splitlines()[0]
+    assert "crash-hotplug doctor --fix" in out
+
+
+def test_each_fact_names_its_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = build(tmp_path / "tree", "debian")
+    out = run(capsys, "doctor", "--sysroot", tree).out
+    for fact in (
+        "never updates an elfcorehdr for memory: no such attribute  [/sys/devices/system/memory/crash_hotplug]",
+        "loaded by kexec_load (kexec -c)",
+        f"/usr/sbin/kdump-config try-reload  [{DEBIAN_RULES}]",
+        "holds neither kexec_load nor kexec_file_load  [/lib/systemd/system/systemd-udevd.service]",
+        "the next capture kernel will lack acpi_no_memhotplug  [/etc/default/kdump-tools]",
+        "the kernel was given crashkernel=192M  [/proc/cmdline]",
+        "crash-hotplug.service is not installed",
+    ):
+        assert fact in out
+    report = run(capsys, "doctor", "--sysroot", tree, "--json").json
+    assert report["verdict"] == "not handled"
+    assert [change["handled"] for change in report["next_hotplug"]] == [False] * 4
+    assert all(fact["source"] and fact["sentence"] and fact["topic"] for fact in report["facts"])
+
+
+def test_no_image_is_3_and_no_rules_are_5(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = build(tmp_path / "tree", "debian")
+    (tree / "sys/kernel/kexec_crash_loaded").write_text("0\n")
+    ran = run(capsys, "doctor", "--sysroot", tree)
+    assert (ran.code, ran.out.splitlines()[0].split(":")[0]) == (3, "NO CRASH IMAGE")
+    (tree / "sys/kernel/kexec_crash_loaded").unlink()
+    assert run(capsys, "doctor", "--sysroot", tree).code == 5
+
+
+def test_lockdown_and_sysctls(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "redhat"), active=True)
+    (tree / "sys/kernel/security").mkdir(parents=True)
+    (tree / "sys/kernel/security/lockdown").write_text("none [integrity] confidentiality\n")
+    ran = run(capsys, "doctor", "--sysroot", tree)
+    assert (
+        "has the image reloaded (kdumpctl reload): lockdown (integrity) forbids kexec_load" in ran.out.splitlines()[0]
+    )
+    (tree / "proc/sys/kernel/kexec_load_disabled").write_text("1\n")
+    ran = run(capsys, "doctor", "--sysroot", tree)
+    assert ran.code == 4
+    assert "kernel.kexec_load_disabled forbids loading until the next boot" in ran.out.splitlines()[0]
+
+
+def test_a_kernel_without_kexec_load(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "redhat"), active=True)
+    release = (tree / "proc/sys/kernel/osrelease").read_text().strip()
+    (tree / "boot").mkdir()
+    (tree / f"boot/config-{release}").write_text("# CONFIG_KEXEC is not set\nCONFIG_KEXEC_FILE=y\n")
+    out = run(capsys, "doctor", "--sysroot", tree).out
+    assert "built without kexec_load" in out.splitlines()[0]
+    assert "built with: KEXEC no, KEXEC_FILE yes, CRASH_HOTPLUG no" in out
+
+
+def test_dry_run_shows_a_diff_and_changes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    before = photograph(tree)
+    ran = run(capsys, "doctor", "--sysroot", tree, "--fix", "--dry-run")
+    assert ran.code == 0
+    assert "would change /etc/udev/rules.d/50-kdump-tools.rules" in ran.out
+    assert '+KDUMP_CMDLINE_APPEND="reset_devices nr_cpus=1 irqpoll acpi_no_memhotplug"' in ran.out
+    assert photograph(tree) == before
+    run(capsys, "doctor", "--sysroot", tree, "--fix")
+    changed = photograph(tree)
+    assert (
+        "would change /etc/default/kdump-tools" in run(capsys, "doctor", "--sysroot", tree, "--undo", "--dry-run").out
+    )
+    assert photograph(tree) == changed
+
+
+def test_fix_and_undo_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    report = run(capsys, "doctor", "--sysroot", tree, "--fix", "--json").json
+    assert (report["action"], len(report["changed"]), report["left_alone"]) == ("fix", 2, [])
+    assert report["to_do"] == [f"systemctl enable --now {SERVICE}"]
+    assert len(run(capsys, "doctor", "--sysroot", tree, "--undo", "--json").json["changed"]) == 2
+    assert run(capsys, "doctor", "--sysroot", tree, "--undo").out == "nothing to take back\n"
+
+
+def test_without_the_service_fix_switches_nothing_off(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = build(tmp_path / "tree", "debian")
+    before = photograph(tree)
+    ran = run(capsys, "doctor", "--sysroot", tree, "--fix")
+    assert (ran.code, "is not installed" in ran.err) == (1, True)
+    assert photograph(tree) == before
+
+
+def test_settings_that_only_the_shell_knows_are_left_alone_and_said_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    with (tree / "etc/default/kdump-tools").open("a") as file:
+        file.write('KDUMP_CMDLINE_APPEND="$(cat /etc/mine)"\n')
+    before = (tree / "etc/default/kdump-tools").read_text()
+    ran = run(capsys, "doctor", "--sysroot", tree, "--fix")
+    assert ran.code == 1
+    assert "add acpi_no_memhotplug by hand" in ran.err
+    assert (tree / "etc/default/kdump-tools").read_text() == before
+    assert (tree / "etc/udev/rules.d/50-kdump-tools.rules").exists()
+
+
+def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "doctor", "--dry-run").code == 2
+    assert run(capsys, "doctor", "--fix", "--undo").code == 2
+
+
+@pytest.mark.parametrize("action", ["--fix", "--undo"])
+def test_without_root_nothing_is_changed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    ran = run(capsys, "doctor", action)
+    assert ran.code == 1
+    assert ran.err == f"crash-hotplug doctor: {action} changes files in /etc: run as root; nothing was changed\n"
+
+
+@pytest.mark.parametrize("name", ["udevadm", None])
+def test_udev_is_told_on_a_live_machine_or_it_is_said_that_it_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    ran: list[list[str]] = []
+
+    def record(command: list[str], **_named: object) -> subprocess.CompletedProcess[str]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "no udevd\n")
+
+    monkeypatch.setattr(shutil, "which", lambda _name, path: name)
+    monkeypatch.setattr(subprocess, "run", record)
+    said = tell_udev()
+    if name is None:
+        assert (ran, said) == ([], "udevadm is not installed: udev has to be restarted to read its rules again")
+    else:
+        assert (ran, said) == ([["udevadm", "control", "--reload"]], "udevadm control --reload failed: no udevd")
+
+
+@pytest.mark.parametrize("what", ["pipe", "huge", "circle", "binary", "directory"])
+def test_hostile_trees_end_in_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path, what: str) -> None:
+    tree = build(tmp_path / "tree", "redhat")
+    path = tree / "usr/lib/udev/rules.d/98-kexec.rules"
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "huge":
+        path.write_bytes(b"#" * (2 << 20))
+    elif what == "circle":
+        path.symlink_to(path.name)
+    elif what == "binary":
+        path.write_bytes(bytes(range(256)) * 16)
+    else:
+        path.mkdir()
+    ran = run(capsys, "doctor", "--sysroot", tree)
+    assert ran.code == (4 if what == "binary" else 1)
+    assert "Traceback" not in ran.err
+    assert (ran.err == "") == (what == "binary")
