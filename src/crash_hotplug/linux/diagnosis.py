@@ -29,6 +29,8 @@ from crash_hotplug.linux.update_once import can_reload
 UDEVD = "systemd-udevd.service"
 AUTO_ONLINE = "/sys/devices/system/memory/auto_online_blocks"
 KPTR_RESTRICT = "/proc/sys/kernel/kptr_restrict"
+OPTIONS = ("CONFIG_KEXEC", "CONFIG_KEXEC_FILE", "CONFIG_CRASH_HOTPLUG")
+"""What is looked at in the kernel's configuration."""
 
 
 @dataclass(frozen=True)
