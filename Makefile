@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
 
-.PHONY: run test test-main test-pythons lint lab lab-full fuzz bench-core man install deb rpm clean python
+.PHONY: run test test-main test-pythons lint lab lab-full lab-debian fuzz bench-core man install deb rpm clean python
 
 # The main job: what a hot-plug does to a crash image, and what comes of it, on a machine in memory.
 run: python
@@ -65,6 +65,11 @@ lab-full: $(VENV)/ready
 	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
 	$(VENV)/bin/crash-hotplug lab run --all --kernel all -j 2 -o build/lab/every-scenario
 	$(VENV)/bin/crash-hotplug lab run --kernel all --loader all -j 2 -o build/lab/every-loader
+
+# A full Debian 12 guest with kdump-tools, without this package and with it.  The first run builds its image: 10 minutes.
+lab-debian: $(VENV)/ready deb
+	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
+	$(VENV)/bin/crash-hotplug lab debian --deb dist/crash-hotplug_*_all.deb
 
 clean:
 	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

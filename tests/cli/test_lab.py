@@ -57,6 +57,9 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [
         (("run", "nonsense"), "there is no scenario nonsense"),
+        (("debian", "--release", "potato"), "no Debian potato can be built"),
+        (("debian", "--deb", "/nonexistent.deb"), "there is no package file"),
+        (("debian", "--side", "with"), "needs the package file"),
         (("run", "--kernel", "2.6"), "no kernel is known as 2.6"),
         (("run", "--kernel", "/boot/vmlinuz-mine"), "its modules have to be named as well"),
         (("run", "--modules", "/lib/modules"), "--modules goes with one --kernel that is a file"),

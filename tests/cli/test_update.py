@@ -139,10 +139,10 @@ def test_a_broken_image_is_noticed_by_a_full_verification(fake: FakeKexec, capsy
 
 def test_a_reload_that_fails_says_why_it_was_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(update_once, "is_root", lambda: True)
-    monkeypatch.setattr(update_once, "reload_crash_image", lambda *_: "kdumpctl reload")
+    monkeypatch.setattr(update_once, "reload_crash_image", lambda: "kdumpctl reload")
     assert update_once.update_by_reload("no kcore").sentence == "kdumpctl reload: no kcore"
 
-    def failing(*_arguments: object) -> str:
+    def failing() -> str:
         raise CrashHotplugError("kdumpctl reload failed: no")
 
     monkeypatch.setattr(update_once, "reload_crash_image", failing)
@@ -153,7 +153,7 @@ def test_a_reload_that_fails_says_why_it_was_wanted(monkeypatch: pytest.MonkeyPa
 def test_without_a_tool_our_own_load_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[tuple[object, ...]] = []
 
-    def no_tool(*_arguments: object) -> str:
+    def no_tool() -> str:
         raise NoReloadToolError("neither is installed")
 
     def load_again(*arguments: object) -> str:
@@ -183,6 +183,6 @@ def test_without_a_tool_our_own_load_is_done_again(monkeypatch: pytest.MonkeyPat
 
 def test_who_is_not_root_reloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(update_once, "is_root", lambda: False)
-    monkeypatch.setattr(update_once, "reload_crash_image", lambda *_: pytest.fail("it was tried"))
+    monkeypatch.setattr(update_once, "reload_crash_image", lambda: pytest.fail("it was tried"))
     assert update_once.update_by_reload("run as root").outcome is Outcome.CANNOT_TELL
     assert update_once.update_by_reload("").sentence == "only root can reload the crash image"

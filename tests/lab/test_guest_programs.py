@@ -8,32 +8,27 @@ import pytest
 
 from crash_hotplug.lab.guest import kill_updates, measure_handler, measure_updates
 
-
-@pytest.fixture(autouse=True)
-def nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kill_updates, "_new", {})
+OLD, NEW, OTHER = ("old",), ("new",), ("other",)
 
 
-OLD, NEW, OTHER, NOTHING = ("old",), ("new",), ("other",), ("nothing",)
-
-
-def test_a_kill_before_the_call_leaves_what_was_there() -> None:
-    assert kill_updates.verdict(OLD, OLD, 0) == "as before"
-    assert kill_updates.verdict(OLD, NEW, 0) == "WRONG"
-
-
-def test_every_kill_after_the_call_leaves_the_same() -> None:
-    assert [kill_updates.verdict(OLD, now, 1) for now in (NEW, NEW, OTHER)] == ["as after", "as after", "WRONG"]
-
-
-def test_a_kill_inside_the_call_leaves_one_or_the_other() -> None:
-    kill_updates.verdict(OLD, NEW, 1)
-    assert [kill_updates.verdict(OLD, now, None) for now in (OLD, NEW, OTHER)] == ["as before", "as after", "WRONG"]
-
-
-@pytest.mark.parametrize("calls", [0, 1, None])
-def test_an_image_that_is_gone_is_told(calls: int | None) -> None:
-    assert kill_updates.verdict(OLD, NOTHING, calls) == "NOTHING"
+@pytest.mark.parametrize(
+    ("now", "calls", "said"),
+    [
+        (OLD, 0, "as before"),
+        (NEW, 0, "WRONG"),
+        (NEW, 1, "as after"),
+        (OLD, 1, "WRONG"),
+        (OTHER, 1, "WRONG"),
+        (OLD, None, "as before"),
+        (NEW, None, "as after"),
+        (OTHER, None, "WRONG"),
+        (kill_updates.NOTHING, 0, "NOTHING"),
+        (kill_updates.NOTHING, 1, "NOTHING"),
+        (kill_updates.NOTHING, None, "NOTHING"),
+    ],
+)
+def test_what_is_loaded_after_a_kill(now: tuple[str], calls: int | None, said: str) -> None:
+    assert kill_updates.verdict(OLD, NEW, now, calls) == said
 
 
 def test_slow_updates_are_laid_beside_what_the_watcher_saw() -> None:

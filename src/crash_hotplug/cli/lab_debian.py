@@ -9,7 +9,7 @@ from pathlib import Path
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.lab_progress import say
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.lab import distro_image, distro_run, report, results, session
+from crash_hotplug.lab import distro_image, distro_judge, distro_run, report, results, session
 from crash_hotplug.lab.results import Result
 
 
@@ -18,9 +18,9 @@ def run(arguments: argparse.Namespace) -> int:
     deb = Path(arguments.deb) if arguments.deb else None
     if deb is not None and not deb.is_file():
         raise InputError(f"there is no package file {deb}")
-    sides = [arguments.side] if arguments.side else [distro_run.WITHOUT, *([distro_run.WITH] if deb else [])]
-    if distro_run.WITH in sides and deb is None:
-        raise InputError("the side `with` needs the package file to install (--deb FILE)")
+    sides = [arguments.side] if arguments.side else list(distro_judge.SIDES) if deb else [distro_judge.WITHOUT]
+    if sides != [distro_judge.WITHOUT] and deb is None:
+        raise InputError(f"the side `{sides[0]}` needs the package file to install (--deb FILE; `make deb` builds it)")
     image = distro_image.build(arguments.release, say, arguments.rebuild)
     if arguments.build:
         print(image.disk)
@@ -34,9 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
         result = asyncio.run(distro_run.run(image, side, deb, own, lambda what: say(f"  {what}")))
         done.append(result)
         results.write(done, directory, session.facts())
-        print(f"{result.outcome.upper():7} {side:8} {result.seconds:.0f} s  {result.reason}", flush=True)
-        for check in result.checks:
-            print(f"  {'ok' if check.ok else 'NOT OK':6} {check.name}: {check.detail.splitlines()[0][:160]}"
-                  if check.detail else f"  {'ok' if check.ok else 'NOT OK':6} {check.name}")  # fmt: skip
+        _print(result)
     print(report.write(done, directory, session.facts()))
     return exit_codes.FAILED if session.exit_failed(done) else exit_codes.DONE
+
+
+def _print(result: Result) -> None:
+    print(f"{result.outcome.upper():7} {result.title} {result.seconds:.0f} s  {result.reason}", flush=True)
+    for check in result.checks:
+        detail = f": {check.detail.splitlines()[0]}" if check.detail else ""
+        print(f"  {'ok' if check.ok else 'NOT OK':6} {check.name}{detail}", flush=True)

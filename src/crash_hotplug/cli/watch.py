@@ -133,11 +133,14 @@ def _once(looker: Looker, record: WatchRecord, arguments: argparse.Namespace) ->
     return exit_codes.of_verdict(look.verdict)
 
 
+_STDERR = 2
+
+
 class _Log:
     """Lines on standard error; for the journal each with its priority in front (sd-daemon(3))."""
 
     def __init__(self) -> None:
-        self._is_journal = _is_journal(sys.stderr.fileno(), os.environ.get("JOURNAL_STREAM", ""))
+        self._is_journal = _is_journal(_STDERR, os.environ.get("JOURNAL_STREAM", ""))
 
     def say(self, priority: int, line: str) -> None:
         """Write one line."""
@@ -147,5 +150,8 @@ class _Log:
 
 def _is_journal(descriptor: int, stream: str) -> bool:
     """Whether the descriptor is the stream to the journal that systemd described: ``DEVICE:INODE``."""
-    found = os.fstat(descriptor)
+    try:
+        found = os.fstat(descriptor)
+    except OSError:  # closed
+        return False
     return stream == f"{found.st_dev}:{found.st_ino}"

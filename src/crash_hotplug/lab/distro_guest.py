@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import re
 import shlex
 import subprocess
 import tarfile
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import crash_hotplug
-from crash_hotplug.lab import disk_tools, dump, hosttools
+from crash_hotplug.lab import disk_tools, distro_judge, dump, hosttools
 from crash_hotplug.lab.agent import Agent
 from crash_hotplug.lab.distro_machine import DebianMachine
 from crash_hotplug.lab.errors import GuestError, LabError
@@ -116,11 +115,9 @@ class DebianGuest:
                        f"exec udevadm monitor --kernel -s cpu -s memory > {_EVENTS}")  # fmt: skip
         await asyncio.sleep(3)
 
-    async def events(self) -> list[tuple[float, str, str]]:
-        """Return what the kernel told udev: monotonic time in the guest, action, device."""
-        text = await self._agent.order("read", path=_EVENTS)
-        found = re.findall(r"^KERNEL\[([\d.]+)\] (\S+) +(\S+) ", text, re.MULTILINE)
-        return [(float(at), action, device.rpartition("/")[2]) for at, action, device in found]
+    async def events(self) -> list[distro_judge.Event]:
+        """Return what the kernel told udev since then."""
+        return distro_judge.parse_events(await self._agent.order("read", path=_EVENTS))
 
     async def add_dimm(self, name: str, size: int) -> None:
         """Plug a DIMM and wait until all of it is online."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from crash_hotplug.lab import dump, guest_watch, physmem
+from crash_hotplug.lab import dump, guest_storm, guest_watch, physmem
 from crash_hotplug.lab.agent import Agent
 from crash_hotplug.lab.command_steps import take_command, take_shell
 from crash_hotplug.lab.errors import GuestError, LabError
@@ -29,7 +29,11 @@ _CAPTURE_APPEND = (
     "acpi_no_memhotplug",  # else it hot-adds the DIMMs to itself, and what is its own RAM cannot be read as a dump
 )  # fmt: skip
 _LOADER_OPTIONS = {"c": ("-c",), "s": ("-s",), "ch": ("-c", "--hotplug")}
-_PROGRAMS = {"updates": "measure_updates.py", "kills": "kill_updates.py", "handler": "measure_handler.py"}
+_PROGRAMS = {
+    "updates": "measure_updates.py", "kills": "kill_updates.py", "handler": "measure_handler.py",
+    "watch-idle": "watch_idle.py", "watch-events": "watch_events.py", "watch-trouble": "watch_trouble.py",
+    "watch-forged": "watch_forged.py",
+}  # fmt: skip
 _BUSY_PATTERN = 0xC0FFEE00_00000000
 _BOOT_LIMIT = 180.0
 
@@ -85,6 +89,7 @@ class Guest:
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
             "command": self._command, "shell": self._shell, "look": self._look_step,
             "flip": self._flip, "measure": self._measure, "wait": self._wait, "pace": self._pace, "panic": self._panic,
+            "storm": self._storm, "end": self._end,
             "panic-within": self._panic_within,
         }  # fmt: skip
 
@@ -118,6 +123,8 @@ class Guest:
         words = await self._agent.order("where")
         self.seen.words = [(now, value) for now, (_, value) in zip(words, self.seen.words)]
         await self._take(self._scenario.steps[-1])
+        if self._scenario.ends_without_dump:
+            return
         await machine.wait_dumped(self._scenario.time_limit)
 
     async def _live_until_it_panics(self, machine: Machine) -> None:
@@ -352,6 +359,13 @@ class Guest:
         self.event(str(step), "; ".join(said.splitlines()))
         if done["rc"]:
             raise GuestError(f"{step} failed: {(done['err'] or done['out']).strip()[-300:]}")
+
+    async def _storm(self, step: Step) -> None:
+        found = await guest_storm.storm(self._machine, self._agent, step, self._scenario.time_limit)
+        self.event(str(step), "; ".join(f"{key}: {value}" for key, value in found.items()))
+
+    async def _end(self, step: Step) -> None:
+        self.event(str(step), "the guest is switched off")
 
     async def _wait(self, step: Step) -> None:
         await asyncio.sleep(float(step.arguments["seconds"]))

@@ -46,6 +46,8 @@ def build(kernel: Kernel, scratch: Path) -> Path:
     package = Path(crash_hotplug.__file__).parent
     target = part / "lab/src" / package.name
     shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__", "lab"))
+    # What the guest's programs share they import from here; the rest of the lab stays on the host.
+    shutil.copytree(_GUEST, target / "lab" / _GUEST.name, ignore=shutil.ignore_patterns("__pycache__", "init"))
     userland.compile_python(tree, target)
     image = scratch / "initramfs.cpio"
     with image.open("wb") as out:

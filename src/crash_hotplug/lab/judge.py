@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
     """Fill in the result's checks, outcome and reason."""
     expectation = scenario.expect[result.update]
+    if scenario.ends_without_dump:
+        result.outcome, result.reason = Outcome.PASS.value, "every step was taken"
+        return
     if expectation.record:
         _record(result, seen)
         return

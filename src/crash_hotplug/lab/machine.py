@@ -19,7 +19,7 @@ from crash_hotplug.lab.errors import GuestError, LabError, StuckError
 from crash_hotplug.lab.kernels import Kernel
 
 MIB = 1 << 20
-_MAX_MEMORY = 32 << 30
+_MAX_MEMORY = 64 << 30
 _SLOTS = 16
 """For DIMMs, where a scenario does not need more; QEMU has 256."""
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
@@ -45,7 +45,7 @@ class Machine:
     """A running QEMU.  Use as an asynchronous context manager: on leaving, QEMU is gone whatever happened."""
 
     def __init__(self, kernel: Kernel, initramfs: Path, out: Path, memory: int = 1 << 30, cpus: int = 2,
-                 ram_holes: int = 0, slots: int = 0) -> None:  # fmt: skip
+                 ram_holes: int = 0, slots: int = 0, max_memory: int = 32 << 30) -> None:  # fmt: skip
         """Describe the machine; ``out`` takes the serial log and the dump's disk."""
         self.out = out
         self.serial_log = out / "serial.log"
@@ -56,6 +56,7 @@ class Machine:
         self._cpus = cpus
         self._ram_holes = ram_holes
         self._slots = max(slots, _SLOTS)
+        self._max_memory = max_memory
         self._run = Path(tempfile.mkdtemp(prefix="crash-hotplug-"))  # UNIX socket paths are at most 107 bytes
         self._qmp = QMPClient("lab")
         self._process: asyncio.subprocess.Process | None = None
@@ -73,7 +74,7 @@ class Machine:
     def make_disk(self) -> None:
         """Make the sparse disk that takes the vmcore: room for all memory there can be."""
         with self.dump.open("wb") as disk:
-            disk.truncate(_MAX_MEMORY + self._memory)
+            disk.truncate(self._max_memory + self._memory)
 
     def command(self, shell: bool = False) -> list[str]:
         """Return QEMU's command line, with a shell on this terminal where that is asked for."""
@@ -86,7 +87,7 @@ class Machine:
         return [
             *hosttools.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-accel", "kvm" if kvm else "tcg,thread=multi", "-machine", machine, "-cpu", cpu, *extra,
-            "-m", f"{self._memory // MIB}M,slots={self._slots},maxmem={_MAX_MEMORY >> 30}G",
+            "-m", f"{self._memory // MIB}M,slots={self._slots},maxmem={self._max_memory >> 30}G",
             "-smp", f"{self._cpus},sockets=8,cores=1,threads=1,maxcpus=8",
             "-kernel", str(self._kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(shell),
             "-gdb", f"unix:{self.gdb_socket},server=on,wait=off",

@@ -34,7 +34,14 @@ async def run(kernel: Kernel, scenario: Scenario, loader: str, update: str, dire
     guest = Guest(scenario, kernel, loader, update, directory, result, say)
     try:
         async with Machine(
-            kernel, image, directory, scenario.memory, scenario.cpus, scenario.ram_holes, scenario.most_dimms
+            kernel,
+            image,
+            directory,
+            scenario.memory,
+            scenario.cpus,
+            scenario.ram_holes,
+            scenario.most_dimms,
+            scenario.max_memory,
         ) as machine:
             await asyncio.wait_for(guest.live(machine), scenario.time_limit)
     except (GuestError, asyncio.TimeoutError) as error:
@@ -46,7 +53,8 @@ async def run(kernel: Kernel, scenario: Scenario, loader: str, update: str, dire
             guest.after_death()
             judge(result, scenario, guest.seen)
     else:
-        guest.after_death()
+        if not scenario.ends_without_dump:
+            guest.after_death()
         say("reading the vmcore")
         judge(result, scenario, guest.seen)
     finally:

@@ -49,11 +49,14 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "look": (set(), set()),
     "measure": ({"what", "number"}, set()),
     "wait": ({"seconds"}, set()),
+    "storm": ({"dimms", "size", "cpus", "keeper"}, set()),
     "pace": ({"seconds"}, set()),
+    "end": (set(), set()),
     "panic": ({"cpu"}, set()),
     "panic-within": ({"cpu", "seconds"}, set()),
 }
-MEASURED = ("updates", "kills", "bench", "handler")
+MEASURED = ("updates", "kills", "bench", "handler", "watch-idle", "watch-events", "watch-trouble", "watch-forged")
+_ENDS = ("panic", "panic-within", "end")
 IMAGE = ("untouched", "changed")
 """What a command may do to the image."""
 FLIPPED = ("boot_params", "elfcorehdr-padding")
@@ -117,6 +120,13 @@ class Scenario:
     """Seconds from QEMU's start until the guest is given up."""
     ram_holes: int = 0
     """Pages that the guest reserves at boot, each of which makes one more range of its RAM."""
+    max_memory: int = 32 << 30
+    """How much memory the machine can have with all DIMMs, at most."""
+
+    @property
+    def ends_without_dump(self) -> bool:
+        """Whether there is no panic."""
+        return self.steps[-1].action == "end"
 
     @property
     def most_dimms(self) -> int:
@@ -164,13 +174,14 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
         "capture-without",
         "time-limit",
         "ram-holes",
+        "max-memory",
     }
     _no_others(name, "", content, known)
     raw_steps = written_out(name, _list(name, content, "step"), size)
     steps = tuple(_step(f"{name}: step {n}", raw) for n, raw in enumerate(raw_steps, 1))
-    if [s.action for s in steps if s.action.startswith("panic")] not in (["panic"], ["panic-within"]):
-        raise ScenarioError(f"{name}: one step, and no other, has to be a panic")
-    if steps[-1].action != "panic" and not any(s.action == "panic-within" for s in steps):
+    if [s.action for s in steps if s.action in _ENDS] not in (["panic"], ["panic-within"], ["end"]):
+        raise ScenarioError(f"{name}: one step, and no other, has to be a panic (or end, where no dump is wanted)")
+    if steps[-1].action not in ("panic", "end") and not any(s.action == "panic-within" for s in steps):
         raise ScenarioError(f"{name}: nothing can happen after the panic")
     raw_expect = content.get("expect", {})
     _no_others(name, "expect.", raw_expect, set(UPDATES))
@@ -193,6 +204,7 @@ def parse(name: str, content: dict[str, Any]) -> Scenario:
         tuple(content.get("capture-without", ())),
         float(content.get("time-limit", 420)),
         int(content.get("ram-holes", 0)),
+        size(f"{name}: max-memory", content.get("max-memory", "32G")),
     )
 
 
@@ -236,7 +248,7 @@ def _step(where: str, raw: dict[str, Any]) -> Step:
     for key in ("size", "address"):
         if key in arguments:
             arguments[key] = size(f"{where}: {key}", arguments[key])
-    for key in ("cpu", "block", "number", "code", "uid"):
+    for key in ("cpu", "block", "number", "code", "uid", "dimms", "cpus"):
         if not isinstance(arguments.get(key, 0), int):
             raise ScenarioError(f"{where}: {key} is {arguments[key]!r}, not a number")
     if action == "measure" and arguments["what"] not in MEASURED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -16,6 +17,9 @@ DEBIAN = "/var/crash/kdump_lock"
 """kdump-config takes it (``KDUMP_COREDIR``)."""
 
 
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
 class LockBusyError(CrashHotplugError):
     """Somebody holds a lock for longer than we wait."""
 
@@ -27,21 +31,34 @@ def kdump_locks(seconds: float) -> Iterator[None]:
     :param seconds: how long to wait for one that is taken
     :raise LockBusyError: one stays taken
     :raise CannotTellError: one may not be opened
+    :raise CrashHotplugError: one cannot be opened or made (a read-only or a full disk)
     """
     with ExitStack() as held:
         for path in (RED_HAT, DEBIAN):
             if os.path.isdir(os.path.dirname(path)):
                 descriptor = _open(path)
                 held.callback(os.close, descriptor)
-                _take(descriptor, path, seconds)
+                if _is_trusted(descriptor):
+                    _take(descriptor, path, seconds)
         yield
 
 
 def _open(path: str) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            return os.open(path, _FLAGS)
+        except FileNotFoundError:
+            return os.open(path, _FLAGS | os.O_CREAT, 0o600)
     except OSError as error:
-        raise CannotTellError(f"the lock {path} cannot be opened ({error.strerror}); run as root") from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise CannotTellError(f"the lock {path} cannot be opened ({error.strerror}); run as root") from error
+        raise CrashHotplugError(f"the lock {path} cannot be opened: {error.strerror}") from error
+
+
+def _is_trusted(descriptor: int) -> bool:
+    # Debian's /run/lock and Ubuntu's /var/crash are open to everybody: a file that a user put there, and may hold
+    # for ever, is no lock of a wrapper, which runs as root.
+    return os.fstat(descriptor).st_uid in (0, os.geteuid())
 
 
 def _take(descriptor: int, path: str, seconds: float) -> None:

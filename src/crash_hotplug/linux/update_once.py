@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Callable
 
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import CrashHotplugError
@@ -44,20 +42,14 @@ def update_in_place(machine: LiveMachine, memory_ranges: int = MAX_MEMORY_RANGES
     return report
 
 
-def update_by_reload(
-    reason: str, prefix: Sequence[str] = (), while_waiting: Callable[[], None] = lambda: None
-) -> Report:
-    """Reload the image with the machine's own tool, else as our own ``load`` did it, and say why.
-
-    :param prefix: a command that runs the machine's tool, such as ``systemd-run --wait``
-    :param while_waiting: called every few seconds until that tool ends
-    """
+def update_by_reload(reason: str) -> Report:
+    """Reload the image with the machine's own tool, else as our own ``load`` did it, and say why."""
     because = f": {reason}" if reason else ""
     if not is_root():
         return Report(LOOK, Outcome.CANNOT_TELL, reason or "only root can reload the crash image")
     try:
         try:
-            return Report(LOOK, Outcome.RELOADED, f"{reload_crash_image(prefix, while_waiting)}{because}")
+            return Report(LOOK, Outcome.RELOADED, f"{reload_crash_image()}{because}")
         except NoReloadToolError as error:
             record = read_record()
             if record is None:

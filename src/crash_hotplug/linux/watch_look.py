@@ -6,8 +6,6 @@ compute nothing.
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,12 +22,13 @@ from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.watch_record import Look
 from crash_hotplug.core.watch_schedule import ReloadGate
 from crash_hotplug.linux import cpus, iomem
-from crash_hotplug.linux.crash_image import read_pointer
+from crash_hotplug.linux.crash_image import read_identity
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.live_machine import LiveMachine
+from crash_hotplug.linux.reload_outside import reload_outside
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
-from crash_hotplug.linux.update_once import LOOK, can_reload, update_by_reload, update_in_place
+from crash_hotplug.linux.update_once import LOOK, can_reload, update_in_place
 
 _DONE = (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.NOT_LOADED, Outcome.LOCK_BUSY)
 """After these a reload is no answer."""
@@ -39,8 +38,8 @@ _FILES = tuple(f"{cpus.DIRECTORY}/{name}" for name in ("possible", "present", "o
 class Loaded(NamedTuple):
     """Which image is loaded, as cheaply as it can be told."""
 
-    kimage_virt: int
-    """Virtual address of its ``struct kimage``; 0 where none is loaded."""
+    identity: bytes
+    """What tells it from another: its ``struct kimage``; nothing where none is loaded."""
     header: bytes
     """Its elfcorehdr, where the last full look found one."""
 
@@ -137,8 +136,7 @@ class Looker:
         if look.verdict is Verdict.CANNOT_TELL and self._last is None:
             self._gate.accept(state)  # nothing has happened yet that would need a reload
         if self._strategy != "reload":
-            self._live.kexec_seconds = 0.0
-            report = update_in_place(self._live)
+            report = self._update_in_place()
             if report.outcome is not Outcome.CANNOT_TELL or look.verdict is not Verdict.CANNOT_TELL:
                 look = self._after(look, "in-place", report)
             if report.outcome in _DONE or self._strategy == "in-place" or look.verdict is Verdict.ACCURATE:
@@ -153,9 +151,16 @@ class Looker:
             why_not = "it is tried in place once more first"
         if why_not is not None:
             return replace(look, deed=f"{reason}; no reload: {why_not}") if look.deed else look
-        report = update_by_reload(reason, outside_this_unit(), self._while_waiting)
+        report = reload_outside(reason, self._while_waiting)
         self._gate.tried(self._clock(), state, report.outcome is Outcome.RELOADED)
         return self._after(look, "reload", report)
+
+    def _update_in_place(self) -> Report:
+        self._live.kexec_seconds = 0.0
+        try:
+            return update_in_place(self._live)
+        except CrashHotplugError as error:
+            return Report(LOOK, Outcome.FAILED, str(error))
 
     def _was_in_trouble(self) -> bool:
         """Whether the look before ended no better: what stood in the way may have been somebody else, for a moment."""
@@ -197,10 +202,10 @@ class Looker:
 
     def _loaded(self) -> Loaded:
         with Kcore(self._sysroot) as kcore:
-            pointer = read_pointer(self._sysroot, kcore)
-            if pointer == 0 or self._header_at is None:
-                return Loaded(pointer, b"")
-            return Loaded(pointer, kcore.read_phys(*self._header_at))
+            identity = read_identity(self._sysroot, kcore)
+            if not identity or self._header_at is None:
+                return Loaded(identity, b"")
+            return Loaded(identity, kcore.read_phys(*self._header_at))
 
     def _loaded_or_unknown(self) -> Loaded:
         """Return what is loaded; where kcore cannot be read, only whether something is."""
@@ -208,28 +213,17 @@ class Looker:
             return self._loaded()
         except CannotTellError:
             is_loaded = read_kexec_state(self._sysroot).image_loaded
-            return Loaded(1 if is_loaded else 0, b"")
+            return Loaded(b"unknown" if is_loaded else b"", b"")
 
     def _foreign(self, now: Loaded) -> str:
-        """Say what somebody else did since the last look: this service left the image as it remembers it.
-
-        The kernel often puts a new ``struct kimage`` to the place of the old one, so the header is looked at too.
-        """
+        """Say what somebody else did since the last look: this service left the image as it remembers it."""
         if self._seen is None or self._last is None or now == self._seen[1]:
             return ""
-        if now.kimage_virt == 0:
+        if not now.identity:
             return "the crash image was unloaded by somebody else"
-        if now.kimage_virt == self._seen[1].kimage_virt and self._last.by_kernel:
+        if now.identity == self._seen[1].identity and self._last.by_kernel:
             return ""  # the kernel's own handler changed the header
         return "another crash image was loaded by somebody else"
-
-
-def outside_this_unit() -> list[str]:
-    """Return what runs a command outside the sandbox of the systemd unit that this process is in, if it is in one."""
-    runner = shutil.which("systemd-run", path="/usr/bin:/bin")
-    if runner is None or "INVOCATION_ID" not in os.environ:
-        return []
-    return [runner, "--quiet", "--wait", "--collect", "--pipe", "--property=Type=oneshot", "--"]
 
 
 def _is_expected(machine: Machine, image: CrashImage) -> bool:

@@ -1,0 +1,120 @@
+"""In the guest: the watch service as a process, and what can be seen of it from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+LOAD = (
+    "kexec", "-p", "/boot/vmlinuz", "--initrd=/boot/capture.img",
+    "--append=console=ttyS0 quiet irqpoll nr_cpus=1 reset_devices panic=1 rdinit=/init no_timer_check "
+    "acpi_no_memhotplug",
+)  # fmt: skip
+"""How the lab loads the image; an option says with which loader."""
+
+
+class Watched:
+    """A running watch service."""
+
+    def __init__(self, *options: str, metrics: str = "/tmp/watched.prom", log: str = "/tmp/watched.log") -> None:
+        """Start it."""
+        self.metrics_file, self.log_file = metrics, log
+        if os.path.exists(metrics):
+            os.unlink(metrics)
+        self.started = time.monotonic()
+        with open(log, "wb") as file:
+            command = [sys.executable, "-m", "crash_hotplug", "watch", "--metrics-file", metrics, *options]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=file)
+        self.pid = self._process.pid
+
+    def metric(self, name: str) -> float:
+        """Return a metric, summed over its labels; 0 where it is not there."""
+        try:
+            with open(self.metrics_file) as file:
+                text = file.read()
+        except FileNotFoundError:
+            return 0.0
+        return sum(map(float, re.findall(rf"^crash_hotplug_{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)))
+
+    def log(self) -> list[str]:
+        """Return the lines it wrote."""
+        with open(self.log_file) as file:
+            return file.read().splitlines()
+
+    def said(self, words: str) -> bool:
+        """Whether a line has these words."""
+        return any(words in line for line in self.log())
+
+    def status(self, key: str) -> str:
+        """Return a line of /proc/PID/status."""
+        with open(f"/proc/{self.pid}/status") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith(f"{key}:"))
+
+    def descriptors(self) -> int:
+        """Return how many file descriptors it has."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def cpu_seconds(self) -> float:
+        """Return user and system time (fields 14 and 15 of /proc/PID/stat)."""
+        with open(f"/proc/{self.pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def kill(self, number: int = signal.SIGTERM) -> float:
+        """Send a signal that ends it, and wait; return the seconds that took."""
+        began = time.monotonic()
+        self._process.send_signal(number)
+        self._process.wait(60)
+        return time.monotonic() - began
+
+    def send(self, number: int) -> None:
+        """Send a signal that does not end it."""
+        self._process.send_signal(number)
+
+    def wait_ended(self, seconds: float) -> bool:
+        """Wait until it ends by itself or is killed."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def wait_accurate(self, seconds: float = 60) -> float:
+        """Wait for the metrics to say accurate; return the seconds since the start."""
+        wait(lambda: self.metric("accurate") == 1, "the service to say accurate", seconds)
+        return time.monotonic() - self.started
+
+
+def wait(condition: Callable[[], object], what: str, seconds: float = 60) -> float:
+    """Wait until something holds; return how long that took.  Ends the program where it does not come."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > seconds:
+            sys.exit(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def status() -> tuple[str, bool]:
+    """Return what ``status`` says, and whether every possible CPU is described: then this project wrote the header."""
+    command = [sys.executable, "-m", "crash_hotplug", "status", "--json"]
+    report = json.loads(subprocess.run(command, capture_output=True, check=False).stdout)
+    cpus = report.get("cpus", {"described": 0, "possible": [0]})
+    return report["verdict"], cpus["described"] >= len(cpus["possible"])
+
+
+def load(*options: str) -> None:
+    """Load an image as somebody else would, with kexec-tools."""
+    subprocess.run([*LOAD, *(options or ("-c",))], check=True, capture_output=True)
+
+
+def write(path: str, text: str) -> None:
+    """Write a file of sysfs."""
+    with open(path, "w") as file:
+        file.write(text)

@@ -1,0 +1,78 @@
+"""``crash-hotplug watch`` as a person starts it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.cli import watch
+from crash_hotplug.linux import live_machine, watch_look
+from crash_hotplug.linux.live_machine import LiveMachine
+from tests.cli.running import run
+from tests.linux.fake_kexec import FakeKexec
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKexec:
+    fake = FakeKexec(tmp_path)
+
+    def unlocked(_seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
+    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
+    monkeypatch.setattr(watch_look, "can_reload", lambda: False)
+    monkeypatch.setattr(watch, "Sysroot", lambda: fake.sysroot)
+    monkeypatch.setattr(watch, "LiveMachine", lambda sysroot, say: LiveMachine(sysroot))
+    return fake
+
+
+def test_once_corrects_the_header_and_says_so(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run(capsys, "watch", "--once", "--json")
+    assert (first.code, first.json["verdict"], first.json["outcome"]) == (0, "accurate", "updated")
+    second = run(capsys, "watch", "--once")
+    assert (second.code, second.out) == (0, "ACCURATE: a panic now would be dumped completely\n")
+    fake.unload()
+    assert run(capsys, "watch", "--once").code == 3
+
+
+def test_once_writes_the_metrics(fake: FakeKexec, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run(capsys, "watch", "--once", "--metrics-file", tmp_path / "metrics.prom")
+    assert "crash_hotplug_accurate 1\n" in (tmp_path / "metrics.prom").read_text()
+
+
+def test_not_accurate_has_its_exit_code(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.write_file("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
+    ran = run(capsys, "watch", "--once")
+    assert (ran.code, ran.out.split(":")[0]) == (4, "in-place")
+
+
+def test_where_nothing_can_be_done_it_does_not_start(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+    (fake.root / "proc" / "kcore").unlink()
+    ran = run(capsys, "watch")
+    assert (ran.code, "kcore does not exist" in ran.err) == (5, True)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "1e9"])
+def test_seconds_that_are_none(capsys: pytest.CaptureFixture[str], seconds: str) -> None:
+    assert run(capsys, "watch", "--heartbeat", seconds).code == 2
+
+
+def test_json_is_for_one_look(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "watch", "--json").code == 2
+
+
+def test_the_journal_gets_priorities_and_a_terminal_does_not(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    watch._Log().say(4, "one\ntwo")
+    assert capfd.readouterr().err == "crash-hotplug watch: one two\n"
+    stderr = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
+    log = watch._Log()
+    monkeypatch.setattr("sys.stderr", os.fdopen(os.dup(2), "w"))
+    log.say(4, "one")
+    assert capfd.readouterr().err == "<4>one\n"
