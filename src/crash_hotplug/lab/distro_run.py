@@ -107,7 +107,7 @@ async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | Non
     if side == RELOAD:
         await guest.run("systemctl", "stop", SERVICE)
         return
-    await guest.run("systemctl", "enable", "--now", SERVICE)
+    await guest.run("systemctl", "restart", SERVICE, timeout=300)  # returns when it has taken that image over
     active = (await guest.answer("systemctl", "is-active", SERVICE))["out"].strip()
     result.check("the service is active", active == "active", active)
     after = await guest.own("doctor")
