@@ -18,7 +18,7 @@ from crash_hotplug.lab.distro_guest import DebianGuest, saved_dumps
 from crash_hotplug.lab.distro_image import RELEASES, DebianImage
 from crash_hotplug.lab.distro_judge import RELOAD, RULE, SIDES, WITH, WITHOUT
 from crash_hotplug.lab.distro_machine import MEMORY, DebianMachine
-from crash_hotplug.lab.errors import GuestError
+from crash_hotplug.lab.errors import GuestError, LabError
 from crash_hotplug.lab.results import Result
 
 SERVICE = "crash-hotplug.service"
@@ -107,11 +107,14 @@ async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result,
 
 def _judge_dump(guest: DebianGuest, side: str, result: Result) -> None:
     assert guest.planted is not None
-    dumps = saved_dumps(guest.machine.dump, guest.directory)
     plugged = (sorted(guest.dimms.values()), guest.cpus)
-    distro_judge.judge_dump(result, side, dumps, guest.directory / "before-panic", plugged, guest.planted)
-    for vmcore in dumps:
-        vmcore.unlink()
+    try:
+        dumps = saved_dumps(guest.machine.dump, guest.directory)
+        distro_judge.judge_dump(result, side, dumps, guest.directory / "before-panic", plugged, guest.planted)
+        for vmcore in dumps:
+            vmcore.unlink()
+    except LabError as error:
+        result.check("the dump that kdump-tools saved", False, str(error))
 
 
 async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | None) -> None:
