@@ -121,6 +121,25 @@ def test_a_lock_that_is_held_is_no_reason_to_reload(
     assert reloads == []
 
 
+def test_what_a_lock_kept_from_being_done_is_done_later(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = looker(fake)
+    looks.look(is_quiet=True)
+    # Accurate, but not what an update would write: such as kexec-tools' header, without the possible CPUs.
+    monkeypatch.setattr(watch_look, "_is_expected", lambda _machine, _image: False)
+    unlocked = live_machine.kdump_locks
+
+    def busy(_seconds: float) -> AbstractContextManager[None]:
+        raise LockBusyError("locked")
+
+    monkeypatch.setattr(live_machine, "kdump_locks", busy)
+    looks.forget()
+    assert looks.look(is_quiet=True).outcome is Outcome.LOCK_BUSY
+    assert looks.look(is_quiet=True).outcome is Outcome.LOCK_BUSY
+    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
+    assert looks.look(is_quiet=True).outcome is Outcome.UNCHANGED
+    assert looks.look(is_quiet=True).was_cheap
+
+
 def test_a_lock_that_cannot_be_opened_is_said(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_seconds: float) -> AbstractContextManager[None]:
         raise CrashHotplugError("the lock /var/crash/kdump_lock cannot be opened: Read-only file system")

@@ -112,8 +112,8 @@ class Looker:
         except CrashHotplugError as error:
             return self._remember(None, Look(Verdict.CANNOT_TELL, str(error)))
         foreign = self._foreign(loaded)
-        if self._last is not None and self._seen == (state, loaded) and self._last.verdict is Verdict.ACCURATE:
-            last = self._last
+        last = self._last
+        if last is not None and self._seen == (state, loaded) and last.verdict is Verdict.ACCURATE and _is_final(last):
             return self._remember((state, loaded), Look(last.verdict, last.sentence, room_left=last.room_left,
                                                         by_kernel=last.by_kernel, was_cheap=True))  # fmt: skip
         look = self._correct(state, is_quiet)
@@ -230,6 +230,11 @@ class Looker:
         if now.identity == self._seen[1].identity and self._last.by_kernel:
             return ""  # the kernel's own handler changed the header
         return "another crash image was loaded by somebody else"
+
+
+def _is_final(look: Look) -> bool:
+    """Whether what stood in the way of an update, if anything, will stand there the next time too."""
+    return look.outcome not in (Outcome.LOCK_BUSY, Outcome.FAILED)
 
 
 def _is_expected(machine: Machine, image: CrashImage) -> bool:
