@@ -63,9 +63,9 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], argument
     [
         (("status", "--sysroot", "/nowhere"), "/nowhere is not a directory"),
         (("status", "--sysroot", "/etc"), "/etc is not a saved tree"),
-        (("status", "--elfcorehdr", "/nowhere"), "the elfcorehdr /nowhere cannot be read: No such file"),
-        (("status", "--elfcorehdr", "/etc"), "the elfcorehdr /etc is a directory"),
-        (("audit", "/nowhere"), "/nowhere cannot be opened: No such file"),
+        (("status", "--elfcorehdr", "/nowhere"), "the elfcorehdr /nowhere cannot be opened: there is no such file"),
+        (("status", "--elfcorehdr", "/etc"), "the elfcorehdr /etc is not a regular file"),
+        (("audit", "/nowhere"), "/nowhere cannot be opened: there is no such file"),
         (("audit", "/dev/zero"), "/dev/zero is not a regular file"),
         (("audit", "a\0b"), "embedded null"),
         (("snapshot", "-o", "x.zip"), "names an archive of another kind"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tarfile
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import run
+from tests.family_trees import NAMES as FAMILIES
+from tests.family_trees import build, install_service
 from tests.trees import NAMES, tree
 
 
@@ -67,3 +70,34 @@ def test_what_could_not_be_saved_is_said(capsys: pytest.CaptureFixture[str], tmp
     ran = run(capsys, "snapshot", "--sysroot", source, "-o", tmp_path / "saved", "--json")
     assert ran.code == 5
     assert "has no elfcorehdr" in ran.json["missing"][0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_doctor_says_the_same_of_a_saved_tree(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str, fixed: bool
+) -> None:
+    tree_ = install_service(build(tmp_path / "tree", family), active=fixed)
+    settings = tree_ / ("etc/default/kdump-tools" if family == "debian" else "etc/sysconfig/kdump")
+    settings.write_text(f"{settings.read_text()}FTP_PASSWORD=secret\n")
+    if fixed:
+        run(capsys, "doctor", "--sysroot", tree_, "--fix")
+    assert run(capsys, "snapshot", "--sysroot", tree_, "-o", tmp_path / "saved").code == 0
+    first = run(capsys, "doctor", "--sysroot", tree_, "--json").json
+    saved = run(capsys, "doctor", "--sysroot", tmp_path / "saved", "--json").json
+    assert saved["next_hotplug"] == first["next_hotplug"]
+    assert saved["verdict"] == first["verdict"]
+    for before, after in zip(first["facts"], saved["facts"]):
+        for report in (before, after):  # what stays out of a snapshot: lines of files, and what a file hides
+            report["sentence"] = re.sub(r"( \([^()]*line \d+\)| \(hides .*\)|: written by .*)$", "", report["sentence"])
+    assert saved["facts"] == first["facts"]
+    assert not any(b"secret" in p.read_bytes() for p in (tmp_path / "saved").rglob("*") if p.is_file())
+
+
+def test_a_snapshot_says_what_of_doctors_files_it_lacks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree_ = build(tmp_path / "tree", "redhat")
+    rules = tree_ / "usr/lib/udev/rules.d/98-kexec.rules"
+    rules.unlink()
+    rules.mkdir()
+    ran = run(capsys, "snapshot", "--sysroot", tree_, "-o", tmp_path / "saved")
+    assert (ran.code, "98-kexec.rules" in ran.err) == (5, True)

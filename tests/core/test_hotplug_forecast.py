@@ -96,6 +96,9 @@ def test_the_service_updates_in_place_else_reloads_else_fails() -> None:
 def test_the_service_and_udev_at_once_are_told() -> None:
     assert "udev reloads the whole image as well" in sentences(replace(UDEV, service_active=True))
     assert "as well" not in sentences(SERVICE)
+    boxed = replace(UDEV, service_active=True, sandbox=Sandbox.NO_SYSTEM_CALL)
+    assert verdict(boxed) is True
+    assert "fails silently" in sentences(boxed)
 
 
 def test_where_nothing_may_be_loaded_only_the_kernel_helps() -> None:

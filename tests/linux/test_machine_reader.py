@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import KernelText, MemoryBlocks, NoteRegion
+from crash_hotplug.linux.kallsyms import explain_masked
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.trees import tree
@@ -65,3 +67,10 @@ def test_a_kcore_of_another_architecture_is_refused(copy: Path) -> None:
     (copy / "proc" / "kcore").write_bytes(data)
     with pytest.raises(InputError, match="is for aarch64"):
         read_machine(Sysroot(str(copy)))
+
+
+def test_addresses_that_are_hidden_even_from_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert str(explain_masked(Sysroot())).endswith("they are hidden even from root (kernel.kptr_restrict)")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert str(explain_masked(Sysroot())).endswith("run as root")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import stat
 
-from crash_hotplug.core.errors import CannotTellError, InputError
-from crash_hotplug.linux.sysroot import read_all
+from crash_hotplug.linux.regular_file import open_given, read_all
 
 _INPUT_LIMIT = 16 << 20
 
@@ -52,14 +49,6 @@ def read_input(path: str, what: str) -> bytes:
     :raise CannotTellError: it may not be read
     :raise InputError: it cannot be read, or is too large to be what it should be
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except PermissionError as error:
-        raise CannotTellError(f"{path} cannot be read: {error.strerror}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError(f"{what} {path} is a directory")
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        return read_all(file, _INPUT_LIMIT, path)
+    name = f"{what} {path}"
+    with open_given(path, name) as file:
+        return read_all(file, _INPUT_LIMIT, name)

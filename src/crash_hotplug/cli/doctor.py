@@ -18,6 +18,7 @@ from crash_hotplug.linux.sysroot import Sysroot
 DESCRIPTION = """\
 Tells what will happen at the next hot-plug of a CPU or of memory, and why: who reacts, the kernel, a udev
 rule or crash-hotplug's own service, and whether it works.  Then each fact, with the file that says so.
+The exit status is 0 where whatever comes or goes next will be handled, 4 where it will not.
 
 --fix lets the service do the work: udev's rules files are hidden by one of the same name in
 /etc/udev/rules.d without the reloads of a hot-plug, and the settings of kdump-tools or kdumpctl give the

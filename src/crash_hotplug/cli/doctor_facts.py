@@ -12,7 +12,7 @@ from crash_hotplug.core.rules_without_reload import WRITTEN_BY
 from crash_hotplug.core.sizes import human_size
 from crash_hotplug.core.unit_file import Sandbox
 from crash_hotplug.linux import acpi_memory, btf_file, kexec_state, machine_reader
-from crash_hotplug.linux.diagnosis import AUTO_ONLINE, KPTR_RESTRICT, UDEVD, Diagnosis, crashkernel_option
+from crash_hotplug.linux.diagnosis import AUTO_ONLINE, KPTR_RESTRICT, OPTIONS, UDEVD, Diagnosis, crashkernel_option
 from crash_hotplug.linux.kdump_family import NO_MEMHOTPLUG, KdumpSettings
 from crash_hotplug.linux.systemd_units import Unit
 from crash_hotplug.linux.udev_files import RulesFile
@@ -62,10 +62,7 @@ def _kernel(diagnosis: Diagnosis) -> Iterator[Fact]:
         size = f"wants room of {human_size(state.elfcorehdr_size)} for an elfcorehdr"
         yield Fact(topic, size, " or ".join(kexec_state.ELFCOREHDR_SIZE))
     if config is not None:
-        built = ", ".join(
-            f"{name} {'yes' if config.has(f'CONFIG_{name}') else 'no'}"
-            for name in ("KEXEC", "KEXEC_FILE", "CRASH_HOTPLUG")
-        )
+        built = ", ".join(f"{option[len('CONFIG_') :]} {'yes' if config.has(option) else 'no'}" for option in OPTIONS)
         yield Fact(topic, f"built with: {built}", config.path)
     if diagnosis.is_live:
         btf = "tells the layout of struct kimage (BTF)" if diagnosis.has_btf else "has no BTF: known layouts are tried"

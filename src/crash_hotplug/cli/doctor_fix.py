@@ -33,8 +33,8 @@ def run_fix(arguments: argparse.Namespace) -> int:
         diffs = "".join(_diffs(sysroot, plan))
     else:
         done, diffs = apply_fix(sysroot, plan), ""
-        _reload_rules(sysroot, done)
-    return _show(arguments, "fix", done, after_fix(diagnosis), diffs)
+    told = [] if arguments.dry_run else _tell_udev(sysroot, done)
+    return _show(arguments, "fix", done, [*told, *after_fix(diagnosis)], diffs)
 
 
 def run_undo(arguments: argparse.Namespace) -> int:
@@ -42,9 +42,7 @@ def run_undo(arguments: argparse.Namespace) -> int:
     sysroot = Sysroot(arguments.sysroot)
     _need_root(sysroot, arguments)
     done = undo_fix(sysroot, arguments.dry_run)
-    if not arguments.dry_run:
-        _reload_rules(sysroot, done)
-    return _show(arguments, "undo", done, [], "")
+    return _show(arguments, "undo", done, [] if arguments.dry_run else _tell_udev(sysroot, done), "")
 
 
 def _need_root(sysroot: Sysroot, arguments: argparse.Namespace) -> None:
@@ -53,11 +51,11 @@ def _need_root(sysroot: Sysroot, arguments: argparse.Namespace) -> None:
         raise CrashHotplugError(f"{action} changes files in /etc: run as root; nothing was changed")
 
 
-def _reload_rules(sysroot: Sysroot, done: Done) -> None:
-    if sysroot.is_live and any("/udev/rules.d/" in sentence for sentence in done.changed):
-        said = tell_udev()
-        if said is not None:
-            done.left_alone.append(said)
+def _tell_udev(sysroot: Sysroot, done: Done) -> list[str]:
+    if not sysroot.is_live or not any("/udev/rules.d/" in sentence for sentence in done.changed):
+        return []
+    said = tell_udev()
+    return [] if said is None else [said]
 
 
 def _diffs(sysroot: Sysroot, plan: FixPlan) -> list[str]:

@@ -152,8 +152,7 @@ def _by_nobody(situation: Situation) -> tuple[bool | None, str]:
 
 def _by_service(situation: Situation, change: Change) -> tuple[bool | None, str]:
     kernel = situation.kernel_updates.get(change.subsystem)
-    works, _doubts = working_reloads(situation, change)
-    also = f"; but udev reloads the whole image as well ({works[0].path})" if works else ""
+    also = _udev_as_well(situation, change)
     if kernel and change is not Change.MEMORY_REMOVED:
         return True, f"the kernel updates the header, {SERVICE} checks it{also}"
     if situation.in_place is not False:
@@ -162,6 +161,13 @@ def _by_service(situation: Situation, change: Change) -> tuple[bool | None, str]
     if situation.reload_tool is not None:
         return True, f"{SERVICE} has the image reloaded ({situation.reload_tool}): {situation.in_place_reason}"
     return False, f"{SERVICE} can neither update the image in place ({situation.in_place_reason}) nor reload it"
+
+
+def _udev_as_well(situation: Situation, change: Change) -> str:
+    works, doubts = working_reloads(situation, change)
+    if works:
+        return f"; but udev reloads the whole image as well ({works[0].path})"
+    return f"; {doubts[0]}" if doubts else ""
 
 
 def _by_kernel(change: Change) -> tuple[bool, str]:

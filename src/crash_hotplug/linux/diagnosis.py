@@ -24,10 +24,13 @@ from crash_hotplug.linux.rooted_path import exists, read_config
 from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug.linux.systemd_units import Unit, is_active, read_unit
 from crash_hotplug.linux.udev_files import RulesFile, read_rules_files
+from crash_hotplug.linux.update_once import can_reload
 
 UDEVD = "systemd-udevd.service"
 AUTO_ONLINE = "/sys/devices/system/memory/auto_online_blocks"
 KPTR_RESTRICT = "/proc/sys/kernel/kptr_restrict"
+OPTIONS = ("CONFIG_KEXEC", "CONFIG_KEXEC_FILE", "CONFIG_CRASH_HOTPLUG")
+"""What is looked at in the kernel's configuration."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,9 @@ def _nothing_loads(state: KexecState) -> str | None:
 def _reload_tool(sysroot: Sysroot, settings: KdumpSettings | None) -> str | None:
     if sysroot.is_live:
         tool = find_reload_tool()
-        return None if tool is None else " ".join(tool)
+        if tool is None:
+            return "crash-hotplug load" if can_reload() else None
+        return " ".join(tool)
     if settings is None or not exists(sysroot, settings.family.tool):
         return None
     return settings.family.reload

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -68,7 +69,7 @@ def _search(sysroot: Sysroot, names: Iterable[str]) -> dict[str, tuple[int, byte
 
 def explain_masked(sysroot: Sysroot) -> CannotTellError:
     """Return the error for symbols that are not to be had."""
-    return CannotTellError(
-        f"{sysroot.locate(PATH)} does not show the kernel's addresses: they are hidden without CAP_SYSLOG "
-        "(kernel.kptr_restrict); run as root"
-    )
+    who = "even from root (kernel.kptr_restrict)"
+    if not sysroot.is_live or os.geteuid() != 0:
+        who = "without CAP_SYSLOG (kernel.kptr_restrict); run as root"
+    return CannotTellError(f"{sysroot.locate(PATH)} does not show the kernel's addresses: they are hidden {who}")

@@ -138,3 +138,8 @@ def _append_default(sysroot: Sysroot, family: Family) -> str | None:
     script = read_config(sysroot, family.tool) or ""
     found = re.search(rf'^{family.append}=\$\{{{family.append}:="([^"$`\\]*)"\}}', script, re.MULTILINE)
     return found[1] if found else None
+
+
+def append_default_line(family: Family, default: str | None) -> str:
+    """Return the line of the tool that says its default, as it is read here; "" where there is none."""
+    return f'{family.append}=${{{family.append}:="{default}"}}\n' if default else ""

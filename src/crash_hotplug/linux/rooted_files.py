@@ -37,6 +37,7 @@ def open_directory(root: str, path: str) -> Iterator[int]:
 
     :raise FileNotFoundError: it does not exist
     :raise InputError: it, or one on the way to it, is a link or no directory
+    :raise CannotTellError: it may not be opened
     """
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -50,6 +51,8 @@ def open_directory(root: str, path: str) -> Iterator[int]:
             except OSError as error:
                 if error.errno in (errno.ELOOP, errno.ENOTDIR):
                     raise InputError(f"{walked} is a link or no directory: nothing is written through it") from error
+                if error.errno in (errno.EACCES, errno.EPERM):
+                    raise CannotTellError(f"{walked} cannot be opened: {error.strerror}; run as root") from error
                 raise
             os.close(descriptor)
             descriptor = below
@@ -72,14 +75,20 @@ def missing_directories(root: str, path: str) -> list[str]:
 
 
 def make_directories(root: str, path: str) -> None:
-    """Make a directory and those on the way to it, each mode 0755; what is there already stays as it is."""
+    """Make a directory and those on the way to it, each mode 0755; what is there already stays as it is.
+
+    :raise CrashHotplugError: one cannot be made
+    """
     for directory in missing_directories(root, path):
         parent, name = os.path.split(directory)
-        with _parent(root, parent) as descriptor:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=descriptor)
-                os.chmod(name, 0o755, dir_fd=descriptor)
-            os.fsync(descriptor)
+        try:
+            with _parent(root, parent) as descriptor:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=descriptor)
+                    os.chmod(name, 0o755, dir_fd=descriptor)
+                os.fsync(descriptor)
+        except OSError as error:
+            raise CrashHotplugError(f"the directory {directory} cannot be made: {error.strerror}") from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import tarfile
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux import (
     acpi_memory,
@@ -23,6 +23,7 @@ from crash_hotplug.linux import (
     possible_cpus,
 )
 from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
+from crash_hotplug.linux.doctor_snapshot import doctor_files
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
 _CPU_FILES = ("possible", "present", "online", "offline", "kernel_max")
@@ -61,6 +62,7 @@ def take_snapshot(sysroot: Sysroot) -> Snapshot:
     for name in acpi_memory.device_names(sysroot):
         _copy(sysroot, snapshot, f"{acpi_memory.DIRECTORY}/{name}/status")
     _save_kernel_addresses(sysroot, snapshot)
+    _save_doctor_files(sysroot, snapshot)
     if kexec_state.read_kexec_state(sysroot).image_loaded is not False:
         _save_crash_image(sysroot, snapshot, reserved)
     return snapshot
@@ -74,6 +76,16 @@ def _copy(sysroot: Sysroot, snapshot: Snapshot, path: str, limit: int = 64 << 10
         return
     if data is not None:
         snapshot.files[path] = data
+
+
+def _save_doctor_files(sysroot: Sysroot, snapshot: Snapshot) -> None:
+    try:
+        files = doctor_files(sysroot)
+    except CrashHotplugError as error:
+        snapshot.missing.append(str(error))
+        return
+    for path, data in files.items():
+        snapshot.files.setdefault(path, data)
 
 
 def _save_kernel_addresses(sysroot: Sysroot, snapshot: Snapshot) -> None:

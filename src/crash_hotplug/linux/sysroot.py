@@ -6,10 +6,10 @@ Every file is read through here, bounded, and only if it is a regular file: a sa
 from __future__ import annotations
 
 import os
-import stat
 from typing import BinaryIO
 
 from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.linux.regular_file import NotRegularFileError, open_regular, read_all
 
 SMALL = 64 << 10
 """More than any sysfs attribute has."""
@@ -58,20 +58,12 @@ class Sysroot:
         """
         located = self.locate(path)
         try:
-            # O_NONBLOCK: opening a pipe that somebody put into a saved tree must not wait for a writer.
-            descriptor = os.open(located, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except PermissionError as error:
-            raise CannotTellError(f"{located} cannot be read ({error.strerror}); {_what_is_needed()}") from error
-        except OSError as error:
-            raise CannotTellError(f"{located} cannot be read: {error.strerror}") from error
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
+            return open_regular(located)
+        except NotRegularFileError as error:
             if self.is_live:  # container runtimes mount /dev/null over /proc/kcore and its kind
-                raise CannotTellError(f"{located} is hidden: a container or a service's sandbox has put a device there")
-            raise InputError(f"{located} is not a regular file")
-        return os.fdopen(descriptor, "rb", buffering=0)
+                hidden = f"{located} is hidden: a container or a service's sandbox has put a device there"
+                raise CannotTellError(hidden) from error
+            raise
 
     def read(self, path: str, limit: int = SMALL) -> bytes | None:
         """Return a file's contents; None where it does not exist.
@@ -107,29 +99,3 @@ class Sysroot:
             return sorted(os.listdir(self.locate(path)))
         except OSError:
             return []
-
-
-def _what_is_needed() -> str:
-    if os.geteuid() != 0:
-        return "run as root"
-    return "not even root may: see /sys/kernel/security/lockdown, or the limits of this container or service"
-
-
-def read_all(file: BinaryIO, limit: int, name: str) -> bytes:
-    """Read an unbuffered file to its end.
-
-    :raise CannotTellError: reading fails
-    :raise InputError: there are more than *limit* bytes
-    """
-    parts: list[bytes] = []
-    left = limit + 1
-    try:
-        while left > 0:
-            part = file.read(min(left, 1 << 20))
-            if not part:
-                return b"".join(parts)
-            parts.append(part)
-            left -= len(part)
-    except OSError as error:
-        raise CannotTellError(f"{name} cannot be read: {error.strerror}") from error
-    raise InputError(f"{name} has more than {limit} bytes: it is not the file it should be")

@@ -52,8 +52,9 @@ def read_unit(sysroot: Sysroot, name: str) -> Unit:
     texts = []
     masked = False
     if path is not None:
-        masked = resolve(sysroot, path) == NULL
-        texts.append(read_config(sysroot, path) or "")
+        text = read_config(sysroot, path) or ""
+        masked = resolve(sysroot, path) == NULL or not text  # an empty file masks as well (systemd.unit(5))
+        texts.append(text)
     drop_ins = _drop_ins(sysroot, name)
     texts += [read_config(sysroot, drop_in) or "" for drop_in in drop_ins]
     return Unit(name, path, masked, _enabled_by(sysroot, name), is_active(sysroot, name), tuple(texts), tuple(drop_ins))

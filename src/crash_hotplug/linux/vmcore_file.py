@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
 
-from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.linux.regular_file import open_given
 
 
 class VmcoreFile:
@@ -18,17 +18,8 @@ class VmcoreFile:
         :raise InputError: it does not exist, or is no regular file
         """
         self._path = path
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except PermissionError as error:
-            raise CannotTellError(f"{path} cannot be read ({error.strerror}); run as root") from error
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-        found = os.fstat(self._descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            os.close(self._descriptor)
-            raise InputError(f"{path} is not a regular file")
-        self._size = found.st_size
+        self._file = open_given(path)
+        self._size = os.fstat(self._file.fileno()).st_size
 
     @property
     def size(self) -> int:
@@ -44,7 +35,7 @@ class VmcoreFile:
         length = min(length, max(0, self._size - offset))
         try:
             while length > 0:
-                part = os.pread(self._descriptor, min(length, 1 << 24), offset)
+                part = os.pread(self._file.fileno(), min(length, 1 << 24), offset)
                 if not part:
                     break
                 parts.append(part)
@@ -58,4 +49,4 @@ class VmcoreFile:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        os.close(self._descriptor)
+        self._file.close()

@@ -137,6 +137,9 @@ class Looker:
             self._gate.accept(state)  # nothing has happened yet that would need a reload
         if self._strategy != "reload":
             report = self._update_in_place()
+            if report.outcome is Outcome.MIXED and self._strategy == "auto":
+                # Its header is right, so no later look would find anything wrong with it.
+                return self._reload(look, state, report.sentence)
             if report.outcome is not Outcome.CANNOT_TELL or look.verdict is not Verdict.CANNOT_TELL:
                 look = self._after(look, "in-place", report)
             if report.outcome in _DONE or self._strategy == "in-place" or look.verdict is Verdict.ACCURATE:
@@ -151,9 +154,12 @@ class Looker:
             why_not = "it is tried in place once more first"
         if why_not is not None:
             return replace(look, deed=f"{reason}; no reload: {why_not}") if look.deed else look
+        return self._reload(look, state, reason)
+
+    def _reload(self, before: Look, state: bytes, reason: str) -> Look:
         report = reload_outside(reason, self._while_waiting)
         self._gate.tried(self._clock(), state, report.outcome is Outcome.RELOADED)
-        return self._after(look, "reload", report)
+        return self._after(before, "reload", report)
 
     def _update_in_place(self) -> Report:
         self._live.kexec_seconds = 0.0
