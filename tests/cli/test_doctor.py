@@ -176,6 +176,14 @@ def test_without_root_nothing_is_changed(
     assert ran.err == f"crash-hotplug doctor: {action} changes files in /etc: run as root; nothing was changed\n"
 
 
+def test_on_another_architecture_nothing_is_changed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crash_hotplug.cli.doctor_fix.machine_name", lambda: "ppc64le")
+    ran = run(capsys, "doctor", "--fix", "--dry-run")
+    assert (ran.code, "this machine is ppc64le" in ran.err) == (1, True)
+
+
 @pytest.mark.parametrize("name", ["udevadm", None])
 def test_udev_is_told_on_a_live_machine_or_it_is_said_that_it_is_not_there(
     monkeypatch: pytest.MonkeyPatch, name: str | None
