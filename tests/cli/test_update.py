@@ -140,6 +140,7 @@ def test_a_broken_image_is_noticed_by_a_full_verification(fake: FakeKexec, capsy
 def test_a_reload_that_fails_says_why_it_was_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(update_once, "is_root", lambda: True)
     monkeypatch.setattr(update_once, "reload_crash_image", lambda: "kdumpctl reload")
+    monkeypatch.setattr(update_once, "is_loaded", lambda: True)
     assert update_once.update_by_reload("no kcore").sentence == "kdumpctl reload: no kcore"
 
     def failing() -> str:
@@ -148,6 +149,13 @@ def test_a_reload_that_fails_says_why_it_was_wanted(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(update_once, "reload_crash_image", failing)
     failed = Report(LOOK, Outcome.FAILED, "no kcore; kdumpctl reload failed: no")
     assert update_once.update_by_reload("no kcore") == failed
+
+
+def test_a_reload_where_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_once, "is_root", lambda: True)
+    monkeypatch.setattr(update_once, "reload_crash_image", lambda: "kdump-config try-reload")
+    monkeypatch.setattr(update_once, "is_loaded", lambda: False)
+    assert update_once.update_by_reload("").outcome is Outcome.NOT_LOADED
 
 
 def test_without_a_tool_our_own_load_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from crash_hotplug.model.user_space import Kexec, Loader
 _LOADERS = {"c": Loader.KEXEC_LOAD, "ch": Loader.KEXEC_LOAD, "s": Loader.KEXEC_FILE_LOAD}
 _POLICIES = {"kernel": "merged", "reload": "reload", "in-place": "in-place", "watch": "in-place"}
 _BLOCK = 128 << 20
-_WITHOUT_EFFECT = ("update", "plant", "busy", "wait", "panic")
+_WITHOUT_EFFECT = ("update", "plant", "busy", "wait", "look", "panic")
 """Steps that change nothing of what a header has to describe; updates the model's policies do by themselves."""
-UNKNOWN_TO_MODEL = ("flip",)
+UNKNOWN_TO_MODEL = ("flip", "command", "shell")
 """Steps that the model has other tests for."""
 
 

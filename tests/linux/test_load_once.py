@@ -157,6 +157,14 @@ def test_a_refusal_that_dropped_nothing(loader: Loader) -> None:
     assert loader.calls == ["file"]
 
 
+@pytest.mark.parametrize(("name", "value"), [("kexec_load_disabled", "1"), ("kexec_load_limit_panic", "0")])
+def test_a_sysctl_that_forbids_it_is_named(loader: Loader, name: str, value: str) -> None:
+    loader.fake.write_file(f"proc/sys/kernel/{name}", f"{value}\n")
+    with pytest.raises(CrashHotplugError, match=f"kernel.{name}"):
+        loader.load()
+    assert loader.calls == []
+
+
 def test_room_that_cannot_be_given(loader: Loader) -> None:
     loader.not_ready = "there is no free place"
     assert loader.load().not_ready == "there is no free place"

@@ -17,12 +17,12 @@ def tool(directory: Path, name: str, script: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["kdumpctl", "kdump-config"])
-def test_the_tool_that_is_there_is_run(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "word"), [("kdumpctl", "reload"), ("kdump-config", "try-reload")])
+def test_the_tool_that_is_there_is_run(tmp_path: Path, name: str, word: str) -> None:
     path = tool(tmp_path, name, f'echo "$@" > {tmp_path}/ran')
-    assert find_reload_tool(str(tmp_path)) == [path, "reload"]
-    assert reload_crash_image(search=str(tmp_path)) == f"{path} reload"
-    assert (tmp_path / "ran").read_text() == "reload\n"
+    assert find_reload_tool(str(tmp_path)) == [path, word]
+    assert reload_crash_image(search=str(tmp_path)) == f"{path} {word}"
+    assert (tmp_path / "ran").read_text() == f"{word}\n"
 
 
 def test_no_tool(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_the_command_works_without_any_other_package(installed: Path) -> None:
     assert run_installed(installed, "--version").stdout == f"crash-hotplug {__version__}\n"
     assert run_installed(installed, "status", "--sysroot", str(tree("6.1-c", 0))).returncode == 0
     assert run_installed(installed, "status", "--sysroot", str(tree("6.1-c", 1))).returncode == 4
-    assert run_installed(installed, "simulate", "--list").returncode == 0
+    assert run_installed(installed, "simulate", "--storm", "16", "--no-picture").returncode == 0
 
 
 def test_the_launcher_ignores_the_environment(installed: Path) -> None:

@@ -18,20 +18,27 @@ def run(arguments: argparse.Namespace) -> int:
     deb = Path(arguments.deb) if arguments.deb else None
     if deb is not None and not deb.is_file():
         raise InputError(f"there is no package file {deb}")
-    sides = [arguments.side] if arguments.side else list(distro_judge.SIDES) if deb else [distro_judge.WITHOUT]
-    if sides != [distro_judge.WITHOUT] and deb is None:
+    sides = (
+        [arguments.side]
+        if arguments.side
+        else list(distro_judge.SIDES)
+        if deb
+        else [distro_judge.WITHOUT, distro_judge.RULE]
+    )
+    if deb is None and sides[0] in (distro_judge.WITH, distro_judge.RELOAD):
         raise InputError(f"the side `{sides[0]}` needs the package file to install (--deb FILE; `make deb` builds it)")
     image = distro_image.build(arguments.release, say, arguments.rebuild)
     if arguments.build:
         print(image.disk)
         return exit_codes.DONE
     directory = Path(arguments.output) if arguments.output else session.new_directory()
+    plugged = distro_run.STORM if arguments.storm else distro_run.FEW
     done: list[Result] = []
     for side in sides:
         own = directory / f"debian-{image.release}-{side}"
         own.mkdir(parents=True, exist_ok=True)
         say(f"Debian {distro_image.RELEASES[image.release]}, {side} this package")
-        result = asyncio.run(distro_run.run(image, side, deb, own, lambda what: say(f"  {what}")))
+        result = asyncio.run(distro_run.run(image, side, deb, own, lambda what: say(f"  {what}"), plugged))
         done.append(result)
         results.write(done, directory, session.facts())
         _print(result)

@@ -176,7 +176,7 @@ class Outcome(str, Enum):
     NO_ROOM = "no room"
     CANNOT_TELL = "cannot tell"
     MIXED = "mixed"
-    """What is loaded is of two images, and leaves no dump: only a reload helps."""
+    """What is loaded now may leave no dump, although its header is right (a mix of two images): only a reload helps."""
     FAILED = "failed"
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.handler import MixedImageError
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage
 from crash_hotplug.core.in_place import (
     ReadPhys,
@@ -124,14 +125,15 @@ def build_plan(
 def check_result(plan: UpdatePlan, now: Kimage, header_there: bytes, header_meant: bytes) -> None:
     """Check what is loaded after the plan was carried out.
 
-    :raise CrashHotplugError: it is not what was meant; the image should be loaded anew
+    :raise CrashHotplugError: the header is not the one that was meant (the kernel's own handler may have come since)
+    :raise MixedImageError: a segment may have been overwritten: the image has to be loaded anew
     """
     if not header_there.startswith(header_meant) or now.entry_phys != plan.entry_phys:
         raise CrashHotplugError("the header that was written is not the one that is there: reload the crash image")
     control = now.control_page_phys
     # control_page is the last byte in use on some kernels, the first free one on others.
     if control is None or any(kept.start < control for kept in plan.kept):
-        raise CrashHotplugError("control pages may have overwritten a segment: reload the crash image")
+        raise MixedImageError("control pages may have overwritten a segment: reload the crash image")
 
 
 def verify_digest(image: CrashImage, machine: Machine, read_phys: ReadPhys) -> None:

@@ -35,8 +35,10 @@ class DebianGuest:
         """Physical range of each plugged DIMM, as QEMU says."""
         self.cpus: list[int] = []
         """Numbers of the plugged CPUs."""
+        self.planted: tuple[int, int] | None = None
+        """Physical address and value of the planted word."""
         self._agent = Agent(machine)
-        self._directory, self._result, self._say = directory, result, say
+        self.directory, self._result, self._say = directory, result, say
         self._began = time.monotonic()
 
     def event(self, what: str, detail: str = "") -> None:
@@ -96,11 +98,11 @@ class DebianGuest:
         done = await self.own("snapshot", "-o", target)
         if done["rc"]:
             raise GuestError(f"snapshot failed in the guest: {(done['err'] or done['out']).strip()[-300:]}")
-        await self._agent.fetch(target, self._directory / f"{name}.tar.gz")
+        await self._agent.fetch(target, self.directory / f"{name}.tar.gz")
         await self.run("rm", target)
-        with tarfile.open(self._directory / f"{name}.tar.gz") as archive:
-            archive.extractall(self._directory, members=[m for m in archive if ".." not in m.name])
-        report = dump.own_command("status", "--sysroot", str(self._directory / name), "--json")
+        with tarfile.open(self.directory / f"{name}.tar.gz") as archive:
+            archive.extractall(self.directory, members=[m for m in archive if ".." not in m.name])
+        report = dump.own_command("status", "--sysroot", str(self.directory / name), "--json")
         moment = Moment(name, round(time.monotonic() - self._began, 2), report["verdict"], report.get("reason", ""))
         memory = report.get("memory", {})
         for key in ("ram", "described", "crashkernel"):
@@ -137,15 +139,29 @@ class DebianGuest:
         self.cpus.append(number)
         self.event(f"CPU {number}", "online")
 
-    async def plant(self, dimm: str, word: int) -> int:
-        """Write a word into a process's memory that lies in a DIMM; return its physical address."""
+    async def cpu_seconds(self, unit: str) -> float:
+        """Return the CPU time that a unit and all that it started has taken so far."""
+        said = (await self.run("systemctl", "show", "-p", "CPUUsageNSec", "--value", unit)).strip()
+        return int(said) / 1e9 if said.isdigit() else 0.0
+
+    async def plant(self, dimm: str, word: int) -> None:
+        """Write a word into a process's memory that lies in a DIMM."""
         start, end = self.dimms[dimm]
-        return int(await self._agent.order("plant", start=start, end=end, word=word))
+        self.planted = (int(await self._agent.order("plant", start=start, end=end, word=word)), word)
+
+    async def let_udev(self, *system_calls: str) -> None:
+        """Let what udev's rules start use more system calls, as an administrator would: by a drop-in of its unit."""
+        directory = "/etc/systemd/system/systemd-udevd.service.d"
+        await self.run("mkdir", "-p", directory)
+        text = f"[Service]\nSystemCallFilter={' '.join(system_calls)}\n"
+        await self._agent.put(f"{directory}/kexec.conf", text.encode())
+        await self.run("systemctl", "daemon-reload")
+        await self.run("systemctl", "restart", "systemd-udevd.service")
 
     async def journal(self) -> str:
         """Return this boot's journal; it is kept beside the result too."""
         text = await self.run("journalctl", "-b", "-o", "short-monotonic", "--no-pager", timeout=300)
-        (self._directory / "journal.txt").write_text(text)
+        (self.directory / "journal.txt").write_text(text)
         return text
 
     async def panic(self, cpu: int, limit: float) -> None:

@@ -13,11 +13,12 @@ from crash_hotplug.lab import dump
 from crash_hotplug.lab.judge import found_findings
 from crash_hotplug.lab.results import Outcome, Result
 
-WITHOUT, WITH, RELOAD = "without", "with", "reload"
+WITHOUT, WITH, RELOAD, RULE = "without", "with", "reload", "rule"
 SIDES = {
     WITHOUT: "Debian's own rule",
     WITH: "this package's service",
     RELOAD: "update --strategy reload, by hand",
+    RULE: "Debian's own rule, let through udev's sandbox",
 }
 _SECONDS_ALLOWED = 1.0
 """Between the last event and an accurate header: the service's own promise (``--max-delay``)."""
@@ -106,8 +107,13 @@ def judge_hotplug(
         took = "the service said nothing of the last event" if seconds is None else f"{seconds:.2f} s"
         ok = seconds is not None and seconds <= _SECONDS_ALLOWED
         result.check(f"accurate within {_SECONDS_ALLOWED:.0f} s of the last event", ok, took)
-    else:
+    elif side == RELOAD:
         result.check("one reload, by kdump-config", seen == Reloads(1, 1, 0), said)
+    else:
+        result.check("a reload for every event", seen == Reloads(relevant, relevant, 0) and relevant > 0, said)
+        last = max((at for at, line in journal if line.endswith("]: loaded kdump kernel")), default=0.0)
+        late = last - max((event.at for event in events if event.is_debians), default=0.0)
+        result.check("the last reload is over", late > 0, f"{late:.2f} s after the last event")
     result.check("the header was brought up to date", not same)
     result.check("the image is accurate", verdict == "accurate", reason)
 
@@ -150,6 +156,8 @@ def conclude(result: Result, side: str) -> None:
     result.outcome = (Outcome.FAIL if failed else Outcome.PASS).value
     if failed:
         result.reason = "; ".join(f"{c.name}: {c.detail}" if c.detail else c.name for c in failed)
+    elif not result.dump:
+        result.reason = "the header stays as it was, as it must" if side == WITHOUT else "the header is right"
     elif side == WITHOUT:
         result.reason = "the dump lacks all that was plugged, as it must"
     else:

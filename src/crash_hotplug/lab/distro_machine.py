@@ -10,7 +10,7 @@ from crash_hotplug.lab.machine import Machine
 SYSTEM = "/sbin/init"
 CONFIGURE = "/usr/lib/crash-hotplug-lab/configure"
 """What the first boot runs instead."""
-_MEMORY = 1536 << 20
+MEMORY = 1536 << 20
 _CRASHKERNEL = "320M"
 """Debian's capture kernel with kdump-tools' own initrd fits into it, systemd and all."""
 
@@ -18,9 +18,10 @@ _CRASHKERNEL = "320M"
 class DebianMachine(Machine):
     """A running QEMU with a full Debian on its disk; it ends when the guest resets, as the capture kernel does."""
 
-    def __init__(self, kernel: Kernel, initramfs: Path, disk: Path, out: Path, init: str = SYSTEM) -> None:
+    def __init__(self, kernel: Kernel, initramfs: Path, disk: Path, out: Path, init: str = SYSTEM,
+                 memory: int = MEMORY) -> None:  # fmt: skip
         """Take the kernel, the small initramfs that mounts the disk, and the disk, which is written to."""
-        super().__init__(kernel, initramfs, out, _MEMORY)
+        super().__init__(kernel, initramfs, out, memory, max_memory=64 << 30)
         self.dump = disk
         self._init = init
 

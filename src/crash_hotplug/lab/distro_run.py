@@ -9,42 +9,66 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
 from crash_hotplug.lab import distro_judge
 from crash_hotplug.lab.distro_guest import DebianGuest, saved_dumps
 from crash_hotplug.lab.distro_image import RELEASES, DebianImage
-from crash_hotplug.lab.distro_judge import RELOAD, SIDES, WITHOUT
-from crash_hotplug.lab.distro_machine import DebianMachine
-from crash_hotplug.lab.errors import GuestError
+from crash_hotplug.lab.distro_judge import RELOAD, RULE, SIDES, WITH, WITHOUT
+from crash_hotplug.lab.distro_machine import MEMORY, DebianMachine
+from crash_hotplug.lab.errors import GuestError, LabError
 from crash_hotplug.lab.results import Result
 
 SERVICE = "crash-hotplug.service"
-_DIMMS = ("d0", "d1", "d2", "d3")
-_DIMM_SIZE = 256 << 20
-_CPUS = ("c0", "c1")
+_UDEV = "systemd-udevd.service"
 _LIMIT = 1800.0
 _DUMP_LIMIT = 900.0
 _LOCK = "/var/crash/kdump_lock"
 _LOCKED_SECONDS = 20
 
 
-async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, say: Callable[[str], None]) -> Result:
+@dataclass(frozen=True)
+class Plugged:
+    """What is plugged into a guest."""
+
+    name: str
+    dimms: int
+    dimm_size: int
+    """Bytes."""
+    cpus: int
+    memory: int
+    """Bytes that the guest has from the start."""
+    panics: bool = True
+    """Whether the guest panics afterwards."""
+
+
+FEW = Plugged("debian-guest", 4, 256 << 20, 2, MEMORY)
+STORM = Plugged("debian-storm", 16, 2 << 30, 6, 3 << 30, panics=False)
+"""256 memory blocks of 128 MiB."""
+
+
+async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, say: Callable[[str], None],
+              plugged: Plugged = FEW) -> Result:  # fmt: skip
     """Do one side.  Whatever happens in the guest is in the result; the serial log and the journal are beside it.
 
     :param deb: the package that is installed, for every side but ``without``
     :raise LabError: when the lab is not set up; never for what a guest did
     """
     kernel = image.kernel()
-    result = Result("debian-guest", f"Debian {RELEASES[image.release]}, {SIDES[side]}", kernel.key, kernel.version,
+    result = Result(plugged.name, f"Debian {RELEASES[image.release]}, {SIDES[side]}", kernel.key, kernel.version,
                     kernel.release, "kdump-tools", side)  # fmt: skip
     result.files = directory.name
     begin = time.monotonic()
     disk = image.copy(directory / "disk")
-    machine = DebianMachine(kernel, image.initramfs, disk, directory)
+    machine = DebianMachine(kernel, image.initramfs, disk, directory, memory=plugged.memory)
+    guest = DebianGuest(machine, directory, result, say)
     try:
-        await asyncio.wait_for(_live(machine, side, deb, directory, result, say), _LIMIT)
+        async with machine:
+            await asyncio.wait_for(_live(guest, side, deb, result, plugged), _LIMIT)
+        if plugged.panics:
+            _judge_dump(guest, side, result)
     except (GuestError, asyncio.TimeoutError) as error:
         result.reason = str(error) or f"the time limit of {_LIMIT:.0f} s is over"
     else:
@@ -55,36 +79,42 @@ async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, 
     return result
 
 
-async def _live(machine: DebianMachine, side: str, deb: Path | None, directory: Path, result: Result,
-                say: Callable[[str], None]) -> None:  # fmt: skip
-    guest = DebianGuest(machine, directory, result, say)
-    word = secrets.randbits(64)
-    async with machine:
-        await guest.boot()
-        await _set_up(guest, result, side, deb)
-        await guest.look("loaded")
-        await guest.record_events()
-        mark = float((await guest.run("cat", "/proc/uptime")).split()[0])
-        for name in _DIMMS:
-            await guest.add_dimm(name, _DIMM_SIZE)
-        for name in _CPUS:
-            await guest.add_cpu(name)
-        await guest.run("udevadm", "settle", "--timeout=120")
-        await asyncio.sleep(5)
-        if side == RELOAD:
-            await _reload(guest, result)
-        await guest.look("before-panic")
-        events, journal = await guest.events(), distro_judge.journal_since(await guest.journal(), mark)
-        trees = (directory / "loaded", directory / "before-panic")
-        distro_judge.judge_hotplug(result, side, events, journal, trees)
-        phys = await guest.plant(_DIMMS[-1], word)
+async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result, plugged: Plugged) -> None:
+    await guest.boot()
+    await _set_up(guest, result, side, deb)
+    await guest.look("loaded")
+    await guest.record_events()
+    mark = float((await guest.run("cat", "/proc/uptime")).split()[0])
+    keeper = SERVICE if side == WITH else _UDEV
+    spent = await guest.cpu_seconds(keeper)
+    for number in range(plugged.dimms):
+        await guest.add_dimm(f"d{number}", plugged.dimm_size)
+    for number in range(plugged.cpus):
+        await guest.add_cpu(f"c{number}")
+    await guest.run("udevadm", "settle", "--timeout=900", timeout=1000)
+    await asyncio.sleep(5)
+    guest.event(f"CPU time of {keeper}", f"{await guest.cpu_seconds(keeper) - spent:.1f} s")
+    if side == RELOAD:
+        await _reload(guest, result)
+    await guest.look("before-panic")
+    events, journal = await guest.events(), distro_judge.journal_since(await guest.journal(), mark)
+    trees = (guest.directory / "loaded", guest.directory / "before-panic")
+    distro_judge.judge_hotplug(result, side, events, journal, trees)
+    if plugged.panics:
+        await guest.plant(f"d{plugged.dimms - 1}", secrets.randbits(64))
         await guest.panic(guest.cpus[-1], _DUMP_LIMIT)
-    say("reading what kdump-tools saved")
-    dumps = saved_dumps(directory / "disk", directory)
+
+
+def _judge_dump(guest: DebianGuest, side: str, result: Result) -> None:
+    assert guest.planted is not None
     plugged = (sorted(guest.dimms.values()), guest.cpus)
-    distro_judge.judge_dump(result, side, dumps, directory / "before-panic", plugged, (phys, word))
-    for vmcore in dumps:
-        vmcore.unlink()
+    try:
+        dumps = saved_dumps(guest.machine.dump, guest.directory)
+        distro_judge.judge_dump(result, side, dumps, guest.directory / "before-panic", plugged, guest.planted)
+        for vmcore in dumps:
+            vmcore.unlink()
+    except LabError as error:
+        result.check("the dump that kdump-tools saved", False, str(error))
 
 
 async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | None) -> None:
@@ -94,7 +124,9 @@ async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | Non
     said = (before["out"] or before["err"]).strip()
     guest.event("doctor", said)
     result.check("doctor says that the rule will fail", before["rc"] == 4 and "50-kdump-tools" in said, said)
-    if side == WITHOUT:
+    if side == RULE:
+        await guest.let_udev("kexec_load", "kexec_file_load")
+    if side in (WITHOUT, RULE):
         return
     assert deb is not None
     await guest.install(deb)
@@ -107,7 +139,7 @@ async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | Non
     if side == RELOAD:
         await guest.run("systemctl", "stop", SERVICE)
         return
-    await guest.run("systemctl", "enable", "--now", SERVICE)
+    await guest.run("systemctl", "restart", SERVICE, timeout=300)  # returns when it has taken that image over
     active = (await guest.answer("systemctl", "is-active", SERVICE))["out"].strip()
     result.check("the service is active", active == "active", active)
     after = await guest.own("doctor")

@@ -73,6 +73,15 @@ def read_kexec_state(sysroot: Sysroot) -> KexecState:
     )
 
 
+def why_no_load(state: KexecState) -> str | None:
+    """Return which sysctl forbids loading a crash image by either system call; None where none does."""
+    if state.load_disabled:
+        return "kernel.kexec_load_disabled forbids loading until the next boot"
+    if state.load_limit == 0:
+        return "kernel.kexec_load_limit_panic allows no more loads"
+    return None
+
+
 def read_cma_ranges(sysroot: Sysroot) -> RangeList | None:
     """Return the physical ranges of ``crashkernel=SIZE,cma``, which the kernel leaves out of the header.
 

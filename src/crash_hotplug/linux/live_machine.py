@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import ImageChangedError, Step, Steps
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.handler import ImageChangedError, MixedImageError, Step, Steps
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.image_marks import check_marks, marks_of
 from crash_hotplug.core.machine import Machine
@@ -22,7 +22,7 @@ from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kdump_lock import LockBusyError, kdump_locks
 from crash_hotplug.linux.kexec_load import KEXEC_UPDATE_ELFCOREHDR, KexecBusyError, load_crash_image
-from crash_hotplug.linux.kexec_state import read_kexec_state
+from crash_hotplug.linux.kexec_state import read_kexec_state, why_no_load
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.memory_encryption import memory_encryption
 from crash_hotplug.linux.sysroot import Sysroot
@@ -114,11 +114,7 @@ class LiveMachine:
             return f"this machine is {machine}: an update in place is known to be safe on x86_64 only"
         if state.lockdown not in (None, "none"):
             return f"lockdown ({state.lockdown}) forbids kexec_load"
-        if state.load_disabled:
-            return "kernel.kexec_load_disabled forbids loading until the next boot"
-        if state.load_limit == 0:
-            return "kernel.kexec_load_limit_panic allows no more loads"
-        return None
+        return why_no_load(state)
 
     def plan(self, image: CrashImage, header: bytes) -> UpdatePlan:
         """Plan to replace the header of *image*; errors as :func:`~crash_hotplug.core.update_plan.plan_update`."""
@@ -183,13 +179,23 @@ class LiveMachine:
         self._check(plan, header)
 
     def _check(self, plan: UpdatePlan, header: bytes) -> None:
+        """Read back what was loaded.
+
+        :raise MixedImageError: it may leave no dump, and has to be loaded anew
+        :raise CrashHotplugError: it is not what was meant
+        """
         now = find_crash_image(self._sysroot, read_iomem(self._sysroot).crashkernel)
         if now.kimage is None:
             raise CrashHotplugError("what was loaded cannot be read back: reload the crash image")
         check_result(plan, now.kimage, now.elfcorehdr, header)
         # A digest that we wrote is computed once more: only that speaks for every byte that was not listed.
         if self._verify_full or plan.takes_over:
-            self._verify_digest(now)
+            try:
+                self._verify_digest(now)
+            except CannotTellError:
+                raise
+            except CrashHotplugError as error:
+                raise MixedImageError(str(error)) from error
 
     def _verify_digest(self, image: CrashImage) -> None:
         self._say("the whole image is hashed")

@@ -11,6 +11,7 @@ from crash_hotplug.linux.capture_kernel import initrd_size, load_capture_kernel,
 from crash_hotplug.linux.former_image import FormerImage, keep_former_image, put_back
 from crash_hotplug.linux.kdump_lock import kdump_locks
 from crash_hotplug.linux.kexec_file_load import unload_crash_image
+from crash_hotplug.linux.kexec_state import read_kexec_state, why_no_load
 from crash_hotplug.linux.live_machine import LOCK_SECONDS, LiveMachine
 from crash_hotplug.linux.load_record import LoadRecord, forget_record, save_record
 from crash_hotplug.linux.machine_reader import read_machine
@@ -39,6 +40,9 @@ def load_once(machine: LiveMachine, record: LoadRecord, room_is_a_must: bool) ->
     if "\0" in files.cmdline:
         raise InputError("the capture kernel's command line has a null character")
     sysroot = Sysroot()
+    refused = why_no_load(read_kexec_state(sysroot))
+    if refused is not None:
+        raise CrashHotplugError(refused)
     now = read_machine(sysroot)
     room = record.hotplug_size or room_for(len(now.cpus), record.memory_ranges)
     check_room(read_setup_header(files.kernel), initrd_size(files), room, now)

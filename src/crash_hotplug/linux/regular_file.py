@@ -9,8 +9,8 @@ from typing import BinaryIO
 from crash_hotplug.core.errors import CannotTellError, InputError
 
 
-class NotRegularError(InputError):
-    """A directory, a pipe, a device where a file should be."""
+class NotRegularFileError(InputError):
+    """The path leads to a directory, a device, a pipe or a socket."""
 
 
 def open_regular(path: str, name: str | None = None) -> BinaryIO | None:
@@ -18,7 +18,7 @@ def open_regular(path: str, name: str | None = None) -> BinaryIO | None:
 
     :param name: what messages call it; its path if None
     :raise CannotTellError: it may not be read
-    :raise NotRegularError: it is not a regular file
+    :raise NotRegularFileError: it is not a regular file
     :raise InputError: its name cannot be a file's
     """
     name = name or path
@@ -35,7 +35,7 @@ def open_regular(path: str, name: str | None = None) -> BinaryIO | None:
         raise InputError(f"{name} cannot be opened: {error}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise NotRegularError(f"{name} is not a regular file")
+        raise NotRegularFileError(f"{name} is not a regular file")
     return os.fdopen(descriptor, "rb", buffering=0)
 
 

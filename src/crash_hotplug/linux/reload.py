@@ -25,9 +25,12 @@ class ReloadTool(NamedTuple):
 
 TOOLS = (
     ReloadTool("kdumpctl", ("reload",)),
-    ReloadTool("kdump-config", ("reload",)),
+    ReloadTool("kdump-config", ("try-reload",)),
 )
-"""Fedora's and Red Hat's, then Debian's."""
+"""Fedora's and Red Hat's, then Debian's, whose ``reload`` takes no lock (kdump-tools 1.6.8 to 1.10.7).
+
+``try-reload`` does what its udev rule asks for: under the lock, and only where an image is loaded.
+"""
 
 
 def find_reload_tool(search: str = SEARCH) -> list[str] | None:

@@ -9,7 +9,7 @@ import os
 from typing import BinaryIO
 
 from crash_hotplug.core.errors import CannotTellError, InputError
-from crash_hotplug.linux.regular_file import NotRegularError, open_regular, read_all
+from crash_hotplug.linux.regular_file import NotRegularFileError, open_regular, read_all
 
 SMALL = 64 << 10
 """More than any sysfs attribute has."""
@@ -56,12 +56,13 @@ class Sysroot:
         :raise CannotTellError: it may not be read, or is hidden
         :raise InputError: it is not a regular file
         """
+        located = self.locate(path)
         try:
-            return open_regular(self.locate(path))
-        except NotRegularError as error:
+            return open_regular(located)
+        except NotRegularFileError as error:
             if self.is_live:  # container runtimes mount /dev/null over /proc/kcore and its kind
-                hidden = "is hidden: a container or a service's sandbox has put a device there"
-                raise CannotTellError(f"{path} {hidden}") from error
+                hidden = f"{located} is hidden: a container or a service's sandbox has put a device there"
+                raise CannotTellError(hidden) from error
             raise
 
     def read(self, path: str, limit: int = SMALL) -> bytes | None:

@@ -13,9 +13,11 @@ from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.move_header import MAX_MEMORY_RANGES, room_for, whole_pages
 from crash_hotplug.linux.capture_kernel import load_capture_kernel
 from crash_hotplug.linux.kdump_lock import kdump_locks
+from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.live_machine import LOCK_SECONDS, LiveMachine
 from crash_hotplug.linux.load_record import read_record
 from crash_hotplug.linux.reload import NoReloadToolError, find_reload_tool, reload_crash_image
+from crash_hotplug.linux.sysroot import Sysroot
 
 LOOK = Event(EventKind.LOOK)
 _POLICY = InPlace(waits_for_lock=False)
@@ -49,7 +51,10 @@ def update_by_reload(reason: str) -> Report:
         return Report(LOOK, Outcome.CANNOT_TELL, reason or "only root can reload the crash image")
     try:
         try:
-            return Report(LOOK, Outcome.RELOADED, f"{reload_crash_image()}{because}")
+            command = reload_crash_image()
+            if not is_loaded():
+                return Report(LOOK, Outcome.NOT_LOADED, f"no crash image is loaded ({command} loads none then)")
+            return Report(LOOK, Outcome.RELOADED, f"{command}{because}")
         except NoReloadToolError as error:
             record = read_record()
             if record is None:
@@ -61,6 +66,11 @@ def update_by_reload(reason: str) -> Report:
         return Report(LOOK, Outcome.RELOADED, f"loaded {record.files.kernel} again by {how}{outgrown}{because}")
     except CrashHotplugError as error:
         return Report(LOOK, Outcome.FAILED, f"{reason}; {error}" if reason else str(error))
+
+
+def is_loaded() -> bool:
+    """Whether the kernel has a crash image, as far as it says."""
+    return read_kexec_state(Sysroot(None)).image_loaded is not False
 
 
 def can_reload() -> bool:
