@@ -126,16 +126,18 @@ def test_what_a_lock_kept_from_being_done_is_done_later(fake: FakeKexec, monkeyp
     looks.look(is_quiet=True)
     # Accurate, but not what an update would write: such as kexec-tools' header, without the possible CPUs.
     monkeypatch.setattr(watch_look, "_is_expected", lambda _machine, _image: False)
-    unlocked = live_machine.kdump_locks
 
     def busy(_seconds: float) -> AbstractContextManager[None]:
         raise LockBusyError("locked")
+
+    def free(_seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
 
     monkeypatch.setattr(live_machine, "kdump_locks", busy)
     looks.forget()
     assert looks.look(is_quiet=True).outcome is Outcome.LOCK_BUSY
     assert looks.look(is_quiet=True).outcome is Outcome.LOCK_BUSY
-    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
+    monkeypatch.setattr(live_machine, "kdump_locks", free)
     assert looks.look(is_quiet=True).outcome is Outcome.UNCHANGED
     assert looks.look(is_quiet=True).was_cheap
 
