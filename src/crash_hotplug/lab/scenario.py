@@ -36,7 +36,7 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "load": (set(), set()),
     "update": (set(), {"resident"}),
     "flip": ({"in"}, set()),
-    "measure": ({"what", "number"}, set()),
+    "measure": ({"what", "number"}, {"of"}),
     "wait": ({"seconds"}, set()),
     "pace": ({"seconds"}, set()),
     "panic": ({"cpu"}, set()),
