@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
 
-.PHONY: run test test-main test-pythons lint lab lab-full lab-debian fuzz bench-core man install deb rpm clean python
+.PHONY: run test test-main test-pythons lint lab lab-full lab-debian fuzz bench-core man install deb try-deb rpm clean python
 
 # The main job: what a hot-plug does to a crash image, and what comes of it, on a machine in memory.
 run: python
@@ -48,6 +48,11 @@ install: python
 deb:
 	@sh tools/debian-packages.sh dpkg-dev debhelper dh-python python3
 	@sh tools/build-package.sh deb
+
+# The .deb beside kdump-tools on Debian 11, 12 and 13: installed, upgraded, removed, purged, in chroots, as root.
+try-deb: deb
+	@sh tools/debian-packages.sh debootstrap
+	@sh tools/try_deb.sh dist/crash-hotplug_*_all.deb
 
 # The .rpm, from its spec file, which rpmlint reads first.
 rpm:

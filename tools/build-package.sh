@@ -8,7 +8,8 @@ name=crash-hotplug-$version
 work=$PWD/build/$kind
 rm -rf "$work"
 mkdir -p "$work/$name" dist
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$work/$name"
+git ls-files -z --cached --others --exclude-standard >"$work/files"
+xargs -0 cp --parents -t "$work/$name" <"$work/files"
 
 build_deb() {
     cp -r "$work/$name/packaging/debian" "$work/$name/debian"

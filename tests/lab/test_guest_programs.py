@@ -82,8 +82,8 @@ class FakeMachine:
     def _flags(self) -> int:
         return 0
 
-    def _read_pointer(self) -> int:
-        return 0
+    def _read_identity(self) -> bytes:
+        return b""
 
 
 def fake_update(path: Path, machine: FakeMachine) -> Iterator[Step]:

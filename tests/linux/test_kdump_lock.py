@@ -55,7 +55,7 @@ def test_one_that_may_not_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch)
     def refused(*_arguments: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(kdump_lock.os, "open", refused)
+    monkeypatch.setattr(os, "open", refused)
     with pytest.raises(CannotTellError, match=r"cannot be opened .*; run as root"), kdump_locks(0.1):
         pass
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -93,7 +95,7 @@ def test_the_kernel_filters_by_our_program() -> None:
         assert received == wanted
 
 
-def test_a_real_socket_has_nothing_to_say_and_ignores_a_forged_message() -> None:
+def test_a_real_socket_ignores_a_forged_message() -> None:
     try:
         receiver = UeventSocket()
     except Exception as error:  # a sandbox without netlink
@@ -111,3 +113,27 @@ def test_a_real_socket_has_nothing_to_say_and_ignores_a_forged_message() -> None
             assert (drained.events, drained.ignored) == ([], 1)
     finally:
         receiver.close()
+
+
+@pytest.mark.parametrize("name_space", ["this network", "a network of its own"])
+def test_a_real_event_of_this_machine(name_space: str) -> None:
+    code = """
+import ctypes, select, sys
+from crash_hotplug.linux.uevents import UeventSocket
+if sys.argv[1] != "this network" and ctypes.CDLL(None).unshare(0x40000000):
+    sys.exit("skip: no privilege for unshare(CLONE_NEWNET)")
+uevents = UeventSocket()
+try:
+    with open("/sys/devices/system/cpu/cpu0/uevent", "w") as file:
+        file.write("change")
+except OSError as error:
+    sys.exit(f"skip: {error}")
+select.select([uevents], [], [], 2)
+print(uevents.drain())
+"""
+    command = [sys.executable, "-c", code, name_space]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    if "skip: " in done.stderr:
+        pytest.skip(done.stderr.strip().partition("skip: ")[2])
+    assert "Uevent(action='change', subsystem='cpu', device='cpu0')" in done.stdout, done.stderr

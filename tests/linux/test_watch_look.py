@@ -11,12 +11,13 @@ import pytest
 from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.handler import Outcome, Report
+from crash_hotplug.core.update_plan import NewSegment
 from crash_hotplug.linux import crash_image, live_machine, watch_look
 from crash_hotplug.linux.kdump_lock import LockBusyError
 from crash_hotplug.linux.live_machine import LiveMachine
 from crash_hotplug.linux.update_once import LOOK
 from crash_hotplug.linux.watch_look import Looker
-from tests.linux.fake_kexec import FakeKexec
+from tests.linux.fake_kexec import KERNEL, FakeKexec
 
 LOCKDOWN = "sys/kernel/security/lockdown"
 IOMEM = "proc/iomem"
@@ -120,6 +121,27 @@ def test_a_lock_that_is_held_is_no_reason_to_reload(
     assert reloads == []
 
 
+def test_what_a_lock_kept_from_being_done_is_done_later(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = looker(fake)
+    looks.look(is_quiet=True)
+    # Accurate, but not what an update would write: such as kexec-tools' header, without the possible CPUs.
+    monkeypatch.setattr(watch_look, "_is_expected", lambda _machine, _image: False)
+
+    def busy(_seconds: float) -> AbstractContextManager[None]:
+        raise LockBusyError("locked")
+
+    def free(_seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    monkeypatch.setattr(live_machine, "kdump_locks", busy)
+    looks.forget()
+    assert looks.look(is_quiet=True).outcome is Outcome.LOCK_BUSY
+    assert looks.look(is_quiet=True).outcome is Outcome.LOCK_BUSY
+    monkeypatch.setattr(live_machine, "kdump_locks", free)
+    assert looks.look(is_quiet=True).outcome is Outcome.UNCHANGED
+    assert looks.look(is_quiet=True).was_cheap
+
+
 def test_a_lock_that_cannot_be_opened_is_said(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_seconds: float) -> AbstractContextManager[None]:
         raise CrashHotplugError("the lock /var/crash/kdump_lock cannot be opened: Read-only file system")
@@ -145,6 +167,21 @@ def test_the_last_resort_comes_once_when_it_is_quiet(fake: FakeKexec, reloads: l
     without_last_dimm(fake)
     looks.look(is_quiet=True)
     assert len(reloads) == (2 if looks.look(is_quiet=True).verdict is Verdict.NOT_ACCURATE else 1)
+
+
+def test_a_mix_of_two_images_is_reloaded_at_once(
+    fake: FakeKexec, reloads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header is right: what is not healed now would not be seen later."""
+
+    def load(entry_phys: int, segments: tuple[NewSegment, ...], flags: int) -> None:
+        fake.write(KERNEL, b"somebody else's kernel")
+        fake.kexec_load(entry_phys, segments, flags)
+
+    monkeypatch.setattr(live_machine, "load_crash_image", load)
+    look = looker(fake).look(is_quiet=False)
+    assert (look.strategy, look.outcome) == ("reload", Outcome.RELOADED)
+    assert "at the very moment of the update" in reloads[0]
 
 
 def test_strategy_in_place_never_reloads(fake: FakeKexec, reloads: list[str]) -> None:

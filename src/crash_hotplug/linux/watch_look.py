@@ -112,8 +112,8 @@ class Looker:
         except CrashHotplugError as error:
             return self._remember(None, Look(Verdict.CANNOT_TELL, str(error)))
         foreign = self._foreign(loaded)
-        if self._last is not None and self._seen == (state, loaded) and self._last.verdict is Verdict.ACCURATE:
-            last = self._last
+        last = self._last
+        if last is not None and self._seen == (state, loaded) and last.verdict is Verdict.ACCURATE and _is_final(last):
             return self._remember((state, loaded), Look(last.verdict, last.sentence, room_left=last.room_left,
                                                         by_kernel=last.by_kernel, was_cheap=True))  # fmt: skip
         look = self._correct(state, is_quiet)
@@ -137,6 +137,9 @@ class Looker:
             self._gate.accept(state)  # nothing has happened yet that would need a reload
         if self._strategy != "reload":
             report = self._update_in_place()
+            if report.outcome is Outcome.MIXED and self._strategy == "auto":
+                # Its header is right, so no later look would find anything wrong with it.
+                return self._reload(look, state, report.sentence)
             if report.outcome is not Outcome.CANNOT_TELL or look.verdict is not Verdict.CANNOT_TELL:
                 look = self._after(look, "in-place", report)
             if report.outcome in _DONE or self._strategy == "in-place" or look.verdict is Verdict.ACCURATE:
@@ -151,9 +154,12 @@ class Looker:
             why_not = "it is tried in place once more first"
         if why_not is not None:
             return replace(look, deed=f"{reason}; no reload: {why_not}") if look.deed else look
+        return self._reload(look, state, reason)
+
+    def _reload(self, before: Look, state: bytes, reason: str) -> Look:
         report = reload_outside(reason, self._while_waiting)
         self._gate.tried(self._clock(), state, report.outcome is Outcome.RELOADED)
-        return self._after(look, "reload", report)
+        return self._after(before, "reload", report)
 
     def _update_in_place(self) -> Report:
         self._live.kexec_seconds = 0.0
@@ -224,6 +230,11 @@ class Looker:
         if now.identity == self._seen[1].identity and self._last.by_kernel:
             return ""  # the kernel's own handler changed the header
         return "another crash image was loaded by somebody else"
+
+
+def _is_final(look: Look) -> bool:
+    """Whether what stood in the way of an update, if anything, will stand there the next time too."""
+    return look.outcome not in (Outcome.LOCK_BUSY, Outcome.FAILED)
 
 
 def _is_expected(machine: Machine, image: CrashImage) -> bool:

@@ -30,7 +30,7 @@ class Watched:
         self.started = time.monotonic()
         with open(log, "wb") as file:
             command = [sys.executable, "-m", "crash_hotplug", "watch", "--metrics-file", metrics, *options]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=file)
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         self.pid = self._process.pid
 
     def metric(self, name: str) -> float:

@@ -1,0 +1,40 @@
+"""What a look of the watch service costs, over a machine of files (a real one has no links to follow in its tree)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from crash_hotplug.linux import live_machine
+from crash_hotplug.linux.live_machine import LiveMachine
+from crash_hotplug.linux.watch_look import Looker
+from tests.linux.fake_kexec import FakeKexec
+
+
+@pytest.fixture
+def looker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Looker:
+    fake = FakeKexec(tmp_path)
+
+    def unlocked(_seconds: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
+    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
+    looker = Looker(LiveMachine(fake.sysroot), fake.sysroot)
+    looker.look(is_quiet=True)
+    return looker
+
+
+def test_a_look_that_finds_nothing_changed(benchmark: BenchmarkFixture, looker: Looker) -> None:
+    assert benchmark(looker.look, is_quiet=True).was_cheap
+
+
+def test_a_look_that_reads_and_judges_everything(benchmark: BenchmarkFixture, looker: Looker) -> None:
+    def look() -> bool:
+        looker.forget()
+        return looker.look(is_quiet=True).was_cheap
+
+    assert not benchmark(look)
