@@ -22,11 +22,16 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.image import CrashImage, parse_kimage
 from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.rules_without_reload import without_reload
+from crash_hotplug.core.shell_settings import append_assignment, read_setting
+from crash_hotplug.core.udev_rules import Surroundings, UEvent, parse_rules, reloads
+from crash_hotplug.core.unit_file import sandbox_of
 from crash_hotplug.core.vmcore import audit_vmcore, compare_vmcore, parse_vmcore
 from crash_hotplug.linux.crash_image import find_crash_image, read_crash_image
 from crash_hotplug.linux.kexec_state import read_cma_ranges, read_kexec_state
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
+from tests.family_trees import FAMILIES
 from tests.trees import NAMES, STATES, tree, vmcore_head
 
 SECONDS_LIMIT = 5.0
@@ -180,6 +185,22 @@ class Targets:
         finally:
             sysroot.changed.clear()
 
+    def configuration(self, randomness: random.Random) -> None:
+        """Mutated rules, settings and units: what `doctor` makes of them."""
+        paths = sorted(path for path in FAMILIES.rglob("*") if path.is_file() and path.suffix != ".md")
+        text = mutate(randomness.choice(paths).read_bytes(), randomness).decode("utf-8", "surrogateescape")
+        around = Surroundings({"cpu": False, "memory": True}, lambda _path: "1\n")
+        event = UEvent(randomness.choice(["cpu", "memory"]), randomness.choice(["add", "online", "offline", "remove"]))
+        changed = without_reload(text, ["a heading"])
+        if reloads(parse_rules(changed), event, Surroundings({}, lambda _path: "1\n")):
+            raise AssertionError(f"a reload is left: {changed!r}")
+        reloads(parse_rules(text), event, around)
+        sandbox_of([text])
+        for name in ("KDUMP_CMDLINE_APPEND", "KEXEC_ARGS", "KDUMP_COMMANDLINE_APPEND"):
+            setting = read_setting(text, name)
+            if setting is not None and setting.value is not None:
+                append_assignment(text, name, setting.value, [])
+
 
 def fuzz(inputs: int, seed: int, say: Callable[[str], None]) -> dict[str, int]:
     """Run the inputs; return how many were answered and how many refused with a sentence.
@@ -189,7 +210,7 @@ def fuzz(inputs: int, seed: int, say: Callable[[str], None]) -> dict[str, int]:
     randomness = random.Random(seed)
     targets = Targets()
     kinds = [targets.header, targets.header, targets.vmcore, targets.vmcore, targets.saved_tree, targets.image]
-    kinds.append(targets.live)
+    kinds += [targets.live, targets.configuration]
     counts = {"answered": 0, "refused": 0}
     slowest = 0.0
     tracemalloc.start()

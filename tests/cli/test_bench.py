@@ -33,7 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[list[str]], int]]:
 
     def measure(commands: Sequence[list[str]], rounds: int, _say: Callable[[str], None]) -> list[Measured]:
         asked.append((list(commands), rounds))
-        ours = Measured(IN_PLACE, [Timing(0.050, 0.040, 0.004, 1, 0)] * rounds, [0.0035] * rounds)
+        ours = Measured(IN_PLACE, [Timing(0.050, 0.040, 0.004, 1, 0)] * rounds)
         theirs = [Measured(" ".join(c), [Timing(1.0, 0.8, 0.6, 1, 0)] * rounds) for c in commands]
         return [ours, *theirs]
 
@@ -50,14 +50,12 @@ def test_a_reload_costs_so_many_times_an_update(
     assert (shown.code, asked) == (0, [([KEXEC.split()], 3)])
     lines = [line.split() for line in shown.out.splitlines()]
     assert ["without", "an", "image", "600.00", "(600.00", "to", "600.00)", "x", "150.00"] in lines
-    assert ["kexec_load", "itself", "3.50", "(3.50", "to", "3.50)"] in lines
 
 
 def test_json_has_every_value(asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str]) -> None:
     report = run(capsys, "bench", "--yes", "--rounds", "2", "--against", KEXEC, "--json").json
     ours, theirs = report["measured"]
     assert ours["in_place"]
-    assert ours["kexec_load_seconds"]["values"] == [0.0035, 0.0035]
     assert theirs["cpu_seconds"]["ratio_to_in_place"] == 20
     assert theirs["without_image_seconds"]["values"] == [0.6, 0.6]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from crash_hotplug.lab import distro_judge
+from crash_hotplug.lab.results import Moment, Result
 
 JOURNAL = """\
 [   99.000000] guest kdump-config[1]: loaded kdump kernel
@@ -50,3 +53,55 @@ def test_events_that_debians_rule_is_about() -> None:
 def test_what_kdump_config_did() -> None:
     lines = distro_judge.journal_since(JOURNAL, 0.0)
     assert distro_judge.reloads(lines) == distro_judge.Reloads(unloaded=0, loaded=1, failed=1)
+
+
+def result_at(verdict: str) -> Result:
+    result = Result("debian-guest", "t", "debian-12", "6.1", "6.1", "kdump-tools", "with")
+    result.moments.append(Moment("before-panic", 0.0, verdict, "a reason"))
+    return result
+
+
+def trees(tmp_path: Path, before: bytes, after: bytes) -> tuple[Path, Path]:
+    for name, header in (("loaded", before), ("before-panic", after)):
+        (tmp_path / name / "crash-image").mkdir(parents=True)
+        (tmp_path / name / "crash-image/elfcorehdr").write_bytes(header)
+    return tmp_path / "loaded", tmp_path / "before-panic"
+
+
+@pytest.mark.parametrize(
+    ("side", "after", "verdict", "outcome"),
+    [
+        (distro_judge.WITHOUT, b"old", "not accurate", "pass"),
+        (distro_judge.WITHOUT, b"new", "not accurate", "fail"),  # nobody can have written it
+        (distro_judge.WITHOUT, b"old", "accurate", "fail"),
+        (distro_judge.WITH, b"new", "accurate", "fail"),  # Debian's rule was still there
+        (distro_judge.RELOAD, b"new", "accurate", "fail"),
+    ],
+)
+def test_one_failed_reload_for_one_event(tmp_path: Path, side: str, after: bytes, verdict: str, outcome: str) -> None:
+    journal = distro_judge.journal_since(JOURNAL, 100.0)
+    events = distro_judge.parse_events(MONITOR["change"])
+    result = result_at(verdict)
+    distro_judge.judge_hotplug(result, side, events, journal, trees(tmp_path, b"old", after))
+    distro_judge.conclude(result, side, storm=True)
+    assert result.outcome == outcome, result.reason
+
+
+def test_no_reload_and_a_header_that_is_right_at_once(tmp_path: Path) -> None:
+    journal = [(at, line) for at, line in distro_judge.journal_since(JOURNAL, 100.0) if "kdump-config" not in line]
+    result = result_at("accurate")
+    events = distro_judge.parse_events(MONITOR["online"])
+    distro_judge.judge_hotplug(result, distro_judge.WITH, events, journal, trees(tmp_path, b"old", b"new"))
+    distro_judge.conclude(result, distro_judge.WITH, storm=True)
+    assert result.outcome == "pass", result.reason
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"), [("Can't read the dump memory(/proc/vmcore). Bad address", "fault"), ("", "fail")]
+)
+def test_a_dump_that_breaks_off(tmp_path: Path, said: str, outcome: str) -> None:
+    (tmp_path / "serial.log").write_text(f"write_elf_load_segment: {said}\n")
+    result = result_at("accurate")
+    distro_judge.judge_broken_dump(result, tmp_path / "serial.log")
+    distro_judge.conclude(result, distro_judge.RULE, storm=False)
+    assert result.outcome == outcome

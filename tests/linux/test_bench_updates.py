@@ -34,8 +34,8 @@ def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     stopwatch = Stopwatch()
     monkeypatch.setattr(bench_updates, "time_kexec_calls", stopwatch.time)
     monkeypatch.setattr(bench_updates, "LiveMachine", object)
-    monkeypatch.setattr(bench_updates, "rewrite_header", lambda _machine: 0.004)
-    monkeypatch.setattr(bench_updates, "_take_over", lambda _machine: 0.005)
+    monkeypatch.setattr(bench_updates, "rewrite_header", lambda _machine: None)
+    monkeypatch.setattr(bench_updates, "_take_over", lambda _machine: None)
     return stopwatch
 
 
@@ -45,7 +45,6 @@ def test_each_once_a_round(stopwatch: Stopwatch) -> None:
     assert [(m.name, len(m.timings)) for m in measured] == [
         (IN_PLACE, 3), (IN_PLACE_COMMAND, 3), (TAKE_OVER, 3), ("kexec -c", 3), ("kexec -s", 3),
     ]  # fmt: skip
-    assert measured[0].kexec_load == [0.004] * 3
     assert rounds == ["round 1 of 3", "round 2 of 3", "round 3 of 3"]
 
 
@@ -66,7 +65,7 @@ def test_a_command_that_loads_nothing(stopwatch: Stopwatch) -> None:
 
 
 def test_an_update_that_fails_says_why(stopwatch: Stopwatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_machine: LiveMachine) -> float:
+    def fails(_machine: LiveMachine) -> None:
         raise CrashHotplugError("lockdown forbids it")
 
     monkeypatch.setattr(bench_updates, "rewrite_header", fails)
@@ -79,6 +78,6 @@ def test_a_header_that_is_right_is_written_all_the_same(tmp_path: Path, monkeypa
     monkeypatch.setattr("crash_hotplug.linux.live_machine.load_crash_image", fake.kexec_load)
     monkeypatch.setattr(LiveMachine, "try_lock", lambda _machine: True)
     machine = LiveMachine(fake.sysroot)
-    assert rewrite_header(machine) > 0
-    assert rewrite_header(machine) > 0
+    rewrite_header(machine)
+    rewrite_header(machine)
     assert len(fake.loads) == 2

@@ -105,8 +105,6 @@ def _table(found: list[Measured]) -> list[str]:
             ratio = ratio_of_medians(values, base)
             against = "" if measured is found[0] or ratio is None else f"  x {ratio:.2f}"
             lines.append(f"  {label:<22}{_shown(spread_of(values))}{against}")
-        if measured.kexec_load:
-            lines.append(f"  {'kexec_load itself':<22}{_shown(spread_of(measured.kexec_load))}")
     return lines
 
 
@@ -134,8 +132,6 @@ def _json(measured: Measured, base: Measured) -> dict[str, Any]:
         key = {"wall time": "wall_seconds", "CPU time": "cpu_seconds"}.get(label, "without_image_seconds")
         ratio = ratio_of_medians(values, base_values)
         report[key] = {**_spread_json(values), "ratio_to_in_place": None if ratio is None else round(ratio, 3)}
-    if measured.kexec_load:
-        report["kexec_load_seconds"] = _spread_json(measured.kexec_load)
     return report
 
 

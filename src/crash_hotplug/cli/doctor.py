@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ examples:
   crash-hotplug doctor --undo
   crash-hotplug doctor --sysroot /mnt      another machine's root, or a tree that snapshot saved
 """
+_WRAPPER = textwrap.TextWrapper(
+    width=120, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +115,7 @@ def _show(word: str, sentence: str, code: int, outcomes: Sequence[Outcome], foun
         print(f"\n{topic}")
         for fact in found:
             if fact.topic == topic:
-                print(f"  {fact.sentence}  [{fact.source}]")
+                print(_WRAPPER.fill(f"{fact.sentence}  [{fact.source}]"))
 
 
 def _show_advice(lines: Sequence[str]) -> None:

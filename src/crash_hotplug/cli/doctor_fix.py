@@ -14,6 +14,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.hotplug_forecast import SERVICE
 from crash_hotplug.linux.diagnosis import read_diagnosis
 from crash_hotplug.linux.doctor_fix import Done, FixPlan, apply_fix, plan_fix, tell_udev, undo_fix
+from crash_hotplug.linux.live_machine import machine_name
 from crash_hotplug.linux.rooted_files import read_state
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -22,6 +23,10 @@ def run_fix(arguments: argparse.Namespace) -> int:
     """Write what lets the service do the work; the exit code is 1 where something had to be left alone."""
     sysroot = Sysroot(arguments.sysroot)
     _need_root(sysroot, arguments)
+    if sysroot.is_live and machine_name() != "x86_64":
+        raise CrashHotplugError(
+            f"this machine is {machine_name()}: {SERVICE} works on x86_64 only; nothing was changed"
+        )
     diagnosis = read_diagnosis(sysroot)
     if not diagnosis.service.is_installed:
         raise CrashHotplugError(

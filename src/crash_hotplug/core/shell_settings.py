@@ -14,6 +14,9 @@ from crash_hotplug.core.errors import CannotTellError
 _ASSIGNMENT = re.compile(r"^[ \t]*(?:export[ \t]+)?(?P<name>[A-Za-z_]\w*)=(?P<value>.*)$", re.MULTILINE)
 _QUOTED = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'#;|&])*""", re.DOTALL)
 
+_LONGEST = 8192
+"""More than a kernel's command line may have."""
+
 
 class Setting(NamedTuple):
     """The last assignment of a variable."""
@@ -26,19 +29,19 @@ class Setting(NamedTuple):
 
 def read_setting(text: str, name: str) -> Setting | None:
     """Return what a variable has in the end; None where it is not assigned."""
-    found = None
+    last = None
     for matched in _ASSIGNMENT.finditer(text):
-        if matched["name"] == name:
-            line = text.count("\n", 0, matched.start()) + 1
-            found = Setting(line, _plain_value(text, matched.start("value")))
-    return found
+        last = matched if matched["name"] == name else last
+    if last is None:
+        return None
+    return Setting(text.count("\n", 0, last.start()) + 1, _plain_value(text, last.start("value")))
 
 
 def _plain_value(text: str, at: int) -> str | None:
     matched = _QUOTED.match(text, at)
     written = matched[0] if matched else ""
     rest = text[at + len(written) :].split("\n", 1)[0].strip()
-    if rest and not rest.startswith("#"):
+    if (rest and not rest.startswith("#")) or len(written) > _LONGEST:
         return None
     if re.search(r"[$`]", re.sub(r"'[^']*'", "", written)):
         return None

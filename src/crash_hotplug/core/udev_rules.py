@@ -7,6 +7,7 @@ Only what kdump's rules use is understood (udev(7), systemd's src/udev/udev-rule
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -19,10 +20,9 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _RELOAD = re.compile(
-    r"kdumpctl|kdump-config|kdump-udev-throttler|/kdump/load(?:-once)?\.sh"
-    r"|systemctl\b[^;&|]*\b(?:re)?(?:start|load)\b[^;&|]*\bkdump|(?:^|[\s/'\"])kexec(?:$|[\s'\"])"
+    r"kdumpctl|kdump-config|kdump-udev-throttler|/kdump/load(?:-once)?\.sh|(?:^|[\s/'\"])kexec(?:$|[\s'\"])"
 )
-_ESCAPES = re.compile(r"systemd-run\b|systemctl\b[^;&|]*\b(?:re)?(?:start|load)\b")
+_SYSTEMCTL_VERB = re.compile(r"\b(?:re)?(?:start|load)\b")
 _NEEDS_ACTIVE = re.compile(r"systemctl is-active (\S+\.service) \|\| exit 0")
 _CAT = re.compile(r"(?:/usr)?/bin/cat (/[^\s;|&]+)")
 
@@ -90,7 +90,7 @@ class Start(NamedTuple):
     @property
     def escapes_sandbox(self) -> bool:
         """Whether systemd runs it outside systemd-udevd's sandbox."""
-        return self.key == "ENV" or _ESCAPES.search(self.program) is not None
+        return self.key == "ENV" or "systemd-run" in self.program or bool(_systemctl_starts(self.program))
 
     @property
     def needs_active(self) -> str | None:
@@ -112,7 +112,15 @@ class Surroundings:
 
 def mentions_reload(text: str) -> bool:
     """Whether a rules file, or a rule's program, names one of the programs that load a crash image."""
-    return _RELOAD.search(text) is not None
+    return _RELOAD.search(text) is not None or any("kdump" in command for command in _systemctl_starts(text))
+
+
+def _systemctl_starts(text: str) -> list[str]:
+    """Return the commands that have systemd start, restart or reload a unit, from ``systemctl`` on."""
+    if "systemctl" not in text:
+        return []
+    commands = (command.partition("systemctl")[2] for command in re.split(r"[;&|\n]", text))
+    return [command for command in commands if _SYSTEMCTL_VERB.search(command)]
 
 
 def parse_rules(text: str) -> list[Rule]:
@@ -122,12 +130,13 @@ def parse_rules(text: str) -> list[Rule]:
     number = 0
     while number < len(lines):
         first = number
-        joined = lines[number]
-        while joined.endswith("\\") and number + 1 < len(lines):
+        parts = [lines[number]]
+        while parts[-1].endswith("\\") and number + 1 < len(lines):
             number += 1
-            joined = joined[:-1] + lines[number]
+            parts[-1] = parts[-1][:-1]
+            parts.append(lines[number])
         number += 1
-        tokens = _tokens(joined)
+        tokens = _tokens("".join(parts))
         if tokens:
             rules.append(Rule(first + 1, number, tokens))
     return rules
@@ -166,16 +175,18 @@ class _Walk:
         self._around = around
         self._result: str | None = None
         self._found: list[Start] = []
+        self._labels: dict[str, list[int]] = {}
+        for at, rule in enumerate(rules):
+            self._labels.setdefault(rule.value_of("LABEL") or "", []).append(at)
+        self._labels.pop("", None)
 
     def starts(self) -> list[Start]:
         """Walk every way that the event may take: an unknown match before a GOTO makes two of one."""
         pending = {0: True}
-        while pending:
-            at = min(pending)
-            certain = pending.pop(at)
-            if at >= len(self._rules):
+        for at, rule in enumerate(self._rules):
+            certain = pending.pop(at, None)
+            if certain is None:
                 continue
-            rule = self._rules[at]
             applies = self._applies(rule, certain)
             if applies is not False:
                 self._act(rule, certain and applies is True)
@@ -188,11 +199,9 @@ class _Walk:
 
     def _target(self, rule: Rule, at: int) -> int | None:
         """Return where a GOTO leads: labels are looked for further down only, as udev does."""
-        label = rule.value_of("GOTO")
-        if label is None:
-            return None
-        labels = (i for i in range(at + 1, len(self._rules)) if self._rules[i].value_of("LABEL") == label)
-        return next(labels, None)
+        places = self._labels.get(rule.value_of("GOTO") or "", [])
+        following = bisect_right(places, at)
+        return places[following] if following < len(places) else None
 
     def _applies(self, rule: Rule, certain: bool) -> Truth:
         """Whether the rule's matches fit; PROGRAM runs only where all others do."""

@@ -199,7 +199,10 @@ def saved_dumps(disk: Path, directory: Path) -> list[Path]:
         vmcore = directory / f"vmcore.{flattened.name.partition('.')[2]}"
         with flattened.open("rb") as file:
             command = [*hosttools.makedumpfile(), "-R", str(vmcore)]
-            done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=False, timeout=300)
+            except subprocess.TimeoutExpired:  # where the end is missing, makedumpfile 1.7 waits for more without end
+                raise LabError(f"{flattened.name} breaks off: makedumpfile -R does not come to its end") from None
         if done.returncode:
             raise LabError(f"makedumpfile -R does not take {flattened.name}: {(done.stderr or done.stdout).strip()}")
         flattened.unlink()

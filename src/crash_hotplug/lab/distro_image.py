@@ -7,6 +7,7 @@ configured by the guest itself, in its first boot, where kdump-tools also makes 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -34,6 +35,8 @@ _MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
 _SIZE = "6G"
 _GUEST = Path(__file__).parent / "guest"
 _OWN = "usr/lib/crash-hotplug-lab"
+_PROGRAMS = ("configure", "settings", "agent.py")
+_UNIT = "crash-hotplug-lab.service"
 _CONFIGURE_LIMIT = 2400.0
 
 
@@ -62,8 +65,12 @@ class DebianImage:
 
     @property
     def ready(self) -> bool:
-        """Whether it was built before."""
-        return self.disk.exists()
+        """Whether it was built before, from the same recipe."""
+        return self.disk.exists() and self._recipe.exists() and self._recipe.read_text() == recipe()
+
+    @property
+    def _recipe(self) -> Path:
+        return self._dir / "recipe"
 
     @property
     def versions(self) -> dict[str, str]:
@@ -100,6 +107,7 @@ class DebianImage:
         archive = Archive(self.release)
         archive.update()
         packages = archive.download(*_PACKAGES, *_EXTRA.get(self.release, ()))
+        self._recipe.unlink(missing_ok=True)  # from here on kernel and disk may be of different builds
         (self._dir / "versions.json").write_text(json.dumps({p.name: p.version for p in packages}, indent=1) + "\n")
         shutil.rmtree(self._dir / "kernel", ignore_errors=True)
         debian.unpack([p for p in packages if p.name.startswith("linux-image-")], self._dir / "kernel")
@@ -110,6 +118,7 @@ class DebianImage:
         say("booting it once, to configure its packages (a few minutes, emulated)")
         await self._configure(new)
         os.replace(new, self.disk)
+        self._recipe.write_text(recipe())
 
     def _build_disk(self, packages: list[Package], disk: Path) -> None:
         tar = self._dir / "root.tar"
@@ -123,10 +132,9 @@ class DebianImage:
             root.file("etc/initramfs-tools/update-initramfs.conf", b"update_initramfs=no\n")  # the lab boots its own
             root.file("etc/initramfs-tools/conf.d/lab", b"MODULES=dep\n")  # else its initrd takes minutes, emulated
             root.link("usr/bin/awk", "mawk")  # needed before mawk is configured
-            for name in ("configure", "settings", "agent.py"):
+            for name in _PROGRAMS:
                 root.file(f"{_OWN}/{name}", (_GUEST / name).read_bytes(), 0o755)
-            unit = "crash-hotplug-lab.service"
-            root.file(f"etc/systemd/system/{unit}", (_GUEST / unit).read_bytes())
+            root.file(f"etc/systemd/system/{_UNIT}", (_GUEST / _UNIT).read_bytes())
             for package in packages:
                 root.package(package)
         disk_tools.make_file_system(tar, disk, _SIZE)
@@ -162,6 +170,14 @@ class DebianImage:
         said = log.read_text(errors="replace")
         if "crash-hotplug-lab: configured" not in said:
             raise LabError(f"the packages of Debian {self.release} could not be configured; {log} says more")
+
+
+def recipe() -> str:
+    """Return a digest of all that is our own in an image: another one asks for a new image."""
+    digest = hashlib.sha256(repr((_PACKAGES, _EXTRA, _MODULES, _SIZE)).encode())
+    for name in (*_PROGRAMS, _UNIT, "init-root"):
+        digest.update((_GUEST / name).read_bytes())
+    return digest.hexdigest()
 
 
 def _file_of(package: Package, name: str) -> bytes:

@@ -22,6 +22,7 @@ class DebianMachine(Machine):
                  memory: int = MEMORY) -> None:  # fmt: skip
         """Take the kernel, the small initramfs that mounts the disk, and the disk, which is written to."""
         super().__init__(kernel, initramfs, out, memory, max_memory=64 << 30)
+        self.kernel = kernel
         self.dump = disk
         self._init = init
 

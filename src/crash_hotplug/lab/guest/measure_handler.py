@@ -50,8 +50,8 @@ def trace(functions: tuple[str, ...]) -> list[str]:
     there = [name for name in functions if name in known]
     write(f"{_TRACING}/current_tracer", "nop")
     write(f"{_TRACING}/set_ftrace_filter", "\n".join(there))
-    write(f"{_TRACING}/trace_options", "funcgraph-tail")
     write(f"{_TRACING}/current_tracer", "function_graph")
+    write(f"{_TRACING}/trace_options", "funcgraph-tail")  # an option of that tracer: known only now
     write(f"{_TRACING}/trace", "")
     return there
 
