@@ -17,7 +17,7 @@ from crash_hotplug.linux.watch_look import Looker
 
 _SETTLED = 70
 """Seconds after which looks are a heartbeat apart: 1, 2, 4, 8, 16, 32 s come first."""
-_LIMIT_KIB = 20 << 10
+_LIMIT_KIB = 22 << 10
 
 
 def cost(action: Callable[[], object], number: int) -> str:
