@@ -104,6 +104,7 @@ def test_children_are_killed_from_each_file_on(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "loaded"
     path.write_text("old")
     monkeypatch.setattr(kill_updates, "LiveMachine", FakeMachine)
+    monkeypatch.setattr(kill_updates, "say", print)
     monkeypatch.setattr(kill_updates, "_KEXEC_LOAD", 18)  # pwrite64
     monkeypatch.setattr(kill_updates, "what_was_there", lambda _plan: [])
     monkeypatch.setattr(kill_updates, "load_crash_image", lambda *_: path.write_text("old"))

@@ -254,3 +254,31 @@ def test_memory_that_cannot_be_read_for_once_is_said_and_forgotten(fake: FakeKex
     (fake.root / IOMEM).rmdir()
     (fake.root / "away").rename(fake.root / IOMEM)
     assert looks.look(is_quiet=True).verdict is Verdict.ACCURATE
+
+
+def test_an_image_mixed_of_two_is_reloaded_until_that_succeeds(
+    fake: FakeKexec, monkeypatch: pytest.MonkeyPatch, reloads: list[str]
+) -> None:
+    outcomes = [Outcome.FAILED, Outcome.RELOADED]
+
+    def reload(reason: str, while_waiting: Callable[[], None]) -> Report:
+        reloads.append(reason)
+        return Report(LOOK, outcomes.pop(0), reason)
+
+    looks = looker(fake, now=lambda: now[0])
+    looks.look(is_quiet=True)  # its header is right from here on
+    monkeypatch.setattr(watch_look, "reload_outside", reload)
+    monkeypatch.setattr(watch_look, "update_in_place", lambda _live: Report(LOOK, Outcome.MIXED, "two images mixed"))
+    now = [0.0]
+    without_last_dimm(fake)
+    first = looks.look(is_quiet=False)
+    assert (first.verdict, first.outcome) == (Verdict.NOT_ACCURATE, Outcome.FAILED)
+    monkeypatch.undo()
+    monkeypatch.setattr(watch_look, "reload_outside", reload)
+    waiting = looks.look(is_quiet=True)
+    assert (waiting.verdict, waiting.outcome, waiting.sentence) == (
+        Verdict.NOT_ACCURATE, Outcome.MIXED, "two images mixed"
+    )  # fmt: skip
+    now[0] = 31.0
+    assert looks.look(is_quiet=True).outcome is Outcome.RELOADED
+    assert reloads == ["two images mixed", "two images mixed"]

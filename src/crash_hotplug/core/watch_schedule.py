@@ -88,9 +88,13 @@ class ReloadGate:
             return "nothing changed since the image was loaded"
         if not is_quiet:
             return "events still come"
-        if now < self._not_before:
+        if self.is_too_early(now):
             return "the last one failed, and the next is not due yet"
         return None
+
+    def is_too_early(self, now: float) -> bool:
+        """Whether the last reload failed not long enough ago."""
+        return now < self._not_before
 
     def tried(self, now: float, state: Hashable, succeeded: bool) -> None:
         """Take note of a reload; one that failed is tried again at growing distances."""

@@ -352,7 +352,7 @@ class Guest:
             for option in ("-c", "-s"):
                 program += ["--against", shlex.join(self._load_command(option))]
         else:
-            program = [f"/lab/{_PROGRAMS[what]}", number]
+            program = [f"/lab/{_PROGRAMS[what]}", number, *step.arguments.get("of", "").split()]
         done = await self._agent.run("python3", *program, timeout=self._scenario.time_limit)
         said = (done["out"] or done["err"]).strip()
         (self._directory / f"{what}.txt").write_text(f"{said}\n")

@@ -47,7 +47,7 @@ _ACTIONS: dict[str, tuple[set[str], set[str]]] = {
     "command": ({"run"}, {"code", "says", "uid", "image", "if-exists"}),
     "shell": ({"run"}, {"if-exists"}),
     "look": (set(), set()),
-    "measure": ({"what", "number"}, set()),
+    "measure": ({"what", "number"}, {"of"}),
     "wait": ({"seconds"}, set()),
     "storm": ({"dimms", "size", "cpus", "keeper"}, set()),
     "pace": ({"seconds"}, set()),

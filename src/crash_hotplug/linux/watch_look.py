@@ -65,6 +65,8 @@ class Looker:
         self._gate = ReloadGate()
         self._last: Look | None = None
         self._seen: tuple[bytes, Loaded] | None = None
+        self._mixed: str | None = None
+        """Why the image that is loaded must be loaded anew although its header is right."""
         self._header_at: tuple[int, int] | None = None
         """Physical address and size of the header that the last full look found."""
 
@@ -116,8 +118,9 @@ class Looker:
         if last is not None and self._seen == (state, loaded) and last.verdict is Verdict.ACCURATE and _is_final(last):
             return self._remember((state, loaded), Look(last.verdict, last.sentence, room_left=last.room_left,
                                                         by_kernel=last.by_kernel, was_cheap=True))  # fmt: skip
-        look = self._correct(state, is_quiet)
-        self._seen = None
+        if foreign:
+            self._mixed = None
+        look = self._correct(state, is_quiet) if self._mixed is None else self._replace_mixed(self._judge()[0], state)
         if look.verdict is Verdict.ACCURATE:
             self._gate.accept(state)
         # What is loaded is read again: an update changed it.  The machine's state is that from before the look, so
@@ -137,9 +140,9 @@ class Looker:
             self._gate.accept(state)  # nothing has happened yet that would need a reload
         if self._strategy != "reload":
             report = self._update_in_place()
-            if report.outcome is Outcome.MIXED and self._strategy == "auto":
-                # Its header is right, so no later look would find anything wrong with it.
-                return self._reload(look, state, report.sentence)
+            if report.outcome is Outcome.MIXED:
+                self._mixed = report.sentence
+                return self._replace_mixed(look, state)
             if report.outcome is not Outcome.CANNOT_TELL or look.verdict is not Verdict.CANNOT_TELL:
                 look = self._after(look, "in-place", report)
             if report.outcome in _DONE or self._strategy == "in-place" or look.verdict is Verdict.ACCURATE:
@@ -155,6 +158,21 @@ class Looker:
         if why_not is not None:
             return replace(look, deed=f"{reason}; no reload: {why_not}") if look.deed else look
         return self._reload(look, state, reason)
+
+    def _replace_mixed(self, before: Look, state: bytes) -> Look:
+        """Reload an image that another load got mixed into, until that succeeds.
+
+        Its header is right, so no later look would find anything wrong with it.
+        """
+        reason = self._mixed or ""
+        bad = replace(before, verdict=Verdict.NOT_ACCURATE, sentence=reason, strategy="in-place", outcome=Outcome.MIXED,
+                      deed=reason)  # fmt: skip
+        if self._strategy == "in-place" or self._gate.is_too_early(self._clock()):
+            return bad
+        look = self._reload(bad, state, reason)
+        if look.outcome is Outcome.RELOADED:
+            self._mixed = None
+        return look
 
     def _reload(self, before: Look, state: bytes, reason: str) -> Look:
         report = reload_outside(reason, self._while_waiting)

@@ -15,6 +15,7 @@ Exit code 1 unless it always was one of the two.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import random
 import signal
@@ -44,6 +45,7 @@ _OPTIONS = 0x100001  # PTRACE_O_EXITKILL, PTRACE_O_TRACESYSGOOD
 _ENTRY, _KEXEC_LOAD, _EXIT_GROUP = 1, 246, 231
 _LONGEST = 0.008
 """Seconds after kexec_load's begin until which children are killed inside it."""
+_TOLD_EVERY = 100
 _PAGE = 4096
 _HEADER = 64 << 10
 """Bytes at the elfcorehdr's place that are compared."""
@@ -215,6 +217,8 @@ class Killing:
             if calls is None or self._is_child:
                 return
             self.at_stops[self._verdict(calls)] += 1
+            if sum(self.at_stops.values()) % _TOLD_EVERY == 0:
+                say(f"{self.name}: {shown(self.at_stops)} so far")
             self._put_back(calls)
             stop += 1
 
@@ -336,18 +340,27 @@ def shown(found: Counter[str]) -> str:
     return ", ".join(f"{count} {what}" for what, count in sorted(found.items())) or "none"
 
 
-def main(inside: int) -> None:
-    """Kill them all.
+UPDATES: dict[str, Start] = {"take-over": update, "move": move, "update": update}
+"""What can be killed, in the order in which they have to be made."""
+
+
+def main(inside: int, chosen: list[str]) -> None:
+    """Kill them.
 
     :param inside: kills at random moments inside each kexec_load
+    :param chosen: names of those that are killed; the others are made, as far as they come before
     """
     outcomes: Counter[str] = Counter()
     look = Look()
     DigestsOnce()
-    for name, start in (("take-over", update), ("move", move), ("update", update)):
+    gc.freeze()
+    for name, start in UPDATES.items():
+        if name not in chosen:
+            for _step in start(LiveMachine()):
+                pass
+            continue
         began = time.monotonic()
         plan_once(start)
-        say(f"{name}: planned")
         killing = Killing(name, start, look)
         killing.make(inside)
         say(
@@ -363,4 +376,4 @@ def main(inside: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2:] or list(UPDATES))
