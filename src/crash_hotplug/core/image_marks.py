@@ -14,7 +14,7 @@ from crash_hotplug.core.image import PAGE
 from crash_hotplug.core.in_place import ReadPhys
 from crash_hotplug.core.ranges import Range
 
-PAGES = 16
+PAGES = 64
 """Pages that are looked at of each segment, evenly spread; all of a small one, such as the zero page.  Another image
 would have to differ between these only: its kernel and initrd have many times the distance."""
 

@@ -8,7 +8,7 @@ on are those of ``kimage_alloc_crash_control_pages()`` in kernel/kexec_core.c, a
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from crash_hotplug.core.errors import CannotTellError
@@ -91,6 +91,12 @@ def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> 
     raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind, or damaged")
 
 
+def parts_of(start: int, length: int, read_phys: ReadPhys) -> Iterator[bytes]:
+    """Read a physical range in parts: an initrd may be larger than the memory that a service is allowed."""
+    for at in range(0, length, _HASHED_AT_ONCE):
+        yield read_phys(start + at, min(_HASHED_AT_ONCE, length - at))
+
+
 def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
     """Compute the SHA-256 that purgatory compares, over (physical start, length) regions in order."""
     # Imported here: it brings libcrypto, 4 MiB that a service which computes no digest need not hold.
@@ -98,9 +104,8 @@ def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
 
     digest = hashlib.sha256()
     for start, length in regions:
-        # In parts: an initrd may be larger than the memory that a service is allowed.
-        for at in range(0, length, _HASHED_AT_ONCE):
-            digest.update(read_phys(start + at, min(_HASHED_AT_ONCE, length - at)))
+        for part in parts_of(start, length, read_phys):
+            digest.update(part)
     return digest.digest()
 
 

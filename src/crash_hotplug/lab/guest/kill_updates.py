@@ -84,10 +84,15 @@ class DigestsOnce:
     def digest_of(self, regions: Iterable[tuple[int, int]], read_phys: in_place.ReadPhys) -> bytes:
         """Return what core/in_place.py computes."""
         listed = [region for region in regions if region[1]]
-        contents = {start: read_phys(start, length) for start, length in listed}
+        contents = {start: b"".join(in_place.parts_of(start, length, read_phys)) for start, length in listed}
         key = (tuple(listed), tuple(data for data in contents.values() if len(data) <= 1 << 20))
         if key not in self._known:
-            self._known[key] = self._real(listed, lambda start, _length: contents[start])
+
+            def read_again(phys: int, length: int) -> bytes:
+                start = max(start for start in contents if start <= phys)
+                return contents[start][phys - start : phys - start + length]
+
+            self._known[key] = self._real(listed, read_again)
         return self._known[key]
 
 
