@@ -21,9 +21,9 @@ from crash_hotplug.linux.machine_reader import CMDLINE
 from crash_hotplug.linux.sysroot import Sysroot
 
 DESCRIPTION = """\
-Loads a crash kernel with kexec_file_load, then gives its elfcorehdr room to grow, takes it out of purgatory's
-digest and describes every possible CPU.  An image that is loaded is replaced; where the new one is refused,
-the former one is put back.
+Loads a crash kernel with kexec_file_load (or, where only kexec_load will do, through kexec-tools), then gives
+its elfcorehdr room to grow, takes it out of purgatory's digest and describes every possible CPU.  An image
+that is loaded is replaced; where the new one is refused, the former one is put back.
 
 What was loaded is kept in /run/crash-hotplug, for `crash-hotplug update --strategy reload` on machines
 without kdumpctl and kdump-config.
@@ -34,8 +34,6 @@ examples:
   crash-hotplug load /boot/vmlinuz --initrd /boot/kdump.img --reuse-cmdline --max-memory-ranges 20000
   crash-hotplug load --unload
 """
-_STRATEGIES = (Strategy.AUTO.value, Strategy.FILE.value)
-"""kexec-tools is not offered: that way was not seen on a real kernel yet (scenario own-load-fallback shows it)."""
 _NOT_REUSED = re.compile(r"(?:crashkernel|BOOT_IMAGE|elfcorehdr|hugepages|hugepagesz|default_hugepagesz)=")
 
 
@@ -64,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--strategy",
-        choices=_STRATEGIES,
+        choices=[strategy.value for strategy in Strategy],
         default=Strategy.AUTO.value,
-        help="file: kexec_file_load and nothing else; auto (default)",
+        help="file (kexec_file_load), kexec-tools (kexec -p -c), or auto (default): the first that will do",
     )
     parser.add_argument("--unload", action="store_true", help="unload the crash image")
     add_json(parser)

@@ -7,7 +7,6 @@ on are those of ``kimage_alloc_crash_control_pages()`` in kernel/kexec_core.c, a
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -94,6 +93,9 @@ def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> 
 
 def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
     """Compute the SHA-256 that purgatory compares, over (physical start, length) regions in order."""
+    # Imported here: it brings libcrypto, 4 MiB that a service which computes no digest need not hold.
+    import hashlib  # noqa: PLC0415
+
     digest = hashlib.sha256()
     for start, length in regions:
         # In parts: an initrd may be larger than the memory that a service is allowed.

@@ -118,8 +118,10 @@ class DebianGuest:
         await asyncio.sleep(3)
 
     async def events(self) -> list[distro_judge.Event]:
-        """Return what the kernel told udev since then."""
-        return distro_judge.parse_events(await self._agent.order("read", path=_EVENTS))
+        """Return what the kernel told udev since then; it is kept beside the result too."""
+        text = await self._agent.order("read", path=_EVENTS)
+        (self.directory / "uevents.txt").write_text(text)
+        return distro_judge.parse_events(text)
 
     async def add_dimm(self, name: str, size: int) -> None:
         """Plug a DIMM and wait until all of it is online."""

@@ -22,6 +22,7 @@ _REASONS = {
     errno.EBUSY: "somebody else is loading an image",
     errno.EADDRNOTAVAIL: "a segment lies outside the memory reserved for the capture kernel",
     errno.ENOMEM: "there is not enough memory for it",
+    errno.ENOSYS: "this kernel has no kexec_load (CONFIG_KEXEC is off, as in RHEL 10)",
     errno.EINVAL: "the kernel does not accept the segments or the flags",
 }
 
