@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 from crash_hotplug.core.assessment import assess
 from crash_hotplug.core.compare import Comparison, compare_header
+from crash_hotplug.core.doctor.rules_without_reload import without_reload
+from crash_hotplug.core.doctor.shell_settings import append_assignment, read_setting
+from crash_hotplug.core.doctor.udev_rules import Surroundings, UEvent, parse_rules, reloads
+from crash_hotplug.core.doctor.unit_file import sandbox_of
 from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.image import CrashImage, parse_kimage
 from crash_hotplug.core.machine import Machine
-from crash_hotplug.core.rules_without_reload import without_reload
-from crash_hotplug.core.shell_settings import append_assignment, read_setting
-from crash_hotplug.core.udev_rules import Surroundings, UEvent, parse_rules, reloads
-from crash_hotplug.core.unit_file import sandbox_of
 from crash_hotplug.core.vmcore import audit_vmcore, compare_vmcore, parse_vmcore
 from crash_hotplug.linux.crash_image import find_crash_image, read_crash_image
 from crash_hotplug.linux.kexec_state import read_cma_ranges, read_kexec_state

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from crash_hotplug.linux import live_machine
-from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.watch_look import Looker
+from crash_hotplug.linux.loading import live_machine
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.service.watch_look import Looker
 from tests.linux.fake_kexec import FakeKexec
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from crash_hotplug.cli import bench
-from crash_hotplug.linux.bench_updates import IN_PLACE, Measured
-from crash_hotplug.linux.kexec_call_timer import Timing
+from crash_hotplug.linux.loading.bench_updates import IN_PLACE, Measured
+from crash_hotplug.linux.loading.kexec_call_timer import Timing
 from tests.cli.running import run
 
 KEXEC = "kexec -p /boot/vmlinuz"

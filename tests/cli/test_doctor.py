@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.linux.doctor_fix import tell_udev
+from crash_hotplug.linux.doctor.doctor_fix import tell_udev
 from tests.cli.running import run
 from tests.family_trees import AWARE, NAMES, SERVICE, UNAWARE, build, install_service, photograph
 

@@ -9,9 +9,9 @@ import pytest
 from crash_hotplug.cli import load
 from crash_hotplug.cli.load import capture_cmdline
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.linux.capture_kernel import Strategy
-from crash_hotplug.linux.load_once import Loaded
-from crash_hotplug.linux.load_record import LoadRecord
+from crash_hotplug.linux.loading.capture_kernel import Strategy
+from crash_hotplug.linux.loading.load_once import Loaded
+from crash_hotplug.linux.loading.load_record import LoadRecord
 from tests.cli.running import run
 
 Asked = list[tuple[LoadRecord, bool]]

@@ -104,7 +104,7 @@ def test_only_the_used_command_is_imported() -> None:
     loaded = shown.splitlines()[-1].split()
     assert "crash_hotplug.cli.status" in loaded
     assert not {
-        "crash_hotplug.linux.live_machine",
+        "crash_hotplug.linux.loading.live_machine",
         "crash_hotplug.cli.audit",
         "crash_hotplug.cli.snapshot",
         "tarfile",

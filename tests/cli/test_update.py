@@ -10,15 +10,15 @@ import pytest
 from crash_hotplug.cli import update
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.handler import Outcome, Report
-from crash_hotplug.linux import live_machine, update_once
-from crash_hotplug.linux.capture_kernel import CaptureKernel, Strategy
-from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.load_record import LoadRecord
-from crash_hotplug.linux.reload import NoReloadToolError
-from crash_hotplug.linux.update_once import LOOK
+from crash_hotplug.linux.loading import live_machine, update_once
+from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.loading.load_record import LoadRecord
+from crash_hotplug.linux.loading.reload import NoReloadToolError
+from crash_hotplug.linux.loading.update_once import LOOK
 from tests.cli.running import run
 from tests.linux.fake_kexec import KERNEL, FakeKexec
-from tests.linux.test_live_machine import add_ranges
+from tests.linux.loading.test_live_machine import add_ranges
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.cli import watch
-from crash_hotplug.linux import live_machine, watch_look
-from crash_hotplug.linux.live_machine import LiveMachine
+from crash_hotplug.linux.loading import live_machine
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.service import watch_look
 from tests.cli.running import run
 from tests.linux.fake_kexec import FakeKexec
 

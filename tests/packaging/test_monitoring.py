@@ -11,7 +11,7 @@ import pytest
 
 from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.handler import Outcome
-from crash_hotplug.core.watch_record import Look, WatchRecord
+from crash_hotplug.core.service.watch_record import Look, WatchRecord
 
 PACKAGING = Path(__file__).parent.parent.parent / "packaging"
 DASHBOARD = PACKAGING / "grafana" / "crash-hotplug.json"

@@ -12,9 +12,9 @@ from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.cli.output import print_json
 from crash_hotplug.core.errors import CrashHotplugError, InputError
 from crash_hotplug.core.samples import Spread, ratio_of_medians, spread_of
-from crash_hotplug.linux.bench_updates import IN_PLACE, Measured, bench
-from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.reload import find_reload_tool
+from crash_hotplug.linux.loading.bench_updates import IN_PLACE, Measured, bench
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.loading.reload import find_reload_tool
 
 DESCRIPTION = """\
 Measures on this machine, interleaved in one run: an update in place (lock, look, plan, kexec_load, check),

@@ -12,8 +12,8 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot
 from crash_hotplug.cli.doctor_facts import Fact, advice, facts
 from crash_hotplug.cli.output import BAD, GOOD, UNSURE, print_headline, print_json, print_labelled
-from crash_hotplug.core.hotplug_forecast import Outcome, forecast, overall
-from crash_hotplug.linux.diagnosis import Diagnosis, read_diagnosis
+from crash_hotplug.core.doctor.hotplug_forecast import Outcome, forecast, overall
+from crash_hotplug.linux.doctor.diagnosis import Diagnosis, read_diagnosis
 from crash_hotplug.linux.sysroot import Sysroot
 
 DESCRIPTION = """\

@@ -6,16 +6,23 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from crash_hotplug.core.assessment import Assessment
+from crash_hotplug.core.doctor.hotplug_forecast import SERVICE, Situation
+from crash_hotplug.core.doctor.rules_without_reload import WRITTEN_BY
+from crash_hotplug.core.doctor.unit_file import Sandbox
 from crash_hotplug.core.elfcorehdr import Dialect
-from crash_hotplug.core.hotplug_forecast import SERVICE, Situation
-from crash_hotplug.core.rules_without_reload import WRITTEN_BY
 from crash_hotplug.core.sizes import human_size
-from crash_hotplug.core.unit_file import Sandbox
 from crash_hotplug.linux import acpi_memory, btf_file, kexec_state, machine_reader
-from crash_hotplug.linux.diagnosis import AUTO_ONLINE, KPTR_RESTRICT, OPTIONS, UDEVD, Diagnosis, crashkernel_option
-from crash_hotplug.linux.kdump_family import NO_MEMHOTPLUG, KdumpSettings
-from crash_hotplug.linux.systemd_units import Unit
-from crash_hotplug.linux.udev_files import RulesFile
+from crash_hotplug.linux.doctor.diagnosis import (
+    AUTO_ONLINE,
+    KPTR_RESTRICT,
+    OPTIONS,
+    UDEVD,
+    Diagnosis,
+    crashkernel_option,
+)
+from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings
+from crash_hotplug.linux.doctor.systemd_units import Unit
+from crash_hotplug.linux.doctor.udev_files import RulesFile
 
 _RULE_OF_THUMB = (
     "rules of thumb for x86_64: kdump-utils reserves 256 MiB for 2 to 64 GiB of RAM and 512 MiB above, kdump-tools "

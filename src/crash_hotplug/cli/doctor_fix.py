@@ -10,12 +10,12 @@ import sys
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.doctor_facts import after_fix
 from crash_hotplug.cli.output import print_json
+from crash_hotplug.core.doctor.hotplug_forecast import SERVICE
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.hotplug_forecast import SERVICE
-from crash_hotplug.linux.diagnosis import read_diagnosis
-from crash_hotplug.linux.doctor_fix import Done, FixPlan, apply_fix, plan_fix, tell_udev, undo_fix
-from crash_hotplug.linux.live_machine import machine_name
-from crash_hotplug.linux.rooted_files import read_state
+from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
+from crash_hotplug.linux.doctor.doctor_fix import Done, FixPlan, apply_fix, plan_fix, tell_udev, undo_fix
+from crash_hotplug.linux.doctor.rooted_files import read_state
+from crash_hotplug.linux.loading.live_machine import machine_name
 from crash_hotplug.linux.sysroot import Sysroot
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.lab_progress import say
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.lab import distro_image, distro_judge, distro_run, report, results, session
+from crash_hotplug.lab import report, results, session
+from crash_hotplug.lab.distro import distro_image, distro_judge, distro_run
 from crash_hotplug.lab.results import Result
 
 

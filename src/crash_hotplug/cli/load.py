@@ -13,10 +13,10 @@ from crash_hotplug.cli.output import print_json
 from crash_hotplug.core.capture_kernel import MAX_ROOM
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.move_header import MAX_MEMORY_RANGES
-from crash_hotplug.linux.capture_kernel import CaptureKernel, Strategy
-from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.load_once import load_once, unload
-from crash_hotplug.linux.load_record import LoadRecord
+from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.loading.load_once import load_once, unload
+from crash_hotplug.linux.loading.load_record import LoadRecord
 from crash_hotplug.linux.machine_reader import CMDLINE
 from crash_hotplug.linux.sysroot import Sysroot
 

@@ -16,9 +16,9 @@ from crash_hotplug.core.image import elfcorehdr_room
 from crash_hotplug.core.move_header import MAX_MEMORY_RANGES
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.update_plan import UpdatePlan
-from crash_hotplug.linux.call_time import CallTime, estimate_call
-from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.update_once import LOOK, header_with_room, update_by_reload, update_in_place
+from crash_hotplug.linux.loading.call_time import CallTime, estimate_call
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.loading.update_once import LOOK, header_with_room, update_by_reload, update_in_place
 
 DESCRIPTION = """\
 Brings the elfcorehdr of the loaded crash image up to date in place, by one small kexec_load: kernel and

@@ -12,15 +12,15 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.cli.output import print_json, print_verdict
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.watch_record import WatchRecord
-from crash_hotplug.core.watch_schedule import HEARTBEAT, MAX_DELAY, Schedule
-from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.metrics_file import write_metrics
-from crash_hotplug.linux.sd_notify import Notifier
+from crash_hotplug.core.service.watch_record import WatchRecord
+from crash_hotplug.core.service.watch_schedule import HEARTBEAT, MAX_DELAY, Schedule
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.service.metrics_file import write_metrics
+from crash_hotplug.linux.service.sd_notify import Notifier
+from crash_hotplug.linux.service.uevents import UeventSocket
+from crash_hotplug.linux.service.watch_look import Looker
+from crash_hotplug.linux.service.watch_service import INFO, WARNING, Service
 from crash_hotplug.linux.sysroot import Sysroot
-from crash_hotplug.linux.uevents import UeventSocket
-from crash_hotplug.linux.watch_look import Looker
-from crash_hotplug.linux.watch_service import INFO, WARNING, Service
 
 DESCRIPTION = """\
 Runs until it is stopped, and corrects the elfcorehdr of the loaded crash image whenever CPUs or memory came or

@@ -23,7 +23,7 @@ from crash_hotplug.linux import (
     possible_cpus,
 )
 from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
-from crash_hotplug.linux.doctor_snapshot import doctor_files
+from crash_hotplug.linux.doctor.doctor_snapshot import doctor_files
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
 _CPU_FILES = ("possible", "present", "online", "offline", "kernel_max")

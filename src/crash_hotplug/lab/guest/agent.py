@@ -142,8 +142,8 @@ def busy(cpu: int, pattern: int) -> int:
 
 def update() -> str:
     """Update the crash image in place from this process, which stays: what a service does, without its start."""
-    live = importlib.import_module("crash_hotplug.linux.live_machine").LiveMachine()
-    report = importlib.import_module("crash_hotplug.linux.update_once").update_in_place(live)
+    live = importlib.import_module("crash_hotplug.linux.loading.live_machine").LiveMachine()
+    report = importlib.import_module("crash_hotplug.linux.loading.update_once").update_in_place(live)
     return f"{report.outcome.value}: {report.sentence} (kexec_load {live.kexec_seconds * 1e3:.1f} ms)"
 
 

@@ -35,10 +35,10 @@ from crash_hotplug.core.update_plan import NewSegment, UpdatePlan
 from crash_hotplug.linux.btf_file import kimage_layouts
 from crash_hotplug.linux.crash_image import read_pointer
 from crash_hotplug.linux.kcore import Kcore
-from crash_hotplug.linux.kexec_load import load_crash_image
-from crash_hotplug.linux.live_machine import LiveMachine
+from crash_hotplug.linux.loading.kexec_load import load_crash_image
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.loading.update_once import LOOK, update_in_place
 from crash_hotplug.linux.sysroot import Sysroot
-from crash_hotplug.linux.update_once import LOOK, update_in_place
 
 _TRACEME, _CONT, _SYSCALL, _SETOPTIONS, _GET_SYSCALL_INFO = 0, 7, 24, 0x4200, 0x420E  # linux/ptrace.h
 _OPTIONS = 0x100001  # PTRACE_O_EXITKILL, PTRACE_O_TRACESYSGOOD

@@ -14,9 +14,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from crash_hotplug.linux.bench_updates import rewrite_header
-from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.update_once import update_in_place
+from crash_hotplug.linux.loading.bench_updates import rewrite_header
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.loading.update_once import update_in_place
 
 _TRACING = "/sys/kernel/tracing"
 _HANDLER, _CALL = "crash_handle_hotplug_event", "__x64_sys_kexec_load"

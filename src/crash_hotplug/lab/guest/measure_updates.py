@@ -15,9 +15,9 @@ import statistics
 import sys
 import time
 
-from crash_hotplug.linux.bench_updates import rewrite_header
-from crash_hotplug.linux.live_machine import LiveMachine
-from crash_hotplug.linux.update_once import update_in_place
+from crash_hotplug.linux.loading.bench_updates import rewrite_header
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.loading.update_once import update_in_place
 
 _SLOW = 5
 """Times the median: an update this slow is looked into."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from crash_hotplug.lab.guest.watched import Watched, load, status, write
-from crash_hotplug.linux.uevents import Uevent, UeventSocket
+from crash_hotplug.linux.service.uevents import Uevent, UeventSocket
 
 _SAMPLE = 0.05
 _CALM = 5.0

@@ -12,7 +12,7 @@ import sys
 import time
 
 from crash_hotplug.lab.guest.watched import Watched, status, wait, write
-from crash_hotplug.linux.uevents import UeventSocket
+from crash_hotplug.linux.service.uevents import UeventSocket
 
 _UEVENTS = 15
 _NEWUSER, _NEWNET = 0x10000000, 0x40000000

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 
 from crash_hotplug.lab.guest.watched import Watched
-from crash_hotplug.linux.live_machine import LiveMachine
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.service.watch_look import Looker
 from crash_hotplug.linux.sysroot import Sysroot
-from crash_hotplug.linux.watch_look import Looker
 
 _SETTLED = 70
 """Seconds after which looks are a heartbeat apart: 1, 2, 4, 8, 16, 32 s come first."""

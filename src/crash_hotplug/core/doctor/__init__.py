@@ -1,0 +1,1 @@
+"""What rules, settings and units mean for the next hot-plug; pure."""

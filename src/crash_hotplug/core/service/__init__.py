@@ -1,0 +1,1 @@
+"""The watch service's own rules: when to look, what to remember, what to tell."""

@@ -1,0 +1,1 @@
+"""Full Debian guests: image, driver, judge."""

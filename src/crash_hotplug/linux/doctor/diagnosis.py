@@ -1,0 +1,246 @@
+"""Everything that ``doctor`` looks at, read once, and the situation that its forecast starts from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crash_hotplug.core.assessment import Assessment, assess
+from crash_hotplug.core.doctor.hotplug_forecast import SERVICE, Change, RuleStart, Situation
+from crash_hotplug.core.doctor.udev_rules import Surroundings, UEvent, mentions_reload, parse_rules, reloads
+from crash_hotplug.core.doctor.unit_file import sandbox_of
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.image import CrashImage
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.linux import acpi_memory, btf_file, kallsyms, kcore, machine_reader
+from crash_hotplug.linux.crash_image import read_crash_image
+from crash_hotplug.linux.doctor import systemd_units, udev_files
+from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings, read_kdump_settings
+from crash_hotplug.linux.doctor.kernel_config import KernelConfig, read_kernel_config
+from crash_hotplug.linux.doctor.rooted_path import exists, read_config
+from crash_hotplug.linux.doctor.systemd_units import Unit, is_active, read_unit
+from crash_hotplug.linux.doctor.udev_files import RulesFile, read_rules_files
+from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.loading.reload import find_reload_tool
+from crash_hotplug.linux.loading.update_once import can_reload
+from crash_hotplug.linux.sysroot import Sysroot
+
+UDEVD = "systemd-udevd.service"
+AUTO_ONLINE = "/sys/devices/system/memory/auto_online_blocks"
+KPTR_RESTRICT = "/proc/sys/kernel/kptr_restrict"
+OPTIONS = ("CONFIG_KEXEC", "CONFIG_KEXEC_FILE", "CONFIG_CRASH_HOTPLUG")
+"""What is looked at in the kernel's configuration."""
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """The loaded image against its machine."""
+
+    machine: Machine
+    image: CrashImage
+    assessment: Assessment
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was read.  None means that the machine has no such thing, or does not say."""
+
+    is_live: bool
+    """Whether this is the running machine, not a saved tree."""
+    state: KexecState
+    release: str | None
+    cmdline: str
+    """The running kernel's command line."""
+    config: KernelConfig | None
+    has_btf: bool
+    hidden_kernel: str | None
+    """Why the crash image cannot be found through /proc/kcore and /proc/kallsyms; None where it can."""
+    auto_online: str | None
+    """What becomes of new memory blocks: ``offline``, ``online``, ``online_movable``, ``online_kernel``."""
+    kptr_restrict: str | None
+    loaded: LoadedImage | None
+    loaded_reason: str | None
+    """Why *loaded* is None."""
+    settings: KdumpSettings | None
+    rules: Sequence[RulesFile]
+    """The rules files that start reloads, or that belong to the family and are switched off."""
+    udevd: Unit
+    service: Unit
+    kdump: Unit | None
+    situation: Situation
+
+
+def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
+    """Read it all; what is masked is None.
+
+    :raise CannotTellError: a settings, rules or unit file may not be read
+    :raise InputError: a file is not what it should be
+    """
+    state = read_kexec_state(sysroot)
+    release = _text(sysroot, machine_reader.RELEASE)
+    config = read_kernel_config(sysroot, release)
+    loaded, loaded_reason = _read_loaded(sysroot, state)
+    settings = read_kdump_settings(sysroot)
+    rules = _rules(sysroot, settings)
+    service = read_unit(sysroot, SERVICE)
+    udevd = read_unit(sysroot, UDEVD)
+    starts = _starts(sysroot, state, rules)
+    in_place, in_place_reason = _in_place(sysroot, state, config, loaded)
+    situation = Situation(
+        image_loaded=state.image_loaded,
+        kernel_updates={"cpu": state.updates_cpus, "memory": state.updates_memory},
+        describes_all_cpus=_describes_all_cpus(loaded),
+        service_active=_service_active(sysroot, service),
+        in_place=in_place,
+        in_place_reason=in_place_reason,
+        nothing_loads=_nothing_loads(state),
+        reload_tool=_reload_tool(sysroot, settings),
+        reloads=starts,
+        rules_known=sysroot.is_live or any(exists(sysroot, directory) for directory in udev_files.DIRECTORIES),
+        sandbox=None if udevd.path is None else sandbox_of(udevd.texts),
+        active_units={
+            found.start.needs_active: is_active(sysroot, found.start.needs_active)
+            for found_here in starts.values()
+            for found in found_here
+            if found.start.needs_active is not None
+        },
+        capture_kernel_claims_dimms=_claims_dimms(sysroot, loaded),
+    )
+    return Diagnosis(
+        is_live=sysroot.is_live,
+        state=state,
+        release=release,
+        cmdline=(sysroot.read(machine_reader.CMDLINE) or b"").decode("ascii", "replace").strip(),
+        config=config,
+        has_btf=exists(sysroot, btf_file.PATH),
+        hidden_kernel=_hidden_kernel(sysroot),
+        auto_online=_text(sysroot, AUTO_ONLINE),
+        kptr_restrict=_text(sysroot, KPTR_RESTRICT),
+        loaded=loaded,
+        loaded_reason=loaded_reason,
+        settings=settings,
+        rules=rules,
+        udevd=udevd,
+        service=service,
+        kdump=None if settings is None else read_unit(sysroot, settings.family.unit),
+        situation=situation,
+    )
+
+
+def _text(sysroot: Sysroot, path: str) -> str | None:
+    try:
+        return sysroot.read_text(path)
+    except CannotTellError:
+        return None
+
+
+def _read_loaded(sysroot: Sysroot, state: KexecState) -> tuple[LoadedImage | None, str | None]:
+    if state.image_loaded is False:
+        return None, "none is loaded"
+    try:
+        machine = machine_reader.read_machine(sysroot)
+        image = read_crash_image(sysroot, machine.crashkernel)
+        return LoadedImage(machine, image, assess(machine, image)), None
+    except CrashHotplugError as error:
+        return None, str(error)
+
+
+def _describes_all_cpus(loaded: LoadedImage | None) -> bool | None:
+    if loaded is None:
+        return None
+    notes = {note.phys for note in loaded.assessment.header.cpu_notes}
+    places = [cpu.crash_notes for cpu in loaded.machine.cpus]
+    if None in places:
+        return None if len(notes) >= len(places) else False
+    return all(place.phys in notes for place in places if place is not None)
+
+
+def _claims_dimms(sysroot: Sysroot, loaded: LoadedImage | None) -> bool | None:
+    if not acpi_memory.device_names(sysroot):
+        return False
+    if loaded is None or loaded.image.cmdline is None:
+        return None
+    return NO_MEMHOTPLUG not in loaded.image.cmdline.split()
+
+
+def _service_active(sysroot: Sysroot, service: Unit) -> bool | None:
+    if service.path is None and (sysroot.is_live or any(exists(sysroot, d) for d in systemd_units.DIRECTORIES)):
+        return False
+    return service.is_active
+
+
+def _rules(sysroot: Sysroot, settings: KdumpSettings | None) -> list[RulesFile]:
+    own = None if settings is None else settings.family.rules
+    return [file for file in read_rules_files(sysroot) if file.name == own or mentions_reload(file.text)]
+
+
+def _starts(sysroot: Sysroot, state: KexecState, rules: Sequence[RulesFile]) -> dict[UEvent, list[RuleStart]]:
+    def read(path: str) -> str | None:
+        try:
+            return read_config(sysroot, path)
+        except CrashHotplugError:
+            return None
+
+    around = Surroundings({"cpu": state.updates_cpus, "memory": state.updates_memory}, read)
+    parsed = [(file.path, parse_rules(file.text)) for file in rules]
+    return {
+        event: [RuleStart(path, start) for path, parts in parsed for start in reloads(parts, event, around)]
+        for change in Change
+        for event in change.events
+    }
+
+
+def _in_place(
+    sysroot: Sysroot, state: KexecState, config: KernelConfig | None, loaded: LoadedImage | None
+) -> tuple[bool | None, str | None]:
+    """Tell whether the service could update the image in place, and why not."""
+    if config is not None and not config.has("CONFIG_KEXEC"):
+        return False, f"this kernel was built without kexec_load (no CONFIG_KEXEC in {config.path})"
+    if state.lockdown not in (None, "none"):
+        return False, f"lockdown ({state.lockdown}) forbids kexec_load"
+    if not sysroot.is_live:
+        return None, "whether it can be updated in place is seen on the live machine only"
+    if loaded is None:
+        return None, "the loaded image cannot be read"
+    try:
+        reason = LiveMachine(sysroot).why_not_updatable(loaded.image)
+    except CannotTellError as error:
+        return None, str(error)
+    return reason is None, reason
+
+
+def _nothing_loads(state: KexecState) -> str | None:
+    if state.load_disabled:
+        return "kernel.kexec_load_disabled forbids loading until the next boot"
+    if state.load_limit == 0:
+        return "kernel.kexec_load_limit_panic allows no more loads"
+    return None
+
+
+def _reload_tool(sysroot: Sysroot, settings: KdumpSettings | None) -> str | None:
+    if sysroot.is_live:
+        tool = find_reload_tool()
+        if tool is None:
+            return "crash-hotplug load" if can_reload() else None
+        return " ".join(tool)
+    if settings is None or not exists(sysroot, settings.family.tool):
+        return None
+    return settings.family.reload
+
+
+def _hidden_kernel(sysroot: Sysroot) -> str | None:
+    try:
+        if not kallsyms.read_symbols(sysroot, ("kexec_crash_image",)):
+            return str(kallsyms.explain_masked(sysroot))
+        with kcore.Kcore(sysroot):
+            return None
+    except CrashHotplugError as error:
+        return str(error)
+
+
+def crashkernel_option(cmdline: str) -> str | None:
+    """Return the running kernel's ``crashkernel=`` options, as they were given."""
+    found = re.findall(r"(?:^|\s)(crashkernel=\S+)", cmdline)
+    return " ".join(found) or None

@@ -1,0 +1,1 @@
+"""What changes the loaded crash image: the two system calls, loads, updates, reloads, and what they cost."""

@@ -1,0 +1,135 @@
+"""Bring the loaded image up to date once: in place, with more room where it is needed, or by a full reload."""
+
+from __future__ import annotations
+
+import os
+
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader
+from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.handler import Event, EventKind, Outcome, Report, handle_event, run
+from crash_hotplug.core.handler_policies import InPlace, in_place_header
+from crash_hotplug.core.image import CrashImage, elfcorehdr_room
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.move_header import MAX_MEMORY_RANGES, room_for, whole_pages
+from crash_hotplug.linux.kexec_state import read_kexec_state
+from crash_hotplug.linux.loading.capture_kernel import load_capture_kernel
+from crash_hotplug.linux.loading.kdump_lock import kdump_locks
+from crash_hotplug.linux.loading.live_machine import LOCK_SECONDS, LiveMachine
+from crash_hotplug.linux.loading.load_record import read_record
+from crash_hotplug.linux.loading.reload import NoReloadToolError, find_reload_tool, reload_crash_image
+from crash_hotplug.linux.sysroot import Sysroot
+
+LOOK = Event(EventKind.LOOK)
+_POLICY = InPlace(waits_for_lock=False)
+"""LiveMachine.try_lock() has its own patience: a lock that stays taken is reported, not waited for without end."""
+
+
+def update_in_place(machine: LiveMachine, memory_ranges: int = MAX_MEMORY_RANGES) -> Report:
+    """Update the header in place; one that outgrew its segment is moved first.
+
+    :param memory_ranges: how many a moved header has room for
+    """
+    reason = machine.why_refused()
+    if reason is not None:
+        return Report(LOOK, Outcome.REFUSED, reason)
+    report = run(handle_event(machine, _POLICY, LOOK))
+    if report.outcome is not Outcome.NO_ROOM:
+        return report
+    reason = give_room(machine, memory_ranges)
+    if reason is not None:
+        return Report(LOOK, Outcome.NO_ROOM, f"{report.sentence}, and it cannot move: {reason}")
+    report = run(handle_event(machine, _POLICY, LOOK))
+    if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED):
+        return Report(LOOK, Outcome.UPDATED, f"written at a new place, with room for {memory_ranges} memory ranges")
+    return report
+
+
+def update_by_reload(reason: str) -> Report:
+    """Reload the image with the machine's own tool, else as our own ``load`` did it, and say why."""
+    because = f": {reason}" if reason else ""
+    if not is_root():
+        return Report(LOOK, Outcome.CANNOT_TELL, reason or "only root can reload the crash image")
+    try:
+        try:
+            command = reload_crash_image()
+            if not is_loaded():
+                return Report(LOOK, Outcome.NOT_LOADED, f"no crash image is loaded ({command} loads none then)")
+            return Report(LOOK, Outcome.RELOADED, f"{command}{because}")
+        except NoReloadToolError as error:
+            record = read_record()
+            if record is None:
+                raise CrashHotplugError(f"{error}, and crash-hotplug load loaded none since the boot") from None
+        with kdump_locks(LOCK_SECONDS):
+            how = load_capture_kernel(record.files, record.strategy, record.hotplug_size)
+        not_ready = make_ready(LiveMachine(), record.memory_ranges, record.hotplug_size)
+        outgrown = "" if not_ready is None else f" (not made ready for hot-plug: {not_ready})"
+        return Report(LOOK, Outcome.RELOADED, f"loaded {record.files.kernel} again by {how}{outgrown}{because}")
+    except CrashHotplugError as error:
+        return Report(LOOK, Outcome.FAILED, f"{reason}; {error}" if reason else str(error))
+
+
+def is_loaded() -> bool:
+    """Whether the kernel has a crash image, as far as it says."""
+    return read_kexec_state(Sysroot(None)).image_loaded is not False
+
+
+def can_reload() -> bool:
+    """Whether there is a tool that reloads the image, or an image that our own ``load`` loaded since the boot."""
+    return find_reload_tool() is not None or read_record() is not None
+
+
+def is_root() -> bool:
+    """Whether this process may load images."""
+    return os.geteuid() == 0
+
+
+def make_ready(
+    machine: LiveMachine, memory_ranges: int = MAX_MEMORY_RANGES, hotplug_size: int | None = None
+) -> str | None:
+    """Make an image that was just loaded ready for hot-plug: room to grow, taken over, every possible CPU.
+
+    :return: why that was not done, for people; None where the image is ready
+    """
+    reason = give_room(machine, memory_ranges, hotplug_size)
+    if reason is not None:
+        return reason
+    report = update_in_place(machine, memory_ranges)
+    return None if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED) else report.sentence
+
+
+def give_room(machine: LiveMachine, memory_ranges: int, hotplug_size: int | None = None) -> str | None:
+    """Move the header to a place with room for all possible CPUs and so many memory ranges, unless it has it.
+
+    :param hotplug_size: bytes of room instead
+    :return: why that was not done; None where the room is there now
+    """
+    if not machine.try_lock():
+        return "somebody else is loading a crash image"
+    try:
+        image = machine.loaded_image()
+        if image is None:
+            return "no crash image is loaded"
+        reason = machine.why_not_updatable(image)
+        if reason is not None:
+            return reason
+        now = machine.read_machine()
+        header, needed = header_with_room(now, image, memory_ranges, hotplug_size)
+        if (elfcorehdr_room(image, now.crashkernel, None) or 0) < needed:
+            run(machine.make_room(image, needed, header.to_bytes()))
+        return None
+    except CrashHotplugError as error:
+        return str(error)
+    finally:
+        machine.unlock()
+
+
+def header_with_room(
+    now: Machine, image: CrashImage, memory_ranges: int, hotplug_size: int | None = None
+) -> tuple[ElfCoreHeader, int]:
+    """Return the header that the machine should have, and the bytes of room that it is to get.
+
+    :raise CannotTellError: it cannot be built
+    """
+    room = room_for(len(now.cpus), memory_ranges) if hotplug_size is None else whole_pages(hotplug_size)
+    header = in_place_header(now, image, room)
+    return header, max(room, whole_pages(header.size))

@@ -1,0 +1,1 @@
+"""The watch service's side of the machine: uevents, systemd, metrics, and its looks."""

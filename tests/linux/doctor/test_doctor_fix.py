@@ -1,0 +1,376 @@
+"""--fix and --undo on trees: what is written, that undo is exact, and that a kill at any step can be repaired."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crash_hotplug.core.doctor.hotplug_forecast import forecast
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
+from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
+from crash_hotplug.linux.doctor.doctor_fix import Done, apply_fix, plan_fix, undo_fix
+from crash_hotplug.linux.doctor.doctor_manifest import DIRECTORY, PATH
+from crash_hotplug.linux.sysroot import Sysroot
+from tests.family_trees import AWARE, FAMILIES, NAMES, UNAWARE, build, install_service, photograph
+
+RULES = {"debian": "50-kdump-tools.rules", "redhat": "98-kexec.rules", "opensuse": "70-kdump.rules"}
+VENDOR = {
+    "debian": "lib/udev/rules.d/50-kdump-tools.rules",
+    "redhat": "usr/lib/udev/rules.d/98-kexec.rules",
+    "opensuse": "usr/lib/kdump/70-kdump.rules",
+}
+
+
+def fix(tree: Path) -> Done:
+    sysroot = Sysroot(str(tree))
+    return apply_fix(sysroot, plan_fix(sysroot, read_diagnosis(sysroot)))
+
+
+def undo(tree: Path) -> Done:
+    return undo_fix(Sysroot(str(tree)))
+
+
+def any_reload(tree: Path) -> bool:
+    return any(read_diagnosis(Sysroot(str(tree))).situation.reloads.values())
+
+
+@pytest.fixture(params=NAMES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, family: str) -> Path:
+    return install_service(build(tmp_path / "tree", family))
+
+
+@pytest.mark.parametrize("kernel", [UNAWARE, AWARE])
+def test_fix_then_undo_is_the_tree_as_it_was(tmp_path: Path, family: str, kernel: str) -> None:
+    tree = install_service(build(tmp_path / "tree", family, kernel))
+    before = photograph(tree)
+    assert fix(tree).changed
+    assert not any_reload(tree)
+    assert (tree / "etc/udev/rules.d" / RULES[family]).stat().st_mode & 0o777 == 0o644
+    changed = photograph(tree)
+    assert fix(tree) == Done()
+    assert photograph(tree) == changed, "a second --fix has nothing to do"
+    assert undo(tree).left_alone == []
+    assert photograph(tree) == before
+    assert undo(tree) == Done()
+
+
+def test_the_packages_own_files_are_never_touched(tree: Path, family: str) -> None:
+    path = tree / VENDOR[family]
+    before = path.read_bytes(), path.stat()
+    fix(tree)
+    assert (path.read_bytes(), path.stat()) == before
+
+
+def test_debians_settings_keep_the_tools_own_default_and_their_mode(tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    path = tree / "etc/default/kdump-tools"
+    path.chmod(0o600)
+    before = path.read_text()
+    fix(tree)
+    assert path.read_text().startswith(before)
+    assert path.read_text().endswith('\nKDUMP_CMDLINE_APPEND="reset_devices nr_cpus=1 irqpoll acpi_no_memhotplug"\n')
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (tree / PATH.lstrip("/")).stat().st_mode & 0o777 == 0o600, "it may hold a password"
+
+
+def test_an_update_of_the_package_is_taken_over(tree: Path, family: str) -> None:
+    before = photograph(tree)
+    fix(tree)
+    vendor = tree / VENDOR[family]
+    vendor.write_text(vendor.read_text() + 'SUBSYSTEM=="memory", MODE="0600"\n')
+    if family == "opensuse":
+        (tree / "run/udev/rules.d/70-kdump.rules").write_text(vendor.read_text())
+    assert len(fix(tree).changed) == 1
+    assert 'MODE="0600"' in (tree / "etc/udev/rules.d" / RULES[family]).read_text()
+    undo(tree)
+    differs = {key for key, value in photograph(tree).items() if before.get(key) != value}
+    assert differs <= {VENDOR[family], "run/udev/rules.d/70-kdump.rules"}
+
+
+def test_opensuses_rules_are_hidden_before_they_become_live(tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "opensuse"))
+    (tree / "run/udev/rules.d/70-kdump.rules").unlink()
+    fix(tree)
+    (tree / "run/udev/rules.d/70-kdump.rules").write_bytes((tree / VENDOR["opensuse"]).read_bytes())
+    assert not any_reload(tree)
+    assert fix(tree) == Done()
+
+
+@pytest.mark.parametrize("how", ["edited", "removed", "link"])
+def test_what_somebody_changed_since_is_left_alone_and_said_so(tree: Path, family: str, how: str) -> None:
+    fix(tree)
+    path = tree / "etc/udev/rules.d" / RULES[family]
+    path.unlink()
+    if how == "edited":
+        path.write_text('SUBSYSTEM=="cpu", ACTION=="add", RUN+="/usr/bin/kdumpctl reload"\n')
+    elif how == "link":
+        path.symlink_to("/dev/null")
+    if how == "edited":
+        assert any("changed by somebody" in sentence for sentence in fix(tree).left_alone)
+    before = photograph(tree)
+    left = undo(tree).left_alone
+    assert any(RULES[family] in sentence for sentence in left) == (how != "removed")
+    assert os.path.lexists(path) == (how != "removed")
+    if how != "removed":
+        key = str(path.relative_to(tree))
+        assert photograph(tree)[key] == before[key]
+        assert (tree / PATH.lstrip("/")).exists(), "what was there before is still kept"
+
+
+def test_an_administrators_own_file_is_changed_and_comes_back(tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "redhat"))
+    path = tree / "etc/udev/rules.d/99-mine.rules"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        'SUBSYSTEM=="memory", MODE="0600"\nSUBSYSTEM=="memory", ACTION=="online", RUN+="/bin/kdumpctl reload"\n'
+    )
+    path.chmod(0o640)
+    before = photograph(tree)
+    assert len(fix(tree).changed) == 2
+    assert not any_reload(tree)
+    assert 'MODE="0600"' in path.read_text()
+    undo(tree)
+    assert photograph(tree) == before
+
+
+def test_a_rules_file_that_is_switched_off_already_stays_so(tree: Path, family: str) -> None:
+    path = tree / "etc/udev/rules.d" / RULES[family]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to("/dev/null")
+    fix(tree)
+    assert path.is_symlink()
+
+
+class Killed(BaseException):
+    """The process is no more."""
+
+
+STEPS = ("mkdir", "open", "write", "fsync", "fchmod", "rename", "unlink", "rmdir")
+
+
+@contextmanager
+def killed_at(step: int) -> Iterator[list[int]]:
+    """Let the first *step* system calls that change something happen, and no more."""
+    count = [0]
+
+    def counting(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **named: object) -> object:
+            creates = real is not REAL["open"] or bool(int(str(arguments[1])) & os.O_CREAT)
+            if creates:
+                if count[0] >= step:
+                    raise Killed
+                count[0] += 1
+            return real(*arguments, **named)
+
+        return call
+
+    with ExitStack() as patched:
+        for name in STEPS:
+            patched.enter_context(mock.patch.object(os, name, counting(REAL[name])))
+        yield count
+
+
+REAL: dict[str, Callable[..., object]] = {name: getattr(os, name) for name in STEPS}
+
+
+def changing_calls(work: Callable[[], object]) -> int:
+    with killed_at(1 << 30) as count:
+        work()
+    return count[0]
+
+
+def without_empty_state(found: dict[str, object]) -> dict[str, object]:
+    """Leave out our own directory: killed between its mkdir and the first manifest, it stays, empty."""
+    return {key: value for key, value in found.items() if f"{DIRECTORY}/".startswith(f"/{key}/") is False}
+
+
+def test_killed_at_any_step_of_fix_undo_takes_back_and_fix_finishes(tmp_path: Path) -> None:
+    whole = install_service(build(tmp_path / "whole", "debian"))
+    before = photograph(whole)
+    steps = changing_calls(lambda: fix(whole))
+    assert steps > 15
+    after = photograph(whole)
+    for step in range(steps):
+        tree = install_service(build(tmp_path / f"{step}", "debian"))
+        with killed_at(step), pytest.raises(Killed):
+            fix(tree)
+        if step % 2:
+            fix(tree)
+            comparable = {key: value for key, value in photograph(tree).items() if key != PATH.lstrip("/")}
+            assert comparable == {key: value for key, value in after.items() if key != PATH.lstrip("/")}, step
+        undo(tree)
+        assert without_empty_state(photograph(tree)) == without_empty_state(before), step
+
+
+def test_killed_at_any_step_of_undo_the_next_undo_finishes(tmp_path: Path) -> None:
+    count = install_service(build(tmp_path / "count", "debian"))
+    before = photograph(count)
+    fix(count)
+    steps = changing_calls(lambda: undo(count))
+    assert steps > 8
+    for step in range(steps):
+        tree = install_service(build(tmp_path / f"{step}", "debian"))
+        fix(tree)
+        with killed_at(step), pytest.raises(Killed):
+            undo(tree)
+        undo(tree)
+        assert without_empty_state(photograph(tree)) == without_empty_state(before), step
+
+
+LINES = st.sampled_from(
+    [
+        'SUBSYSTEM=="cpu", ACTION=="add", PROGRAM="/usr/sbin/kdump-config try-reload"',
+        'SUBSYSTEM=="memory", ACTION=="online", \\\n  RUN+="/usr/bin/kdumpctl reload"',
+        'RUN+="/bin/systemctl restart kdump.service"',
+        'GOTO="end"',
+        'LABEL="end"',
+        "# a comment that ends in \\",
+        "nonsense \udcff",
+        "",
+    ]
+)
+TEXTS = st.lists(LINES, max_size=6).map("\n".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    family=st.sampled_from(NAMES),
+    admin=st.none() | st.just("/dev/null") | TEXTS,
+    vendor=TEXTS,
+    appended=st.none()
+    | st.sampled_from(['""', '"irqpoll"', "irqpoll", '"$X"', '"a\\"b"', "'x'", '"acpi_no_memhotplug"']),
+    mode=st.sampled_from([0o600, 0o644, 0o444]),
+    times=st.integers(1, 3),
+)
+def test_fix_then_undo_is_the_tree_as_it_was_whatever_it_holds(
+    family: str, admin: str | None, vendor: str, appended: str | None, mode: int, times: int
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        tree = Path(directory)
+        (tree / "proc").mkdir()
+        for source in (FAMILIES / family).rglob("*"):
+            if source.is_file():
+                target = tree / source.relative_to(FAMILIES / family)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read_bytes())
+        install_service(tree)
+        (tree / VENDOR[family]).write_text(vendor, errors="surrogateescape")
+        path = tree / "etc/udev/rules.d" / RULES[family]
+        if admin is not None:
+            path.parent.mkdir(parents=True)
+            path.symlink_to(admin) if admin == "/dev/null" else path.write_text(admin, errors="surrogateescape")
+        settings_file = tree / ("etc/default/kdump-tools" if family == "debian" else "etc/sysconfig/kdump")
+        if appended is not None:
+            name = "KDUMP_CMDLINE_APPEND" if family == "debian" else "KDUMP_COMMANDLINE_APPEND"
+            settings_file.write_text(f"{settings_file.read_text()}{name}={appended}")
+        settings_file.chmod(mode)
+        before = photograph(tree)
+        for _ in range(times):
+            try:
+                fix(tree)
+            except CannotTellError:
+                assert photograph(tree) == before
+        undo(tree)
+        assert photograph(tree) == before
+
+
+@pytest.mark.parametrize(
+    "link", ["etc", "etc/udev", "etc/udev/rules.d", "etc/default", "var", "var/lib", "var/lib/crash-hotplug"]
+)
+def test_nothing_is_written_through_a_link(tmp_path: Path, link: str) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    outside = tmp_path / "outside"
+    path = tree / link
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.rename(outside)
+    else:
+        outside.mkdir()
+    path.symlink_to(outside)
+    before = photograph(outside)
+    try:
+        fix(tree)
+    except CrashHotplugError as error:
+        assert "link" in str(error)
+    assert photograph(outside) == before
+
+
+def test_a_file_that_is_a_link_or_a_pipe_is_left_alone(tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    path = tree / "etc/default/kdump-tools"
+    path.rename(tmp_path / "outside")
+    path.symlink_to("../../kdump-tools")
+    (tree / "kdump-tools").write_text("USE_KDUMP=1\n")
+    done = fix(tree)
+    assert any("is a link" in sentence for sentence in done.left_alone)
+    assert (tree / "kdump-tools").read_text() == "USE_KDUMP=1\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "/etc/passwd"},
+        {"path": "/etc/udev/rules.d/../../passwd.rules"},
+        {"before": {"content": "!", "mode": "0o644", "uid": 0, "gid": 0}},
+        {"before": 7},
+        {"written": 7},
+    ],
+)
+def test_a_forged_manifest_reaches_nothing_else(tmp_path: Path, change: dict[str, object]) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    fix(tree)
+    manifest = tree / PATH.lstrip("/")
+    report = json.loads(manifest.read_text())
+    report["files"][0].update(change)
+    manifest.write_text(json.dumps(report))
+    before = photograph(tree)
+    with pytest.raises(InputError, match="not a manifest"):
+        undo(tree)
+    assert photograph(tree) == before
+
+
+@pytest.mark.parametrize("directory", ["/etc/../../x", "/home/x", "etc", "/var/.."])
+def test_a_forged_directory_is_not_removed(tmp_path: Path, directory: str) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    fix(tree)
+    (tmp_path / "x").mkdir()
+    manifest = tree / PATH.lstrip("/")
+    report = json.loads(manifest.read_text())
+    report["directories"] = [directory]
+    manifest.write_text(json.dumps(report))
+    try:
+        undo(tree)
+    except InputError as error:
+        assert "not a manifest" in str(error)
+    assert (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("garbage", [b"", b"null", b"[]", b"{}", b"\xff", b"[" * 5000, b'{"schema": 2}'])
+def test_a_damaged_manifest_is_a_sentence(tmp_path: Path, garbage: bytes) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    fix(tree)
+    (tree / PATH.lstrip("/")).write_bytes(garbage)
+    for work in (fix, undo):
+        with pytest.raises(InputError, match="not a manifest"):
+            work(tree)
+
+
+def test_after_fix_the_forecast_is_the_services(tmp_path: Path, family: str) -> None:
+    tree = install_service(build(tmp_path / "tree", family), active=True)
+    fix(tree)
+    outcomes = forecast(read_diagnosis(Sysroot(str(tree))).situation)
+    assert {outcome.sentence for outcome in outcomes} == {"crash-hotplug.service updates the header in place"}

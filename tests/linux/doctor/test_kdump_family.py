@@ -1,0 +1,56 @@
+"""Which family's tools are installed, and what their settings say of the next capture kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.linux.doctor.kdump_family import DEBIAN, OPENSUSE, RED_HAT, KdumpSettings, read_kdump_settings
+from crash_hotplug.linux.sysroot import Sysroot
+from tests.family_trees import build
+
+
+def settings(root: Path) -> KdumpSettings:
+    found = read_kdump_settings(Sysroot(str(root)))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("name", "family"), [("debian", DEBIAN), ("redhat", RED_HAT), ("opensuse", OPENSUSE)])
+def test_each_family_is_known_by_its_files(tmp_path: Path, name: str, family: object) -> None:
+    assert settings(build(tmp_path / "tree", name)).family is family
+
+
+def test_a_machine_without_any(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    assert read_kdump_settings(Sysroot(str(tmp_path))) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "expected"),
+    [
+        ("debian", "", False),
+        ("debian", 'KDUMP_CMDLINE_APPEND="irqpoll acpi_no_memhotplug"', True),
+        ("debian", 'KDUMP_CMDLINE_APPEND=""', False),
+        ("debian", 'KDUMP_CMDLINE_APPEND="$(cat /x)"', None),
+        ("debian", 'KDUMP_CMDLINE="root=/dev/sda acpi_no_memhotplug"', True),
+        ("redhat", "", True),
+        ("redhat", 'KDUMP_COMMANDLINE_APPEND="irqpoll"', False),
+        ("opensuse", "", True),
+        ("opensuse", 'KDUMP_COMMANDLINE="root=kdump"', False),
+    ],
+)
+def test_the_next_capture_kernels_command_line(tmp_path: Path, name: str, line: str, expected: bool | None) -> None:
+    tree = build(tmp_path / "tree", name)
+    path = tree / ("etc/default/kdump-tools" if name == "debian" else "etc/sysconfig/kdump")
+    path.write_text(f"{path.read_text()}{line}\n")
+    assert settings(tree).next_has_no_memhotplug is expected
+
+
+def test_kdump_configs_own_default_is_read_from_the_tool(tmp_path: Path) -> None:
+    tree = build(tmp_path / "tree", "debian")
+    assert settings(tree).appended == "reset_devices nr_cpus=1 irqpoll"
+    (tree / "usr/sbin/kdump-config").unlink()
+    assert settings(tree).appended is None
+    assert settings(tree).next_has_no_memhotplug is None

@@ -1,0 +1,76 @@
+"""The locks of the distributions' wrappers."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.linux.loading import kdump_lock
+from crash_hotplug.linux.loading.kdump_lock import LockBusyError, kdump_locks
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(kdump_lock, "RED_HAT", str(tmp_path / "kdump"))
+    monkeypatch.setattr(kdump_lock, "DEBIAN", str(tmp_path / "missing" / "kdump_lock"))
+    return tmp_path / "kdump"
+
+
+def is_free(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def test_it_is_held_and_given_back(path: Path) -> None:
+    with kdump_locks(0.1):
+        assert not is_free(path)
+    assert is_free(path)
+
+
+def test_one_that_stays_taken(path: Path) -> None:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(LockBusyError, match="somebody else is loading a crash image"), kdump_locks(0.1):
+            pass
+
+
+def test_one_that_cannot_be_opened(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(CrashHotplugError, match="cannot be opened: Is a directory"), kdump_locks(0.1):
+        pass
+
+
+def test_one_that_may_not_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(CannotTellError, match=r"cannot be opened .*; run as root"), kdump_locks(0.1):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_that_a_user_put_there_is_no_lock(path: Path) -> None:
+    with path.open("w") as file:
+        os.chown(path, 65534, 65534)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with kdump_locks(0.1):
+            pass
+
+
+def test_a_link_is_not_followed(path: Path) -> None:
+    path.symlink_to(path.parent / "elsewhere")
+    with pytest.raises(CrashHotplugError, match="cannot be opened"), kdump_locks(0.1):
+        pass
+    assert not (path.parent / "elsewhere").exists()

@@ -1,0 +1,50 @@
+"""kexec-tools, for which a script stands in: what it is asked for depends on what it and the kernel know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.linux.loading import kexec_tools
+from crash_hotplug.linux.loading.kexec_tools import find_kexec, load_with_kexec_tools
+from crash_hotplug.linux.sysroot import Sysroot
+from tests.trees import tree
+
+
+def kexec(directory: Path, options: str, script: str) -> str:
+    path = directory / "kexec"
+    path.write_text(f'#!/bin/sh\n[ "$1" = --help ] && {{ echo "{options}"; exit 0; }}\n{script}\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "capture", "given"),
+    [
+        ("", "6.1-c", ["-p", "-c"]),
+        (" --hotplug            Do in-kernel update", "6.1-c", ["-p", "-c"]),
+        ("", "6.12-s", ["-p", "-c"]),
+        (" --hotplug            Do in-kernel update", "6.12-s", ["-p", "-c", "--hotplug"]),
+        (" --hotplug-size=SIZE  Reserve", "6.1-c", ["-p", "-c", "--hotplug-size=4096"]),
+    ],
+)
+def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, capture: str, given: list[str]) -> None:
+    monkeypatch.setattr(kexec_tools, "Sysroot", lambda: Sysroot(str(tree(capture, 0))))
+    program = kexec(tmp_path, options, f'printf "%s\\n" "$@" > {tmp_path}/ran')
+    assert load_with_kexec_tools(program, "/k", "/i", "a b", 4096) == given
+    assert (tmp_path / "ran").read_text().splitlines() == [*given, "/k", "--initrd=/i", "--append=a b"]
+
+
+def test_a_failure_says_what_kexec_said(tmp_path: Path) -> None:
+    program = kexec(tmp_path, "", "echo one; echo Cannot load /k >&2; exit 255")
+    with pytest.raises(CrashHotplugError, match=r"kexec -p -c failed: Cannot load /k"):
+        load_with_kexec_tools(program, "/k", None, "", None)
+    with pytest.raises(CrashHotplugError, match="did not finish"):
+        load_with_kexec_tools(str(tmp_path / "missing"), "/k", None, "", None)
+
+
+def test_where_it_is(tmp_path: Path) -> None:
+    assert find_kexec(str(tmp_path)) is None
+    assert find_kexec(str(tmp_path)) != kexec(tmp_path, "", "") == find_kexec(str(tmp_path))

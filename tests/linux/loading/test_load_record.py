@@ -1,0 +1,66 @@
+"""What was loaded is remembered, and only root's word is taken for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.core.errors import CrashHotplugError, InputError
+from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
+from crash_hotplug.linux.loading.load_record import LoadRecord, forget_record, read_record, save_record
+
+RECORD = LoadRecord(CaptureKernel("/boot/vmlinuz", "/boot/initrd", "nr_cpus=1"), Strategy.AUTO, 8192, None)
+OTHER = LoadRecord(CaptureKernel("/k", None, ""), Strategy.KEXEC_TOOLS, 10, 0x20000)
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    directory = str(tmp_path / "run")
+    assert read_record(directory) is None
+    for record in (RECORD, OTHER):
+        save_record(record, directory)
+        assert read_record(directory) == record
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["loaded.json"]
+    forget_record(directory)
+    forget_record(directory)
+    assert read_record(directory) is None
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])
+def test_a_file_that_others_may_write_is_not_used(tmp_path: Path, mode: int) -> None:
+    save_record(RECORD, str(tmp_path))
+    (tmp_path / "loaded.json").chmod(mode)
+    with pytest.raises(InputError, match="may have been written by somebody else"):
+        read_record(str(tmp_path))
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    save_record(RECORD, str(tmp_path / "elsewhere"))
+    (tmp_path / "loaded.json").symlink_to(tmp_path / "elsewhere" / "loaded.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_record(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"kernel": 1}', "[" * 9999])
+def test_what_is_no_record_is_said(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "loaded.json"
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(InputError, match="is not what crash-hotplug load writes"):
+        read_record(str(tmp_path))
+
+
+@pytest.mark.parametrize(("key", "value"), [("strategy", "magic"), ("hotplug_size", "many"), ("max_memory_ranges", [])])
+def test_a_wrong_value(tmp_path: Path, key: str, value: object) -> None:
+    save_record(RECORD, str(tmp_path))
+    path = tmp_path / "loaded.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(InputError):
+        read_record(str(tmp_path))
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CrashHotplugError, match="cannot be written"):
+        save_record(RECORD, str(tmp_path / "file"))

@@ -1,0 +1,186 @@
+"""The service's loop: events, signals, log lines, metrics file; looks are made up here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from crash_hotplug.core.compare import Verdict
+from crash_hotplug.core.handler import Outcome
+from crash_hotplug.core.service.watch_record import Look, WatchRecord
+from crash_hotplug.core.service.watch_schedule import Schedule
+from crash_hotplug.linux.service.sd_notify import Notifier
+from crash_hotplug.linux.service.uevents import Drained, Uevent, UeventSocket
+from crash_hotplug.linux.service.watch_look import Looker
+from crash_hotplug.linux.service.watch_service import Service
+
+RIGHT = Look(Verdict.ACCURATE, "a panic now would be dumped completely")
+UPDATED = replace(RIGHT, strategy="in-place", outcome=Outcome.UPDATED, deed="9 entries written", kexec_seconds=0.005)
+REFUSED = Look(Verdict.NOT_ACCURATE, "256 MiB is not described", "in-place", Outcome.REFUSED, "lockdown")
+
+
+class FakeLooker:
+    """Gives looks in order, then the last one again."""
+
+    def __init__(self, *looks: Look) -> None:
+        self.looks = list(looks)
+        self.made: list[float] = []
+        self.forgot = 0
+
+    def look(self, is_quiet: bool) -> Look:
+        self.made.append(time.monotonic())
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+    def forget(self) -> None:
+        self.forgot += 1
+
+
+class FakeUevents:
+    """A socket to which the test sends events."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._waiting: list[Drained] = []
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def send(self, *events: Uevent, ignored: int = 0, overrun: bool = False) -> None:
+        self._waiting.append(Drained(list(events), ignored, overrun))
+        self._writer.send(b"x")
+
+    def drain(self) -> Drained:
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._reader.recv(4096)
+        events = [event for drained in waiting for event in drained.events]
+        return Drained(events, sum(d.ignored for d in waiting), any(d.overrun for d in waiting))
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+@pytest.fixture
+def uevents() -> Iterator[FakeUevents]:
+    fake = FakeUevents()
+    yield fake
+    fake.close()
+
+
+class Running:
+    """A service in the main thread, and what a second thread does to it."""
+
+    def __init__(self, looker: FakeLooker, uevents: FakeUevents, notify: str = "", metrics: Path | None = None) -> None:
+        self.said: list[tuple[int, str]] = []
+        self.record = WatchRecord("1.0", time.time())
+        self.service = Service(
+            cast(Looker, looker),
+            cast(UeventSocket, uevents),
+            Schedule(time.monotonic(), max_delay=0.05, heartbeat=30),
+            self.record,
+            lambda priority, line: self.said.append((priority, line)),
+            Notifier({"NOTIFY_SOCKET": notify}),
+            None if metrics is None else str(metrics),
+        )
+
+    def during(self, *actions: Callable[[], object]) -> list[str]:
+        """Run the service; take an action every 0.2 s, then end it."""
+
+        def stop() -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def act() -> None:
+            every: tuple[Callable[[], object], ...] = (*actions, stop)
+            for action in every:
+                time.sleep(0.2)
+                action()
+
+        other = threading.Thread(target=act)
+        other.start()
+        self.service.run()
+        other.join()
+        return [line for _, line in self.said]
+
+
+def test_events_are_answered_and_said_with_what_was_done(uevents: FakeUevents) -> None:
+    looker = FakeLooker(RIGHT, RIGHT, RIGHT, UPDATED, RIGHT)
+    running = Running(looker, uevents)
+    looker.looks = [RIGHT, *[RIGHT] * 2, RIGHT]
+    burst = [Uevent("add", "memory", f"memory{n}") for n in range(40, 46)]
+
+    def plug() -> None:
+        looker.looks = [UPDATED, RIGHT]
+        uevents.send(*burst)
+
+    said = running.during(plug)
+    assert said[0] == "accurate: a panic now would be dumped completely"
+    assert said[1].startswith("memory40 add, memory41 add, memory42 add, memory43 add and 2 more events: in-place: upd")
+    assert ", 5.0 ms of it kexec_load)" in said[1]
+    assert said[-1].startswith("stopped")
+    assert running.record.events["memory"] == 6
+    assert running.record.updates["in-place", "updated"] == 1
+
+
+def test_lost_and_forged_events(uevents: FakeUevents) -> None:
+    looker = FakeLooker(RIGHT)
+    running = Running(looker, uevents)
+    said = running.during(lambda: uevents.send(overrun=True), lambda: uevents.send(ignored=3), lambda: None)
+    assert sum("lost" in line for line in said) == 1
+    assert sum("does not come from the kernel" in line for line in said) == 1
+    assert (running.record.overruns, running.record.ignored) == (1, 3)
+    assert running.record.looks["event"] == 1
+
+
+def test_the_same_failure_is_said_once(uevents: FakeUevents) -> None:
+    running = Running(FakeLooker(REFUSED), uevents)
+    said = running.during(lambda: None, lambda: None)
+    assert sum("lockdown" in line for line in said) == 1
+    assert sum("not accurate" in line for line in said) == 1
+    assert running.record.updates["in-place", "refused"] >= 3
+
+
+def test_hangup_reads_everything_anew(uevents: FakeUevents, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        looker = FakeLooker(RIGHT)
+        said = Running(looker, uevents, str(tmp_path / "notify")).during(lambda: os.kill(os.getpid(), signal.SIGHUP))
+        heard = []
+        while True:
+            try:
+                heard.append(systemd.recv(4096).decode().partition("\n")[0].partition("=")[0])
+            except BlockingIOError:
+                break
+    assert looker.forgot == 1
+    assert said.count("accurate: a panic now would be dumped completely") == 2
+    assert [word for word in heard if word != "STATUS"] == ["READY", "RELOADING", "READY", "STOPPING"]
+
+
+def test_a_full_disk_is_said_once_and_passes(
+    uevents: FakeUevents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "missing" / "crash-hotplug.prom"
+    event = Uevent("add", "cpu", "cpu3")
+    said = Running(FakeLooker(RIGHT), uevents, metrics=path).during(
+        lambda: uevents.send(event), path.parent.mkdir, lambda: uevents.send(event), lambda: None
+    )
+    assert sum("cannot be written: No such file or directory; tried again" in line for line in said) == 1
+    assert f"{path} is written again" in said
+    assert "crash_hotplug_accurate 1" in path.read_text()
+
+
+def test_signals_are_given_back(uevents: FakeUevents) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    Running(FakeLooker(RIGHT), uevents).during()
+    assert signal.getsignal(signal.SIGTERM) is before
