@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         if deb
         else [distro_judge.WITHOUT, distro_judge.RULE]
     )
-    if deb is None and sides[0] in (distro_judge.WITH, distro_judge.RELOAD):
+    if deb is None and sides[0] in (distro_judge.WITH, distro_judge.RELOAD, distro_judge.LAST_RESORT):
         raise InputError(f"the side `{sides[0]}` needs the package file to install (--deb FILE; `make deb` builds it)")
     image = distro_image.build(arguments.release, say, arguments.rebuild)
     if arguments.build:

@@ -76,6 +76,7 @@ def trees(tmp_path: Path, before: bytes, after: bytes) -> tuple[Path, Path]:
         (distro_judge.WITHOUT, b"old", "accurate", "fail"),
         (distro_judge.WITH, b"new", "accurate", "fail"),  # Debian's rule was still there
         (distro_judge.RELOAD, b"new", "accurate", "fail"),
+        (distro_judge.LAST_RESORT, b"new", "accurate", "fail"),
     ],
 )
 def test_one_failed_reload_for_one_event(tmp_path: Path, side: str, after: bytes, verdict: str, outcome: str) -> None:

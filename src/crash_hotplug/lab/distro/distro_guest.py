@@ -93,6 +93,10 @@ class DebianGuest:
         self.command = ("crash-hotplug",)
         self.event("installed", said.strip().splitlines()[-1])
 
+    async def set_service_options(self, options: str) -> None:
+        """Give the service options, as an administrator would."""
+        await self._agent.put("/etc/default/crash-hotplug", f'OPTIONS="{options}"\n'.encode())
+
     async def look(self, name: str) -> Moment:
         """Save a snapshot in the guest, bring it back, and let ``status`` judge it."""
         target = f"/root/{name}.tar.gz"

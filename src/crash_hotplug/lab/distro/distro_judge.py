@@ -13,12 +13,13 @@ from crash_hotplug.lab import dump
 from crash_hotplug.lab.judge import found_findings
 from crash_hotplug.lab.results import Outcome, Result
 
-WITHOUT, WITH, RELOAD, RULE = "without", "with", "reload", "rule"
+WITHOUT, WITH, RELOAD, RULE, LAST_RESORT = "without", "with", "reload", "rule", "last-resort"
 SIDES = {
     WITHOUT: "Debian's own rule",
     WITH: "this package's service",
     RELOAD: "update --strategy reload, by hand",
     RULE: "Debian's own rule, let through udev's sandbox",
+    LAST_RESORT: "this package's service, which may only reload",
 }
 _SECONDS_ALLOWED = 1.0
 """Between the last event and an accurate header: the service's own promise (``--max-delay``)."""
@@ -107,6 +108,9 @@ def judge_hotplug(
         took = "the service said nothing of the last event" if seconds is None else f"{seconds:.2f} s"
         ok = seconds is not None and seconds <= _SECONDS_ALLOWED
         result.check(f"accurate within {_SECONDS_ALLOWED:.0f} s of the last event", ok, took)
+    elif side == LAST_RESORT:
+        few = 0 < seen.unloaded == seen.loaded < relevant and seen.failed == 0
+        result.check("fewer reloads than events, by the service through kdump-config", few, said)
     elif side == RELOAD:
         result.check("one reload, by kdump-config", seen == Reloads(1, 1, 0), said)
     else:

@@ -16,7 +16,7 @@ from typing import Callable
 from crash_hotplug.lab.distro import distro_judge
 from crash_hotplug.lab.distro.distro_guest import DebianGuest, saved_dumps
 from crash_hotplug.lab.distro.distro_image import RELEASES, DebianImage
-from crash_hotplug.lab.distro.distro_judge import RELOAD, RULE, SIDES, WITH, WITHOUT
+from crash_hotplug.lab.distro.distro_judge import LAST_RESORT, RELOAD, RULE, SIDES, WITH, WITHOUT
 from crash_hotplug.lab.distro.distro_machine import MEMORY, DebianMachine
 from crash_hotplug.lab.errors import GuestError, LabError
 from crash_hotplug.lab.results import Result
@@ -27,6 +27,8 @@ _LIMIT = 1800.0
 _DUMP_LIMIT = 900.0
 _LOCK = "/var/crash/kdump_lock"
 _LOCKED_SECONDS = 20
+_RELOADS_OVER = 60
+"""Seconds after the last event in which the service has waited for quiet and reloaded."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,14 @@ async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result,
     await guest.look("loaded")
     await guest.record_events()
     mark = float((await guest.run("cat", "/proc/uptime")).split()[0])
-    keeper = SERVICE if side == WITH else _UDEV
+    keeper = SERVICE if side in (WITH, LAST_RESORT) else _UDEV
     spent = await guest.cpu_seconds(keeper)
     for number in range(plugged.dimms):
         await guest.add_dimm(f"d{number}", plugged.dimm_size)
     for number in range(plugged.cpus):
         await guest.add_cpu(f"c{number}")
     await guest.run("udevadm", "settle", "--timeout=900", timeout=1000)
-    await asyncio.sleep(5)
+    await asyncio.sleep(_RELOADS_OVER if side == LAST_RESORT else 5)
     guest.event(f"CPU time of {keeper}", f"{await guest.cpu_seconds(keeper) - spent:.1f} s")
     if side == RELOAD:
         await _reload(guest, result)
@@ -145,6 +147,8 @@ async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | Non
     if side == RELOAD:
         await guest.run("systemctl", "stop", SERVICE)
         return
+    if side == LAST_RESORT:
+        await guest.set_service_options("--strategy reload")
     await guest.run("systemctl", "restart", SERVICE, timeout=300)  # returns when it has taken that image over
     active = (await guest.answer("systemctl", "is-active", SERVICE))["out"].strip()
     result.check("the service is active", active == "active", active)

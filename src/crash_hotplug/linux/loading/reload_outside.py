@@ -13,11 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import crash_hotplug
 from crash_hotplug.core.handler import Outcome, Report
 from crash_hotplug.linux.loading.update_once import LOOK
 
-_COMMAND = (sys.executable, "-m", "crash_hotplug", "update", "--strategy", "reload", "--json")
+_HERE = str(Path(crash_hotplug.__file__).parents[1])
+_START = "import sys; sys.path.append(sys.argv.pop(1)); from crash_hotplug.__main__ import run; run()"
+_COMMAND = (sys.executable, "-I", "-c", _START, _HERE, "update", "--strategy", "reload", "--json")
+"""This very program, wherever it is installed: systemd-run passes no PYTHONPATH on."""
 _SECONDS = 330
 """A little longer than the reload itself may take (linux/loading/reload.py)."""
 _WAKE_SECONDS = 5
