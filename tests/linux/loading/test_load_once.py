@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.core.errors import CrashHotplugError, InputError, NoRoomError
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
 from crash_hotplug.core.update_plan import NewSegment
 from crash_hotplug.linux.loading import capture_kernel, former_image, kexec_file_load, load_once
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
@@ -204,3 +204,13 @@ def test_a_kernel_that_refuses_is_a_sentence() -> None:
     """Flags that no kernel knows are refused before anything is touched, with or without privilege."""
     with pytest.raises(KexecFileLoadError, match="kexec_file_load failed"):
         kexec_file_load._call(-1, -1, None, 1 << 30)
+
+
+def test_unloading_is_roots(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_once, "is_root", lambda: False)
+    with pytest.raises(CannotTellError, match="run as root"):
+        load_once.unload()
+    monkeypatch.setattr(load_once, "is_root", lambda: True)
+    monkeypatch.setattr(load_once, "forget_record", lambda: None)
+    load_once.unload()
+    assert loader.calls == ["unload"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from crash_hotplug.core.capture_kernel import check_room
-from crash_hotplug.core.errors import CrashHotplugError, InputError
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.core.move_header import room_for
 from crash_hotplug.linux.kexec_state import read_kexec_state, why_no_load
 from crash_hotplug.linux.loading.capture_kernel import initrd_size, load_capture_kernel, read_setup_header
@@ -14,7 +14,7 @@ from crash_hotplug.linux.loading.kdump_lock import kdump_locks
 from crash_hotplug.linux.loading.kexec_file_load import unload_crash_image
 from crash_hotplug.linux.loading.live_machine import LOCK_SECONDS, LiveMachine
 from crash_hotplug.linux.loading.load_record import LoadRecord, forget_record, save_record
-from crash_hotplug.linux.loading.update_once import make_ready
+from crash_hotplug.linux.loading.update_once import is_root, make_ready
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -64,8 +64,11 @@ def load_once(machine: LiveMachine, record: LoadRecord, room_is_a_must: bool) ->
 def unload() -> None:
     """Unload the crash image, whoever loaded it, and forget what was loaded.
 
+    :raise CannotTellError: only root may
     :raise CrashHotplugError: the kernel refused
     """
+    if not is_root():
+        raise CannotTellError("only root can unload the crash image; run as root")
     with kdump_locks(LOCK_SECONDS):
         unload_crash_image()
         forget_record()
