@@ -239,12 +239,14 @@ class Killing:
         for _ in range(stop):
             _libc.ptrace(_SYSCALL, child, 0, 0)
             if os.WIFEXITED(os.waitpid(child, 0)[1]):
+                self._put_back(calls)  # it got past its kexec_load before the next file
                 return None
             entered = syscall_entered(child)
             if entered == _EXIT_GROUP:
                 _libc.ptrace(_CONT, child, 0, 0)
                 if os.WEXITSTATUS(os.waitpid(child, 0)[1]):
                     sys.exit(f"{self.name}: an update that was not killed failed")
+                self._put_back(calls)  # it got past its kexec_load before the next file
                 return None
             calls += inside and entered is None
             inside = entered == _KEXEC_LOAD
