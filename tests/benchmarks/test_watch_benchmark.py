@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from crash_hotplug.linux.loading import live_machine
 from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.service.watch_look import Looker
-from tests.linux.fake_kexec import FakeKexec
+from tests.linux.fake_kexec import FakeKexec, connect
 
 
 @pytest.fixture
 def looker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Looker:
     fake = FakeKexec(tmp_path)
-
-    def unlocked(_seconds: float) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
-    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
+    connect(fake, monkeypatch)
     looker = Looker(LiveMachine(fake.sysroot), fake.sysroot)
     looker.look(is_quiet=True)
     return looker

@@ -10,14 +10,14 @@ import pytest
 from crash_hotplug.cli import update
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.handler import Outcome, Report
-from crash_hotplug.linux.loading import live_machine, update_once
+from crash_hotplug.linux.loading import update_once
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
 from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.loading.load_record import LoadRecord
 from crash_hotplug.linux.loading.reload import NoReloadToolError
 from crash_hotplug.linux.loading.update_once import LOOK
 from tests.cli.running import run
-from tests.linux.fake_kexec import KERNEL, FakeKexec
+from tests.linux.fake_kexec import KERNEL, FakeKexec, connect
 from tests.linux.loading.test_live_machine import add_ranges
 
 
@@ -25,14 +25,10 @@ from tests.linux.loading.test_live_machine import add_ranges
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKexec:
     fake = FakeKexec(tmp_path)
 
-    def unlocked(_seconds: float) -> AbstractContextManager[None]:
-        return nullcontext()
-
     def live(**options: bool) -> LiveMachine:
         return LiveMachine(fake.sysroot, verify_full=options["verify_full"])
 
-    monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
-    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
+    connect(fake, monkeypatch)
     monkeypatch.setattr(update, "LiveMachine", live)
     return fake
 

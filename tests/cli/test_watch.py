@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from crash_hotplug.cli import watch
-from crash_hotplug.linux.loading import live_machine
 from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.service import watch_look
 from tests.cli.running import run
-from tests.linux.fake_kexec import FakeKexec
+from tests.linux.fake_kexec import FakeKexec, connect
 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKexec:
     fake = FakeKexec(tmp_path)
-
-    def unlocked(_seconds: float) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
-    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
+    connect(fake, monkeypatch)
     monkeypatch.setattr(watch_look, "can_reload", lambda: False)
     monkeypatch.setattr(watch, "Sysroot", lambda: fake.sysroot)
     monkeypatch.setattr(watch, "LiveMachine", lambda sysroot, say: LiveMachine(sysroot))

@@ -6,12 +6,16 @@ import hashlib
 import shutil
 import struct
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, Segment
 from crash_hotplug.core.update_plan import NewSegment
+from crash_hotplug.linux.loading import live_machine
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.core.test_image import kimage_bytes
 from tests.linux.fake_kcore import DIRECT_MAP, TEXT_VIRT, write_kcore
@@ -126,3 +130,14 @@ class FakeKexec:
         with self._kcore.open("r+b") as file:
             file.seek(_RAM_OFFSET + phys)
             file.write(data)
+
+
+def connect(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let LiveMachine load into *fake*, without the locks of this machine."""
+
+    def unlocked(seconds: float) -> AbstractContextManager[None]:
+        assert seconds > 0
+        return nullcontext()
+
+    monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
+    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)

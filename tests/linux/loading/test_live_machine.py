@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,7 @@ from tests.linux.fake_kexec import (
     SEGMENTS,
     ZERO_PAGE,
     FakeKexec,
+    connect,
 )
 
 
@@ -44,15 +45,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKexec:
     fake = FakeKexec(tmp_path)
     connect(fake, monkeypatch)
     return fake
-
-
-def connect(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unlocked(seconds: float) -> AbstractContextManager[None]:
-        assert seconds > 0
-        return nullcontext()
-
-    monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
-    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
 
 
 def live(fake: FakeKexec, verify_full: bool = False) -> LiveMachine:

@@ -19,7 +19,7 @@ from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.loading.update_once import LOOK
 from crash_hotplug.linux.service import watch_look
 from crash_hotplug.linux.service.watch_look import Looker
-from tests.linux.fake_kexec import KERNEL, FakeKexec
+from tests.linux.fake_kexec import KERNEL, FakeKexec, connect
 
 LOCKDOWN = "sys/kernel/security/lockdown"
 IOMEM = "proc/iomem"
@@ -28,12 +28,7 @@ IOMEM = "proc/iomem"
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKexec:
     fake = FakeKexec(tmp_path)
-
-    def unlocked(_seconds: float) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
-    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
+    connect(fake, monkeypatch)
     monkeypatch.setattr(watch_look, "can_reload", lambda: False)
     return fake
 
