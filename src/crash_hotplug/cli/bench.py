@@ -9,7 +9,7 @@ from typing import Any
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
-from crash_hotplug.cli.output import print_json
+from crash_hotplug.cli.output import print_json, progress
 from crash_hotplug.core.errors import CrashHotplugError, InputError
 from crash_hotplug.core.samples import Spread, ratio_of_medians, spread_of
 from crash_hotplug.linux.loading.bench_updates import IN_PLACE, Measured, bench
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     if live.loaded_image() is None and not commands:
         print("crash-hotplug bench: no crash image is loaded", file=sys.stderr)
         return exit_codes.NO_IMAGE
-    found = [measured for measured in bench(commands, arguments.rounds, _say) if measured.timings]
+    found = [measured for measured in bench(commands, arguments.rounds, progress) if measured.timings]
     if arguments.json:
         print_json({"command": "bench", "rounds": arguments.rounds, "measured": [_json(m, found[0]) for m in found]})
     else:
@@ -144,8 +144,3 @@ def _rounds(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 10000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 10000")
     return int(text)
-
-
-def _say(what: str) -> None:
-    if sys.stderr.isatty():
-        print(f"{what} ...", file=sys.stderr, flush=True)

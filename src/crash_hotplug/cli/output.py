@@ -88,3 +88,9 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 def ranges_json(ranges: Iterable[Range]) -> list[dict[str, Any]]:
     """Return physical ranges for JSON: hex strings; *end* is the first byte behind the range."""
     return [{"start": hex(r.start), "end": hex(r.end), "size": r.size} for r in ranges]
+
+
+def progress(what: str) -> None:
+    """Say on a terminal what takes more than a moment."""
+    if sys.stderr.isatty():
+        print(f"{what} ...", file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, memory_ranges
-from crash_hotplug.cli.output import print_json, print_labelled
+from crash_hotplug.cli.output import print_json, print_labelled, progress
 from crash_hotplug.core.handler import Outcome, Report
 from crash_hotplug.core.handler_policies import InPlace
 from crash_hotplug.core.image import elfcorehdr_room
@@ -18,7 +18,7 @@ from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.update_plan import UpdatePlan
 from crash_hotplug.linux.loading.call_time import CallTime, estimate_call
 from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.update_once import LOOK, header_with_room, update_by_reload, update_in_place
+from crash_hotplug.linux.loading.update_once import ANSWERED, LOOK, header_with_room, update_by_reload, update_in_place
 
 DESCRIPTION = """\
 Brings the elfcorehdr of the loaded crash image up to date in place, by one small kexec_load: kernel and
@@ -39,8 +39,6 @@ _CODES = {
     Outcome.NOT_LOADED: exit_codes.NO_IMAGE,
     Outcome.CANNOT_TELL: exit_codes.CANNOT_TELL,
 }
-_ANSWERED = (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.NOT_LOADED, Outcome.LOCK_BUSY)
-"""After these a reload is no answer."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    live = LiveMachine(verify_full=arguments.verify == "full", say=_say)
+    live = LiveMachine(verify_full=arguments.verify == "full", say=progress)
     if arguments.dry_run:
         return _dry_run(live, arguments.max_memory_ranges, arguments.json)
     started = time.perf_counter()
@@ -98,7 +96,7 @@ def _update(live: LiveMachine, strategy: str, ranges: int) -> Report:
     if strategy == "reload":
         return update_by_reload("")
     report = update_in_place(live, ranges)
-    if strategy == "in-place" or report.outcome in _ANSWERED:
+    if strategy == "in-place" or report.outcome in ANSWERED:
         return report
     return update_by_reload(report.sentence)
 
@@ -176,8 +174,3 @@ def _plan_json(plan: UpdatePlan, call: CallTime | None) -> dict[str, Any]:
         "takes_over": plan.takes_over,
         "time_without_image": estimated,
     }
-
-
-def _say(what: str) -> None:
-    if sys.stderr.isatty():
-        print(f"{what} ...", file=sys.stderr, flush=True)

@@ -54,6 +54,11 @@ class KexecState:
     lockdown: str | None
     """``none``, ``integrity`` or ``confidentiality``."""
 
+    @property
+    def kernel_updates_image(self) -> bool:
+        """Whether the kernel itself may update the loaded image when something comes or goes."""
+        return bool(self.updates_cpus or self.updates_memory)
+
 
 def read_kexec_state(sysroot: Sysroot) -> KexecState:
     """Read it all; what is masked or missing is None.
@@ -71,6 +76,13 @@ def read_kexec_state(sysroot: Sysroot) -> KexecState:
         _number(sysroot, (LOAD_LIMIT,)),
         _lockdown(sysroot),
     )
+
+
+def why_locked_down(state: KexecState) -> str | None:
+    """Return that lockdown forbids kexec_load(2); None where it does not."""
+    if state.lockdown in (None, "none"):
+        return None
+    return f"lockdown ({state.lockdown}) forbids kexec_load"
 
 
 def why_no_load(state: KexecState) -> str | None:

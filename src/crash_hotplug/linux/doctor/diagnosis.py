@@ -21,7 +21,7 @@ from crash_hotplug.linux.doctor.kernel_config import KernelConfig, read_kernel_c
 from crash_hotplug.linux.doctor.rooted_path import exists, read_config
 from crash_hotplug.linux.doctor.systemd_units import Unit, is_active, read_unit
 from crash_hotplug.linux.doctor.udev_files import RulesFile, read_rules_files
-from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state
+from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state, why_locked_down, why_no_load
 from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.loading.reload import find_reload_tool
 from crash_hotplug.linux.loading.update_once import can_reload
@@ -95,7 +95,7 @@ def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
         service_active=_service_active(sysroot, service),
         in_place=in_place,
         in_place_reason=in_place_reason,
-        nothing_loads=_nothing_loads(state),
+        nothing_loads=why_no_load(state),
         reload_tool=_reload_tool(sysroot, settings),
         reloads=starts,
         rules_known=sysroot.is_live or any(exists(sysroot, directory) for directory in udev_files.DIRECTORIES),
@@ -198,8 +198,9 @@ def _in_place(
     """Tell whether the service could update the image in place, and why not."""
     if config is not None and not config.has("CONFIG_KEXEC"):
         return False, f"this kernel was built without kexec_load (no CONFIG_KEXEC in {config.path})"
-    if state.lockdown not in (None, "none"):
-        return False, f"lockdown ({state.lockdown}) forbids kexec_load"
+    locked_down = why_locked_down(state)
+    if locked_down is not None:
+        return False, locked_down
     if not sysroot.is_live:
         return None, "whether it can be updated in place is seen on the live machine only"
     if loaded is None:
@@ -209,14 +210,6 @@ def _in_place(
     except CannotTellError as error:
         return None, str(error)
     return reason is None, reason
-
-
-def _nothing_loads(state: KexecState) -> str | None:
-    if state.load_disabled:
-        return "kernel.kexec_load_disabled forbids loading until the next boot"
-    if state.load_limit == 0:
-        return "kernel.kexec_load_limit_panic allows no more loads"
-    return None
 
 
 def _reload_tool(sysroot: Sysroot, settings: KdumpSettings | None) -> str | None:

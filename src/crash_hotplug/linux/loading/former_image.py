@@ -42,7 +42,7 @@ def keep_former_image(sysroot: Sysroot) -> FormerImage | None:
             )
     except CrashHotplugError:
         return None
-    flags = KEXEC_UPDATE_ELFCOREHDR if state.updates_cpus or state.updates_memory else 0
+    flags = KEXEC_UPDATE_ELFCOREHDR if state.kernel_updates_image else 0
     return FormerImage(kimage.entry_phys, segments, flags)
 
 

@@ -20,7 +20,7 @@ from crash_hotplug.core.update_plan import UpdatePlan, check_result, plan_update
 from crash_hotplug.linux.crash_image import find_crash_image, read_identity
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
-from crash_hotplug.linux.kexec_state import read_kexec_state, why_no_load
+from crash_hotplug.linux.kexec_state import read_kexec_state, why_locked_down, why_no_load
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError, kdump_locks
 from crash_hotplug.linux.loading.kexec_load import KEXEC_UPDATE_ELFCOREHDR, KexecBusyError, load_crash_image
 from crash_hotplug.linux.machine_reader import read_machine
@@ -112,9 +112,7 @@ class LiveMachine:
         machine = machine_name()
         if machine != "x86_64":
             return f"this machine is {machine}: an update in place is known to be safe on x86_64 only"
-        if state.lockdown not in (None, "none"):
-            return f"lockdown ({state.lockdown}) forbids kexec_load"
-        return why_no_load(state)
+        return why_locked_down(state) or why_no_load(state)
 
     def plan(self, image: CrashImage, header: bytes) -> UpdatePlan:
         """Plan to replace the header of *image*; errors as :func:`~crash_hotplug.core.update_plan.plan_update`."""
@@ -208,5 +206,4 @@ class LiveMachine:
 
     def _flags(self) -> int:
         # Whoever loaded the image said whether the kernel (6.6 and newer) may update it; that goes on.
-        state = read_kexec_state(self._sysroot)
-        return KEXEC_UPDATE_ELFCOREHDR if state.updates_cpus or state.updates_memory else 0
+        return KEXEC_UPDATE_ELFCOREHDR if read_kexec_state(self._sysroot).kernel_updates_image else 0

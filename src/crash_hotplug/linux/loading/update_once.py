@@ -20,6 +20,8 @@ from crash_hotplug.linux.loading.reload import NoReloadToolError, find_reload_to
 from crash_hotplug.linux.sysroot import Sysroot
 
 LOOK = Event(EventKind.LOOK)
+ANSWERED = (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.NOT_LOADED, Outcome.LOCK_BUSY)
+"""Outcomes of an update in place after which a reload is no answer."""
 _POLICY = InPlace(waits_for_lock=False)
 """LiveMachine.try_lock() has its own patience: a lock that stays taken is reported, not waited for without end."""
 

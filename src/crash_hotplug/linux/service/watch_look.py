@@ -27,11 +27,9 @@ from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.loading.reload_outside import reload_outside
-from crash_hotplug.linux.loading.update_once import LOOK, can_reload, update_in_place
+from crash_hotplug.linux.loading.update_once import ANSWERED, LOOK, can_reload, update_in_place
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
-_DONE = (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.NOT_LOADED, Outcome.LOCK_BUSY)
-"""After these a reload is no answer."""
 _FILES = tuple(f"{cpus.DIRECTORY}/{name}" for name in ("possible", "present", "online"))
 
 
@@ -145,7 +143,7 @@ class Looker:
                 return self._replace_mixed(look, state)
             if report.outcome is not Outcome.CANNOT_TELL or look.verdict is not Verdict.CANNOT_TELL:
                 look = self._after(look, "in-place", report)
-            if report.outcome in _DONE or self._strategy == "in-place" or look.verdict is Verdict.ACCURATE:
+            if report.outcome in ANSWERED or self._strategy == "in-place" or look.verdict is Verdict.ACCURATE:
                 return look
             reason = report.sentence
         else:
@@ -216,7 +214,7 @@ class Looker:
         left = None
         if assessment.room is not None:
             left = entries_that_fit(assessment.room) - len(assessment.header.program_headers)
-        by_kernel = bool(kexec.updates_cpus or kexec.updates_memory)
+        by_kernel = kexec.kernel_updates_image
         return Look(assessment.comparison.verdict, _sentence(assessment), room_left=left, by_kernel=by_kernel), is_right
 
     def _state(self) -> bytes:
