@@ -3,10 +3,10 @@
 Three updates are killed: the take-over (a DIMM is new, and the digest table changes), one that moves the header to a
 place with room, and one after that; each also at random moments inside kexec_load.
 
-This process makes each update once.  Whenever it is about to open a file it forks children: the first goes on to its
-first stop at a system call and is killed there, the next to its second, until one gets to where the next file is
-opened.  So every stop between two files is met, and none is reached by way of all that come before.  Where a child got
-so far that it loaded something, what was loaded before is put back.
+This process makes each update once.  Whenever it is about to open a file, or to go to a place in one, it forks
+children: the first goes on to its first stop at a system call and is killed there, the next to its second, until one
+gets to the next such place.  So every stop between two places is met, and none is reached by way of all that come
+before.  Where a child got so far that it loaded something, what was loaded before is put back.
 
 Prints how many kills there were and what was loaded after each: the image as before, or as after a whole update.
 Exit code 1 unless it always was one of the two.
@@ -179,7 +179,7 @@ class Killing:
         :param inside: how many are killed inside kexec_load
         """
         try:
-            sys.setprofile(self._before_each_file)
+            sys.setprofile(self._before_each_place)
             steps = self._start(self.machine)
             while True:
                 step = next(steps)
@@ -206,16 +206,19 @@ class Killing:
         self._plan, self._before = plan, what_was_there(plan)
         self._kill_inside(steps, inside)
         self._kill_children()
-        sys.setprofile(self._before_each_file)
+        sys.setprofile(self._before_each_place)
 
-    def _before_each_file(self, _frame: FrameType, event: str, function: object) -> None:
-        if event == "c_call" and function is os.open:
+    def _before_each_place(self, _frame: FrameType, event: str, function: object) -> None:
+        # Not before each read: a child shares the position in its parent's open file, which only seek makes good again.
+        # Nor between two reads of what a child may have loaded and this process put back elsewhere: after the plan.
+        may_seek = self._plan is None or self._loaded
+        if event == "c_call" and (function is os.open or (may_seek and getattr(function, "__name__", "") == "seek")):
             if self._is_child:
                 os._exit(0)
             self._kill_children()
 
     def _kill_children(self) -> None:
-        """Kill children, each one stop later than the one before, until one gets to the next file."""
+        """Kill children, each one stop later than the one before, until one gets to the next place."""
         stop = 1
         while True:
             calls = self._killed_at(stop)
@@ -239,14 +242,14 @@ class Killing:
         for _ in range(stop):
             _libc.ptrace(_SYSCALL, child, 0, 0)
             if os.WIFEXITED(os.waitpid(child, 0)[1]):
-                self._put_back(calls)  # it got past its kexec_load before the next file
+                self._put_back(calls)  # it got past its kexec_load before the next place
                 return None
             entered = syscall_entered(child)
             if entered == _EXIT_GROUP:
                 _libc.ptrace(_CONT, child, 0, 0)
                 if os.WEXITSTATUS(os.waitpid(child, 0)[1]):
                     sys.exit(f"{self.name}: an update that was not killed failed")
-                self._put_back(calls)  # it got past its kexec_load before the next file
+                self._put_back(calls)  # it got past its kexec_load before the next place
                 return None
             calls += inside and entered is None
             inside = entered == _KEXEC_LOAD
