@@ -17,7 +17,7 @@ from crash_hotplug.linux.loading.load_record import LoadRecord
 from crash_hotplug.linux.loading.reload import NoReloadToolError
 from crash_hotplug.linux.loading.update_once import LOOK
 from tests.cli.running import run
-from tests.linux.fake_kexec import KERNEL, FakeKexec, connect
+from tests.linux.fake_kexec import KERNEL, FakeKexec, cannot_move, connect, make_possible
 from tests.linux.loading.test_live_machine import add_ranges
 
 
@@ -90,6 +90,26 @@ def test_a_dry_run_of_a_header_that_has_to_move_shows_the_whole_plan(
     done = [{"phys": hex(s.phys), "bufsz": len(s.data), "memsz": s.memsz, "why": s.why} for s in fake.loads[0]]
     assert planned["segments"] == done
     assert run(capsys, "update", "--max-memory-ranges", "none").code == 2
+
+
+def test_a_dry_run_says_what_becomes_of_possible_cpus_without_room(
+    fake: FakeKexec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_possible(monkeypatch, 300)
+    assert run(capsys, "update", "--dry-run").out.startswith("the header outgrew its 16384 bytes and would move to ")
+
+    cannot_move(monkeypatch)
+    short = "present CPUs only, for the header cannot move: there is no free place; would list 3 segments"
+    assert run(capsys, "update", "--dry-run").out.startswith(short)
+    assert fake.loads == []
+    assert run(capsys, "update", "--strategy", "in-place").code == 0
+    done = run(capsys, "update", "--dry-run")
+    assert (done.code, done.out.startswith("nothing to do: the header describes the present CPUs, and cannot")) == (
+        0,
+        True,
+    )
+    add_ranges(fake, 400)
+    assert run(capsys, "update", "--dry-run").code == 5
 
 
 def test_no_image_is_loaded(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
-from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, Segment
+from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, PAGE, Segment
+from crash_hotplug.core.machine import Cpu, Machine, NoteRegion
 from crash_hotplug.core.update_plan import NewSegment
 from crash_hotplug.linux.loading import live_machine
+from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.core.test_image import kimage_bytes
 from tests.linux.fake_kcore import DIRECT_MAP, TEXT_VIRT, write_kcore
@@ -141,3 +144,30 @@ def connect(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
     monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
+
+
+def make_possible(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the machine have so many possible CPUs, whose notes lie one page apart."""
+
+    def read(sysroot: Sysroot, only_for_header: bool = False) -> Machine:
+        machine = read_machine(sysroot, only_for_header)
+        size = next(cpu.crash_notes.size for cpu in machine.cpus if cpu.crash_notes is not None)
+        absent = [
+            Cpu(n, present=False, online=False, crash_notes=NoteRegion(0x3000_0000 - n * PAGE, size))
+            for n in range(len(machine.present_cpus), number)
+        ]
+        return replace(machine, cpus=(*machine.present_cpus, *absent))
+
+    monkeypatch.setattr(live_machine, "read_machine", read)
+
+
+def cannot_move(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let no header move, and return a list of the attempts."""
+
+    def no_place(*_arguments: object) -> None:
+        tried.append("move")
+        raise CannotTellError("there is no free place")
+
+    tried: list[str] = []
+    monkeypatch.setattr(live_machine, "plan_move", no_place)
+    return tried

@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, memory_ranges
 from crash_hotplug.cli.output import print_json, print_labelled, progress
+from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.handler import Outcome, Report
-from crash_hotplug.core.handler_policies import InPlace
+from crash_hotplug.core.handler_policies import in_place_header
 from crash_hotplug.core.image import elfcorehdr_room
 from crash_hotplug.core.move_header import MAX_MEMORY_RANGES
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.update_plan import UpdatePlan
 from crash_hotplug.linux.loading.call_time import CallTime, estimate_call
 from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.update_once import ANSWERED, LOOK, header_with_room, update_by_reload, update_in_place
+from crash_hotplug.linux.loading.update_once import ANSWERED, header_with_room, update_by_reload, update_in_place
 
 DESCRIPTION = """\
 Brings the elfcorehdr of the loaded crash image up to date in place, by one small kexec_load: kernel and
@@ -136,20 +137,30 @@ def _plan(live: LiveMachine, ranges: int) -> DryRun:
     if refused is not None:
         return DryRun(exit_codes.FAILED, refused)
     machine = live.read_machine()
-    header = InPlace().header(machine, image, LOOK)
+    header = in_place_header(machine, image, None)
     if image.elfcorehdr.startswith(header.to_bytes()):
         return DryRun(exit_codes.DONE, "nothing to do: the header is right as it is")
     room = elfcorehdr_room(image, machine.crashkernel, None) or 0
-    moves = ""
+    how = ""
     if header.size > room:
-        header, needed = header_with_room(machine, image, ranges)
-        moves = f"the header outgrew its {room} bytes and would move to a place of {needed}; "
-        plan = live.plan_move(image, needed, header.to_bytes())
+        try:
+            header, needed = header_with_room(machine, image, ranges)
+            plan = live.plan_move(image, needed, header.to_bytes())
+            how = f"the header outgrew its {room} bytes and would move to a place of {needed}; "
+        except CannotTellError as error:
+            header = in_place_header(machine, image, room)
+            if header.size > room:
+                raise
+            if image.elfcorehdr.startswith(header.to_bytes()):
+                sentence = f"nothing to do: the header describes the present CPUs, and cannot move: {error}"
+                return DryRun(exit_codes.DONE, sentence)
+            plan = live.plan(image, header.to_bytes())
+            how = f"present CPUs only, for the header cannot move: {error}; "
     else:
         plan = live.plan(image, header.to_bytes())
     entries = count(len(header.program_headers), "entry", "entries")
     what = f"would list {count(len(plan.segments), 'segment')} and copy {human_size(plan.bytes_copied)}: {entries}"
-    return DryRun(exit_codes.DONE, moves + what, plan, estimate_call(plan, machine.crashkernel))
+    return DryRun(exit_codes.DONE, how + what, plan, estimate_call(plan, machine.crashkernel))
 
 
 def _show_plan(plan: UpdatePlan, call: CallTime) -> None:

@@ -117,6 +117,8 @@ class InPlace:
     method: Method = Method.REPLACE
     waits_for_lock: bool = True
     always_writes: bool = False
+    may_leave_cpus_out: bool = True
+    """Whether present CPUs are enough where the segment has no room for all; else the header has to move first."""
 
     def handles(self, event: Event) -> bool:
         """Every event is a reason to look."""
@@ -124,13 +126,14 @@ class InPlace:
 
     def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader:
         """Build the header this machine should have, from the loaded one."""
-        return in_place_header(machine, image, elfcorehdr_room(image, machine.crashkernel, None))
+        room = elfcorehdr_room(image, machine.crashkernel, None) if self.may_leave_cpus_out else None
+        return in_place_header(machine, image, room)
 
 
 def in_place_header(machine: Machine, image: CrashImage, room: int | None) -> ElfCoreHeader:
     """Build the header this machine should have, from the loaded one.
 
-    :param room: bytes it has; present CPUs only are described where all possible ones would take more
+    :param room: bytes it has; present CPUs only are described where all possible ones would take more; None: enough
     """
     loaded = parse_elfcorehdr(image.elfcorehdr)
     dialect, backup = dialect_of(loaded, image), image.backup_region_phys

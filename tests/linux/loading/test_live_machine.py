@@ -10,8 +10,9 @@ import pytest
 from crash_hotplug.core import update_plan
 from crash_hotplug.core.assessment import assess
 from crash_hotplug.core.compare import Verdict
-from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
-from crash_hotplug.core.handler import ImageChangedError, Outcome
+from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
+from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.handler import ImageChangedError, MixedImageError, Outcome
 from crash_hotplug.core.handler_policies import InPlace
 from crash_hotplug.core.image import e820_table, elfcorehdr_room
 from crash_hotplug.core.move_header import room_for
@@ -36,7 +37,9 @@ from tests.linux.fake_kexec import (
     SEGMENTS,
     ZERO_PAGE,
     FakeKexec,
+    cannot_move,
     connect,
+    make_possible,
 )
 
 
@@ -333,11 +336,53 @@ def test_room_in_bytes(fake: FakeKexec) -> None:
     assert len(fake.loads) == 1
 
 
-def test_a_move_that_cannot_be_made_leaves_everything(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_place(*_arguments: object) -> None:
-        raise CannotTellError("there is no free place")
+def described_cpus(fake: FakeKexec) -> int:
+    image = find_crash_image(fake.sysroot, read_machine(fake.sysroot).crashkernel)
+    return len(parse_elfcorehdr(image.elfcorehdr).cpu_notes)
 
-    monkeypatch.setattr(live_machine, "plan_move", no_place)
+
+def test_a_header_without_room_for_every_possible_cpu_moves(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_possible(monkeypatch, 300)
+    report = update_in_place(live(fake))
+    assert (report.outcome, "at a new place" in report.sentence) == (Outcome.UPDATED, True)
+    assert described_cpus(fake) == 300
+    assert fake.digest_fits()
+    assert update_in_place(live(fake)).outcome is Outcome.UNCHANGED
+    assert len(fake.loads) == 1
+
+
+def test_present_cpus_are_described_where_the_header_cannot_move(
+    fake: FakeKexec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_possible(monkeypatch, 300)
+    cannot_move(monkeypatch)
+    report = update_in_place(live(fake))
+    assert report.outcome is Outcome.UPDATED
+    assert report.sentence.endswith("; present CPUs only, for it cannot move: there is no free place")
+    assert described_cpus(fake) == len(read_machine(fake.sysroot).present_cpus)
+    assert verdict(fake) is Verdict.ACCURATE
+    assert update_in_place(live(fake)).outcome is Outcome.UNCHANGED
+    assert len(fake.loads) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(CrashHotplugError("the kernel refused"), Outcome.FAILED), (MixedImageError("two images"), Outcome.MIXED)],
+)
+def test_what_goes_wrong_in_a_move_is_not_followed_by_another_load(
+    fake: FakeKexec, monkeypatch: pytest.MonkeyPatch, error: CrashHotplugError, outcome: Outcome
+) -> None:
+    def broken(*_arguments: object) -> None:
+        raise error
+
+    make_possible(monkeypatch, 300)
+    monkeypatch.setattr(LiveMachine, "_carry_out", broken)
+    report = update_in_place(live(fake))
+    assert (report.outcome, report.sentence.endswith(f", and it did not move: {error}")) == (outcome, True)
+
+
+def test_a_move_that_cannot_be_made_leaves_everything(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    cannot_move(monkeypatch)
     add_ranges(fake, 400)
     report = update_in_place(live(fake))
     assert report.outcome is Outcome.NO_ROOM

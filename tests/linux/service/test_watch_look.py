@@ -19,7 +19,7 @@ from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.loading.update_once import LOOK
 from crash_hotplug.linux.service import watch_look
 from crash_hotplug.linux.service.watch_look import Looker
-from tests.linux.fake_kexec import KERNEL, FakeKexec, connect
+from tests.linux.fake_kexec import KERNEL, FakeKexec, cannot_move, connect, make_possible
 
 LOCKDOWN = "sys/kernel/security/lockdown"
 IOMEM = "proc/iomem"
@@ -122,7 +122,7 @@ def test_what_a_lock_kept_from_being_done_is_done_later(fake: FakeKexec, monkeyp
     looks = looker(fake)
     looks.look(is_quiet=True)
     # Accurate, but not what an update would write: such as kexec-tools' header, without the possible CPUs.
-    monkeypatch.setattr(watch_look, "_is_expected", lambda _machine, _image: False)
+    monkeypatch.setattr(Looker, "_is_expected", lambda _looker, _machine, _image: False)
 
     def busy(_seconds: float) -> AbstractContextManager[None]:
         raise LockBusyError("locked")
@@ -137,6 +137,29 @@ def test_what_a_lock_kept_from_being_done_is_done_later(fake: FakeKexec, monkeyp
     monkeypatch.setattr(live_machine, "kdump_locks", free)
     assert looks.look(is_quiet=True).outcome is Outcome.UNCHANGED
     assert looks.look(is_quiet=True).was_cheap
+
+
+def test_a_header_that_cannot_get_room_for_every_possible_cpu_is_left_alone(
+    fake: FakeKexec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_possible(monkeypatch, 300)
+    tried = cannot_move(monkeypatch)
+    looks = looker(fake)
+    first = looks.look(is_quiet=True)
+    assert (first.verdict, first.outcome) == (Verdict.ACCURATE, Outcome.UPDATED)
+    assert "present CPUs only" in first.deed
+    assert looks.look(is_quiet=True).was_cheap
+    looks.forget()
+    assert looks.look(is_quiet=True).outcome is Outcome.UNCHANGED
+    assert tried == ["move"]
+
+
+def test_a_header_without_room_for_every_possible_cpu_moves(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_possible(monkeypatch, 300)
+    looks = looker(fake)
+    assert "at a new place" in looks.look(is_quiet=True).deed
+    assert looks.look(is_quiet=True).was_cheap
+    assert len(fake.loads) == 1
 
 
 def test_a_lock_that_cannot_be_opened_is_said(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:

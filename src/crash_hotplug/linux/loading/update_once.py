@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
-from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import Event, EventKind, Outcome, Report, handle_event, run
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.handler import Event, EventKind, MixedImageError, Outcome, Report, handle_event, run
 from crash_hotplug.core.handler_policies import InPlace, in_place_header
 from crash_hotplug.core.image import CrashImage, elfcorehdr_room
 from crash_hotplug.core.machine import Machine
@@ -22,8 +23,10 @@ from crash_hotplug.linux.sysroot import Sysroot
 LOOK = Event(EventKind.LOOK)
 ANSWERED = (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.NOT_LOADED, Outcome.LOCK_BUSY)
 """Outcomes of an update in place after which a reload is no answer."""
-_POLICY = InPlace(waits_for_lock=False)
+_ALL_CPUS = InPlace(waits_for_lock=False, may_leave_cpus_out=False)
 """LiveMachine.try_lock() has its own patience: a lock that stays taken is reported, not waited for without end."""
+_CPUS_THAT_FIT = InPlace(waits_for_lock=False)
+_LOCK_BUSY = "somebody else is loading a crash image"
 
 
 def update_in_place(machine: LiveMachine, memory_ranges: int = MAX_MEMORY_RANGES) -> Report:
@@ -34,15 +37,33 @@ def update_in_place(machine: LiveMachine, memory_ranges: int = MAX_MEMORY_RANGES
     reason = machine.why_refused()
     if reason is not None:
         return Report(LOOK, Outcome.REFUSED, reason)
-    report = run(handle_event(machine, _POLICY, LOOK))
-    if report.outcome is not Outcome.NO_ROOM:
-        return report
-    reason = give_room(machine, memory_ranges)
-    if reason is not None:
-        return Report(LOOK, Outcome.NO_ROOM, f"{report.sentence}, and it cannot move: {reason}")
-    report = run(handle_event(machine, _POLICY, LOOK))
+    report = run(handle_event(machine, _ALL_CPUS, LOOK))
+    return _with_room(machine, report, memory_ranges) if report.outcome is Outcome.NO_ROOM else report
+
+
+def _with_room(machine: LiveMachine, refused: Report, memory_ranges: int) -> Report:
+    """Move the header to a place with room and update it there; where it cannot move, update it where it is."""
+    try:
+        if not _move(machine, memory_ranges):
+            return Report(LOOK, Outcome.LOCK_BUSY, _LOCK_BUSY)
+    except CannotTellError as error:  # nothing was done
+        return _where_it_is(machine, f"it cannot move: {error}")
+    except CrashHotplugError as error:
+        outcome = Outcome.MIXED if isinstance(error, MixedImageError) else Outcome.FAILED
+        return Report(LOOK, outcome, f"{refused.sentence}, and it did not move: {error}")
+    report = run(handle_event(machine, _ALL_CPUS, LOOK))
     if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED):
         return Report(LOOK, Outcome.UPDATED, f"written at a new place, with room for {memory_ranges} memory ranges")
+    return report
+
+
+def _where_it_is(machine: LiveMachine, why_there: str) -> Report:
+    """Update a header that has no room for all possible CPUs and cannot get it: those that are present may fit."""
+    report = run(handle_event(machine, _CPUS_THAT_FIT, LOOK))
+    if report.outcome is Outcome.NO_ROOM:
+        return replace(report, sentence=f"{report.sentence}, and {why_there}")
+    if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED):
+        return replace(report, sentence=f"{report.sentence}; present CPUs only, for {why_there}")
     return report
 
 
@@ -105,22 +126,32 @@ def give_room(machine: LiveMachine, memory_ranges: int, hotplug_size: int | None
     :param hotplug_size: bytes of room instead
     :return: why that was not done; None where the room is there now
     """
+    try:
+        return None if _move(machine, memory_ranges, hotplug_size) else _LOCK_BUSY
+    except CrashHotplugError as error:
+        return str(error)
+
+
+def _move(machine: LiveMachine, memory_ranges: int, hotplug_size: int | None = None) -> bool:
+    """Do what :func:`give_room` does; False where the lock stays taken.
+
+    :raise CannotTellError: it cannot be done safely, or there is no image; nothing was done
+    :raise CrashHotplugError: as :meth:`LiveMachine.make_room`
+    """
     if not machine.try_lock():
-        return "somebody else is loading a crash image"
+        return False
     try:
         image = machine.loaded_image()
         if image is None:
-            return "no crash image is loaded"
+            raise CannotTellError("no crash image is loaded")
         reason = machine.why_not_updatable(image)
         if reason is not None:
-            return reason
+            raise CannotTellError(reason)
         now = machine.read_machine()
         header, needed = header_with_room(now, image, memory_ranges, hotplug_size)
         if (elfcorehdr_room(image, now.crashkernel, None) or 0) < needed:
             run(machine.make_room(image, needed, header.to_bytes()))
-        return None
-    except CrashHotplugError as error:
-        return str(error)
+        return True
     finally:
         machine.unlock()
 
@@ -132,6 +163,9 @@ def header_with_room(
 
     :raise CannotTellError: it cannot be built
     """
-    room = room_for(len(now.cpus), memory_ranges) if hotplug_size is None else whole_pages(hotplug_size)
-    header = in_place_header(now, image, room)
+    if hotplug_size is None:
+        room, header = room_for(len(now.cpus), memory_ranges), in_place_header(now, image, None)
+    else:
+        room = whole_pages(hotplug_size)
+        header = in_place_header(now, image, room)
     return header, max(room, whole_pages(header.size))

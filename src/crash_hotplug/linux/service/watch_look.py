@@ -67,6 +67,8 @@ class Looker:
         """Why the image that is loaded must be loaded anew although its header is right."""
         self._header_at: tuple[int, int] | None = None
         """Physical address and size of the header that the last full look found."""
+        self._unmovable = b""
+        """Identity of the image whose header has no room for all possible CPUs and could not get it."""
 
     def why_blind(self) -> str | None:
         """Return why nothing at all can be told or done on this machine; None where something can."""
@@ -180,7 +182,10 @@ class Looker:
     def _update_in_place(self) -> Report:
         self._live.kexec_seconds = 0.0
         try:
-            return update_in_place(self._live)
+            report = update_in_place(self._live)
+            if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED):
+                self._unmovable = self._loaded().identity  # it has all the room that it can get
+            return report
         except CrashHotplugError as error:
             return Report(LOOK, Outcome.FAILED, str(error))
 
@@ -206,7 +211,7 @@ class Looker:
                 return Look(Verdict.NO_IMAGE, "a panic now leaves no dump", outcome=Outcome.NOT_LOADED), True
             machine = self._live.read_machine()
             assessment = assess(machine, image)
-            is_right = assessment.comparison.verdict is Verdict.ACCURATE and _is_expected(machine, image)
+            is_right = assessment.comparison.verdict is Verdict.ACCURATE and self._is_expected(machine, image)
         except CrashHotplugError as error:
             return Look(Verdict.CANNOT_TELL, str(error), outcome=Outcome.CANNOT_TELL), False
         at = image.elfcorehdr_phys
@@ -216,6 +221,12 @@ class Looker:
             left = entries_that_fit(assessment.room) - len(assessment.header.program_headers)
         by_kernel = kexec.kernel_updates_image
         return Look(assessment.comparison.verdict, _sentence(assessment), room_left=left, by_kernel=by_kernel), is_right
+
+    def _is_expected(self, machine: Machine, image: CrashImage) -> bool:
+        """Whether the header is the one that an update would write."""
+        may_leave_cpus_out = self._loaded().identity == self._unmovable
+        policy = InPlace(may_leave_cpus_out=may_leave_cpus_out)
+        return image.elfcorehdr.startswith(policy.header(machine, image, LOOK).to_bytes())
 
     def _state(self) -> bytes:
         """Return all that a header depends on and that can change: RAM and CPUs, as the kernel writes it."""
@@ -251,10 +262,6 @@ class Looker:
 def _is_final(look: Look) -> bool:
     """Whether what stood in the way of an update, if anything, will stand there the next time too."""
     return look.outcome not in (Outcome.LOCK_BUSY, Outcome.FAILED)
-
-
-def _is_expected(machine: Machine, image: CrashImage) -> bool:
-    return image.elfcorehdr.startswith(InPlace().header(machine, image, LOOK).to_bytes())
 
 
 def _sentence(assessment: Assessment) -> str:
