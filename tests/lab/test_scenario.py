@@ -102,3 +102,13 @@ def test_not_toml(tmp_path: Path) -> None:
     path.write_text("[[step\n")
     with pytest.raises(ScenarioError, match=r"bad\.toml: .*line 1"):
         scenario.load(str(path))
+
+
+def test_counted() -> None:
+    counted = parse().counted()
+    assert (counted.name, counted.counts_instructions, counted.time_limit) == (
+        "s-counted",
+        True,
+        4 * parse().time_limit,
+    )
+    assert not parse().counts_instructions

@@ -56,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="guests at a time (default 1)")
     run_parser.add_argument("-o", "--output", metavar="DIR", help="where results go (default: a new one in the cache)")
     run_parser.add_argument("--repeat", type=int, default=1, metavar="N", help="every run N times (random moments)")
+    run_parser.add_argument(
+        "--count-instructions",
+        action="store_true",
+        help="let the guest's clock count instructions, a nanosecond each: what it measures is the same every time "
+        "(no KVM, slow; on 6.12 and newer no CPU can be plugged)",
+    )
     run_parser.add_argument("--keep", action="store_true", help="keep each vmcore")
     run_parser.add_argument("--ktap", action="store_true", help="print the results as KTAP")
     add_json(run_parser)

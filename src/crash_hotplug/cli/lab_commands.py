@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run scenarios; exit code 1 where one was not as expected."""
     names = scenario.bundled() if arguments.all else arguments.scenarios or plan.DEFAULT_SCENARIOS
     scenarios = [scenario.load(name) for name in names]
+    if arguments.count_instructions:
+        scenarios = [chosen.counted() for chosen in scenarios]
     if arguments.jobs < 1:
         raise InputError("at least one guest has to run at a time (-j)")
     chosen = _kernels(arguments, list(plan.DEFAULT_KERNELS))

@@ -353,6 +353,8 @@ class Guest:
                 program += ["--against", shlex.join(self._load_command(option))]
         else:
             program = [f"/lab/{_PROGRAMS[what]}", number, *step.arguments.get("of", "").split()]
+            if what == "updates" and self._scenario.counts_instructions:
+                program.append("counted")
         done = await self._agent.run("python3", *program, timeout=self._scenario.time_limit)
         said = (done["out"] or done["err"]).strip()
         (self._directory / f"{what}.txt").write_text(f"{said}\n")

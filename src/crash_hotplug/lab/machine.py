@@ -45,7 +45,8 @@ class Machine:
     """A running QEMU.  Use as an asynchronous context manager: on leaving, QEMU is gone whatever happened."""
 
     def __init__(self, kernel: Kernel, initramfs: Path, out: Path, memory: int = 1 << 30, cpus: int = 2,
-                 ram_holes: int = 0, slots: int = 0, max_memory: int = 32 << 30) -> None:  # fmt: skip
+                 ram_holes: int = 0, slots: int = 0, max_memory: int = 32 << 30,
+                 counts_instructions: bool = False) -> None:  # fmt: skip
         """Describe the machine; ``out`` takes the serial log and the dump's disk."""
         self.out = out
         self.serial_log = out / "serial.log"
@@ -57,6 +58,7 @@ class Machine:
         self._ram_holes = ram_holes
         self._slots = max(slots, _SLOTS)
         self._max_memory = max_memory
+        self._counts_instructions = counts_instructions
         self._run = Path(tempfile.mkdtemp(prefix="crash-hotplug-"))  # UNIX socket paths are at most 107 bytes
         self._qmp = QMPClient("lab")
         self._process: asyncio.subprocess.Process | None = None
@@ -78,15 +80,15 @@ class Machine:
 
     def command(self, shell: bool = False) -> list[str]:
         """Return QEMU's command line, with a shell on this terminal where that is asked for."""
-        kvm = has_kvm()
+        kvm = has_kvm() and not self._counts_instructions
         cpu, machine, extra = CPU_MODEL if kvm else CPU_MODEL + _NOT_EMULATED, "q35", []
-        if self._kernel.series >= (6, 12):
+        if self._kernel.series >= (6, 12) and not self._counts_instructions:  # QEMU's vmport cannot count
             # From late 2025 on Linux ignores disabled CPUs in the MADT unless it sees a hypervisor it knows
             cpu, machine = f"{cpu},-hypervisor", "q35,vmport=on"
             extra = ["-smbios", "type=1,serial=VMware-42"]
         return [
             *hosttools.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-accel", "kvm" if kvm else "tcg,thread=multi", "-machine", machine, "-cpu", cpu, *extra,
+            *self._accelerator(kvm), "-machine", machine, "-cpu", cpu, *extra,
             "-m", f"{self._memory // MIB}M,slots={self._slots},maxmem={self._max_memory >> 30}G",
             "-smp", f"{self._cpus},sockets=8,cores=1,threads=1,maxcpus=8",
             "-kernel", str(self._kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(shell),
@@ -97,6 +99,12 @@ class Machine:
             "-drive", f"if=none,id=dump,file={self.dump},format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap",
             "-device", "virtio-blk-pci,drive=dump",
         ]  # fmt: skip
+
+    def _accelerator(self, kvm: bool) -> list[str]:
+        if self._counts_instructions:
+            # A nanosecond each: what else the host does, and when it lets QEMU run, does not show in the guest's clock
+            return ["-accel", "tcg,thread=single", "-icount", "shift=0"]
+        return ["-accel", "kvm" if kvm else "tcg,thread=multi"]
 
     def _append(self, shell: bool) -> str:
         # Memory is put where it can be taken out again; Debian's kernels since 6.12 would choose a zone where it cannot

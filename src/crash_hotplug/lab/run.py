@@ -42,6 +42,7 @@ async def run(kernel: Kernel, scenario: Scenario, loader: str, update: str, dire
             scenario.ram_holes,
             scenario.most_dimms,
             scenario.max_memory,
+            scenario.counts_instructions,
         ) as machine:
             await asyncio.wait_for(guest.live(machine), scenario.time_limit)
     except (GuestError, asyncio.TimeoutError) as error:

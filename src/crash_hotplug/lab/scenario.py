@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,12 @@ class Scenario:
     """Pages that the guest reserves at boot, each of which makes one more range of its RAM."""
     max_memory: int = 32 << 30
     """How much memory the machine can have with all DIMMs, at most."""
+    counts_instructions: bool = False
+    """Whether the guest's clock counts instructions, and not time: then nothing outside the guest makes it slower."""
+
+    def counted(self) -> Scenario:
+        """Return this scenario on a machine whose clock counts instructions: much slower, and the same every time."""
+        return replace(self, name=f"{self.name}-counted", counts_instructions=True, time_limit=4 * self.time_limit)
 
     @property
     def ends_without_dump(self) -> bool:
