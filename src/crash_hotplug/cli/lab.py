@@ -7,6 +7,7 @@ import importlib
 
 from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.core.errors import InputError
+from crash_hotplug.lab.distro.sides import SIDES
 
 DESCRIPTION = """\
 Boots real kernels under QEMU, loads a crash image, adds and removes CPUs and memory, panics, and compares
@@ -72,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     debian.add_argument("--release", default="bookworm", metavar="R", help="bullseye, bookworm (default) or trixie")
     debian.add_argument("--deb", metavar="FILE", help="this project's package; without it only that side is run")
-    debian.add_argument("--side", choices=("without", "rule", "with", "reload", "last-resort"), help="only this side")
+    debian.add_argument("--side", choices=tuple(SIDES), help="only this side")
     debian.add_argument("--storm", action="store_true", help="16 DIMMs of 2 GiB and 6 CPUs at once, and no panic")
     debian.add_argument("--build", action="store_true", help="only build the guest's disk image, and say where it is")
     debian.add_argument("--rebuild", action="store_true", help="build the image anew, from the newest packages")

@@ -10,7 +10,8 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.lab_progress import say
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.lab import report, results, session
-from crash_hotplug.lab.distro import distro_image, distro_judge, distro_run
+from crash_hotplug.lab.distro import distro_image, distro_run
+from crash_hotplug.lab.distro.sides import LAST_RESORT, RELOAD, RULE, SIDES, WITH, WITHOUT
 from crash_hotplug.lab.results import Result
 
 
@@ -19,14 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
     deb = Path(arguments.deb) if arguments.deb else None
     if deb is not None and not deb.is_file():
         raise InputError(f"there is no package file {deb}")
-    sides = (
-        [arguments.side]
-        if arguments.side
-        else list(distro_judge.SIDES)
-        if deb
-        else [distro_judge.WITHOUT, distro_judge.RULE]
-    )
-    if deb is None and sides[0] in (distro_judge.WITH, distro_judge.RELOAD, distro_judge.LAST_RESORT):
+    sides = [arguments.side] if arguments.side else list(SIDES) if deb else [WITHOUT, RULE]
+    if deb is None and sides[0] in (WITH, RELOAD, LAST_RESORT):
         raise InputError(f"the side `{sides[0]}` needs the package file to install (--deb FILE; `make deb` builds it)")
     image = distro_image.build(arguments.release, say, arguments.rebuild)
     if arguments.build:

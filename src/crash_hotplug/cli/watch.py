@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         choices=("auto", "in-place", "reload"),
         default="auto",
-        help="how a header is corrected: in-place, or reload with kdumpctl or kdump-config; auto (default) reloads "
-        "only where in place cannot be, and only when no more events come",
+        help="how a header is corrected: in-place, or reload with kdumpctl, kdump-config, or as `crash-hotplug load` "
+        "did; auto (default) reloads only where in place cannot be, and only when no more events come",
     )
     parser.add_argument(
         "--max-delay",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.lab.distro import distro_judge
+from crash_hotplug.lab.distro import distro_judge, sides
 from crash_hotplug.lab.results import Moment, Result
 
 JOURNAL = """\
@@ -71,12 +71,12 @@ def trees(tmp_path: Path, before: bytes, after: bytes) -> tuple[Path, Path]:
 @pytest.mark.parametrize(
     ("side", "after", "verdict", "outcome"),
     [
-        (distro_judge.WITHOUT, b"old", "not accurate", "pass"),
-        (distro_judge.WITHOUT, b"new", "not accurate", "fail"),  # nobody can have written it
-        (distro_judge.WITHOUT, b"old", "accurate", "fail"),
-        (distro_judge.WITH, b"new", "accurate", "fail"),  # Debian's rule was still there
-        (distro_judge.RELOAD, b"new", "accurate", "fail"),
-        (distro_judge.LAST_RESORT, b"new", "accurate", "fail"),
+        (sides.WITHOUT, b"old", "not accurate", "pass"),
+        (sides.WITHOUT, b"new", "not accurate", "fail"),  # nobody can have written it
+        (sides.WITHOUT, b"old", "accurate", "fail"),
+        (sides.WITH, b"new", "accurate", "fail"),  # Debian's rule was still there
+        (sides.RELOAD, b"new", "accurate", "fail"),
+        (sides.LAST_RESORT, b"new", "accurate", "fail"),
     ],
 )
 def test_one_failed_reload_for_one_event(tmp_path: Path, side: str, after: bytes, verdict: str, outcome: str) -> None:
@@ -92,8 +92,8 @@ def test_no_reload_and_a_header_that_is_right_at_once(tmp_path: Path) -> None:
     journal = [(at, line) for at, line in distro_judge.journal_since(JOURNAL, 100.0) if "kdump-config" not in line]
     result = result_at("accurate")
     events = distro_judge.parse_events(MONITOR["online"])
-    distro_judge.judge_hotplug(result, distro_judge.WITH, events, journal, trees(tmp_path, b"old", b"new"))
-    distro_judge.conclude(result, distro_judge.WITH, storm=True)
+    distro_judge.judge_hotplug(result, sides.WITH, events, journal, trees(tmp_path, b"old", b"new"))
+    distro_judge.conclude(result, sides.WITH, storm=True)
     assert result.outcome == "pass", result.reason
 
 
@@ -104,5 +104,5 @@ def test_a_dump_that_breaks_off(tmp_path: Path, said: str, outcome: str) -> None
     (tmp_path / "serial.log").write_text(f"write_elf_load_segment: {said}\n")
     result = result_at("accurate")
     distro_judge.judge_broken_dump(result, tmp_path / "serial.log")
-    distro_judge.conclude(result, distro_judge.RULE, storm=False)
+    distro_judge.conclude(result, sides.RULE, storm=False)
     assert result.outcome == outcome

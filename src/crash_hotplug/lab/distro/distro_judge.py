@@ -10,17 +10,10 @@ from typing import Any
 from crash_hotplug.core.compare import Kind
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.lab import dump
+from crash_hotplug.lab.distro.sides import LAST_RESORT, RELOAD, RULE, WITH, WITHOUT
 from crash_hotplug.lab.judge import found_findings
 from crash_hotplug.lab.results import Outcome, Result
 
-WITHOUT, WITH, RELOAD, RULE, LAST_RESORT = "without", "with", "reload", "rule", "last-resort"
-SIDES = {
-    WITHOUT: "Debian's own rule",
-    WITH: "this package's service",
-    RELOAD: "update --strategy reload, by hand",
-    RULE: "Debian's own rule, let through udev's sandbox",
-    LAST_RESORT: "this package's service, which may only reload",
-}
 _SECONDS_ALLOWED = 1.0
 """Between the last event and an accurate header: the service's own promise (``--max-delay``)."""
 

@@ -16,8 +16,8 @@ from typing import Callable
 from crash_hotplug.lab.distro import distro_judge
 from crash_hotplug.lab.distro.distro_guest import DebianGuest, saved_dumps
 from crash_hotplug.lab.distro.distro_image import RELEASES, DebianImage
-from crash_hotplug.lab.distro.distro_judge import LAST_RESORT, RELOAD, RULE, SIDES, WITH, WITHOUT
 from crash_hotplug.lab.distro.distro_machine import MEMORY, DebianMachine
+from crash_hotplug.lab.distro.sides import LAST_RESORT, RELOAD, RULE, SIDES, WITH, WITHOUT
 from crash_hotplug.lab.errors import GuestError, LabError
 from crash_hotplug.lab.results import Result
 
