@@ -164,6 +164,8 @@ class Killing:
         self.new: State | None = None
         """What is loaded after the update; the first child that got so far tells."""
         self.at_stops, self.inside = Counter[str](), Counter[str]()
+        self._found_inside: list[State] = []
+        """What was loaded after each kill inside kexec_load; judged when it is known what a whole update loads."""
         self._plan: UpdatePlan | None = None
         self._before: list[NewSegment] = []
         self._is_child = False
@@ -197,6 +199,7 @@ class Killing:
             os._exit(1)
         if self.look.state() != self.new:
             sys.exit(f"{self.name}: what a killed update loaded is not what a whole one loads")
+        self.inside.update(verdict(self.old, self.new, now, None) for now in self._found_inside)
 
     def _at_plan(self, steps: Steps[object], plan: UpdatePlan, inside: int) -> None:
         """Remember how to undo the plan; kill what carries it out."""
@@ -286,11 +289,11 @@ class Killing:
                 pass
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            self.inside[self._verdict(None)] += 1
+            self._found_inside.append(self.look.state())
             self._put_back(1)
 
-    def _verdict(self, calls: int | None) -> str:
-        """Say what is loaded after a kill."""
+    def _verdict(self, calls: int) -> str:
+        """Say what is loaded after a kill at a stop."""
         if self._loaded:
             calls = 1
         now = self.look.state()
