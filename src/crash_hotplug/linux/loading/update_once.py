@@ -163,9 +163,6 @@ def header_with_room(
 
     :raise CannotTellError: it cannot be built
     """
-    if hotplug_size is None:
-        room, header = room_for(len(now.cpus), memory_ranges), in_place_header(now, image, None)
-    else:
-        room = whole_pages(hotplug_size)
-        header = in_place_header(now, image, room)
+    room = room_for(len(now.cpus), memory_ranges) if hotplug_size is None else whole_pages(hotplug_size)
+    header = in_place_header(now, image, None)
     return header, max(room, whole_pages(header.size))
