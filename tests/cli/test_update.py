@@ -10,14 +10,25 @@ import pytest
 from crash_hotplug.cli import update
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.handler import Outcome, Report
-from crash_hotplug.linux.loading import update_once
+from crash_hotplug.linux.loading import former_image, update_once
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
+from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.loading.load_record import LoadRecord
 from crash_hotplug.linux.loading.reload import NoReloadToolError
 from crash_hotplug.linux.loading.update_once import LOOK
 from tests.cli.running import run
-from tests.linux.fake_kexec import KERNEL, FakeKexec, cannot_move, connect, make_possible
+from tests.linux.fake_kexec import (
+    HEADER,
+    INITRD,
+    KERNEL,
+    PURGATORY,
+    ZERO_PAGE,
+    FakeKexec,
+    cannot_move,
+    connect,
+    make_possible,
+)
 from tests.linux.loading.test_live_machine import add_ranges
 
 
@@ -163,8 +174,59 @@ def test_a_reload_that_fails_says_why_it_was_wanted(monkeypatch: pytest.MonkeyPa
         raise CrashHotplugError("kdumpctl reload failed: no")
 
     monkeypatch.setattr(update_once, "reload_crash_image", failing)
-    failed = Report(LOOK, Outcome.FAILED, "no kcore; kdumpctl reload failed: no")
+    monkeypatch.setattr(update_once, "kdump_locks", lambda _seconds: nullcontext())
+    monkeypatch.setattr(update_once, "put_back", lambda _former, _sysroot: "an image is loaded")
+    failed = Report(LOOK, Outcome.FAILED, "no kcore; kdumpctl reload failed: no; an image is loaded")
     assert update_once.update_by_reload("no kcore") == failed
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_reload_that_leaves_no_image_is_taken_back(
+    fake: FakeKexec, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    before = reload_that_unloads(fake, monkeypatch, code)
+    report = update_once.update_by_reload("no kcore")
+    why = "kdumpctl reload failed: no" if code else "kdumpctl reload left no crash image"
+    assert report == Report(LOOK, Outcome.FAILED, f"no kcore; {why}; the former image was put back")
+    assert {at: fake.read(at, 0x1000) for at in before} == before
+    assert fake.digest_fits()
+
+
+def test_a_broken_image_is_not_put_back(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.flip_bit(KERNEL)
+    reload_that_unloads(fake, monkeypatch, 1)
+    assert update_once.update_by_reload("").sentence == "kdumpctl reload failed: no; no crash image is loaded now"
+    assert fake.loads == []
+
+
+def test_a_lock_that_is_taken_after_a_failed_reload_is_said(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(_seconds: float) -> AbstractContextManager[None]:
+        raise LockBusyError("somebody else holds the lock")
+
+    reload_that_unloads(fake, monkeypatch, 1)
+    monkeypatch.setattr(update_once, "kdump_locks", busy)
+    sentence = update_once.update_by_reload("").sentence
+    assert sentence.endswith("somebody else holds the lock; is a crash image loaded now? (crash-hotplug status)")
+
+
+def reload_that_unloads(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch, code: int) -> dict[int, bytes]:
+    """Let the distribution's tool unload the image and load none, and return what the image was."""
+
+    def unload_and_fail() -> str:
+        for at in before:
+            fake.write(at, b"overwritten")
+        fake.unload()
+        if code:
+            raise CrashHotplugError("kdumpctl reload failed: no")
+        return "kdumpctl reload"
+
+    before = {at: fake.read(at, 0x1000) for at in (KERNEL, INITRD, ZERO_PAGE, PURGATORY, HEADER)}
+    monkeypatch.setattr(update_once, "Sysroot", lambda _directory=None: fake.sysroot)
+    monkeypatch.setattr(update_once, "is_root", lambda: True)
+    monkeypatch.setattr(update_once, "kdump_locks", lambda _seconds: nullcontext())
+    monkeypatch.setattr(update_once, "reload_crash_image", unload_and_fail)
+    monkeypatch.setattr(former_image, "load_crash_image", fake.kexec_load)
+    return before
 
 
 def test_a_reload_where_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +258,7 @@ def test_without_a_tool_our_own_load_is_done_again(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(update_once, "kdump_locks", unlocked)
     nothing = update_once.update_by_reload("no kcore")
     assert (nothing.outcome, loaded) == (Outcome.FAILED, [])
-    assert nothing.sentence == "no kcore; neither is installed, and crash-hotplug load loaded none since the boot"
+    assert nothing.sentence.startswith("no kcore; neither is installed, and crash-hotplug load loaded none since the b")
     files = CaptureKernel("/boot/k", None, "nr_cpus=1")
     record[0] = LoadRecord(files, Strategy.AUTO, 8192, 4096)
     again = update_once.update_by_reload("no kcore")

@@ -38,6 +38,7 @@ from crash_hotplug.linux.doctor.rooted_files import (
 )
 from crash_hotplug.linux.doctor.rooted_path import read_config
 from crash_hotplug.linux.doctor.udev_files import ADMIN, TEMPLATES, RulesFile
+from crash_hotplug.linux.failed_program import why_failed
 from crash_hotplug.linux.sysroot import Sysroot
 
 _SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -272,6 +273,5 @@ def tell_udev() -> str | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"udevadm control --reload did not finish: {error}"
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        return f"udevadm control --reload failed: {said[-1] if said else f'exit code {done.returncode}'}"
+        return f"udevadm control --reload failed: {why_failed(done)}"
     return None

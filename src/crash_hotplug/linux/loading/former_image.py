@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX
-from crash_hotplug.core.update_plan import NewSegment
+from crash_hotplug.core.update_plan import NewSegment, verify_digest
 from crash_hotplug.linux.crash_image import find_crash_image
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.loading.kexec_load import KEXEC_UPDATE_ELFCOREHDR, load_crash_image
+from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 
 
@@ -44,6 +45,23 @@ def keep_former_image(sysroot: Sysroot) -> FormerImage | None:
         return None
     flags = KEXEC_UPDATE_ELFCOREHDR if state.kernel_updates_image else 0
     return FormerImage(kimage.entry_phys, segments, flags)
+
+
+def keep_whole_image(sysroot: Sysroot) -> FormerImage | None:
+    """Keep the loaded image as :func:`keep_former_image` does, if purgatory will find it whole; else None.
+
+    With no image a panic reboots the machine; with one whose digest does not fit it hangs in purgatory.
+    """
+    former = keep_former_image(sysroot)
+    if former is None:
+        return None
+    try:
+        machine = read_machine(sysroot, only_for_header=True)
+        with Kcore(sysroot) as kcore:
+            verify_digest(find_crash_image(sysroot, machine.crashkernel), machine, kcore.read_phys)
+    except CrashHotplugError:
+        return None
+    return former
 
 
 def put_back(former: FormerImage | None, sysroot: Sysroot) -> str:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.linux.failed_program import why_failed
 from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -38,8 +39,7 @@ def load_with_kexec_tools(
     files = [] if initrd is None else [f"--initrd={initrd}"]
     done = _run([program, *options, kernel, *files, f"--append={cmdline}"])
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise CrashHotplugError(f"kexec {' '.join(options)} failed: {said[-1] if said else done.returncode}")
+        raise CrashHotplugError(f"kexec {' '.join(options)} failed: {why_failed(done)}")
     return options
 
 

@@ -7,6 +7,7 @@ import subprocess
 from typing import NamedTuple
 
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.linux.failed_program import why_failed
 from crash_hotplug.linux.loading.kexec_tools import SEARCH
 
 _SECONDS = 300
@@ -62,6 +63,5 @@ def reload_crash_image(search: str = SEARCH) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CrashHotplugError(f"{shown} did not finish: {error}") from error
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise CrashHotplugError(f"{shown} failed: {said[-1] if said else f'exit code {done.returncode}'}")
+        raise CrashHotplugError(f"{shown} failed: {why_failed(done)}")
     return shown

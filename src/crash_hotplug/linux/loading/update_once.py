@@ -14,6 +14,7 @@ from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.move_header import MAX_MEMORY_RANGES, room_for, whole_pages
 from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.loading.capture_kernel import load_capture_kernel
+from crash_hotplug.linux.loading.former_image import FormerImage, keep_whole_image, put_back
 from crash_hotplug.linux.loading.kdump_lock import kdump_locks
 from crash_hotplug.linux.loading.live_machine import LOCK_SECONDS, LiveMachine
 from crash_hotplug.linux.loading.load_record import read_record
@@ -68,13 +69,19 @@ def _where_it_is(machine: LiveMachine, why_there: str) -> Report:
 
 
 def update_by_reload(reason: str) -> Report:
-    """Reload the image with the machine's own tool, else as our own ``load`` did it, and say why."""
+    """Reload the image with the machine's own tool, else as our own ``load`` did it, and say why.
+
+    The tools unload first: where they fail then, the former image is put back, if it was whole.
+    """
     because = f": {reason}" if reason else ""
     if not is_root():
         return Report(LOOK, Outcome.CANNOT_TELL, reason or "only root can reload the crash image")
+    former = keep_whole_image(Sysroot())
     try:
         try:
             command = reload_crash_image()
+            if not is_loaded() and former is not None:
+                raise CrashHotplugError(f"{command} left no crash image")
             if not is_loaded():
                 return Report(LOOK, Outcome.NOT_LOADED, f"no crash image is loaded ({command} loads none then)")
             return Report(LOOK, Outcome.RELOADED, f"{command}{because}")
@@ -88,7 +95,17 @@ def update_by_reload(reason: str) -> Report:
         outgrown = "" if not_ready is None else f" (not made ready for hot-plug: {not_ready})"
         return Report(LOOK, Outcome.RELOADED, f"loaded {record.files.kernel} again by {how}{outgrown}{because}")
     except CrashHotplugError as error:
-        return Report(LOOK, Outcome.FAILED, f"{reason}; {error}" if reason else str(error))
+        sentence = f"{error}; {_put_back(former)}"
+        return Report(LOOK, Outcome.FAILED, f"{reason}; {sentence}" if reason else sentence)
+
+
+def _put_back(former: FormerImage | None) -> str:
+    """Load the former image again, if a reload that failed left none; say what is loaded now."""
+    try:
+        with kdump_locks(LOCK_SECONDS):
+            return put_back(former, Sysroot())
+    except CrashHotplugError as error:
+        return f"{error}; is a crash image loaded now? (crash-hotplug status)"
 
 
 def is_loaded() -> bool:
