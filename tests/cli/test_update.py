@@ -192,10 +192,12 @@ def test_a_reload_that_leaves_no_image_is_taken_back(
     assert fake.digest_fits()
 
 
-def test_a_broken_image_is_not_put_back(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_broken_image_is_not_put_back(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     fake.flip_bit(KERNEL)
-    reload_that_unloads(fake, monkeypatch, 1)
-    assert update_once.update_by_reload("").sentence == "kdumpctl reload failed: no; no crash image is loaded now"
+    reload_that_unloads(fake, monkeypatch, code)
+    report = update_once.update_by_reload("")
+    assert (report.outcome, report.sentence.endswith("; no crash image is loaded now")) == (Outcome.FAILED, True)
     assert fake.loads == []
 
 

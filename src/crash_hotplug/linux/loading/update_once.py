@@ -76,13 +76,13 @@ def update_by_reload(reason: str) -> Report:
     because = f": {reason}" if reason else ""
     if not is_root():
         return Report(LOOK, Outcome.CANNOT_TELL, reason or "only root can reload the crash image")
-    former = keep_whole_image(Sysroot())
+    was_loaded, former = is_loaded(), keep_whole_image(Sysroot())
     try:
         try:
             command = reload_crash_image()
-            if not is_loaded() and former is not None:
+            if was_loaded and not is_loaded():
                 raise CrashHotplugError(f"{command} left no crash image")
-            if not is_loaded():
+            if not was_loaded and not is_loaded():
                 return Report(LOOK, Outcome.NOT_LOADED, f"no crash image is loaded ({command} loads none then)")
             return Report(LOOK, Outcome.RELOADED, f"{command}{because}")
         except NoReloadToolError as error:
