@@ -78,25 +78,30 @@ def update_by_reload(reason: str) -> Report:
         return Report(LOOK, Outcome.CANNOT_TELL, reason or "only root can reload the crash image")
     was_loaded, former = is_loaded(), keep_whole_image(Sysroot())
     try:
-        try:
-            command = reload_crash_image()
-            if was_loaded and not is_loaded():
-                raise CrashHotplugError(f"{command} left no crash image")
-            if not was_loaded and not is_loaded():
-                return Report(LOOK, Outcome.NOT_LOADED, f"no crash image is loaded ({command} loads none then)")
-            return Report(LOOK, Outcome.RELOADED, f"{command}{because}")
-        except NoReloadToolError as error:
-            record = read_record()
-            if record is None:
-                raise CrashHotplugError(f"{error}, and crash-hotplug load loaded none since the boot") from None
-        with kdump_locks(LOCK_SECONDS):
-            how = load_capture_kernel(record.files, record.strategy, record.hotplug_size)
-        not_ready = make_ready(LiveMachine(), record.memory_ranges, record.hotplug_size)
-        outgrown = "" if not_ready is None else f" (not made ready for hot-plug: {not_ready})"
-        return Report(LOOK, Outcome.RELOADED, f"loaded {record.files.kernel} again by {how}{outgrown}{because}")
+        how = _reload()
+        if is_loaded():
+            return Report(LOOK, Outcome.RELOADED, f"{how}{because}")
+        if not was_loaded:
+            return Report(LOOK, Outcome.NOT_LOADED, f"no crash image is loaded ({how} loads none then)")
+        raise CrashHotplugError(f"{how} left no crash image")
     except CrashHotplugError as error:
         sentence = f"{error}; {_put_back(former)}"
         return Report(LOOK, Outcome.FAILED, f"{reason}; {sentence}" if reason else sentence)
+
+
+def _reload() -> str:
+    """Load the image anew and return what did it, for people; errors as :func:`reload_crash_image`."""
+    try:
+        return reload_crash_image()
+    except NoReloadToolError as error:
+        record = read_record()
+        if record is None:
+            raise CrashHotplugError(f"{error}, and crash-hotplug load loaded none since the boot") from None
+    with kdump_locks(LOCK_SECONDS):
+        how = load_capture_kernel(record.files, record.strategy, record.hotplug_size)
+    not_ready = make_ready(LiveMachine(), record.memory_ranges, record.hotplug_size)
+    outgrown = "" if not_ready is None else f" (not made ready for hot-plug: {not_ready})"
+    return f"loaded {record.files.kernel} again by {how}{outgrown}"
 
 
 def _put_back(former: FormerImage | None) -> str:
