@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKexec:
 def reloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     reasons: list[str] = []
 
-    def reload(reason: str) -> Report:
+    def reload(reason: str, _say: Callable[[str], None]) -> Report:
         reasons.append(reason)
         return Report(LOOK, Outcome.RELOADED, f"kdumpctl reload: {reason}")
 

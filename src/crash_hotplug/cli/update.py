@@ -95,11 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _update(live: LiveMachine, strategy: str, ranges: int) -> Report:
     if strategy == "reload":
-        return update_by_reload("")
+        return update_by_reload("", progress)
     report = update_in_place(live, ranges)
     if strategy == "in-place" or report.outcome in ANSWERED:
         return report
-    return update_by_reload(report.sentence)
+    return update_by_reload(report.sentence, progress)
 
 
 class DryRun(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
@@ -68,15 +69,20 @@ def _where_it_is(machine: LiveMachine, why_there: str) -> Report:
     return report
 
 
-def update_by_reload(reason: str) -> Report:
+def update_by_reload(reason: str, say: Callable[[str], None] = lambda _what: None) -> Report:
     """Reload the image with the machine's own tool, else as our own ``load`` did it, and say why.
 
     The tools unload first: where they fail then, the former image is put back, if it was whole.
+
+    :param reason: why a reload is wanted, for people
+    :param say: told what takes more than a moment
     """
     because = f": {reason}" if reason else ""
     if not is_root():
         return Report(LOOK, Outcome.CANNOT_TELL, reason or "only root can reload the crash image")
+    say("the loaded image is read and hashed, to be put back if the reload fails")
     was_loaded, former = is_loaded(), keep_whole_image(Sysroot())
+    say("the crash image is reloaded")
     try:
         how = _reload()
         if is_loaded():
