@@ -16,7 +16,7 @@ from crash_hotplug.core.handler import ImageChangedError, MixedImageError, Outco
 from crash_hotplug.core.handler_policies import InPlace
 from crash_hotplug.core.image import e820_table, elfcorehdr_room
 from crash_hotplug.core.move_header import room_for
-from crash_hotplug.core.update_plan import NewSegment
+from crash_hotplug.core.update_plan import NewSegment, UpdatePlan
 from crash_hotplug.linux.crash_image import find_crash_image
 from crash_hotplug.linux.loading import live_machine
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
@@ -379,6 +379,24 @@ def test_what_goes_wrong_in_a_move_is_not_followed_by_another_load(
     monkeypatch.setattr(LiveMachine, "_carry_out", broken)
     report = update_in_place(live(fake))
     assert (report.outcome, report.sentence.endswith(f", and it did not move: {error}")) == (outcome, True)
+
+
+@pytest.mark.parametrize(("changes", "outcome"), [(1, Outcome.UPDATED), (3, Outcome.FAILED)])
+def test_a_move_whose_image_changed_is_begun_anew(
+    fake: FakeKexec, monkeypatch: pytest.MonkeyPatch, changes: int, outcome: Outcome
+) -> None:
+    carry_out, changed = LiveMachine._carry_out, list(range(changes))
+
+    def changed_meanwhile(machine: LiveMachine, plan: UpdatePlan, header: bytes) -> None:
+        if changed:
+            changed.pop()
+            raise ImageChangedError("somebody else loaded or unloaded an image meanwhile")
+        carry_out(machine, plan, header)
+
+    monkeypatch.setattr(LiveMachine, "_carry_out", changed_meanwhile)
+    make_possible(monkeypatch, 300)
+    assert update_in_place(live(fake)).outcome is outcome
+    assert len(fake.loads) == (outcome is Outcome.UPDATED)
 
 
 def test_a_move_that_cannot_be_made_leaves_everything(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:

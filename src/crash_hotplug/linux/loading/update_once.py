@@ -8,7 +8,16 @@ from dataclasses import replace
 
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
-from crash_hotplug.core.handler import Event, EventKind, MixedImageError, Outcome, Report, handle_event, run
+from crash_hotplug.core.handler import (
+    Event,
+    EventKind,
+    ImageChangedError,
+    MixedImageError,
+    Outcome,
+    Report,
+    handle_event,
+    run,
+)
 from crash_hotplug.core.handler_policies import InPlace, in_place_header
 from crash_hotplug.core.image import CrashImage, elfcorehdr_room
 from crash_hotplug.core.machine import Machine
@@ -28,6 +37,8 @@ ANSWERED = (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.NOT_LOADED, Outcome.LOCK
 _ALL_CPUS = InPlace(waits_for_lock=False, may_leave_cpus_out=False)
 """LiveMachine.try_lock() has its own patience: a lock that stays taken is reported, not waited for without end."""
 _CPUS_THAT_FIT = InPlace(waits_for_lock=False)
+_MOVES = 3
+"""How often a move is begun anew where somebody, without the lock, loaded an image meanwhile."""
 _LOCK_BUSY = "somebody else is loading a crash image"
 
 
@@ -169,19 +180,28 @@ def _move(machine: LiveMachine, memory_ranges: int, hotplug_size: int | None = N
     if not machine.try_lock():
         return False
     try:
-        image = machine.loaded_image()
-        if image is None:
-            raise CannotTellError("no crash image is loaded")
-        reason = machine.why_not_updatable(image)
-        if reason is not None:
-            raise CannotTellError(reason)
-        now = machine.read_machine()
-        header, needed = header_with_room(now, image, memory_ranges, hotplug_size)
-        if (elfcorehdr_room(image, now.crashkernel, None) or 0) < needed:
-            run(machine.make_room(image, needed, header.to_bytes()))
-        return True
+        for _attempt in range(_MOVES):
+            try:
+                _move_now(machine, memory_ranges, hotplug_size)
+                return True
+            except ImageChangedError as error:
+                changed = error
+        raise changed
     finally:
         machine.unlock()
+
+
+def _move_now(machine: LiveMachine, memory_ranges: int, hotplug_size: int | None) -> None:
+    image = machine.loaded_image()
+    if image is None:
+        raise CannotTellError("no crash image is loaded")
+    reason = machine.why_not_updatable(image)
+    if reason is not None:
+        raise CannotTellError(reason)
+    now = machine.read_machine()
+    header, needed = header_with_room(now, image, memory_ranges, hotplug_size)
+    if (elfcorehdr_room(image, now.crashkernel, None) or 0) < needed:
+        run(machine.make_room(image, needed, header.to_bytes()))
 
 
 def header_with_room(
