@@ -22,6 +22,8 @@ RUNS = [
     ("hot-add", "6.12", "ch", "kernel", "pass"),
     ("hot-add", "6.1", "c", "in-place", "pass"),
     ("own-load", "6.12", "own", "in-place", "pass"),
+    ("no-room-for-every-cpu", "6.1", "s", "in-place", "pass"),
+    ("failed-reload", "6.1", "c", "in-place", "pass"),
     ("add-remove-add", "6.1", "c", "watch", "pass"),
     ("panic-on-added-cpu", "6.1", "s", "reload", "pass"),
     ("eight-dimms", "6.12", "s", "kernel", "pass"),
