@@ -200,6 +200,11 @@ def test_all_of_the_former_image_is_kept(loader: Loader) -> None:
     assert keep_former_image(loader.fake.sysroot) is None
 
 
+def test_a_kernel_that_does_not_say_whether_an_image_is_loaded(loader: Loader) -> None:
+    (loader.fake.root / "sys/kernel/kexec_crash_loaded").unlink()
+    assert put_back(None, loader.fake.sysroot) == "whether a crash image is loaded now cannot be told"
+
+
 def test_a_kernel_that_refuses_is_a_sentence() -> None:
     """Flags that no kernel knows are refused before anything is touched, with or without privilege."""
     with pytest.raises(KexecFileLoadError, match="kexec_file_load failed"):

@@ -67,7 +67,10 @@ def keep_whole_image(sysroot: Sysroot) -> FormerImage | None:
 def put_back(former: FormerImage | None, sysroot: Sysroot) -> str:
     """Load the former image again unless one is loaded; say what is loaded now, for people."""
     try:
-        if read_kexec_state(sysroot).image_loaded:
+        is_loaded = read_kexec_state(sysroot).image_loaded
+        if is_loaded is None:
+            return "whether a crash image is loaded now cannot be told"
+        if is_loaded:
             return "the former image is still loaded" if former is not None else "an image is loaded"
         if former is None:
             return "no crash image is loaded now"
