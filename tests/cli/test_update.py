@@ -227,6 +227,7 @@ def reload_that_unloads(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch, code: 
     monkeypatch.setattr(update_once, "Sysroot", lambda _directory=None: fake.sysroot)
     monkeypatch.setattr(update_once, "is_root", lambda: True)
     monkeypatch.setattr(update_once, "kdump_locks", lambda _seconds: nullcontext())
+    monkeypatch.setattr(update_once, "can_reload", lambda: True)
     monkeypatch.setattr(update_once, "reload_crash_image", unload_and_fail)
     monkeypatch.setattr(former_image, "load_crash_image", fake.kexec_load)
     return before

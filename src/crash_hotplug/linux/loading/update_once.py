@@ -91,9 +91,11 @@ def update_by_reload(reason: str, say: Callable[[str], None] = lambda _what: Non
     because = f": {reason}" if reason else ""
     if not is_root():
         return Report(LOOK, Outcome.CANNOT_TELL, reason or "only root can reload the crash image")
-    say("the loaded image is read and hashed, to be put back if the reload fails")
-    was_loaded, former = is_loaded(), keep_whole_image(Sysroot())
-    say("the crash image is reloaded")
+    was_loaded, former = is_loaded(), None
+    if can_reload():
+        say("the loaded image is read and hashed, to be put back if the reload fails")
+        former = keep_whole_image(Sysroot())
+        say("the crash image is reloaded")
     try:
         how = _reload()
         if is_loaded():
