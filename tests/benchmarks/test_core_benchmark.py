@@ -5,6 +5,7 @@ The assertions are about growth, side by side in one run, never about seconds.
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -50,12 +51,18 @@ def test_large_machine(benchmark: BenchmarkFixture, step: str) -> None:
     benchmark(steps(large_machine())[step])
 
 
+def cpu_seconds() -> float:
+    """Return the processor time of this process and of its children: the clock on a busy host shows the others' too."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
 def best_of(runs: int, step: Callable[[], object]) -> float:
     times = []
     for _ in range(runs):
-        started = time.perf_counter()
+        started = cpu_seconds()
         step()
-        times.append(time.perf_counter() - started)
+        times.append(cpu_seconds() - started)
     return min(times)
 
 
