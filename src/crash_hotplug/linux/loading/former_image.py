@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.image import KEXEC_SEGMENT_MAX
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage
 from crash_hotplug.core.update_plan import NewSegment, verify_digest
 from crash_hotplug.linux.crash_image import find_crash_image
 from crash_hotplug.linux.iomem import read_iomem
@@ -27,14 +27,46 @@ class FormerImage(NamedTuple):
     segments: tuple[NewSegment, ...]
     flags: int
 
+    def read_phys(self, phys: int, length: int) -> bytes:
+        """Return bytes of the image at a physical address.
+
+        :raise CannotTellError: no segment has all of them
+        """
+        for s in self.segments:
+            if s.phys <= phys and phys + length <= s.phys + s.memsz:
+                return s.data[phys - s.phys : phys - s.phys + length]
+        raise CannotTellError(f"no segment of the image has {length} bytes at {phys:#x}")
+
 
 def keep_former_image(sysroot: Sysroot) -> FormerImage | None:
     """Read the loaded image out of the reserved region; None where none is loaded or it cannot be read whole."""
+    kept = _keep(sysroot)
+    return None if kept is None else kept[1]
+
+
+def keep_whole_image(sysroot: Sysroot) -> FormerImage | None:
+    """Keep the loaded image as :func:`keep_former_image` does, if purgatory will find it whole; else None.
+
+    With no image a panic reboots the machine; with one whose digest does not fit it hangs in purgatory.
+    """
+    kept = _keep(sysroot)
+    if kept is None:
+        return None
+    image, former = kept
+    try:
+        verify_digest(image, read_machine(sysroot, only_for_header=True), former.read_phys)
+    except CrashHotplugError:
+        return None
+    return former
+
+
+def _keep(sysroot: Sysroot) -> tuple[CrashImage, FormerImage] | None:
     try:
         state = read_kexec_state(sysroot)
         if state.image_loaded is False:
             return None
-        kimage = find_crash_image(sysroot, read_iomem(sysroot).crashkernel).kimage
+        image = find_crash_image(sysroot, read_iomem(sysroot).crashkernel)
+        kimage = image.kimage
         if kimage is None or len(kimage.segments) > KEXEC_SEGMENT_MAX:
             return None
         with Kcore(sysroot) as kcore:
@@ -44,24 +76,7 @@ def keep_former_image(sysroot: Sysroot) -> FormerImage | None:
     except CrashHotplugError:
         return None
     flags = KEXEC_UPDATE_ELFCOREHDR if state.kernel_updates_image else 0
-    return FormerImage(kimage.entry_phys, segments, flags)
-
-
-def keep_whole_image(sysroot: Sysroot) -> FormerImage | None:
-    """Keep the loaded image as :func:`keep_former_image` does, if purgatory will find it whole; else None.
-
-    With no image a panic reboots the machine; with one whose digest does not fit it hangs in purgatory.
-    """
-    former = keep_former_image(sysroot)
-    if former is None:
-        return None
-    try:
-        machine = read_machine(sysroot, only_for_header=True)
-        with Kcore(sysroot) as kcore:
-            verify_digest(find_crash_image(sysroot, machine.crashkernel), machine, kcore.read_phys)
-    except CrashHotplugError:
-        return None
-    return former
+    return image, FormerImage(kimage.entry_phys, segments, flags)
 
 
 def put_back(former: FormerImage | None, sysroot: Sysroot) -> str:
