@@ -67,8 +67,8 @@ class Looker:
         """Why the image that is loaded must be loaded anew although its header is right."""
         self._header_at: tuple[int, int] | None = None
         """Physical address and size of the header that the last full look found."""
-        self._unmovable = b""
-        """Identity of the image whose header has no room for all possible CPUs and could not get it."""
+        self._updated = b""
+        """Identity of the image that our last update left: its header has all the room that it can get."""
 
     def why_blind(self) -> str | None:
         """Return why nothing at all can be told or done on this machine; None where something can."""
@@ -184,7 +184,7 @@ class Looker:
         try:
             report = update_in_place(self._live)
             if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED):
-                self._unmovable = self._loaded().identity  # it has all the room that it can get
+                self._updated = self._loaded().identity
             return report
         except CrashHotplugError as error:
             return Report(LOOK, Outcome.FAILED, str(error))
@@ -224,9 +224,10 @@ class Looker:
 
     def _is_expected(self, machine: Machine, image: CrashImage) -> bool:
         """Whether the header is the one that an update would write."""
-        may_leave_cpus_out = self._loaded().identity == self._unmovable
-        policy = InPlace(may_leave_cpus_out=may_leave_cpus_out)
-        return image.elfcorehdr.startswith(policy.header(machine, image, LOOK).to_bytes())
+        if _is_from(InPlace(may_leave_cpus_out=False), machine, image):
+            return True
+        is_updated = bool(self._updated) and self._updated == self._loaded().identity
+        return is_updated and _is_from(InPlace(), machine, image)
 
     def _state(self) -> bytes:
         """Return all that a header depends on and that can change: RAM and CPUs, as the kernel writes it."""
@@ -262,6 +263,10 @@ class Looker:
 def _is_final(look: Look) -> bool:
     """Whether what stood in the way of an update, if anything, will stand there the next time too."""
     return look.outcome not in (Outcome.LOCK_BUSY, Outcome.FAILED)
+
+
+def _is_from(policy: InPlace, machine: Machine, image: CrashImage) -> bool:
+    return image.elfcorehdr.startswith(policy.header(machine, image, LOOK).to_bytes())
 
 
 def _sentence(assessment: Assessment) -> str:
