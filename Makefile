@@ -9,7 +9,7 @@ PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
 
 # The main job: what a hot-plug does to a crash image, and what comes of it, on a machine in memory.
 run: python
-	@PYTHONPATH=src $(PYTHON) -m crash_hotplug simulate
+	@PYTHONPATH=src $(PYTHON) -m crash_hotplug_lab simulate
 
 test: test-main test-pythons
 
@@ -19,8 +19,8 @@ test-main: $(VENV)/ready
 	$(VENV)/bin/python -m pytest
 
 test-pythons: $(VENV)/ready
-	$(VENV)/bin/python tools/test_every_python.py tests/core tests/linux tests/cli tests/model \
-		tests/test_captures.py tests/test_fuzz.py --ignore tests/model/test_external_tools.py --ignore tests/model/test_explore.py
+	$(VENV)/bin/python tools/test_every_python.py tests/core tests/linux tests/cli tests/lab/model \
+		tests/test_captures.py tests/test_fuzz.py --ignore tests/lab/model/test_external_tools.py --ignore tests/lab/model/test_explore.py
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff format --check
@@ -63,18 +63,18 @@ rpm:
 # Real kernels under QEMU: the default scenario on 6.1 and 6.12; everything is fetched on the first run.
 lab: $(VENV)/ready
 	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
-	$(VENV)/bin/crash-hotplug lab run
+	$(VENV)/bin/crash-hotplug-lab run
 
 # Every scenario on every kernel, with each kernel's own loader; the default scenario with every loader.  Hours, emulated.
 lab-full: $(VENV)/ready
 	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
-	$(VENV)/bin/crash-hotplug lab run --all --kernel all -j 2 -o build/lab/every-scenario
-	$(VENV)/bin/crash-hotplug lab run --kernel all --loader all -j 2 -o build/lab/every-loader
+	$(VENV)/bin/crash-hotplug-lab run --all --kernel all -j 2 -o build/lab/every-scenario
+	$(VENV)/bin/crash-hotplug-lab run --kernel all --loader all -j 2 -o build/lab/every-loader
 
 # A full Debian 12 guest with kdump-tools, without this package and with it.  The first run builds its image: 10 minutes.
 lab-debian: $(VENV)/ready deb
 	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
-	$(VENV)/bin/crash-hotplug lab debian --deb dist/crash-hotplug_*_all.deb
+	$(VENV)/bin/crash-hotplug-lab guest --deb dist/crash-hotplug_*_all.deb
 
 clean:
 	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -2,7 +2,7 @@
 
 ``python3 tools/install.py --destdir DIR --prefix /usr --python-directory /usr/lib/python3/dist-packages``
 
-What a server runs is installed: not the lab, which needs more than the standard library.  Man pages and completions are
+What a server runs is installed: not the lab, which is a package of its own.  Man pages and completions are
 written by the installed tree itself, so they say what is in it.
 """
 
@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LEFT_OUT = ("lab", "lab.py", "lab_*.py", "__pycache__")
 
 LAUNCHER = """\
 #!/usr/bin/python3 -I
@@ -73,7 +72,7 @@ def _for_prefix(path: Path, prefix: str) -> bytes:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    ignore = shutil.ignore_patterns(*LEFT_OUT)
+    ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(source, target, ignore=ignore, copy_function=shutil.copyfile)
     for path in [target, *target.rglob("*")]:
         os.utime(path)  # now: packages are made reproducible by setting back what is newer than their changelog

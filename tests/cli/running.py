@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from crash_hotplug.cli.main import main
+from crash_hotplug.cli.main import CRASH_HOTPLUG, Program, main
+from crash_hotplug_lab.cli.main import CRASH_HOTPLUG_LAB
 
 
 class Ran(NamedTuple):
@@ -26,8 +27,13 @@ class Ran(NamedTuple):
         return report
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ran:
+def run(capsys: pytest.CaptureFixture[str], *arguments: object, program: Program = CRASH_HOTPLUG) -> Ran:
     """Run one command line."""
     capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
+    code = main([str(argument) for argument in arguments], program)
     return Ran(code, *capsys.readouterr())
+
+
+def run_lab(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ran:
+    """Run one command line of the lab."""
+    return run(capsys, *arguments, program=CRASH_HOTPLUG_LAB)

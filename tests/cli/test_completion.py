@@ -34,8 +34,6 @@ TYPED = {
     "a file": ("audit vmc\t", "[audit][vmcore-0]"),
     # zsh takes the slash away again when Enter follows.
     "a directory": ("status --sysroot sav\t", "[status][--sysroot][saved"),
-    "a command of a command": ("lab ru\t", "[lab][run]"),
-    "its own option": ("lab run --kt\t", "[lab][run][--ktap]"),
 }
 NOT_COMPLETED = {
     "an option of another command": ("status --strat\t", "[status][--strat]"),
@@ -109,8 +107,7 @@ def test_tab_on_a_terminal(shell: str, typed: str, scripts: Path, place: Path) -
         ("crash-hotplug status --sysroot vmc", []),
         ("crash-hotplug status --strat", []),
         ("crash-hotplug status upd", []),
-        ("crash-hotplug lab ru", ["run"]),
-        ("crash-hotplug lab run --loa", ["--loader"]),
+        ("crash-hotplug load --init", ["--initrd"]),
     ],
 )
 @needs_fish

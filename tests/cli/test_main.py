@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.cli.main import COMMANDS
+from crash_hotplug.cli.main import CRASH_HOTPLUG
 from tests.cli.running import run
 from tests.trees import tree
 
@@ -25,11 +25,11 @@ def crash_hotplug(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     ran = run(capsys, "--help")
     assert ran.code == 0
-    assert all(name in ran.out for name in COMMANDS)
+    assert all(name in ran.out for name in CRASH_HOTPLUG.commands)
     assert "5  cannot tell" in ran.out
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", CRASH_HOTPLUG.commands)
 def test_every_command_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
     ran = run(capsys, command, "--help")
     assert ran.code == 0

@@ -10,10 +10,10 @@ import pytest
 
 from crash_hotplug.cli import exit_codes, man_page
 from crash_hotplug.cli.command_tree import read_commands
-from crash_hotplug.cli.main import COMMANDS
+from crash_hotplug.cli.main import CRASH_HOTPLUG
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", CRASH_HOTPLUG.commands)
 def test_a_page_has_every_option_and_the_exit_status(command: str) -> None:
     page = man_page.pages()[f"crash-hotplug-{command}.8"]
     for part in (".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS", "\\-\\-json", ".SH EXAMPLES", ".SH EXIT STATUS"):
@@ -26,7 +26,7 @@ def test_a_page_has_every_option_and_the_exit_status(command: str) -> None:
 
 def test_the_main_page_names_every_command_and_exit_code() -> None:
     page = man_page.pages()["crash-hotplug.8"]
-    assert all(f".BR crash\\-hotplug\\-{command} (8)" in page for command in COMMANDS)
+    assert all(f".BR crash\\-hotplug\\-{command} (8)" in page for command in CRASH_HOTPLUG.commands)
     assert all(f".B {code}\n{meaning}" in page for code, meaning in exit_codes.MEANINGS.items())
     assert ".SH FILES" in page
     assert ".SH SEE ALSO" in page
@@ -38,7 +38,7 @@ def test_groff_has_no_complaint(tmp_path: Path) -> None:
     (tmp_path / "control").write_text(".TH CONTROL 8\n.SH NAME\ncontrol \\- a macro that there is not\n.XY\n")
     complaints = {path.name: groff(path) for path in tmp_path.iterdir()}
     assert "XY" in complaints.pop("control")
-    assert len(complaints) == len(COMMANDS) + 1
+    assert len(complaints) == len(CRASH_HOTPLUG.commands) + 1
     assert not any(complaints.values())
 
 

@@ -20,9 +20,10 @@ from crash_hotplug.core.handler import (
     handle_event,
     run,
 )
-from crash_hotplug.core.handler_policies import POLICIES, V6, InPlace, Merged, Reload, policy_named
+from crash_hotplug.core.handler_policies import InPlace
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.machine import Machine
+from crash_hotplug_lab.model.policies import POLICIES, V6, Merged, Reload, policy_named
 from tests import machines
 
 AT = 512 << 20

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from crash_hotplug.cli.main import build_parser
+from crash_hotplug.cli.main import CRASH_HOTPLUG, build_parser
 
 
 class Value(enum.Enum):
@@ -72,7 +72,7 @@ class Command:
 
 def read_commands() -> Command:
     """Read the whole command line as it is now."""
-    return _command((), "", build_parser())
+    return _command((), "", build_parser(CRASH_HOTPLUG))
 
 
 def _command(path: tuple[str, ...], summary: str, parser: argparse.ArgumentParser) -> Command:

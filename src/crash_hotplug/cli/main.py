@@ -6,51 +6,60 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from crash_hotplug import __version__
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.output import print_json
 from crash_hotplug.core.errors import CrashHotplugError
 
-_ALL_COMMANDS = {
-    "status": "is the loaded crash image accurate now? what would a panic lose?",
-    "update": "bring the loaded image up to date, in place",
-    "watch": "keep the loaded image right while CPUs and memory come and go, as a service",
-    "load": "load a crash image that has room for hot-plug, or unload it",
-    "doctor": "what will happen at the next hot-plug, and why?",
-    "bench": "what an update in place costs on this machine, beside a full reload",
-    "header": "write the elfcorehdr that this machine should have",
-    "snapshot": "save what the other commands read, for a support case",
-    "audit": "what is in a vmcore, and what is missing?",
-    "simulate": "run the whole system as a model: hot-plug, panic, dump; needs no root",
-    "lab": "try all of it on real kernels under QEMU: hot-plug, panic, compare",
-}
-_HERE = os.path.dirname(os.path.abspath(__file__))
-# A distribution's package leaves the lab out: it needs more than the standard library, and no server runs it.
-COMMANDS = {name: words for name, words in _ALL_COMMANDS.items() if os.path.exists(f"{_HERE}/{name}.py")}
-"""Every command and what it is for; each is a module of this package, imported only when it is used."""
 
-_DESCRIPTION = """\
-Keeps the crash image that kdump loaded accurate while CPUs and memory come and go: what came after it was
-loaded is missing from a dump, memory that left is read anyway.
-"""
+class Program(NamedTuple):
+    """A program with commands, each of which is a module that is imported only when it is used."""
+
+    name: str
+    description: str
+    package: str
+    """The Python package that has the commands' modules."""
+    commands: Mapping[str, str]
+    """Every command and what it is for."""
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+CRASH_HOTPLUG = Program(
+    "crash-hotplug",
+    """\
+Keeps the crash image that kdump loaded accurate while CPUs and memory come and go.  Without it a dump lacks
+the CPUs and memory that were added after the image was loaded, and removed memory is still read.
+""",
+    "crash_hotplug.cli",
+    {
+        "status": "is the loaded crash image accurate now? what would a panic lose?",
+        "update": "bring the loaded image up to date, in place",
+        "watch": "keep the loaded image accurate while CPUs and memory come and go, as a service",
+        "load": "load a crash image that has room for hot-plug, or unload it",
+        "doctor": "what will happen at the next hot-plug, and why?",
+        "header": "write the elfcorehdr that this machine should have",
+        "snapshot": "save what the other commands read, for a support case",
+        "audit": "what is in a vmcore, and what is missing?",
+    },
+)
+
+
+def build_parser(program: Program, command: str | None = None) -> argparse.ArgumentParser:
     """Build the parser; only *command*'s own arguments are there (all commands' with None)."""
     parser = argparse.ArgumentParser(
-        prog="crash-hotplug",
-        description=_DESCRIPTION,
+        prog=program.name,
+        description=program.description,
         epilog=exit_codes.HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     # With prog given, argparse need not format a usage line, for which it imports shutil and what that drags in.
     commands = parser.add_subparsers(prog=parser.prog, dest="command", metavar="COMMAND", required=True)
-    for name, summary in COMMANDS.items():
+    for name, summary in program.commands.items():
         if command in (name, None):
-            module = importlib.import_module(f"crash_hotplug.cli.{name}")
+            module = importlib.import_module(f"{program.package}.{name}")
             subparser = commands.add_parser(
                 name,
                 help=summary,
@@ -65,14 +74,14 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], program: Program = CRASH_HOTPLUG) -> int:
     """Run one command.
 
     :param arguments: the command line without the program's name
     :return: the exit code
     """
     command = next((argument for argument in arguments if not argument.startswith("-")), "")
-    parser = build_parser(command)
+    parser = build_parser(program, command)
     try:
         parsed = parser.parse_args(arguments)
     except SystemExit as stop:  # argparse exits by itself, 0 after --help, 2 on wrong usage
@@ -82,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except CrashHotplugError as error:
-        return _say_error(error, parsed)
+        return _say_error(error, program, parsed)
     except BrokenPipeError:
         # Whoever read our output went away: nobody is left to tell, and Python must not try at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -91,12 +100,12 @@ def main(arguments: Sequence[str]) -> int:
         return 130
 
 
-def _say_error(error: CrashHotplugError, parsed: argparse.Namespace) -> int:
+def _say_error(error: CrashHotplugError, program: Program, parsed: argparse.Namespace) -> int:
     code = exit_codes.of_error(error)
     if getattr(parsed, "json", False):
         verdict = "cannot tell" if code == exit_codes.CANNOT_TELL else "failed"
         print_json({"command": parsed.command, "verdict": verdict, "reason": str(error)})
     else:
         prefix = "cannot tell: " if code == exit_codes.CANNOT_TELL else ""
-        print(f"crash-hotplug {parsed.command}: {prefix}{error}", file=sys.stderr)
+        print(f"{program.name} {parsed.command}: {prefix}{error}", file=sys.stderr)
     return code

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.lab.distro import distro_image
-from crash_hotplug.lab.distro.distro_image import DebianImage
+from crash_hotplug_lab.distro import distro_image
+from crash_hotplug_lab.distro.distro_image import DebianImage
 
 
 def test_an_image_from_another_recipe_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

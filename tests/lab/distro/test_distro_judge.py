@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.lab.distro import distro_judge, sides
-from crash_hotplug.lab.results import Moment, Result
+from crash_hotplug_lab.distro import distro_judge, sides
+from crash_hotplug_lab.qemu.results import Moment, Result
 
 JOURNAL = """\
 [   99.000000] guest kdump-config[1]: loaded kdump kernel

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.lab.debian import Package
-from crash_hotplug.lab.distro.distro_root import RootTar
+from crash_hotplug_lab.distro.distro_root import RootTar
+from crash_hotplug_lab.qemu.debian import Package
 
 pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
 

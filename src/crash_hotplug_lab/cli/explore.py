@@ -1,0 +1,116 @@
+"""``crash-hotplug-lab explore``: a panic at every step of every interleaving of a scenario."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from crash_hotplug.cli import exit_codes
+from crash_hotplug.cli.arguments import add_json
+from crash_hotplug.cli.output import print_json
+from crash_hotplug.core.sizes import count
+from crash_hotplug_lab.cli.simulate import chosen_scenario
+from crash_hotplug_lab.model import scenario_file
+from crash_hotplug_lab.model.explore import STATE_LIMIT, Exploration, explore
+from crash_hotplug_lab.model.panic import Outcome
+from crash_hotplug_lab.model.policies import POLICIES
+
+DESCRIPTION = """\
+Searches every interleaving of what happens in a scenario (hot-plug, udev, the update, other loaders), panics
+the model in each state, and audits the dump.  Without a scenario it searches all bundled ones.
+
+Exits with 1 where the update in place left a dump that must never happen.
+"""
+EXAMPLES = """\
+examples:
+  crash-hotplug-lab explore                                 all bundled scenarios
+  crash-hotplug-lab explore dimm-removed                    one, with the shortest way to each bad dump
+  crash-hotplug-lab explore hot-add --policy in-place --json
+"""
+_SHOWN_STEPS = 12
+ALL_STATE_LIMIT = 6000
+"""States a policy where all bundled scenarios are searched, so that it ends within minutes."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("scenario", nargs="?", metavar="SCENARIO", help="a bundled scenario's name, or FILE.toml")
+    parser.add_argument(
+        "--states",
+        metavar="N",
+        type=_positive,
+        help=f"search N states a policy, the nearest first (default {STATE_LIMIT}; of all bundled ones "
+        f"{ALL_STATE_LIMIT})",
+    )
+    parser.add_argument("--policy", action="append", choices=list(POLICIES), help="only this policy (may be repeated)")
+    add_json(parser)
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of states from 1 on")
+    return number
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search the states and show a table a scenario.
+
+    :return: 1 where this program's own policy ends in a dump that must never happen
+    """
+    names = [arguments.scenario] if arguments.scenario is not None else scenario_file.bundled_names()
+    limit = arguments.states or (STATE_LIMIT if arguments.scenario is not None else ALL_STATE_LIMIT)
+    report = []
+    total = broken = 0
+    for name in names:
+        scenario = chosen_scenario(name, arguments.policy)
+        if not arguments.json:
+            print(f"{name}: {scenario.title}")
+        explored = []
+        for policy in scenario.policies:
+            found = explore(scenario, policy, limit)
+            explored.append(found)
+            total += found.states
+            broken += found.outcomes[Outcome.BROKEN] + found.outcomes[Outcome.REFUSED] if policy == "in-place" else 0
+        if arguments.json:
+            report.append({"scenario": name, "policies": [_exploration_json(found) for found in explored]})
+        else:
+            _show_explorations(explored, arguments.scenario is not None)
+    if arguments.json:
+        print_json({"command": "explore", "states": total, "explored": report})
+    else:
+        print(f"{count(total, 'state')} in {count(len(names), 'scenario')}: the machine panicked in each of them")
+    return exit_codes.FAILED if broken else exit_codes.DONE
+
+
+def _show_explorations(explored: list[Exploration], with_traces: bool) -> None:
+    print(f"  {'policy':<18}{'states':>8}" + "".join(f"{outcome.value:>19}" for outcome in Outcome))
+    for found in explored:
+        cells = "".join(f"{found.outcomes[outcome]:>19}" for outcome in Outcome)
+        states = f"{found.states}{'' if found.complete else '+'}"
+        print(f"  {found.policy:<18}{states:>8}{cells}")
+    if not all(found.complete for found in explored):
+        print("  + there are more states; those that the fewest steps lead to were searched (--states N)")
+    for found in explored if with_traces else ():
+        for outcome, trace in found.traces.items():
+            print(f"\n  {found.policy}, {outcome.value}: {found.reasons[outcome]}; shortest way:")
+            shown = (
+                trace
+                if len(trace) <= _SHOWN_STEPS
+                else [f"... {len(trace) - _SHOWN_STEPS} steps", *trace[-_SHOWN_STEPS:]]
+            )
+            for step in shown:
+                print(f"    {step}")
+    print()
+
+
+def _exploration_json(found: Exploration) -> dict[str, Any]:
+    return {
+        "policy": found.policy,
+        "states": found.states,
+        "complete": found.complete,
+        "outcomes": {outcome.value: found.outcomes[outcome] for outcome in Outcome},
+        "at_rest": {outcome.value: number for outcome, number in found.at_rest.items()},
+        "traces": {outcome.value: trace for outcome, trace in found.traces.items()},
+        "reasons": {outcome.value: reason for outcome, reason in found.reasons.items()},
+    }

@@ -1,0 +1,50 @@
+"""The options that name kernels, and the kernels that they name."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crash_hotplug.core.errors import InputError
+
+if TYPE_CHECKING:  # qemu/ needs the lab's extras, and --help does not
+    from crash_hotplug_lab.qemu.kernels import Kernel
+
+
+def add_kernel(parser: argparse.ArgumentParser) -> None:
+    """Add ``--kernel``, ``--modules`` and ``--userland``."""
+    parser.add_argument(
+        "--kernel", action="append", default=[], metavar="K", help="key (`crash-hotplug-lab list`), all, or a vmlinuz"
+    )
+    parser.add_argument("--modules", metavar="DIR", help="the modules of a kernel given as a file")
+    parser.add_argument("--userland", default="trixie", metavar="RELEASE", help="userland of such a kernel (trixie)")
+
+
+def kernel_keys(given: list[str]) -> list[str]:
+    """Return the keys of the kernels that were asked for; ``all`` stands for every one that is known."""
+    from crash_hotplug_lab.qemu import kernels  # noqa: PLC0415
+
+    return list(kernels.KNOWN) if "all" in given else given
+
+
+def chosen_kernels(arguments: argparse.Namespace, default: list[str]) -> list[Kernel]:
+    """Fetch and return the kernels that a command is to use.
+
+    :raise InputError: a kernel is not known, or a file without its modules
+    """
+    from crash_hotplug_lab.cli.progress import say  # noqa: PLC0415
+    from crash_hotplug_lab.qemu import kernels, session  # noqa: PLC0415
+
+    chosen = kernel_keys(arguments.kernel) or ([] if arguments.modules else default)
+    files = [name for name in chosen if "/" in name or Path(name).is_file()]
+    if arguments.modules and len(files) != 1:
+        raise InputError("--modules goes with one --kernel that is a file")
+    if files and not arguments.modules:
+        raise InputError(f"{files[0]} is a file; its modules have to be named as well (--modules DIR)")
+    found: list[Kernel] = session.prepare([name for name in chosen if name not in files], say)
+    if files:
+        session.prepare_userland(arguments.userland, say)
+        found.append(kernels.own(Path(files[0]), Path(arguments.modules), arguments.userland))
+        session.prepare([], say)
+    return found

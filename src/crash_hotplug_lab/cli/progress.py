@@ -1,0 +1,78 @@
+"""What ``lab run`` shows while it works: a line for each run that ended, and one that moves for each that goes on."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Callable
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from crash_hotplug_lab.qemu.plan import Run
+from crash_hotplug_lab.qemu.results import Result
+
+_COLOURS = {
+    "pass": "green",
+    "fault": "yellow",
+    "fail": "bold red",
+    "broken": "bold red",
+    "skip": "dim",
+    "recorded": "cyan",
+}
+
+
+def say(what: str) -> None:
+    """Say what takes time now."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"{what} ...", markup=False)
+
+
+class Terminal:
+    """Shows runs; results go to standard output unless something else is to be printed there."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        """Prepare for ``total`` runs."""
+        self._out = Console(stderr=quiet, highlight=False, soft_wrap=True)
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TextColumn("{task.fields[what]}"),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(*columns, console=self._out, transient=True, disable=not self._out.is_terminal)
+        self._total, self._done = total, 0
+        self._tasks: dict[str, Callable[[], None]] = {}
+
+    def __enter__(self) -> Terminal:
+        """Begin to show."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop, and leave the terminal as it was."""
+        self._progress.stop()
+
+    def began(self, run: Run) -> Callable[[str], None]:
+        """Show a run as going on."""
+        task = self._progress.add_task(
+            f"{run.scenario.name} {run.kernel.key} {run.loader} {run.update}", total=None, what=""
+        )
+        self._tasks[run.name] = lambda: self._progress.remove_task(task)
+
+        def tell(what: str) -> None:
+            self._progress.update(task, what=what)
+
+        return tell
+
+    def ended(self, result: Result) -> None:
+        """Show how a run ended."""
+        self._done += 1
+        self._tasks.pop(result.name, lambda: None)()
+        colour = _COLOURS[result.outcome]
+        which = f"{result.scenario:22} {result.kernel:5} {result.loader:3} {result.update:8}"
+        self._out.print(
+            f"{self._done:3}/{self._total} [{colour}]{result.outcome.upper():7}[/] {which}{result.seconds:5.0f} s  ",
+            end="",
+        )
+        self._out.print(result.reason, markup=False)

@@ -1,0 +1,90 @@
+"""``crash-hotplug-lab run``: scenarios on real kernels under QEMU, compared with what was there."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from crash_hotplug.cli import exit_codes
+from crash_hotplug.cli.arguments import add_json
+from crash_hotplug.core.errors import InputError
+from crash_hotplug_lab.cli.kernel_options import add_kernel, chosen_kernels
+from crash_hotplug_lab.cli.main import missing_extra
+
+DESCRIPTION = """\
+Runs each scenario on each kernel with each loader and each way of updating the image that the scenario has
+expectations for: boots the kernel, loads a crash image, adds and removes CPUs and memory, panics, and
+compares the vmcore with what was there.  Results, serial logs, snapshots and report.html go to one
+directory.
+
+Exits with 1 when a run was not as its scenario expects.  A known fault of the kernel that came as expected
+is shown as FAULT and is no failure.
+"""
+EXAMPLES = """\
+examples:
+  crash-hotplug-lab run                                    the default scenario on 6.1 and 6.12
+  crash-hotplug-lab run remove-dimm --kernel 7.2           one scenario, one kernel
+  crash-hotplug-lab run --all --loader all -j 2            everything, on the default kernels
+  crash-hotplug-lab run --kernel bzImage --modules lib/modules/6.17.0-mine
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="bundled name or FILE.toml")
+    parser.add_argument("--all", action="store_true", help="every bundled scenario")
+    add_kernel(parser)
+    parser.add_argument("--loader", action="append", default=[], metavar="c|s|ch|all", help="how to load the image")
+    parser.add_argument(
+        "--update", action="append", default=[], metavar="U", help="nothing, kernel, reload, in-place or watch"
+    )
+    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="guests at a time (default 1)")
+    parser.add_argument("-o", "--output", metavar="DIR", help="where results go (default: a new one in the cache)")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="every run N times (random moments)")
+    parser.add_argument(
+        "--count-instructions",
+        action="store_true",
+        help="let the guest's clock count instructions, a nanosecond each: what it measures is the same every time "
+        "(no KVM, slow; on 6.12 and newer no CPU can be plugged)",
+    )
+    parser.add_argument("--keep", action="store_true", help="keep each vmcore")
+    parser.add_argument("--ktap", action="store_true", help="print the results as KTAP")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run scenarios; exit code 1 where one was not as expected."""
+    try:
+        return _run(arguments)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from None
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Imported here, as in every command of the lab that needs its extras: --help works without them.
+    from crash_hotplug_lab.cli.progress import Terminal  # noqa: PLC0415
+    from crash_hotplug_lab.qemu import ktap, plan, report, results, scenario, session  # noqa: PLC0415
+
+    names = scenario.bundled() if arguments.all else arguments.scenarios or plan.DEFAULT_SCENARIOS
+    scenarios = [scenario.load(name) for name in names]
+    if arguments.count_instructions:
+        scenarios = [chosen.counted() for chosen in scenarios]
+    if arguments.jobs < 1:
+        raise InputError("at least one guest has to run at a time (-j)")
+    kernels = chosen_kernels(arguments, list(plan.DEFAULT_KERNELS))
+    runs = plan.plan(scenarios, kernels, arguments.loader, arguments.update, arguments.repeat)
+    directory = Path(arguments.output) if arguments.output else session.new_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    quiet = arguments.json or arguments.ktap
+    with Terminal(len(runs), quiet) as terminal:
+        done = asyncio.run(session.run_all(runs, directory, terminal, arguments.jobs, arguments.keep))
+    failed = session.exit_failed(done)
+    page = report.write(done, directory, session.facts())
+    if arguments.ktap:
+        print("\n".join(ktap.lines(done)))
+    elif arguments.json:
+        print((directory / results.FILE).read_text(), end="")
+    else:
+        print(f"\n{page}")
+    return exit_codes.FAILED if failed else exit_codes.DONE

@@ -1,0 +1,1 @@
+"""Programs behind single figures of the documents: kills at every system call, costs, a storm of events."""

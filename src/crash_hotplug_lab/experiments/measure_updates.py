@@ -1,0 +1,141 @@
+"""In the guest: many updates in place in a row; that nothing leaks, and whose fault the slow ones are.
+
+A process on another CPU looks at the clock without a pause meanwhile.  Where it stood still during a slow kexec_load,
+the emulator (or its host) stood still; where it did not, the kernel was slow by itself.
+
+Prints one line a finding; exit code 1 where something is not as it must be.  Times are for comparison with each other
+only: under emulation they say nothing of a real machine.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import sys
+import time
+
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.loading.update_once import update_in_place
+from crash_hotplug_lab.bench.bench_updates import rewrite_header
+
+_SLOW = 5
+"""Times the median: an update this slow is looked into."""
+_GAP = 0.010
+"""Seconds between two looks at the clock that are taken for standing still."""
+_GAPS = "/tmp/gaps"
+
+
+def slab_kib() -> int:
+    """Return the kernel's memory that cannot be given back, in KiB."""
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("SUnreclaim:"))
+
+
+def steal_ticks() -> int:
+    """Return for how many ticks the hypervisor says that it ran something else."""
+    with open("/proc/stat") as file:
+        return int(file.readline().split()[8])
+
+
+def stalled_microseconds() -> dict[str, int]:
+    """Return how long something waited for each resource so far (/proc/pressure)."""
+    found = {}
+    for name in ("cpu", "memory", "io"):
+        try:
+            with open(f"/proc/pressure/{name}") as file:
+                found[name] = int(file.readline().rsplit("=", 1)[1])
+        except OSError:
+            continue
+    return found
+
+
+def milliseconds(seconds: list[float]) -> str:
+    """Return least, median and most."""
+    return (
+        f"min {min(seconds) * 1e3:.1f}, median {statistics.median(seconds) * 1e3:.1f}, max {max(seconds) * 1e3:.1f} ms"
+    )
+
+
+def watch_the_clock(cpu: int) -> int:
+    """Start a process that writes down when it stood still; return its id."""
+    child = os.fork()
+    if child:
+        return child
+    os.sched_setaffinity(0, {cpu})
+    clock, last = time.perf_counter, time.perf_counter()
+    with open(_GAPS, "w", buffering=1) as file:
+        while True:
+            now = clock()
+            if now - last > _GAP:
+                file.write(f"{last} {now}\n")
+            last = now
+
+
+def gaps() -> list[tuple[float, float]]:
+    """Return when the watching process stood still: (from, until) by perf_counter, which all processes share."""
+    with open(_GAPS) as file:
+        return [(float(line.split()[0]), float(line.split()[1])) for line in file if line.endswith("\n")]
+
+
+def explain(updates: list[tuple[float, float, float]], stood_still: list[tuple[float, float]]) -> list[str]:
+    """Say of each slow update for how long the watching process stood still meanwhile.
+
+    :param updates: when each began and ended, and the seconds of its kexec_load
+    """
+    median = statistics.median(seconds for _, _, seconds in updates)
+    lines = []
+    for began, ended, seconds in updates:
+        if seconds > _SLOW * median:
+            overlap = sum(max(0.0, min(ended, until) - max(began, since)) for since, until in stood_still)
+            lines.append(
+                f"slow: kexec_load {seconds * 1e3:.1f} ms in an update of {(ended - began) * 1e3:.1f} ms, "
+                f"in which the clock's watcher stood still for {overlap * 1e3:.1f} ms"
+            )
+    return lines
+
+
+def main(number: int, is_counted: bool) -> None:
+    """Measure, print, and verify the whole image at the end.
+
+    :param is_counted: whether the clock counts instructions; then it cannot stand still, and watching it would count
+    """
+    machine = LiveMachine()
+    print(f"take-over: {update_in_place(machine).outcome.value}")
+    os.sched_setaffinity(0, {0})
+    watcher = None if is_counted else watch_the_clock(1)
+    rewrite_header(machine)
+    slab, resident, control_pages = slab_kib(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, set()
+    steal, stalled = steal_ticks(), stalled_microseconds()
+    updates, cpu = [], []
+    for _ in range(number):
+        began, began_cpu = time.perf_counter(), time.process_time()
+        rewrite_header(machine)
+        ended = time.perf_counter()
+        cpu.append(time.process_time() - began_cpu)
+        updates.append((began, ended, machine.kexec_seconds))
+        image = machine.loaded_image()
+        if image is not None and image.kimage is not None:
+            control_pages.add(image.kimage.control_page_phys)
+    if watcher is not None:
+        os.kill(watcher, 9)
+        os.waitpid(watcher, 0)
+    print(f"{number} updates in place, the kexec_load: {milliseconds([seconds for _, _, seconds in updates])}")
+    whole = milliseconds([ended - began for began, ended, _ in updates])
+    print(f"{number} updates in place, all of it: {whole}; CPU time: {milliseconds(cpu)}")
+    stood_still = gaps() if watcher is not None else []
+    print(f"the clock's watcher stood still {len(stood_still)} times for more than {_GAP * 1e3:.0f} ms, "
+          f"longest {max((until - since for since, until in stood_still), default=0.0) * 1e3:.1f} ms")  # fmt: skip
+    print("\n".join(explain(updates, stood_still)) or f"no kexec_load took {_SLOW} times the median")
+    waited = {name: f"{(now - stalled[name]) / 1e3:.0f} ms" for name, now in stalled_microseconds().items()}
+    print(f"steal: {steal_ticks() - steal} ticks; stalled: {waited}")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
+    print(f"grown by: {slab_kib() - slab} KiB of slab, {grown} KiB of this process; {len(control_pages)} control_page")
+    report = update_in_place(LiveMachine(verify_full=True))
+    print(f"the whole image verified: {report.outcome.value}, {report.sentence}")
+    if report.outcome.value != "unchanged" or len(control_pages) != 1:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), "counted" in sys.argv[2:])

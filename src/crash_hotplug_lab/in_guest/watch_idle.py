@@ -1,0 +1,77 @@
+"""In the guest: what the watch service costs: its start, one look, and doing nothing for a while.
+
+Prints one line a finding; exit code 1 where something is not as it must be.  Times are for comparison only.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.service.watch_look import Looker
+from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug_lab.in_guest.watched import Watched
+
+_SETTLED = 70
+"""Seconds after which looks are a heartbeat apart: 1, 2, 4, 8, 16, 32 s come first."""
+_LIMIT_KIB = 22 << 10
+
+
+def cost(action: Callable[[], object], number: int) -> str:
+    """Return median wall and CPU time of an action."""
+    walls, cpus = [], []
+    for _ in range(number):
+        wall, cpu = time.perf_counter(), time.process_time()
+        action()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return f"median {1e3 * statistics.median(walls):.2f} ms, {1e3 * statistics.median(cpus):.2f} ms of CPU"
+
+
+def looks() -> None:
+    """Measure a look that finds nothing changed, and one that reads and judges everything."""
+    sysroot = Sysroot()
+    looker = Looker(LiveMachine(sysroot), sysroot)
+    looker.look(is_quiet=True)
+    print(f"a look that finds nothing changed: {cost(lambda: looker.look(is_quiet=True), 200)}")
+
+    def full() -> None:
+        looker.forget()
+        looker.look(is_quiet=True)
+
+    print(f"a look that reads everything: {cost(full, 50)}")
+
+
+def main(seconds: int) -> None:
+    """Measure; idle for so many seconds."""
+    first = Watched()
+    print(f"start to first verdict, image taken over: {first.wait_accurate():.2f} s")
+    print(f"clean stop: {first.kill():.2f} s")
+    service = Watched()
+    print(f"start to first verdict, nothing to do: {service.wait_accurate():.2f} s")
+    time.sleep(_SETTLED)
+    switches, looked, cpu = (
+        int(service.status("voluntary_ctxt_switches")),
+        service.metric("looks_total"),
+        service.cpu_seconds(),
+    )
+    time.sleep(seconds)
+    wakes = int(service.status("voluntary_ctxt_switches")) - switches
+    looked = service.metric("looks_total") - looked
+    print(
+        f"idle for {seconds} s: {looked:.0f} looks, {wakes} voluntary context switches, "
+        f"{service.cpu_seconds() - cpu:.2f} s of CPU"
+    )
+    resident, peak = (int(service.status(key).split()[0]) for key in ("VmRSS", "VmHWM"))
+    print(f"resident {resident / 1024:.1f} MiB, most {peak / 1024:.1f} MiB, {service.descriptors()} descriptors")
+    print(f"clean stop: {service.kill():.2f} s")
+    looks()
+    if resident > _LIMIT_KIB or looked > seconds / 60 + 1 or wakes > 4 * looked:
+        sys.exit("more than it may be")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,146 @@
+"""``kexec_load`` and ``kexec_file_load`` for crash images, step by step, with the kernel's checks and error numbers.
+
+What counts for a panic is the order (kernel/kexec.c, kernel/kexec_file.c): the lock, then the old image is freed
+*before* the new segments are checked and copied over it, and only at the end ``kexec_crash_image`` is set again.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from crash_hotplug.core.handler import Step, Steps
+from crash_hotplug.core.image import Kimage, Segment
+from crash_hotplug_lab.model.errors import ModelError
+from crash_hotplug_lab.model.kimage import (
+    KexecSegment,
+    ModelKimage,
+    alloc_control_pages,
+    check_segment_count,
+    check_segments,
+)
+from crash_hotplug_lab.model.loader import CaptureKernel, LoadPlan, plan_of_kernel
+from crash_hotplug_lab.model.machine import ModelMachine
+from crash_hotplug_lab.model.profile import CrashHotplug, MachineProfile
+
+KEXEC_ON_CRASH = 0x1
+KEXEC_PRESERVE_CONTEXT = 0x2
+KEXEC_UPDATE_ELFCOREHDR = 0x4
+KEXEC_CRASH_HOTPLUG_SUPPORT = 0x8
+KEXEC_ARCH_MASK = 0xFFFF0000
+KEXEC_ARCH_X86_64 = 62 << 16
+
+
+def kexec_load(machine: ModelMachine, entry_phys: int, segments: Sequence[KexecSegment], flags: int) -> Steps[None]:
+    """Load a crash image, or unload it with no segments.  Only what the segments list is written.
+
+    :raise ModelError: EINVAL, EBUSY, EADDRNOTAVAIL, ENOMEM.  From the moment the segments are checked on, the old
+        image is gone even where the new one is refused.
+    """
+    _check_flags(machine.profile, flags)
+    check_segment_count(len(segments))
+    yield Step("kexec_load: segment list copied")
+    if machine.kexec_locked:
+        raise ModelError(errno.EBUSY, "another kexec call or a panic holds the kexec lock")
+    machine.kexec_locked = True
+    try:
+        yield Step("kexec_load: lock taken")
+        machine.crash_image = None  # before the new one is even looked at: do_kexec_load()
+        yield Step("kexec_load: old image freed")
+        if segments:
+            supported = bool(flags & (KEXEC_UPDATE_ELFCOREHDR | KEXEC_CRASH_HOTPLUG_SUPPORT))
+            yield from _install(machine, "kexec_load", entry_phys, segments, False, supported)
+    finally:
+        machine.kexec_locked = False
+    yield Step("kexec_load: lock dropped")
+
+
+def kexec_file_load(machine: ModelMachine, files: CaptureKernel | None) -> Steps[None]:
+    """Load a crash image from files, or unload it with none; the kernel builds every segment.
+
+    :raise ModelError: EBUSY, EADDRNOTAVAIL, ENOMEM
+    :raise CannotTellError: the reserved region is too small
+    """
+    if machine.kexec_locked:
+        raise ModelError(errno.EBUSY, "another kexec call or a panic holds the kexec lock")
+    machine.kexec_locked = True
+    try:
+        yield Step("kexec_file_load: lock taken")
+        machine.crash_image = None
+        yield Step("kexec_file_load: old image freed")
+        if files is not None:
+            plan = plan_of_kernel(machine.profile, machine.kernel_view(), files)
+            machine.whole_headers.add(plan.header.to_bytes())
+            yield Step("kexec_file_load: segments built", plan)
+            supported = machine.profile.crash_hotplug is not CrashHotplug.NONE
+            yield from _install(machine, "kexec_file_load", plan.entry_phys, plan.segments, True, supported)
+    finally:
+        machine.kexec_locked = False
+    yield Step("kexec_file_load: lock dropped")
+
+
+def _check_flags(profile: MachineProfile, flags: int) -> None:
+    known = KEXEC_ON_CRASH | KEXEC_PRESERVE_CONTEXT
+    if profile.version >= (6, 6):
+        known |= KEXEC_UPDATE_ELFCOREHDR
+    if profile.version >= (6, 10):
+        known |= KEXEC_CRASH_HOTPLUG_SUPPORT
+    if flags & ~KEXEC_ARCH_MASK & ~known:
+        raise ModelError(errno.EINVAL, f"{profile.kernel_release} does not know the flags {flags:#x}")
+    if flags & KEXEC_ARCH_MASK not in (0, KEXEC_ARCH_X86_64):
+        raise ModelError(errno.EINVAL, "the image is for another architecture")
+    if not flags & KEXEC_ON_CRASH:
+        raise ModelError(errno.EINVAL, "the model loads crash images only")
+
+
+def _install(
+    machine: ModelMachine,
+    call: str,
+    entry_phys: int,
+    segments: Sequence[KexecSegment],
+    file_mode: bool,
+    hotplug_support: bool,
+) -> Steps[None]:
+    listed = tuple(segment.segment for segment in segments)
+    reserved = machine.profile.reserved
+    check_segments(entry_phys, listed, reserved, machine.ram)
+    control = alloc_control_pages(listed, reserved, machine.ram)
+    machine.memory.write(control.start, b"\xcc" * control.size)
+    yield Step(f"{call}: segments checked, control pages allocated")
+    for number, segment in enumerate(segments):
+        yield from _copy_segment(machine, f"{call}: segment {number}", segment)
+    machine.images_loaded += 1
+    machine.crash_image = ModelKimage(
+        machine.images_loaded, Kimage(entry_phys, listed), control, file_mode, hotplug_support
+    )
+    yield Step(f"{call}: image installed")
+
+
+def _copy_segment(machine: ModelMachine, name: str, segment: KexecSegment) -> Steps[None]:
+    """Copy contents and zero the rest; the elfcorehdr in two halves, so that a panic may fall between them."""
+    if segment.buf.startswith(b"\x7fELF"):
+        machine.memory.write(segment.phys, segment.buf[: len(segment.buf) // 2])
+        yield Step(f"{name} half copied")
+    machine.memory.write(segment.phys, segment.buf)
+    machine.memory.zero(segment.phys + len(segment.buf), segment.memsz - len(segment.buf))
+    yield Step(f"{name} copied")
+
+
+def crash_flags(profile: MachineProfile, hotplug: bool) -> int:
+    """Return the flags of a crash image's kexec_load.
+
+    :param hotplug: whether the kernel may update the header (``--hotplug``; 6.6 and newer)
+    """
+    flags = KEXEC_ARCH_X86_64 | KEXEC_ON_CRASH
+    return flags | KEXEC_UPDATE_ELFCOREHDR if hotplug and profile.version >= (6, 6) else flags
+
+
+def listed_from_memory(machine: ModelMachine, segments: Sequence[Segment]) -> list[KexecSegment]:
+    """Return loaded segments with their contents, to be listed once more."""
+    return [KexecSegment(machine.memory.read(s.phys, s.memsz), s.phys, s.memsz) for s in segments]
+
+
+def load_plan(machine: ModelMachine, plan: LoadPlan, flags: int) -> Steps[None]:
+    """Call kexec_load with what a loader planned; errors as :func:`kexec_load`."""
+    machine.whole_headers.add(plan.header.to_bytes())
+    yield from kexec_load(machine, plan.entry_phys, plan.segments, flags)

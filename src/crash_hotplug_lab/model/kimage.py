@@ -1,0 +1,131 @@
+"""``struct kimage``: a loaded crash image, the kernel's checks of its segments, and its control pages.
+
+Checks and error numbers are those of ``sanity_check_segment_list()`` and ``kimage_alloc_crash_control_pages()`` in
+kernel/kexec_core.c; their order is kept, because the first that fails decides the number.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, PAGE, CrashImage, Kimage, Segment, cmdline_phys, is_boot_params
+from crash_hotplug.core.in_place import control_pages_bound, lowest_hole
+from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug_lab.model.errors import ModelError
+from crash_hotplug_lab.model.memory import PhysicalMemory
+
+_KIMAGE_VIRT = 0xFFFF_8880_0300_0000
+_COMMAND_LINE_MAX = 2048
+
+
+class KexecSegment(NamedTuple):
+    """One segment as a loader hands it over (``struct kexec_segment``)."""
+
+    buf: bytes
+    phys: int
+    """Physical address it goes to."""
+    memsz: int
+    """Bytes it takes there; what *buf* does not fill is zeros."""
+
+    @property
+    def segment(self) -> Segment:
+        """What stays known of it once it is loaded."""
+        return Segment(self.phys, self.memsz, len(self.buf))
+
+
+@dataclass(frozen=True)
+class ModelKimage:
+    """A crash image that the kernel holds."""
+
+    number: int
+    """Tells it from every other image of this machine."""
+    kimage: Kimage
+    control_pages: Range
+    file_mode: bool
+    """Whether kexec_file_load made it."""
+    hotplug_support: bool
+    """Whether the kernel may update its header (6.6 and newer)."""
+
+    @property
+    def virt(self) -> int:
+        """Virtual address of the struct."""
+        return _KIMAGE_VIRT + self.number * 0x400
+
+    def find_elfcorehdr(self, memory: PhysicalMemory) -> Segment | None:
+        """Return the segment that starts with the ELF magic, as the kernel's handler finds it; or None."""
+        return next((s for s in self.kimage.segments if memory.read(s.phys, 4) == b"\x7fELF"), None)
+
+    def read(self, memory: PhysicalMemory) -> CrashImage:
+        """Return the image as it is read out of the reserved region."""
+        segment = self.find_elfcorehdr(memory)
+        header = b"" if segment is None else _read_header(memory, segment)
+        phys = None if segment is None else segment.phys
+        boot_params_at = find_boot_params(self.kimage, memory)
+        if boot_params_at is None:
+            return CrashImage(header, phys, kimage=self.kimage)
+        boot_params = memory.read(boot_params_at, PAGE)
+        command_at = cmdline_phys(boot_params)
+        command = memory.read(command_at, _COMMAND_LINE_MAX).split(b"\0")[0].decode("ascii")
+        return CrashImage(header, phys, boot_params, boot_params_at, command, command_at, self.kimage)
+
+
+def _read_header(memory: PhysicalMemory, segment: Segment) -> bytes:
+    count = int.from_bytes(memory.read(segment.phys + 56, 2), "little")
+    size = ELF_HEADER_SIZE + count * PROGRAM_HEADER_SIZE
+    return memory.read(segment.phys, min(segment.memsz, -(-size // PAGE) * PAGE))
+
+
+def find_boot_params(kimage: Kimage, memory: PhysicalMemory) -> int | None:
+    """Return the physical address of the zero page, or None where no segment is one."""
+    for segment in kimage.segments:
+        if is_boot_params(memory.read(segment.phys, min(PAGE, segment.memsz))):
+            return segment.phys
+    return None
+
+
+def check_segments(entry_phys: int, segments: Sequence[Segment], reserved: Range, ram: RangeList) -> None:
+    """Check a crash image's segments as the kernel does.
+
+    :param ram: physical RAM; no image may take more than half of it
+    :raise ModelError: EADDRNOTAVAIL, EINVAL
+    """
+    if not reserved.start <= entry_phys < reserved.end:
+        raise ModelError(errno.EADDRNOTAVAIL, f"the entry point {entry_phys:#x} is outside the reserved region")
+    for segment in segments:
+        if segment.phys % PAGE or segment.memsz % PAGE:
+            raise ModelError(errno.EADDRNOTAVAIL, f"the segment at {segment.phys:#x} is not page aligned")
+    for i, segment in enumerate(segments):
+        if any(segment.range.overlaps(other.range) for other in segments[:i]):
+            raise ModelError(errno.EINVAL, f"the segment at {segment.phys:#x} overlaps another")
+    for segment in segments:
+        if segment.bufsz > segment.memsz:
+            raise ModelError(errno.EINVAL, f"the segment at {segment.phys:#x} has more contents than memory")
+    if any(segment.memsz > ram.size // 2 for segment in segments) or sum(s.memsz for s in segments) > ram.size // 2:
+        raise ModelError(errno.EINVAL, "the segments take more than half of the machine's memory")
+    for segment in segments:
+        if segment.phys < reserved.start or segment.range.end > reserved.end:
+            raise ModelError(errno.EADDRNOTAVAIL, f"the segment at {segment.phys:#x} is outside the reserved region")
+
+
+def check_segment_count(number: int) -> None:
+    """Check how many segments there are.
+
+    :raise ModelError: EINVAL, more than KEXEC_SEGMENT_MAX
+    """
+    if number > KEXEC_SEGMENT_MAX:
+        raise ModelError(errno.EINVAL, f"{number} segments are too many: the kernel takes {KEXEC_SEGMENT_MAX}")
+
+
+def alloc_control_pages(segments: Sequence[Segment], reserved: Range, ram: RangeList) -> Range:
+    """Take the pages for control code and page tables from the lowest hole between the segments listed.
+
+    :raise ModelError: ENOMEM, no hole is large enough
+    """
+    hole = lowest_hole(reserved, (segment.range for segment in segments), control_pages_bound(ram))
+    if hole is None:
+        raise ModelError(errno.ENOMEM, "there is no hole for control pages in the reserved region")
+    return hole

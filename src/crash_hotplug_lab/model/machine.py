@@ -1,0 +1,173 @@
+"""The model machine: the whole state of a running kernel as far as a crash dump depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from crash_hotplug.core.architecture import X86_64
+from crash_hotplug.core.handler import Event, Report, Step, Steps
+from crash_hotplug.core.image import CrashImage
+from crash_hotplug.core.machine import Cpu, Machine, MemoryBlocks, NoteRegion
+from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug_lab.model.cpu_state import CpuState
+from crash_hotplug_lab.model.kimage import ModelKimage
+from crash_hotplug_lab.model.memory import PhysicalMemory
+from crash_hotplug_lab.model.notifier import NotifierChain
+from crash_hotplug_lab.model.profile import CRASH_NOTES_SIZE, SYSTEM_RAM, MachineProfile
+
+
+@dataclass(frozen=True)
+class MemoryDevice:
+    """Hot-plugged memory: a DIMM, or the plugged blocks of a virtio-mem device."""
+
+    name: str
+    range: Range
+    """Physical range the device takes."""
+    plugged: RangeList
+    """Physical ranges of it that are RAM: all of a DIMM, some blocks of virtio-mem."""
+    resource: str = SYSTEM_RAM
+    """What /proc/iomem calls the RAM: driver-added kinds have the driver's name behind it."""
+
+
+@dataclass
+class ModelMachine:
+    """A running machine.  Everything that can change is a field here; what is fixed is in the profile."""
+
+    profile: MachineProfile
+    memory: PhysicalMemory
+    cpus: dict[int, CpuState]
+    devices: dict[str, MemoryDevice] = field(default_factory=dict)
+    blocks: dict[int, bool] = field(default_factory=dict)
+    """Memory blocks by number (physical address / block size): whether each is online."""
+    crash_image: ModelKimage | None = None
+    """``kexec_crash_image``."""
+    kexec_locked: bool = False
+    """``kexec_lock`` (``kexec_mutex`` before 6.1): also taken by a panic before it jumps."""
+    crash_hotplug_locked: bool = False
+    """``__crash_hotplug_lock`` of the merged handler: it waits for its turn here, before it tries the kexec lock."""
+    flock_taken: bool = False
+    """``/run/lock/kdump``, which the distributions' wrappers and this project's service hold."""
+    uevents: tuple[Event, ...] = ()
+    """Events that udev or the service has not looked at yet."""
+    images_loaded: int = 0
+    """Counts images, so that each ``struct kimage`` has an address of its own."""
+    memory_chain: NotifierChain[Event] = field(default_factory=NotifierChain)
+    """``memory_chain`` of drivers/base/memory.c."""
+    cpuhp_prepare: NotifierChain[Event] = field(default_factory=NotifierChain)
+    """Callbacks of CPUHP_BP_PREPARE_DYN: before a CPU starts, after it stopped."""
+    cpuhp_online: NotifierChain[Event] = field(default_factory=NotifierChain)
+    """Callbacks of CPUHP_AP_ONLINE_DYN: once a CPU runs, before it stops."""
+    reports: list[Report] = field(default_factory=list)
+    """What handlers did; no part of the state."""
+    whole_headers: set[bytes] = field(default_factory=set)
+    """Every elfcorehdr that somebody built whole: anything else in a dump is torn.  No part of the state."""
+
+    def copy(self) -> ModelMachine:
+        """Return an independent copy, to which nobody has subscribed yet; the pages of memory are shared."""
+        return replace(
+            self,
+            memory=self.memory.copy(),
+            cpus=dict(self.cpus),
+            devices=dict(self.devices),
+            blocks=dict(self.blocks),
+            reports=list(self.reports),
+            memory_chain=NotifierChain(),
+            cpuhp_prepare=NotifierChain(),
+            cpuhp_online=NotifierChain(),
+        )
+
+    def key(self) -> int:
+        """Return a number that is the same for two machines in the same state."""
+        return hash(
+            (
+                self.memory.key,
+                tuple(self.cpus.values()),
+                tuple(self.devices.values()),
+                tuple(sorted(self.blocks.items())),
+                self.crash_image,
+                (self.kexec_locked, self.crash_hotplug_locked, self.flock_taken),
+                self.uevents,
+            )
+        )
+
+    @property
+    def ram(self) -> RangeList:
+        """Physical ranges that are System RAM of any kind in /proc/iomem."""
+        return self.profile.boot_ram.union(r for device in self.devices.values() for r in device.plugged)
+
+    @property
+    def online_cpus(self) -> list[int]:
+        """Numbers of the running CPUs."""
+        return [cpu.number for cpu in self.cpus.values() if cpu.online]
+
+    def kernel_view(self) -> Machine:
+        """Return the machine as the kernel itself (or root, through /proc/kcore) sees it: all possible CPUs' notes."""
+        return self._view(lambda cpu: True)
+
+    def sysfs_view(self) -> Machine:
+        """Return the machine as /proc and /sys show it: notes of present CPUs only."""
+        return self._view(lambda cpu: cpu.present)
+
+    def _view(self, knows_notes: Callable[[CpuState], bool]) -> Machine:
+        profile = self.profile
+        cpus = tuple(
+            Cpu(
+                cpu.number,
+                cpu.present,
+                cpu.online,
+                NoteRegion(profile.crash_notes[cpu.number], CRASH_NOTES_SIZE) if knows_notes(cpu) else None,
+            )
+            for cpu in self.cpus.values()
+        )
+        online = sum(self.blocks.values())
+        return Machine(
+            architecture=X86_64,
+            kernel_release=profile.kernel_release,
+            cpus=cpus,
+            ram=self.ram,
+            crashkernel=RangeList(profile.crashkernel),
+            kernel_text=profile.kernel_text,
+            direct_map_offset=profile.direct_map_offset,
+            vmcoreinfo=profile.vmcoreinfo,
+            memory_blocks=MemoryBlocks(profile.block_size, online, len(self.blocks) - online),
+        )
+
+    def loaded_crash_image(self) -> CrashImage | None:
+        """Return the loaded image as it is read out of the reserved region, or None."""
+        return None if self.crash_image is None else self.crash_image.read(self.memory)
+
+    def take_lock(self, name: str) -> Steps[None]:
+        """Wait for one of the locks that are fields of the machine, and take it."""
+        while getattr(self, name):
+            yield Step(f"waits for {name}", waits=True)
+        setattr(self, name, True)
+        yield Step(f"{name} taken")
+
+    def update_mem_section(self) -> None:
+        """Write the kernel's table of memory sections, by which tools find the pages of a dump."""
+        for phys, data in self.profile.kernel_memory.section_table(self.ram):
+            self.memory.write(phys, data)
+
+    def send_uevent(self, event: Event) -> None:
+        """Queue an event for user space."""
+        self.uevents += (event,)
+
+
+def boot(profile: MachineProfile) -> ModelMachine:
+    """Return the machine as it is after booting: no crash image is loaded."""
+    machine = ModelMachine(
+        profile,
+        PhysicalMemory(profile.boot_ram),
+        {
+            number: CpuState(number, number < profile.boot_cpus, number < profile.boot_cpus)
+            for number in range(len(profile.crash_notes))
+        },
+    )
+    for ram in profile.boot_ram:
+        for block in range(ram.start // profile.block_size, -(-ram.end // profile.block_size)):
+            machine.blocks[block] = True
+    for phys, data in profile.kernel_memory.contents():
+        machine.memory.write(phys, data)
+    machine.update_mem_section()
+    return machine

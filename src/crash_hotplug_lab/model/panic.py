@@ -1,0 +1,134 @@
+"""A panic: from the CPU that panics to the capture kernel's first look at the elfcorehdr.
+
+The order is the kernel's (``__crash_kexec()`` in kernel/crash_core.c, ``native_machine_crash_shutdown()`` in
+arch/x86/kernel/crash.c): the kexec lock decides first, then whether there is an image; registers and vmcoreinfo are
+saved; purgatory's digest decides whether the capture kernel starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from crash_hotplug.core.compare import Comparison, Verdict
+from crash_hotplug.core.elf import ElfFormatError, Note, pack_notes
+from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.image import PAGE, cmdline_phys, elfcorehdr_argument, is_boot_params
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
+from crash_hotplug_lab.model.cpu_state import prstatus_note, register_values
+from crash_hotplug_lab.model.machine import ModelMachine
+from crash_hotplug_lab.model.memory import AbsentMemoryError, PhysicalMemory
+from crash_hotplug_lab.model.proc_vmcore import ProcVmcore
+from crash_hotplug_lab.model.purgatory import Purgatory, copy_backup_region, digest_fits, read_purgatory
+
+CRASH_TIME = 1795368865
+"""When every model machine panics, in seconds since 1970, so that dumps are the same each time."""
+
+
+class Outcome(str, Enum):
+    """What a panic left behind."""
+
+    ACCURATE = "accurate dump"
+    STALE = "stale dump"
+    NO_DUMP = "no dump"
+    REFUSED = "refused by digest"
+    BROKEN = "broken dump"
+    """A torn header, or a capture kernel that found none: must never happen."""
+
+
+@dataclass(frozen=True)
+class Panic:
+    """What came of one panic."""
+
+    outcome: Outcome
+    sentence: str
+    """The reason, for people."""
+    vmcore: ProcVmcore | None = None
+    """What the capture kernel shows as /proc/vmcore."""
+    comparison: Comparison | None = None
+    """The audit of it against the machine as it was."""
+
+
+def panic(machine: ModelMachine) -> Panic:
+    """Let a machine panic.  It is not used any more afterwards: work on a copy.
+
+    Which CPU panics makes no difference here: it saves its registers as the others do that it stops.
+    """
+    if machine.kexec_locked:
+        return Panic(Outcome.NO_DUMP, "the kexec lock was held: the panic could not start the capture kernel")
+    if machine.crash_image is None:
+        return Panic(Outcome.NO_DUMP, "no crash image was loaded")
+    truth = machine.kernel_view()
+    save_registers(machine)
+    save_vmcoreinfo(machine)
+    purgatory = read_purgatory(machine.memory, machine.crash_image.kimage.entry_phys)
+    if not digest_fits(machine.memory, purgatory):
+        return Panic(Outcome.REFUSED, "purgatory's digest did not fit: the capture kernel was not started")
+    copy_backup_region(machine.memory, purgatory)
+    return _capture(machine, purgatory, truth)
+
+
+def _capture(machine: ModelMachine, purgatory: Purgatory, truth: Machine) -> Panic:
+    """Let the capture kernel look for its elfcorehdr, and audit what it shows."""
+    try:
+        header, raw = find_elfcorehdr(machine.memory, purgatory.boot_params_phys)
+    except (ElfFormatError, AbsentMemoryError) as error:
+        return Panic(Outcome.BROKEN, f"the capture kernel found no elfcorehdr: {error}")
+    if raw not in machine.whole_headers:
+        return Panic(Outcome.BROKEN, "the elfcorehdr is torn: part old, part new")
+    vmcore = ProcVmcore(header, machine.memory)
+    comparison = audit(vmcore, truth, header, purgatory.backup is not None)
+    if comparison.verdict is Verdict.ACCURATE:
+        return Panic(Outcome.ACCURATE, "the dump describes the machine completely", vmcore, comparison)
+    sentence = "; ".join(finding.sentence for finding in comparison.findings[:3])
+    return Panic(Outcome.STALE, sentence, vmcore, comparison)
+
+
+def save_registers(machine: ModelMachine) -> None:
+    """Every CPU that runs writes its registers into its crash_notes (``crash_save_cpu()``)."""
+    profile = machine.profile
+    for cpu in machine.cpus.values():
+        if cpu.online:
+            notes_at = profile.crash_notes[cpu.number]
+            stack_virt = profile.direct_map_offset + notes_at - 0x400
+            registers = register_values(cpu, profile.kernel_text.virt, stack_virt)
+            machine.memory.write(notes_at, prstatus_note(1000 + cpu.number, registers))
+
+
+def save_vmcoreinfo(machine: ModelMachine) -> None:
+    """Write the vmcoreinfo note with the time of the crash (``crash_save_vmcoreinfo()``)."""
+    place = machine.profile.vmcoreinfo
+    text = machine.profile.kernel_memory.vmcoreinfo(CRASH_TIME)
+    machine.memory.write(place.phys, pack_notes([Note(b"VMCOREINFO", 0, text)])[: place.size])
+
+
+def find_elfcorehdr(memory: PhysicalMemory, boot_params_phys: int) -> tuple[ElfCoreHeader, bytes]:
+    """Follow ``elfcorehdr=`` on the command line that boot_params points to, as the capture kernel does.
+
+    :return: the header, and its bytes without padding
+    :raise ElfFormatError: something on the way is not what it should be
+    :raise AbsentMemoryError: an address has no memory behind it
+    """
+    page = memory.read(boot_params_phys, PAGE)
+    if not is_boot_params(page):
+        raise ElfFormatError(f"there is no boot_params at {boot_params_phys:#x}")
+    cmdline = memory.read(cmdline_phys(page), 2048).split(b"\0")[0].decode("ascii", "replace")
+    argument = elfcorehdr_argument(cmdline)
+    if argument is None:
+        raise ElfFormatError("the capture kernel's command line has no elfcorehdr=")
+    count = int.from_bytes(memory.read(argument[0] + 56, 2), "little")
+    data = memory.read(argument[0], 64 + 56 * count)
+    return parse_elfcorehdr(data), data
+
+
+def audit(vmcore: ProcVmcore, truth: Machine, header: ElfCoreHeader, backed_up: bool) -> Comparison:
+    """Audit what the capture kernel shows against the machine as it was at the panic.
+
+    :param backed_up: whether kexec-tools loaded the image
+    """
+    parsed: Vmcore = parse_vmcore(vmcore)
+    result = audit_vmcore(parsed)
+    dialect = Dialect.KEXEC_TOOLS if backed_up else Dialect.KERNEL
+    compare_vmcore(parsed, truth, header, dialect, result)
+    return result

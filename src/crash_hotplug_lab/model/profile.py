@@ -1,0 +1,190 @@
+"""What a model machine is made of before anything happens: addresses and sizes, fixed at boot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from crash_hotplug.core.machine import KernelText, Machine, NoteRegion, kernel_version
+from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug_lab.model.kernel_memory import KernelMemory
+
+CRASH_NOTES_SIZE = 0x170
+"""``crash_notes_size`` on x86_64: one NT_PRSTATUS note of 356 bytes and the empty note that ends the list."""
+NR_CPUS_DEFAULT = 8192
+"""CONFIG_NR_CPUS_DEFAULT of Debian's x86_64 kernels."""
+CRASH_MAX_MEMORY_RANGES = 8192
+"""Linux' limit (kernel/crash_core.c), and the default of our own ``max_memory_ranges``."""
+SYSTEM_RAM = "System RAM"
+
+
+class CrashHotplug(Enum):
+    """What a kernel itself does about hot-plug."""
+
+    NONE = "none"
+    V6 = "v6"
+    MERGED = "merged"
+
+
+CRASH_HOTPLUG_ELFCOREHDR_SZ = 131072
+"""Room of an elfcorehdr under the v6 patches, and what they suggested for ``--hotplug-size``."""
+
+
+class FirmwareRange(NamedTuple):
+    """One entry of the firmware's memory map."""
+
+    range: Range
+    """Physical range."""
+    name: str
+    """What /proc/iomem calls it."""
+
+
+@dataclass(frozen=True)
+class MachineProfile:
+    """A machine as it boots.  All addresses are physical unless they say otherwise."""
+
+    kernel_release: str
+    """What ``uname -r`` prints; its version decides what the kernel can do."""
+    firmware: tuple[FirmwareRange, ...]
+    """The firmware's memory map, in order."""
+    crashkernel: tuple[Range, ...]
+    """The reservation for the capture kernel first, then, where that lies high, the low one."""
+    kernel_text: KernelText
+    direct_map_offset: int
+    """Virtual minus physical address of RAM."""
+    vmcoreinfo: NoteRegion
+    crash_notes: tuple[int, ...]
+    """Where each possible CPU saves its registers: percpu memory exists for every possible CPU from boot on."""
+    boot_cpus: int
+    """CPUs 0 to this number less one are there and online at boot."""
+    block_size: int
+    """Bytes in a memory block."""
+    auto_online: bool = True
+    """Whether the kernel puts added memory online by itself (``memhp_default_state``)."""
+    max_memory_ranges: int = CRASH_MAX_MEMORY_RANGES
+    """``CRASH_MAX_MEMORY_RANGES`` of a kernel with hot-plug support."""
+    purgatory_pages: int = 5
+    """Pages of the kernel's own purgatory (kexec_file_load)."""
+    has_v6_patches: bool = False
+    """Whether the kernel (older than 6.6) was built with the patches of April 2022."""
+    acpi_rsdp: int | None = None
+    """Where the firmware's ACPI tables start; kexec-tools passes it on."""
+
+    @property
+    def kernel_memory(self) -> KernelMemory:
+        """Where this kernel keeps the tables that tools look for."""
+        return KernelMemory(self.kernel_text, self.direct_map_offset, self.kernel_release)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Major and minor of the kernel's release."""
+        return kernel_version(self.kernel_release) or (0, 0)
+
+    @property
+    def crash_hotplug(self) -> CrashHotplug:
+        """What this kernel does about hot-plug by itself: support was merged in 6.6."""
+        if self.version >= (6, 6):
+            return CrashHotplug.MERGED
+        return CrashHotplug.V6 if self.has_v6_patches else CrashHotplug.NONE
+
+    @property
+    def boot_ram(self) -> RangeList:
+        """RAM of the firmware's map."""
+        return RangeList(entry.range for entry in self.firmware if entry.name == SYSTEM_RAM)
+
+    @property
+    def reserved(self) -> Range:
+        """The reservation into which crash images are loaded (``crashk_res``)."""
+        return self.crashkernel[0]
+
+    @property
+    def elfcorehdr_size(self) -> int:
+        """What /sys/kernel/crash_elfcorehdr_size says: room for CPUs and memory ranges, without the ELF header."""
+        return 56 * (2 + NR_CPUS_DEFAULT + self.max_memory_ranges)
+
+    @property
+    def cmdline(self) -> str:
+        """The running kernel's command line."""
+        main, *low = self.crashkernel
+        sizes = [f"crashkernel={main.size >> 20}M" + (",high" if low else "")]
+        sizes += [f"crashkernel={r.size >> 20}M,low" for r in low]
+        return " ".join(["console=ttyS0 quiet", *sizes, "panic=1"])
+
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+_PC_HOLES = (
+    FirmwareRange(Range(0, 0x1000), "Reserved"),
+    FirmwareRange(Range(0x1000, 0x9FC00), SYSTEM_RAM),
+    FirmwareRange(Range(0x9FC00, 0xA0000), "Reserved"),
+    FirmwareRange(Range(0xF0000, 0x100000), "Reserved"),
+)
+
+
+def default_profile(
+    kernel_release: str = "5.10.0-model",
+    memory: int = _GIB,
+    possible_cpus: int = 8,
+    boot_cpus: int = 2,
+    crashkernel: int = 192 * _MIB,
+    block_size: int = 128 * _MIB,
+    crashkernel_low: int = 0,
+    auto_online: bool = True,
+    max_memory_ranges: int = CRASH_MAX_MEMORY_RANGES,
+    has_v6_patches: bool = False,
+) -> MachineProfile:
+    """Return an ordinary PC-like machine.
+
+    :param memory: bytes of RAM at boot; what does not fit below 3 GiB lies above 4 GiB
+    :param crashkernel: bytes reserved for the capture kernel
+    :param crashkernel_low: bytes of the low reservation; with it the main one lies above 4 GiB
+    """
+    low_end = min(memory, 3 * _GIB)
+    high_end = 4 * _GIB + memory - low_end
+    firmware = [*_PC_HOLES, FirmwareRange(Range(0x100000, low_end - 0x2A000), SYSTEM_RAM)]
+    firmware.append(FirmwareRange(Range(low_end - 0x2A000, low_end), "Reserved"))
+    firmware.append(FirmwareRange(Range(0xFFFC0000, 0x100000000), "Reserved"))
+    if high_end > 4 * _GIB:
+        firmware.append(FirmwareRange(Range(4 * _GIB, high_end), SYSTEM_RAM))
+    top = low_end - 16 * _MIB  # percpu areas and vmcoreinfo lie above
+    low = [Range(top - crashkernel_low, top)] if crashkernel_low else []
+    main = Range(high_end - 16 * _MIB - crashkernel, high_end - 16 * _MIB) if low else Range(top - crashkernel, top)
+    percpu = low_end - 14 * _MIB
+    return MachineProfile(
+        kernel_release=kernel_release,
+        firmware=tuple(firmware),
+        crashkernel=(main, *low),
+        kernel_text=KernelText(0xFFFF_FFFF_9200_0000, 0x0200_0000, 0x0283_0000),
+        direct_map_offset=0xFFFF_8E35_C000_0000,
+        vmcoreinfo=NoteRegion(low_end - 15 * _MIB, 0x1024),
+        crash_notes=tuple(percpu + number * 0x10000 + 0xD800 for number in range(possible_cpus)),
+        boot_cpus=boot_cpus,
+        block_size=block_size,
+        auto_online=auto_online,
+        max_memory_ranges=max_memory_ranges,
+        has_v6_patches=has_v6_patches,
+    )
+
+
+def profile_of(machine: Machine, crash_notes: tuple[int, ...], firmware: tuple[FirmwareRange, ...]) -> MachineProfile:
+    """Return the profile of a real machine as a saved tree shows it.
+
+    :param machine: the machine at boot, everything about it known
+    :param crash_notes: physical addresses of every possible CPU's notes
+    :param firmware: its memory map
+    :raise ValueError: an address is not known
+    """
+    if machine.kernel_text is None or machine.direct_map_offset is None or machine.vmcoreinfo is None:
+        raise ValueError("a profile needs the kernel text, the direct map and vmcoreinfo")
+    return MachineProfile(
+        kernel_release=machine.kernel_release or "",
+        firmware=firmware,
+        crashkernel=tuple(machine.crashkernel),
+        kernel_text=machine.kernel_text,
+        direct_map_offset=machine.direct_map_offset,
+        vmcoreinfo=machine.vmcoreinfo,
+        crash_notes=crash_notes,
+        boot_cpus=len(machine.present_cpus),
+        block_size=machine.memory_blocks.size if machine.memory_blocks else 128 * _MIB,
+    )

@@ -1,0 +1,124 @@
+"""Purgatory: the code between the crashed kernel and the capture kernel, as data.
+
+The real one is machine code; what counts here is what it has: the digest over the image's segments, which it computes
+again before it jumps, and the copy of low memory to the backup region that kexec-tools' purgatory makes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, PAGE, Kimage, Segment
+from crash_hotplug.core.in_place import DIGEST_SIZE, TABLE_SIZE, digest_of, find_digest_table, without_elfcorehdr
+from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug_lab.model.kimage import KexecSegment
+from crash_hotplug_lab.model.memory import PhysicalMemory
+
+ENTRY_OFFSET = 0x730
+"""Where in the segment its entry point lies."""
+_CODE = hashlib.sha512(b"purgatory").digest() * 0x30
+_DIGEST_AT = 0x1000
+_TABLE_AT = _DIGEST_AT + DIGEST_SIZE
+_POINTERS_AT = _TABLE_AT + TABLE_SIZE
+_POINTERS = struct.Struct("<QQQQ")
+
+
+class Purgatory(NamedTuple):
+    """What purgatory's data says."""
+
+    digest: bytes
+    regions: tuple[tuple[int, int], ...]
+    """(physical start, length) of each region that the digest covers."""
+    boot_params_phys: int
+    backup: tuple[Range, int] | None
+    """Low memory that is copied, and the physical address it is copied to; None with the kernel's loader."""
+
+
+def build_purgatory(
+    pages: int, boot_params_phys: int, backup: tuple[Range, int] | None, hashed: Sequence[KexecSegment]
+) -> bytes:
+    """Return the contents of the purgatory segment.
+
+    :param pages: pages it takes
+    :param hashed: the segments that the digest covers, over their memsz
+    """
+    data = bytearray(pages * PAGE)
+    data[: len(_CODE)] = _CODE
+    data[_DIGEST_AT:_TABLE_AT] = _digest_of_segments(tuple((segment.buf, segment.memsz) for segment in hashed))
+    for i, segment in enumerate(hashed):
+        struct.pack_into("<QQ", data, _TABLE_AT + 16 * i, segment.phys, segment.memsz)
+    source, destination = backup or (Range(0, 0), 0)
+    _POINTERS.pack_into(data, _POINTERS_AT, boot_params_phys, source.start, source.size, destination)
+    return bytes(data)
+
+
+@lru_cache(maxsize=256)
+def _digest_of_segments(contents: tuple[tuple[bytes, int], ...]) -> bytes:
+    """Return the digest over each segment's contents and the zeros behind them, up to its memsz."""
+    digest = hashlib.sha256()
+    for buf, memsz in contents:
+        digest.update(buf)
+        digest.update(bytes(memsz - len(buf)))
+    return digest.digest()
+
+
+def read_purgatory(memory: PhysicalMemory, entry_phys: int) -> Purgatory:
+    """Read what purgatory would use when the kernel jumps to its entry point."""
+    start = entry_phys - ENTRY_OFFSET
+    data = memory.read(start, _POINTERS_AT + _POINTERS.size)
+    regions = tuple(struct.iter_unpack("<QQ", data[_TABLE_AT : _TABLE_AT + 16 * KEXEC_SEGMENT_MAX]))
+    boot_params, source, size, destination = _POINTERS.unpack_from(data, _POINTERS_AT)
+    backup = (Range(source, source + size), destination) if size else None
+    return Purgatory(data[_DIGEST_AT:_TABLE_AT], regions, boot_params, backup)
+
+
+def digest_fits(memory: PhysicalMemory, purgatory: Purgatory) -> bool:
+    """Compute the digest again, as ``verify_sha256_digest()`` does before the jump."""
+    contents = tuple((start, length, memory.region(start, length)) for start, length in purgatory.regions if length)
+    return _digest_of_contents(contents) == purgatory.digest
+
+
+Contents = tuple[tuple[int, int, tuple[tuple[int, bytes], ...]], ...]
+"""Memory as a value: (physical start, length, pages that hold no zeros) of each region."""
+
+
+def _memory_of(contents: Contents) -> PhysicalMemory:
+    memory = PhysicalMemory(RangeList((start, start + length) for start, length, _pages in contents))
+    for _start, _length, pages in contents:
+        for phys, page in pages:
+            memory.write(phys, page)
+    return memory
+
+
+# A search of all interleavings meets the same contents thousands of times, hence the caches.
+
+
+@lru_cache(maxsize=4096)
+def _digest_of_contents(contents: Contents) -> bytes:
+    return digest_of(((start, length) for start, length, _pages in contents), _memory_of(contents).read)
+
+
+@lru_cache(maxsize=256)
+def purgatory_without_elfcorehdr(
+    kimage: Kimage, purgatory: Segment, elfcorehdr_phys: int, contents: Contents
+) -> bytes | None:
+    """Return purgatory's segment with a digest that leaves the elfcorehdr out; None where it does so already.
+
+    :param contents: the image's segments
+    :raise CannotTellError: the digest table is not found
+    """
+    memory = _memory_of(contents)
+    data = memory.read(purgatory.phys, purgatory.memsz)
+    table = find_digest_table(data, kimage, memory.read)
+    return without_elfcorehdr(data, table, elfcorehdr_phys, memory.read)
+
+
+def copy_backup_region(memory: PhysicalMemory, purgatory: Purgatory) -> None:
+    """Copy low memory away, which the capture kernel uses; only kexec-tools' purgatory does it."""
+    if purgatory.backup is not None:
+        source, destination = purgatory.backup
+        memory.write(destination, memory.read(source.start, source.size))

@@ -1,0 +1,93 @@
+"""Save a model machine as the tree that ``--sysroot`` reads: the same readers as for a live machine understand it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from crash_hotplug.core.elfcorehdr import build_elfcorehdr, ram_header
+from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_blocks
+from crash_hotplug.linux.crash_image import SAVED, places_of
+from crash_hotplug.linux.snapshot import Snapshot
+from crash_hotplug_lab.model.iomem import iomem_text
+from crash_hotplug_lab.model.machine import ModelMachine
+from crash_hotplug_lab.model.profile import CRASH_NOTES_SIZE, CrashHotplug
+from crash_hotplug_lab.model.udev import crash_hotplug_attribute
+
+
+def take_snapshot(machine: ModelMachine) -> Snapshot:
+    """Return the files, by absolute path on the machine."""
+    profile = machine.profile
+    texts = {
+        iomem.PATH: iomem_text(machine),
+        machine_reader.CMDLINE: profile.cmdline + "\n",
+        machine_reader.RELEASE: profile.kernel_release + "\n",
+        machine_reader.VMCOREINFO: f"0x{profile.vmcoreinfo.phys:016x} {profile.vmcoreinfo.size:x}\n",
+        kexec_state.LOADED[1]: f"{int(machine.crash_image is not None)}\n",
+        kexec_state.RESERVED_SIZE[1]: f"{profile.reserved.size}\n",
+        kallsyms.PATH: _kallsyms(machine),
+    }
+    if profile.crash_hotplug is CrashHotplug.MERGED:
+        texts[kexec_state.ELFCOREHDR_SIZE[1]] = f"{profile.elfcorehdr_size}\n"
+        texts[kexec_state.CPU_HOTPLUG] = texts[kexec_state.MEMORY_HOTPLUG] = f"{crash_hotplug_attribute(machine)}\n"
+    texts.update(_cpu_files(machine))
+    texts[f"{memory_blocks.DIRECTORY}/block_size_bytes"] = f"{profile.block_size:x}\n"
+    for block, online in machine.blocks.items():
+        texts[f"{memory_blocks.DIRECTORY}/memory{block}/state"] = "online\n" if online else "offline\n"
+    files = {path: text.encode() for path, text in texts.items()}
+    files[kcore.PATH] = _kcore_headers(machine)
+    files.update(_crash_image_files(machine))
+    return Snapshot(files)
+
+
+def _kallsyms(machine: ModelMachine) -> str:
+    virt = machine.profile.kernel_text.virt
+    symbols = {"_stext": virt, "_text": virt, "_end": virt + machine.profile.kernel_text.size}
+    return "".join(f"{address:016x} T {name}\n" for name, address in symbols.items())
+
+
+def cpu_list(numbers: Iterable[int]) -> str:
+    """Return CPU numbers as sysfs lists them, such as ``0-3,8``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _cpu_files(machine: ModelMachine) -> dict[str, str]:
+    states = machine.cpus.values()
+    files = {
+        "possible": cpu_list(machine.cpus),
+        "present": cpu_list(cpu.number for cpu in states if cpu.present),
+        "online": cpu_list(cpu.number for cpu in states if cpu.online),
+        "offline": cpu_list(cpu.number for cpu in states if not cpu.online),
+        "kernel_max": "8191",
+    }
+    for cpu in states:
+        if cpu.present:
+            files[f"cpu{cpu.number}/crash_notes"] = f"{machine.profile.crash_notes[cpu.number]:x}"
+            files[f"cpu{cpu.number}/crash_notes_size"] = str(CRASH_NOTES_SIZE)
+            files[f"cpu{cpu.number}/online"] = str(int(cpu.online))
+    return {f"{cpus.DIRECTORY}/{name}": text + "\n" for name, text in files.items()}
+
+
+def _kcore_headers(machine: ModelMachine) -> bytes:
+    profile = machine.profile
+    loads = [ram_header(ram, profile.direct_map_offset) for ram in machine.ram]
+    view = machine.kernel_view()
+    return build_elfcorehdr(view.architecture, (), None, profile.kernel_text, loads).to_bytes()
+
+
+def _crash_image_files(machine: ModelMachine) -> dict[str, bytes]:
+    image = machine.loaded_crash_image()
+    if image is None:
+        return {}
+    files = {f"{SAVED}/elfcorehdr": image.elfcorehdr}
+    if image.boot_params is not None and image.cmdline is not None:
+        files[f"{SAVED}/boot_params"] = image.boot_params
+        files[f"{SAVED}/cmdline"] = image.cmdline.encode()
+    files[f"{SAVED}/image.json"] = json.dumps(places_of(image), indent=1).encode() + b"\n"
+    return files

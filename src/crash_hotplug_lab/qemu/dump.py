@@ -1,0 +1,132 @@
+"""Readers of the vmcore that came back: this project's ``audit``, and two that are independent of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elftools.elf.elffile import ELFFile
+
+from crash_hotplug_lab.qemu import hosttools
+from crash_hotplug_lab.qemu.errors import LabError
+
+NT_PRSTATUS = 1
+_PID_OFFSET = 32  # struct elf_prstatus: pr_pid
+_REGISTERS_OFFSET = 112  # struct elf_prstatus: pr_reg, on x86_64 27 registers in the order of struct pt_regs
+_R8_TO_R15 = (9, 8, 7, 6, 3, 2, 1, 0)  # their places in struct pt_regs
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What one NT_PRSTATUS note says."""
+
+    pid: int
+    registers: tuple[int, ...]
+    """r8 to r15."""
+
+
+def audit(vmcore: Path, sysroot: Path) -> dict[str, Any]:
+    """Compare a vmcore with a snapshot by this project's own command, run as a user runs it.
+
+    :raise LabError: when it ends without a report
+    """
+    report = own_command("audit", str(vmcore), "--sysroot", str(sysroot), "--json")
+    if "findings" not in report:
+        raise LabError(f"the audit could not be made: {report.get('reason', 'it said nothing')}")
+    return report
+
+
+def own_command(*arguments: str) -> dict[str, Any]:
+    """Run a command of this project on the host and return its JSON report."""
+    source = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-m", "crash_hotplug", *arguments]
+    env = {**os.environ, "PYTHONPATH": source}
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LabError(f"crash-hotplug {arguments[0]} cannot be run on the host: {error}") from None
+    try:
+        report: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise LabError(f"crash-hotplug {arguments[0]} failed: {said[-1] if said else 'it said nothing'}") from None
+    return report
+
+
+def accepted_by_makedumpfile(vmcore: Path) -> tuple[bool, str]:
+    """Let makedumpfile filter and compress the vmcore as kdump does (``-l -d 31``); return whether, or why not."""
+    target = vmcore.with_name("vmcore.filtered")
+    command = [*hosttools.makedumpfile(), "-l", "-d", "31", "--message-level", "4", str(vmcore), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    target.unlink(missing_ok=True)
+    said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    return done.returncode == 0, said[-1] if said and done.returncode else ""
+
+
+def cpus(vmcore: Path) -> list[Cpu]:
+    """Return what each CPU saved, read by pyelftools in the order of the notes."""
+    found = []
+    with vmcore.open("rb") as file:
+        segments: Iterator[Any] = ELFFile(file).iter_segments("PT_NOTE")
+        for segment in segments:
+            for note in segment.iter_notes():
+                if note["n_name"] != "CORE" or note["n_type"] not in ("NT_PRSTATUS", NT_PRSTATUS):
+                    continue
+                raw = note["n_descdata"]
+                registers = struct.unpack_from("<27Q", raw, _REGISTERS_OFFSET)
+                (pid,) = struct.unpack_from("<I", raw, _PID_OFFSET)
+                found.append(Cpu(pid, tuple(registers[n] for n in _R8_TO_R15)))
+    return found
+
+
+def ranges(vmcore: Path) -> list[tuple[int, int]]:
+    """Return the physical ranges that the vmcore holds, the kernel text's own header left out, read by pyelftools."""
+    with vmcore.open("rb") as file:
+        loads = [s.header for s in ELFFile(file).iter_segments("PT_LOAD")]
+    direct = [h for h in loads if h["p_vaddr"] < 0xFFFFFFFF80000000]
+    return sorted((h["p_paddr"], h["p_paddr"] + h["p_memsz"]) for h in direct)
+
+
+def word_at(vmcore: Path, phys: int) -> int | None:
+    """Return the 64-bit word at a physical address, read by pyelftools; None where the vmcore does not hold it."""
+    with vmcore.open("rb") as file:
+        for segment in ELFFile(file).iter_segments("PT_LOAD"):
+            header = segment.header
+            if header["p_paddr"] <= phys < header["p_paddr"] + header["p_filesz"]:
+                file.seek(header["p_offset"] + phys - header["p_paddr"])
+                return int.from_bytes(file.read(8), "little")
+    return None
+
+
+@dataclass(frozen=True)
+class CrashImage:
+    """Where the parts of a loaded crash image lie, as a snapshot has them; physical addresses."""
+
+    boot_params: int
+    elfcorehdr: int
+    entry: int
+    """Where the image is entered: in purgatory."""
+    purgatory: tuple[int, int]
+    """The segment that holds the entry."""
+
+
+def crash_image(snapshot: Path) -> CrashImage:
+    """Read where a snapshot says that the crash image lies.
+
+    :raise LabError: when it does not say
+    """
+    try:
+        content = json.loads((snapshot / "crash-image/image.json").read_text())
+        entry = int(content["entry"], 0)
+        segments = [(int(s["phys"], 0), int(s["phys"], 0) + int(s["memsz"], 0)) for s in content["segments"]]
+        purgatory = next(s for s in segments if s[0] <= entry < s[1])
+        return CrashImage(int(content["boot_params"], 0), int(content["elfcorehdr"], 0), entry, purgatory)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        raise LabError("the snapshot does not say where the crash image lies") from None

@@ -1,0 +1,163 @@
+"""Decides what a run came to: truth from QMP, the snapshot and the vmcore, against what the scenario expects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crash_hotplug.core.compare import Kind
+from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug_lab.qemu import dump
+from crash_hotplug_lab.qemu.errors import LabError
+from crash_hotplug_lab.qemu.results import Outcome, Result
+from crash_hotplug_lab.qemu.scenario import Expectation, Scenario
+
+if TYPE_CHECKING:
+    from crash_hotplug_lab.qemu.guest_run import Observed
+
+
+def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
+    """Fill in the result's checks, outcome and reason."""
+    expectation = scenario.expect[result.update]
+    if scenario.ends_without_dump:
+        result.outcome, result.reason = Outcome.PASS.value, "every step was taken"
+        return
+    if expectation.record:
+        _record(result, seen)
+        return
+    if not expectation.dump:
+        _judge_no_dump(result, seen)
+    elif seen.vmcore is None:
+        why = seen.vmcore_error or ("" if seen.capture_started else "no capture kernel started")
+        result.check("vmcore", False, why or result.reason)
+    elif seen.snapshot is not None:
+        try:
+            _judge_dump(result, expectation, seen, seen.vmcore, seen.snapshot)
+        except LabError as error:
+            result.check("vmcore", False, str(error))
+    failed = [check for check in result.checks if not check.ok]
+    if failed:
+        result.outcome = Outcome.FAIL.value
+        result.reason = "; ".join(f"{c.name}: {c.detail}" if c.detail else c.name for c in failed)
+    else:
+        fault = bool(expectation.fault and expectation.findings)
+        result.outcome = (Outcome.FAULT if fault else Outcome.PASS).value
+        result.reason = expectation.fault if fault else _success(expectation)
+
+
+def _record(result: Result, seen: Observed) -> None:
+    """Say what came of a panic at a random moment: nothing, or a dump that has or lacks what was plugged by then."""
+    result.outcome = Outcome.RECORDED.value
+    if seen.vmcore is None:
+        why = seen.vmcore_error or ("no capture kernel started" if not seen.capture_started else "")
+        result.reason = f"no dump: {why}"
+        return
+    result.dump = dump.ranges(seen.vmcore)
+    described = RangeList(result.dump)
+    lacking = [name for name in seen.online if not described.covers(RangeList([seen.dimms[name]]))]
+    gone = [name for name, place in seen.gone.items() if described.intersect(RangeList([place]))]
+    if lacking:
+        result.reason = f"stale dump: lacks {len(lacking)} of {len(seen.online)} DIMMs"
+    elif gone:
+        result.reason = "stale dump: has a DIMM that was gone"
+    else:
+        result.reason = f"complete dump, {len(seen.online)} DIMMs"
+
+
+def _success(expectation: Expectation) -> str:
+    if not expectation.dump:
+        return "no complete dump, as it must be"
+    return "the audit found what is missing, as it must" if expectation.findings else "the dump is complete"
+
+
+def _judge_no_dump(result: Result, seen: Observed) -> None:
+    why = seen.vmcore_error or ("no capture kernel started" if not seen.capture_started else "")
+    result.check("no complete vmcore", seen.vmcore is None, why)
+    if seen.stuck_at and seen.snapshot is not None:
+        # a digest that does not match ends in a loop in purgatory (kexec/arch/../purgatory, verify_sha256_digest)
+        start, end = dump.crash_image(seen.snapshot).purgatory
+        inside = [address for address in seen.stuck_at if start <= address < end]
+        shown = f"a CPU is at {inside[0]:#x}, in " if inside else "no CPU is in "
+        result.check("purgatory refused the image", bool(inside), f"{shown}purgatory's segment {start:#x} to {end:#x}")
+
+
+def _judge_dump(result: Result, expectation: Expectation, seen: Observed, vmcore: Path, snapshot: Path) -> None:
+    status = dump.own_command("status", "--sysroot", str(snapshot), "--json")
+    _judge_truth(result, seen, status)
+    report = dump.audit(vmcore, snapshot)
+    result.dump = dump.ranges(vmcore)
+    wanted, found = wanted_findings(expectation, seen), found_findings(report)
+    result.check(
+        "audit", wanted == found, _sentences(report) if wanted == found else f"found {found}, expected {wanted}"
+    )
+    accepted, said = dump.accepted_by_makedumpfile(vmcore)
+    result.check("makedumpfile -l -d 31", accepted, said)
+    missing = [range_ for name, range_ in seen.dimms.items() if (Kind.MEMORY_MISSING.value, range_) in wanted]
+    for phys, value in seen.words:
+        lost = any(start <= phys < end for start, end in missing)
+        read = dump.word_at(vmcore, phys)
+        if lost:
+            result.check("planted word is not in the dump", read is None, f"phys {phys:#x} is not described")
+        else:
+            shown = "nothing" if read is None else hex(read)
+            result.check("planted word", read == value, f"{value:#x} at phys {phys:#x}; the vmcore has {shown}")
+    _judge_registers(result, expectation, seen, dump.cpus(vmcore))
+
+
+def _judge_truth(result: Result, seen: Observed, status: dict[str, Any]) -> None:
+    """The guest's snapshot against what QEMU plugged."""
+    present = len(status["cpus"]["present"])
+    result.check("CPUs: QMP and the snapshot agree", present == seen.cpu_count, f"{seen.cpu_count} and {present}")
+    ram = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for r in status["memory"]["ram"])
+    plugged = RangeList(Range(start, end) for start, end, _ in seen.plugged)
+    gone = RangeList(Range(*r) for r in seen.dimms.values()).exclude(plugged)
+    agree = not plugged.exclude(ram) and not ram.intersect(gone)
+    result.check("memory: QMP and the snapshot agree", agree, f"{len(seen.plugged)} DIMMs plugged")
+
+
+def _judge_registers(result: Result, expectation: Expectation, seen: Observed, cpus: list[dump.Cpu]) -> None:
+    undescribed = {f.cpu for f in expectation.findings if f.kind is Kind.CPU_MISSING}
+    if seen.busy_cpu is not None:
+        found = any(cpu.registers == seen.registers for cpu in cpus)
+        lost = seen.busy_cpu in undescribed
+        word = "not in" if lost else "in"
+        result.check(
+            f"CPU {seen.busy_cpu}'s registers are {word} the dump", found is not lost, f"{len(cpus)} CPUs saved"
+        )
+    if seen.panic_cpu not in undescribed:
+        # notes are positional and left out for CPUs that saved nothing; here every CPU that is described is online
+        place = seen.panic_cpu
+        ok = place < len(cpus) and cpus[place].pid == seen.panic_pid
+        pids = ", ".join(str(cpu.pid) for cpu in cpus)
+        result.check(f"the panic was on CPU {place}", ok, f"process {seen.panic_pid}; notes are of processes {pids}")
+
+
+def wanted_findings(expectation: Expectation, seen: Observed) -> set[tuple[str, Any]]:
+    """Return the findings that are expected: kinds with a CPU or a physical range, ranges that touch as one."""
+    wanted: set[tuple[str, Any]] = set()
+    memory: dict[str, list[Range]] = {}
+    for finding in expectation.findings:
+        if finding.dimm is not None:
+            memory.setdefault(finding.kind.value, []).append(Range(*seen.dimms[finding.dimm]))
+        else:
+            wanted.add((finding.kind.value, finding.cpu))
+    for kind, ranges in memory.items():
+        wanted |= {(kind, (r.start, r.end)) for r in RangeList(ranges)}
+    return wanted
+
+
+def found_findings(report: dict[str, Any]) -> set[tuple[str, Any]]:
+    """Return the findings of an audit's report in the same form."""
+    found: set[tuple[str, Any]] = set()
+    for finding in report["findings"]:
+        if finding["ranges"] and "cpu" not in finding:
+            merged = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for r in finding["ranges"])
+            found |= {(finding["kind"], (r.start, r.end)) for r in merged}
+        else:
+            found.add((finding["kind"], finding.get("cpu")))
+    return found
+
+
+def _sentences(report: dict[str, Any]) -> str:
+    said = [f["sentence"] for f in report["findings"]] + [f"note: {n['sentence']}" for n in report["notes"]]
+    return "; ".join(said) or "nothing is missing"

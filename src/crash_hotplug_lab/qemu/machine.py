@@ -1,0 +1,243 @@
+"""One QEMU machine: its command line, its QMP connection, and what is plugged into it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+
+from crash_hotplug_lab.qemu import hosttools
+from crash_hotplug_lab.qemu.errors import GuestError, LabError, StuckError
+from crash_hotplug_lab.qemu.kernels import Kernel
+
+MIB = 1 << 20
+_MAX_MEMORY = 64 << 30
+_SLOTS = 16
+"""For DIMMs, where a scenario does not need more; QEMU has 256."""
+_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
+_SPINNING = 10
+"""Seconds after which CPUs that never moved are taken to spin."""
+CPU_MODEL = "Haswell-noTSX-IBRS"
+"""Not ``max``: with 5-level paging the jump into the capture kernel resets the machine under emulation."""
+_NOT_EMULATED = ",-pcid,-tsc-deadline,-invpcid,-spec-ctrl"
+"""What that model has and QEMU's emulation has not: left out, or QEMU says so on every start."""
+
+
+def has_kvm() -> bool:
+    """Whether hardware virtualisation works here; a bare /dev/kvm may exist where it cannot."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+        os.close(os.open("/dev/kvm", os.O_RDWR))
+    except OSError:
+        return False
+    return "vmx" in flags or "svm" in flags
+
+
+class Machine:
+    """A running QEMU.  Use as an asynchronous context manager: on leaving, QEMU is gone whatever happened."""
+
+    def __init__(self, kernel: Kernel, initramfs: Path, out: Path, memory: int = 1 << 30, cpus: int = 2,
+                 ram_holes: int = 0, slots: int = 0, max_memory: int = 32 << 30,
+                 counts_instructions: bool = False) -> None:  # fmt: skip
+        """Describe the machine; ``out`` takes the serial log and the dump's disk."""
+        self.out = out
+        self.serial_log = out / "serial.log"
+        self.dump = out / "vmcore"
+        self._kernel = kernel
+        self._initramfs = initramfs
+        self._memory = memory
+        self._cpus = cpus
+        self._ram_holes = ram_holes
+        self._slots = max(slots, _SLOTS)
+        self._max_memory = max_memory
+        self._counts_instructions = counts_instructions
+        self._run = Path(tempfile.mkdtemp(prefix="crash-hotplug-"))  # UNIX socket paths are at most 107 bytes
+        self._qmp = QMPClient("lab")
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where the guest's second serial port comes out."""
+        return self._run / "agent"
+
+    @property
+    def gdb_socket(self) -> Path:
+        """Where QEMU's gdb stub listens."""
+        return self._run / "gdb"
+
+    def make_disk(self) -> None:
+        """Make the sparse disk that takes the vmcore: room for all memory there can be."""
+        with self.dump.open("wb") as disk:
+            disk.truncate(self._max_memory + self._memory)
+
+    def command(self, shell: bool = False) -> list[str]:
+        """Return QEMU's command line, with a shell on this terminal where that is asked for."""
+        kvm = has_kvm() and not self._counts_instructions
+        cpu, machine, extra = CPU_MODEL if kvm else CPU_MODEL + _NOT_EMULATED, "q35", []
+        if self._kernel.series >= (6, 12) and not self._counts_instructions:  # QEMU's vmport cannot count
+            # From late 2025 on Linux ignores disabled CPUs in the MADT unless it sees a hypervisor it knows
+            cpu, machine = f"{cpu},-hypervisor", "q35,vmport=on"
+            extra = ["-smbios", "type=1,serial=VMware-42"]
+        return [
+            *hosttools.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            *self._accelerator(kvm), "-machine", machine, "-cpu", cpu, *extra,
+            "-m", f"{self._memory // MIB}M,slots={self._slots},maxmem={self._max_memory >> 30}G",
+            "-smp", f"{self._cpus},sockets=8,cores=1,threads=1,maxcpus=8",
+            "-kernel", str(self._kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(shell),
+            "-gdb", f"unix:{self.gdb_socket},server=on,wait=off",
+            "-qmp", f"unix:{self._run / 'qmp'},server=on,wait=off",
+            "-serial", "mon:stdio" if shell else f"file:{self.serial_log}",
+            "-chardev", f"socket,id=agent,path={self.agent_socket},server=on,wait=off", "-serial", "chardev:agent",
+            "-drive", f"if=none,id=dump,file={self.dump},format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap",
+            "-device", "virtio-blk-pci,drive=dump",
+        ]  # fmt: skip
+
+    def _accelerator(self, kvm: bool) -> list[str]:
+        if self._counts_instructions:
+            # A nanosecond each: what else the host does, and when it lets QEMU run, does not show in the guest's clock
+            return ["-accel", "tcg,thread=single", "-icount", "shift=0"]
+        return ["-accel", "kvm" if kvm else "tcg,thread=multi"]
+
+    def _append(self, shell: bool) -> str:
+        # Memory is put where it can be taken out again; Debian's kernels since 6.12 would choose a zone where it cannot
+        words = "console=ttyS0 quiet panic=1 crashkernel=192M memhp_default_state=online_movable rdinit=/init"
+        if self._ram_holes:
+            # one page every 2 MiB from 64 MiB on, below where crashkernel= finds its place
+            holes = ",".join(f"4K${(64 << 20) + hole * (2 << 20):#x}" for hole in range(self._ram_holes))
+            words = f"{words} memmap={holes}"
+        return f"{words} lab=shell" if shell else words
+
+    async def __aenter__(self) -> Machine:
+        """Start QEMU and connect to it."""
+        self.make_disk()
+        command = self.command()
+        (self.out / "qemu.log").write_text(" ".join(command) + "\n")
+        with (self.out / "qemu.log").open("ab") as log:
+            # QEMU ends with us, however we end
+            self._process = await asyncio.create_subprocess_exec(*_DIE_WITH_PARENT, *command, stdout=log, stderr=log)
+        for _ in range(100):
+            try:
+                await self._qmp.connect(str(self._run / "qmp"))
+            except QMPError:
+                if self._process.returncode is not None:
+                    break
+                await asyncio.sleep(0.1)
+            else:
+                return self
+        await self.__aexit__()
+        said = (self.out / "qemu.log").read_text(errors="replace").strip().splitlines()[1:]
+        raise LabError(f"QEMU did not start: {said[-1] if said else 'it said nothing'}")
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop QEMU and forget its sockets."""
+        if self._process and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        with contextlib.suppress(QMPError, OSError, EOFError):  # it is gone, which is what was wanted
+            await self._qmp.disconnect()
+        shutil.rmtree(self._run, ignore_errors=True)
+
+    @property
+    def running(self) -> bool:
+        """Whether QEMU still runs; it ends when the guest resets."""
+        return self._process is not None and self._process.returncode is None
+
+    async def qmp(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401 JSON
+        """Execute one QMP command.
+
+        :raise GuestError: when QEMU refuses it or is gone.
+        """
+        named = {key.replace("_", "-"): value for key, value in arguments.items()}
+        try:
+            return await self._qmp.execute(command, named)
+        except ExecuteError as error:
+            raise GuestError(f"QEMU refused {command}: {error}") from None
+        except QMPError as error:
+            raise GuestError(f"QEMU is gone ({error})") from None
+
+    async def add_cpu(self, name: str) -> int:
+        """Plug the first free CPU and return its index among QEMU's slots."""
+        slots = await self.qmp("query-hotpluggable-cpus")
+        slots.sort(key=lambda slot: slot["props"]["socket-id"])
+        for index, slot in enumerate(slots):
+            if "qom-path" not in slot:
+                await self.qmp("device_add", driver=slot["type"], id=name, **slot["props"])
+                return index
+        raise GuestError("every CPU slot of the machine is taken")
+
+    async def add_dimm(self, name: str, size: int, address: int = 0) -> tuple[int, int]:
+        """Plug a DIMM of ``size`` bytes, at a physical address where one is given; return its physical range."""
+        await self.qmp("object-add", qom_type="memory-backend-ram", id=f"mem-{name}", size=size)
+        place = {"addr": address} if address else {}
+        await self.qmp("device_add", driver="pc-dimm", id=name, memdev=f"mem-{name}", **place)
+        for start, end, device in await self.dimms():
+            if device == name:
+                return start, end
+        raise GuestError(f"QEMU does not list the DIMM {name} that was just plugged")
+
+    async def remove(self, name: str, timeout: float = 60) -> bool:
+        """Ask the guest to let a device go; return whether it did before the time was over (it may refuse).
+
+        Whether it went is read from QEMU's tree of devices: no DEVICE_DELETED comes for a CPU under emulation.
+        """
+        refusals: EventListener = EventListener(("MEM_UNPLUG_ERROR", "DEVICE_UNPLUG_GUEST_ERROR"))
+        end = time.monotonic() + timeout
+        with self._qmp.listen(refusals):
+            await self.qmp("device_del", id=name)
+            while any(device["name"] == name for device in await self.qmp("qom-list", path="/machine/peripheral")):
+                if time.monotonic() > end or not refusals.empty():
+                    return False
+                await asyncio.sleep(0.1)
+        if any(memory.get("id") == f"mem-{name}" for memory in await self.qmp("query-memdev")):
+            await self.qmp("object-del", id=f"mem-{name}")
+        return True
+
+    async def dimms(self) -> list[tuple[int, int, str]]:
+        """Return physical range and name of each DIMM that is plugged, as QEMU says."""
+        found = []
+        for device in await self.qmp("query-memory-devices"):
+            data = device["data"]
+            found.append((data["addr"], data["addr"] + data["size"], data.get("id", "")))
+        return sorted(found)
+
+    async def wait_dumped(self, timeout: float) -> None:
+        """Wait until QEMU has ended after a panic, but no longer than until a CPU spins on one instruction.
+
+        That is how purgatory ends when the digest does not match.  It runs where virtual is physical; a kernel that
+        copies with one `rep movs` for seconds (memory that is gone reads slowly) must not be taken for it.
+
+        :raise StuckError: when the guest will not end
+        """
+        assert self._process is not None
+        last: set[int] = set()
+        same, end = 0, time.monotonic() + timeout
+        while time.monotonic() < end and same < _SPINNING:
+            try:
+                await asyncio.wait_for(self._process.wait(), 1.0)
+            except asyncio.TimeoutError:
+                try:
+                    now = {rip for rip in await self.instruction_pointers() if rip < _MAX_MEMORY}
+                except GuestError:  # it ended between the two questions
+                    continue
+                same = same + 1 if now & last and not now - last else 0
+                last = now
+            else:
+                return
+        raise StuckError(sorted(last))
+
+    async def instruction_pointers(self) -> list[int]:
+        """Return where each CPU is now, as QEMU says (virtual addresses; purgatory runs identity-mapped)."""
+        shown = await self.qmp("human-monitor-command", command_line="info registers -a")
+        return [int(found, 16) for found in re.findall(r"RIP=([0-9a-f]+)", shown)]
+
+    async def cpu_count(self) -> int:
+        """Return how many CPUs are plugged, as QEMU says."""
+        return len(await self.qmp("query-cpus-fast"))

@@ -1,0 +1,107 @@
+"""Which runs there are: scenarios times kernels, loaders and ways of updating, less those that cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from crash_hotplug_lab.qemu.errors import LabError
+from crash_hotplug_lab.qemu.kernels import Kernel
+from crash_hotplug_lab.qemu.results import run_name
+from crash_hotplug_lab.qemu.scenario import KEXECS, LOADERS, Scenario
+
+DEFAULT_KERNELS = ("6.1", "6.12")
+DEFAULT_SCENARIOS = ("hot-add",)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One combination."""
+
+    scenario: Scenario
+    kernel: Kernel
+    loader: str
+    update: str
+    skipped: str = ""
+    """Why it is not run, where it is not."""
+    number: int = 0
+    """Which repetition, from 1, where runs are repeated."""
+
+    @property
+    def name(self) -> str:
+        """The run's name, also that of its directory."""
+        return run_name(self.scenario.name, self.kernel.key, self.loader, self.update, self.number)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A combination that is known not to work, and why."""
+
+    scenario: str
+    """Name, or ``*``."""
+    kernel: str
+    """Key, or ``*``."""
+    loader: str
+    reason: str
+
+    def matches(self, scenario: str, kernel: str, loader: str) -> bool:
+        """Whether a run is such a combination."""
+        pairs = ((self.scenario, scenario), (self.kernel, kernel), (self.loader, loader))
+        return all(pattern in ("*", value) for pattern, value in pairs)
+
+
+KNOWN_BROKEN: tuple[Known, ...] = (
+    Known("*", "5.10", "ch", "kexec-tools of bullseye has no --hotplug, and neither has the kernel"),
+    Known("*", "6.1", "ch", "kexec-tools of bookworm (2.0.25) has no --hotplug, and neither has the kernel"),
+)
+"""Shown by ``lab list`` and in every report."""
+
+
+def natural_loader(kernel: Kernel) -> str:
+    """Return the loader that a kernel's distribution uses."""
+    return "s" if kernel.has_crash_hotplug else "c"
+
+
+def who_updates(kernel: Kernel, loader: str) -> str:
+    """Return who keeps the image up to date when nobody in user space does: the kernel, or nothing."""
+    return "kernel" if kernel.has_crash_hotplug and loader in ("s", "ch", "own") else "nothing"
+
+
+def plan(
+    scenarios: list[Scenario], kernels: list[Kernel], loaders: list[str], updates: list[str], repeat: int = 1
+) -> list[Run]:
+    """Return every run, in order.
+
+    :param loaders: names of loaders, ``all`` for all of kexec-tools; empty means each kernel's natural one
+    :param updates: names of updates; empty means every one that the scenario has expectations for
+    :param repeat: how often each
+    :raise LabError: when an update that was asked for is not there yet, or a loader is not known
+    """
+    for loader in loaders:
+        if loader != "all" and loader not in LOADERS:
+            raise LabError(f"no loader is known as {loader}; known are {', '.join(LOADERS)}, and all")
+    runs = []
+    for scenario in scenarios:
+        for kernel in kernels:
+            if scenario.kernels and kernel.key not in scenario.kernels:
+                continue
+            for loader in _loaders(scenario, kernel, loaders):
+                if scenario.loaders and loader not in scenario.loaders:
+                    continue
+                runs += _runs(scenario, kernel, loader, updates)
+    if repeat > 1:
+        return [replace(run, number=number) for run in runs for number in range(1, repeat + 1)]
+    return runs
+
+
+def _loaders(scenario: Scenario, kernel: Kernel, loaders: list[str]) -> list[str]:
+    if "all" in loaders:
+        return list(KEXECS)
+    # A scenario for one loader needs no telling.
+    return loaders or (list(scenario.loaders) if len(scenario.loaders) == 1 else [natural_loader(kernel)])
+
+
+def _runs(scenario: Scenario, kernel: Kernel, loader: str, updates: list[str]) -> list[Run]:
+    possible = [who_updates(kernel, loader), "reload", "in-place", "watch"]
+    chosen = [u for u in possible if u in scenario.expect and (not updates or u in updates)]
+    known = next((k.reason for k in KNOWN_BROKEN if k.matches(scenario.name, kernel.key, loader)), "")
+    return [Run(scenario, kernel, loader, update, known) for update in chosen]

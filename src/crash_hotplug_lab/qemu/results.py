@@ -1,0 +1,148 @@
+"""What a run came to, as records that go to ``result.json`` and come back from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from crash_hotplug_lab.qemu.errors import LabError
+
+SCHEMA = 1
+FILE = "result.json"
+
+
+class Outcome(str, Enum):
+    """How a run ended, against what the scenario expects."""
+
+    PASS = "pass"
+    """As expected: an accurate dump, or a negative control that failed as it must."""
+    FAULT = "fault"
+    """As expected, and wrong: a known fault of the kernel, reproduced."""
+    FAIL = "fail"
+    """Not as expected."""
+    RECORDED = "recorded"
+    """A panic at a random moment: what came of it is the result, and there is nothing to expect."""
+    BROKEN = "broken"
+    """The lab itself could not finish: the guest died or hung, or a step was refused."""
+    SKIP = "skip"
+    """The combination is known not to work; the reason says why."""
+
+
+@dataclass
+class Check:
+    """One thing that was compared."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+@dataclass
+class Event:
+    """One entry of the time line."""
+
+    at: float
+    """Seconds since QEMU's start."""
+    what: str
+    detail: str = ""
+
+
+@dataclass
+class Moment:
+    """What ``status`` said at one moment."""
+
+    name: str
+    at: float
+    verdict: str
+    reason: str
+    ram: list[tuple[int, int]] = field(default_factory=list)
+    """System RAM, physical, half-open."""
+    described: list[tuple[int, int]] = field(default_factory=list)
+    crashkernel: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass
+class Result:
+    """One run of a scenario."""
+
+    scenario: str
+    title: str
+    kernel: str
+    """Key of the kernel."""
+    kernel_version: str
+    kernel_release: str
+    loader: str
+    update: str
+    outcome: str = Outcome.BROKEN.value
+    reason: str = ""
+    seconds: float = 0.0
+    checks: list[Check] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
+    dump: list[tuple[int, int]] = field(default_factory=list)
+    """Physical ranges in the vmcore."""
+    number: int = 0
+    """Which repetition, from 1, where runs are repeated."""
+    files: str = ""
+    """The run's directory, relative to the result file."""
+
+    @property
+    def name(self) -> str:
+        """The run's name, also that of its directory."""
+        return run_name(self.scenario, self.kernel, self.loader, self.update, self.number)
+
+    def check(self, name: str, ok: bool, detail: str = "") -> bool:
+        """Add a check and return whether it held."""
+        self.checks.append(Check(name, ok, detail))
+        return ok
+
+
+def run_name(scenario: str, kernel: str, loader: str, update: str, number: int) -> str:
+    """Return the name of a run: ``hot-add-6.1-c-reload``, with its number where runs are repeated."""
+    return "-".join([scenario, kernel, loader, update, *([str(number)] if number else [])])
+
+
+def write(results: list[Result], directory: Path, facts: dict[str, Any]) -> Path:
+    """Write the results of some runs; ``facts`` describe the machine they ran on."""
+    path = directory / FILE
+    content = {"schema": SCHEMA, "command": "lab run", **facts, "runs": [_with_hex(asdict(r)) for r in results]}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def read(directory: Path) -> tuple[list[Result], dict[str, Any]]:
+    """Read results back, with the facts of the machine.
+
+    :raise LabError: when there is no result file, or it is not one
+    """
+    path = directory / FILE
+    try:
+        content = json.loads(path.read_text())
+        runs = [_from_json(run) for run in content.pop("runs")]
+    except OSError:
+        raise LabError(f"there is no {path}; `crash-hotplug-lab run` writes it") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise LabError(f"{path} is not a result file of this version") from None
+    return runs, content
+
+
+def _with_hex(run: dict[str, Any]) -> dict[str, Any]:
+    for holder in (run, *run["moments"]):
+        for key in ("ram", "described", "crashkernel", "dump"):
+            if key in holder:
+                holder[key] = [[hex(start), hex(end)] for start, end in holder[key]]
+    return run
+
+
+def _from_json(run: dict[str, Any]) -> Result:
+    for holder in (run, *run["moments"]):
+        for key in ("ram", "described", "crashkernel", "dump"):
+            if key in holder:
+                holder[key] = [(int(start, 16), int(end, 16)) for start, end in holder[key]]
+    run["checks"] = [Check(**c) for c in run["checks"]]
+    run["events"] = [Event(**e) for e in run["events"]]
+    run["moments"] = [Moment(**m) for m in run["moments"]]
+    return Result(**run)

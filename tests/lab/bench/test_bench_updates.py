@@ -1,0 +1,83 @@
+"""The order of what is measured, and what is said when it fails; system calls are timed by a stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug_lab.bench import bench_updates
+from crash_hotplug_lab.bench.bench_updates import IN_PLACE, IN_PLACE_COMMAND, TAKE_OVER, bench, rewrite_header
+from crash_hotplug_lab.bench.kexec_call_timer import Timing
+from tests.linux.fake_kexec import FakeKexec
+
+
+class Stopwatch:
+    """Does the work here and now where it is ours, and executes nothing."""
+
+    def __init__(self) -> None:
+        self.calls = 1
+        self.codes: list[int] = []
+
+    def time(self, work: Callable[[], int]) -> Timing:
+        code = self.codes.pop(0) if self.codes else 0
+        if work.__qualname__.startswith("_in_place") and code == 0:
+            code = work()
+        return Timing(0.5, 0.25, 0.125, self.calls, code)
+
+
+@pytest.fixture
+def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
+    stopwatch = Stopwatch()
+    monkeypatch.setattr(bench_updates, "time_kexec_calls", stopwatch.time)
+    monkeypatch.setattr(bench_updates, "LiveMachine", object)
+    monkeypatch.setattr(bench_updates, "rewrite_header", lambda _machine: None)
+    monkeypatch.setattr(bench_updates, "_take_over", lambda _machine: None)
+    return stopwatch
+
+
+def test_each_once_a_round(stopwatch: Stopwatch) -> None:
+    rounds: list[str] = []
+    measured = bench([["kexec", "-c"], ["kexec", "-s"]], 3, rounds.append)
+    assert [(m.name, len(m.timings)) for m in measured] == [
+        (IN_PLACE, 3), (IN_PLACE_COMMAND, 3), (TAKE_OVER, 3), ("kexec -c", 3), ("kexec -s", 3),
+    ]  # fmt: skip
+    assert rounds == ["round 1 of 3", "round 2 of 3", "round 3 of 3"]
+
+
+def test_without_reloads_there_is_one_take_over(stopwatch: Stopwatch) -> None:
+    assert [len(m.timings) for m in bench([], 4)] == [4, 4, 1]
+
+
+def test_a_command_that_fails(stopwatch: Stopwatch) -> None:
+    stopwatch.codes = [1]
+    with pytest.raises(CrashHotplugError, match=r"^kexec -c: exit code 1; "):
+        bench([["kexec", "-c"]], 1)
+
+
+def test_a_command_that_loads_nothing(stopwatch: Stopwatch) -> None:
+    stopwatch.calls = 0
+    with pytest.raises(CrashHotplugError, match=r"^true: neither it nor a child of it made a system call"):
+        bench([["true"]], 1)
+
+
+def test_an_update_that_fails_says_why(stopwatch: Stopwatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_machine: LiveMachine) -> None:
+        raise CrashHotplugError("lockdown forbids it")
+
+    monkeypatch.setattr(bench_updates, "rewrite_header", fails)
+    with pytest.raises(CrashHotplugError, match=r"^update in place: lockdown forbids it; "):
+        bench([], 1)
+
+
+def test_a_header_that_is_right_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeKexec(tmp_path)
+    monkeypatch.setattr("crash_hotplug.linux.loading.live_machine.load_crash_image", fake.kexec_load)
+    monkeypatch.setattr(LiveMachine, "try_lock", lambda _machine: True)
+    machine = LiveMachine(fake.sysroot)
+    rewrite_header(machine)
+    rewrite_header(machine)
+    assert len(fake.loads) == 2

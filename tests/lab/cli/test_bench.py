@@ -1,0 +1,104 @@
+"""``crash-hotplug bench`` as a person runs it; what it measures is a stand-in's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from crash_hotplug_lab.bench.bench_updates import IN_PLACE, Measured
+from crash_hotplug_lab.bench.kexec_call_timer import Timing
+from crash_hotplug_lab.cli import bench
+from tests.cli.running import run_lab
+
+KEXEC = "kexec -p /boot/vmlinuz"
+
+
+class Machine:
+    """What the command asks of the live machine."""
+
+    refused: str | None = None
+    image: object | None = object()
+
+    def why_refused(self) -> str | None:
+        return self.refused
+
+    def loaded_image(self) -> object | None:
+        return self.image
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[list[str]], int]]:
+    asked: list[tuple[list[list[str]], int]] = []
+
+    def measure(commands: Sequence[list[str]], rounds: int, _say: Callable[[str], None]) -> list[Measured]:
+        asked.append((list(commands), rounds))
+        ours = Measured(IN_PLACE, [Timing(0.050, 0.040, 0.004, 1, 0)] * rounds)
+        theirs = [Measured(" ".join(c), [Timing(1.0, 0.8, 0.6, 1, 0)] * rounds) for c in commands]
+        return [ours, *theirs]
+
+    monkeypatch.setattr(bench, "bench", measure)
+    monkeypatch.setattr(bench, "LiveMachine", Machine)
+    monkeypatch.setattr(bench, "find_reload_tool", lambda: None)
+    return asked
+
+
+def test_a_reload_costs_so_many_times_an_update(
+    asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = run_lab(capsys, "bench", "--yes", "--rounds", "3", "--against", KEXEC)
+    assert (shown.code, asked) == (0, [([KEXEC.split()], 3)])
+    lines = [line.split() for line in shown.out.splitlines()]
+    assert ["without", "an", "image", "600.00", "(600.00", "to", "600.00)", "x", "150.00"] in lines
+
+
+def test_json_has_every_value(asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str]) -> None:
+    report = run_lab(capsys, "bench", "--yes", "--rounds", "2", "--against", KEXEC, "--json").json
+    ours, theirs = report["measured"]
+    assert ours["in_place"]
+    assert theirs["cpu_seconds"]["ratio_to_in_place"] == 20
+    assert theirs["without_image_seconds"]["values"] == [0.6, 0.6]
+
+
+def test_nothing_is_done_without_consent(
+    asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = run_lab(capsys, "bench", "--against", KEXEC)
+    assert (shown.code, asked, shown.out) == (2, [], "")
+    assert f"20 times {KEXEC}: each leaves the machine without a crash image for a moment; say --yes" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--yes"], 1, "neither kdumpctl nor kdump-config is installed; name what loads"),
+        (["--yes", "--against", "kexec '"], 1, "--against cannot be read"),
+        (["--yes", "--against", ""], 1, "--against has no command"),
+        (["--yes", "--rounds", "0"], 2, "is not a number from 1 to 10000"),
+        (["--yes", "--no-reload", "--against", KEXEC], 2, "not allowed with"),
+    ],
+)
+def test_wrong_usage(
+    asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str], arguments: list[str], code: int,
+    said: str,
+) -> None:  # fmt: skip
+    shown = run_lab(capsys, "bench", *arguments)
+    assert (shown.code, asked) == (code, [])
+    assert said in shown.err
+
+
+def test_refused(
+    asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Machine, "refused", "lockdown (integrity) forbids kexec_load")
+    shown = run_lab(capsys, "bench", "--yes", "--no-reload")
+    assert (shown.code, asked) == (1, [])
+    assert "lockdown" in shown.err
+
+
+def test_no_image(
+    asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Machine, "image", None)
+    shown = run_lab(capsys, "bench", "--yes", "--no-reload")
+    assert (shown.code, asked) == (3, [])

@@ -1,0 +1,87 @@
+"""``crash-hotplug-lab`` as a person types it, without booting anything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import crash_hotplug
+from crash_hotplug_lab.cli.main import CRASH_HOTPLUG_LAB
+from tests.cli.running import run_lab
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def extra() -> None:
+    for module in ("qemu.qmp", "rich", "elftools"):
+        pytest.importorskip(module)
+
+
+def test_help_of_every_command_works_without_the_extras() -> None:
+    hide = "import sys; [sys.modules.__setitem__(name, None) for name in ('qemu', 'rich', 'elftools', 'matplotlib')]"
+    code = f"{hide}; from crash_hotplug_lab.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    env = {**os.environ, "PYTHONPATH": str(Path(crash_hotplug.__file__).parent.parent)}
+    for command in CRASH_HOTPLUG_LAB.commands:
+        done = subprocess.run(
+            [sys.executable, "-c", code, command, "--help"], env=env, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.startswith(f"usage: crash-hotplug-lab {command}")
+
+
+def test_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = ("crash_hotplug_lab.qemu", "crash_hotplug_lab.cli.progress")
+    for name in [name for name in sys.modules if name.startswith(lab)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    ran = run_lab(capsys, "fetch")
+    assert ran.code == 1
+    assert "the lab needs the Python package rich" in ran.err
+
+
+@pytest.mark.usefixtures("extra")
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = run_lab(capsys, "list", "--json")
+    assert ran.code == 0
+    assert ran.json["scenarios"]["hot-add"]["updates"] == ["nothing", "kernel", "reload", "in-place", "watch"]
+    assert ran.json["kernels"]["6.1"] is None
+    assert "hot-add" in run_lab(capsys, "list").out
+
+
+@pytest.mark.usefixtures("extra")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "nonsense"), "there is no scenario nonsense"),
+        (("guest", "--release", "potato"), "no Debian potato can be built"),
+        (("guest", "--deb", "/nonexistent.deb"), "there is no package file"),
+        (("guest", "--side", "with"), "needs the package file"),
+        (("run", "--kernel", "2.6"), "no kernel is known as 2.6"),
+        (("run", "--kernel", "/boot/vmlinuz-mine"), "its modules have to be named as well"),
+        (("run", "--modules", "/lib/modules"), "--modules goes with one --kernel that is a file"),
+        (("run", "-j", "0"), "at least one guest has to run at a time"),
+        (("report",), "`crash-hotplug-lab run` writes it"),
+    ],
+)
+def test_wrong_choice_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")  # nothing may be fetched here
+    ran = run_lab(capsys, *arguments)
+    assert ran.code == 1
+    assert words in ran.err
+
+
+@pytest.mark.usefixtures("extra")
+def test_no_apt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    ran = run_lab(capsys, "fetch")
+    assert ran.code == 1
+    assert "this machine does not have them" in ran.err

@@ -1,0 +1,69 @@
+"""The command: story, scenarios, search, snapshot, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import run, run_lab
+
+needs_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+
+
+def test_story_shows_three_policies_and_writes_their_dumps(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    result = run_lab(capsys, "simulate", "--output", str(tmp_path))
+    assert result.code == 0
+    assert "stale dump" in result.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vmcore-in-place", "vmcore-merged", "vmcore-reload"]
+
+
+def test_snapshot_is_a_machine_that_status_and_audit_understand(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tree, dumps = str(tmp_path / "tree"), str(tmp_path)
+    for policy, code in (("in-place", 0), ("merged", 4)):
+        tree = str(tmp_path / f"tree-{policy}")
+        assert run_lab(capsys, "simulate", "--policy", policy, "--snapshot", tree, "--output", dumps).code == 0
+        assert run(capsys, "status", "--sysroot", tree).code == code
+        assert run(capsys, "audit", str(tmp_path / f"vmcore-{policy}"), "--sysroot", tree).code == code
+
+
+def test_snapshot_of_several_policies_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_lab(capsys, "simulate", "--snapshot", str(tmp_path / "t"), "--output", str(tmp_path)).code == 1
+
+
+def test_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    report = json.loads(run_lab(capsys, "simulate", "--json", "--output", str(tmp_path)).out)
+    assert report["schema"] == 1
+    assert [(r["policy"], r["outcome"]) for r in report["results"]] == [
+        ("reload", "accurate dump"),
+        ("merged", "stale dump"),
+        ("in-place", "accurate dump"),
+    ]
+
+
+@needs_toml
+def test_list_names_the_bundled_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "dimm-removed" in run_lab(capsys, "list").out
+
+
+@needs_toml
+def test_search_of_one_scenario_shows_a_table_and_traces(capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_lab(capsys, "explore", "cpu-leaves", "--policy", "in-place", "--policy", "merged")
+    assert result.code == 0
+    assert "refused by digest" in result.out
+    assert "shortest way" in result.out
+
+
+@needs_toml
+def test_search_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    report = json.loads(run_lab(capsys, "explore", "cpu-leaves", "--json", "--policy", "v6").out)
+    assert report["states"] == sum(report["explored"][0]["policies"][0]["outcomes"].values())
+
+
+def test_unknown_scenario_is_a_sentence_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_lab(capsys, "simulate", "no-such-scenario")
+    assert result.code == 1

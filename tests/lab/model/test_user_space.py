@@ -1,0 +1,120 @@
+"""The in-place update over the model's kernel: what it lists, how often it takes over, and the race it cannot win."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from crash_hotplug.core.handler import Event, EventKind, Outcome, Report, Step, Steps, handle_event, run
+from crash_hotplug.core.handler_policies import InPlace
+from crash_hotplug.core.ranges import Range
+from crash_hotplug_lab.model import panic as panics
+from crash_hotplug_lab.model.kexec_syscalls import kexec_file_load
+from crash_hotplug_lab.model.loader import small_capture_kernel
+from crash_hotplug_lab.model.machine import ModelMachine, boot
+from crash_hotplug_lab.model.memory_hotplug import add_memory
+from crash_hotplug_lab.model.panic import panic
+from crash_hotplug_lab.model.profile import default_profile
+from crash_hotplug_lab.model.udev import RULES
+from crash_hotplug_lab.model.user_space import Kexec, Loader, UserMachine, handle_or_reload
+
+LOOK = Event(EventKind.LOOK)
+FILES = small_capture_kernel()
+
+
+def grown(loader: Loader, release: str = "5.10.0-model") -> tuple[ModelMachine, UserMachine]:
+    machine = boot(default_profile(release))
+    kexec = Kexec(FILES, loader)
+    run(kexec.load(machine))
+    run(add_memory(machine, "dimm0", Range(4 << 30, (4 << 30) + (128 << 20))))
+    return machine, UserMachine(machine, kexec, RULES["rhel"])
+
+
+def finish(steps: Steps[Report], then: dict[str, Callable[[], object]]) -> Report:
+    """Take all steps; do something else right after each one that *then* names."""
+    while True:
+        try:
+            step: Step = next(steps)
+        except StopIteration as stop:
+            report = stop.value
+            assert isinstance(report, Report)
+            return report
+        then.get(step.name, lambda: None)()
+
+
+@pytest.mark.parametrize("loader", list(Loader))
+def test_update_lists_few_segments_and_purgatory_only_once(loader: Loader) -> None:
+    machine, user = grown(loader)
+    listed = []
+    for _n in range(3):
+        assert run(handle_event(user, InPlace(), LOOK)).outcome is Outcome.UPDATED
+        assert machine.crash_image is not None
+        listed.append(len(machine.crash_image.kimage.segments))
+        number = len(machine.devices)
+        run(add_memory(machine, f"dimm{number}", Range((4 + number) << 30, ((4 + number) << 30) + (128 << 20))))
+    assert listed[1] == listed[2] == listed[0] - 1
+    run(handle_event(user, InPlace(), LOOK))
+    assert panic(machine).outcome is panics.Outcome.ACCURATE
+
+
+@pytest.mark.parametrize("loader", list(Loader))
+def test_image_loaded_by_another_before_the_call_is_noticed(loader: Loader) -> None:
+    machine, user = grown(loader)
+    steps = handle_event(user, InPlace(), LOOK)
+    report = finish(steps, {"in place: planned": lambda: run(kexec_file_load(machine, FILES))})
+    assert report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED)
+    assert panic(machine).outcome is panics.Outcome.ACCURATE
+
+
+def test_load_between_the_last_look_and_the_kernels_lock_is_noticed_after_the_call() -> None:
+    """The kernel has no "replace it only if it is still that image": what the lock file is for.
+
+    A loader that does without it, and puts other segments elsewhere, leaves an image that the digest refuses.  That is
+    noticed by what it wrote over segments that were not listed, and answered by a reload.
+    """
+    machine, user = grown(Loader.KEXEC_LOAD)
+    between: list[panics.Outcome] = []
+    report = finish(
+        handle_or_reload(user, InPlace(), LOOK),
+        {
+            "kexec_load: segment list copied": lambda: run(kexec_file_load(machine, FILES)),
+            "service: what is loaded is a mix": lambda: between.append(panic(machine.copy()).outcome),
+        },
+    )
+    assert between == [panics.Outcome.REFUSED]
+    assert report.outcome is Outcome.RELOADED
+    assert "another crash image was loaded at the very moment of the update" in report.sentence
+    assert panic(machine).outcome is panics.Outcome.ACCURATE
+
+
+@pytest.mark.parametrize("loader", list(Loader))
+def test_no_mix_is_seen_where_nobody_else_loads(loader: Loader) -> None:
+    machine, user = grown(loader)
+    for _n in range(2):
+        report = run(handle_or_reload(user, InPlace(), LOOK))
+        assert report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED)
+    assert panic(machine).outcome is panics.Outcome.ACCURATE
+
+
+def test_lock_file_keeps_a_careful_loader_out() -> None:
+    machine, user = grown(Loader.KEXEC_LOAD)
+    waited = []
+
+    def try_to_load() -> None:
+        waited.append(machine.flock_taken)
+
+    finish(handle_event(user, InPlace(), LOOK), {"kexec_load: segment list copied": try_to_load})
+    assert waited == [True]
+
+
+def test_busy_kexec_lock_is_waited_for() -> None:
+    machine, user = grown(Loader.KEXEC_LOAD)
+    machine.kexec_locked = True
+    waits = 0
+    for step in handle_event(user, InPlace(), LOOK):
+        if step.waits:
+            waits += 1
+            machine.kexec_locked = waits < 3
+    assert waits == 3
+    assert panic(machine).outcome is panics.Outcome.ACCURATE

@@ -1,0 +1,119 @@
+"""What the programs that measure in the guest conclude from what they saw."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.core.handler import Step
+from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.update_plan import UpdatePlan
+from crash_hotplug_lab.experiments import kill_updates, measure_handler, measure_updates
+
+OLD, NEW, OTHER = ("old",), ("new",), ("other",)
+
+
+@pytest.mark.parametrize(
+    ("now", "calls", "said"),
+    [
+        (OLD, 0, "as before"),
+        (NEW, 0, "WRONG"),
+        (NEW, 1, "as after"),
+        (OLD, 1, "WRONG"),
+        (OTHER, 1, "WRONG"),
+        (OLD, None, "as before"),
+        (NEW, None, "as after"),
+        (OTHER, None, "WRONG"),
+        (kill_updates.NOTHING, 0, "NOTHING"),
+        (kill_updates.NOTHING, 1, "NOTHING"),
+        (kill_updates.NOTHING, None, "NOTHING"),
+    ],
+)
+def test_what_is_loaded_after_a_kill(now: tuple[str], calls: int | None, said: str) -> None:
+    assert kill_updates.verdict(OLD, NEW, now, calls) == said
+
+
+def test_slow_updates_are_laid_beside_what_the_watcher_saw() -> None:
+    updates = [(float(n), n + 0.05, 0.004) for n in range(10)] + [(10.0, 13.0, 2.8)]
+    lines = measure_updates.explain(updates, [(3.0, 3.02), (10.1, 12.6)])
+    assert lines == [
+        "slow: kexec_load 2800.0 ms in an update of 3000.0 ms, in which the clock's watcher stood still for 2500.0 ms"
+    ]
+
+
+def test_what_function_graph_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trace").write_text(
+        "# tracer: function_graph\n"
+        " 1) # 9876.543 us |  crash_handle_hotplug_event();\n"
+        " 0)               |  __x64_sys_kexec_load() {\n"
+        " 0)   1.500 us    |    kimage_free();\n"
+        " 0)   0.500 us    |    kimage_free();\n"
+        " 0) $ 2000000 us  |  } /* __x64_sys_kexec_load */\n"
+        " 0) * 12345.67 us |  } /* __x64_sys_kexec_load [kernel] */\n"
+    )
+    monkeypatch.setattr(measure_handler, "_TRACING", str(tmp_path))
+    assert measure_handler.durations() == {
+        "crash_handle_hotplug_event": [pytest.approx(9.876543)],
+        "kimage_free": [pytest.approx(0.0015), pytest.approx(0.0005)],
+        "__x64_sys_kexec_load": [pytest.approx(2000), pytest.approx(12.34567)],
+    }
+    assert measure_handler.durations() == {}
+
+
+class FakeLook:
+    """What is loaded is what a file says."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def state(self) -> tuple[object, ...]:
+        return (self.path.read_text(),)
+
+
+class FakeMachine:
+    """Counts as loaded once it has made its call."""
+
+    kexec_seconds = 0.0
+
+    def _flags(self) -> int:
+        return 0
+
+    def _read_identity(self) -> bytes:
+        return b""
+
+
+def fake_update(path: Path, machine: FakeMachine) -> Iterator[Step]:
+    """Open a file, make a plan, load something by a write that stands for kexec_load, open a file again."""
+    os.close(os.open("/dev/null", os.O_RDONLY))
+    os.getppid()
+    yield Step("planned", UpdatePlan(0, (), (), Range(0, 4096), False))
+    os.close(os.open("/dev/null", os.O_RDONLY))
+    target = os.open(path, os.O_WRONLY)
+    os.pwrite(target, b"new", 0)
+    machine.kexec_seconds = 1.0
+    os.close(os.open("/dev/null", os.O_RDONLY))
+    yield Step("loaded")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of x86_64's system calls")
+def test_children_are_killed_from_each_file_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "loaded"
+    path.write_text("old")
+    monkeypatch.setattr(kill_updates, "LiveMachine", FakeMachine)
+    monkeypatch.setattr(kill_updates, "say", print)
+    monkeypatch.setattr(kill_updates, "_KEXEC_LOAD", 18)  # pwrite64
+    monkeypatch.setattr(kill_updates, "what_was_there", lambda _plan: [])
+    monkeypatch.setattr(kill_updates, "load_crash_image", lambda *_: path.write_text("old"))
+    killing = kill_updates.Killing("fake", lambda machine: fake_update(path, machine), FakeLook(path))  # type: ignore[arg-type, return-value]
+    killing.make(3)
+    assert path.read_text() == "new"
+    assert sum(killing.inside.values()) == 3
+    assert set(killing.at_stops) == {"as before", "as after"}
+    # before and after: open, close, getppid, open, close, open, and before the write
+    assert killing.at_stops["as before"] >= 13
+    # after it, and before and after: open, close, and what closes the last file
+    assert killing.at_stops["as after"] >= 5
