@@ -11,7 +11,7 @@ from crash_hotplug.cli.load import capture_cmdline
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.linux.loading.capture_kernel import Strategy
 from crash_hotplug.linux.loading.load_once import Loaded
-from crash_hotplug.linux.loading.load_record import LoadRecord
+from crash_hotplug.linux.loading.load import LoadRecord
 from tests.cli.running import run
 
 Asked = list[tuple[LoadRecord, bool]]

@@ -10,14 +10,14 @@ import pytest
 
 from crash_hotplug.cli import update
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import Outcome, Report
+from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.linux.loading import former_image, update_once
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.load_record import LoadRecord
+from crash_hotplug.linux.loading.load import LoadRecord
 from crash_hotplug.linux.loading.reload import NoReloadToolError
-from crash_hotplug.linux.loading.update_once import LOOK
+from crash_hotplug_lab.model.user_space import LOOK
 from tests.cli.running import run
 from tests.linux.fake_kexec import (
     HEADER,

@@ -7,9 +7,11 @@ import struct
 
 import pytest
 
-from crash_hotplug.core.capture_kernel import MAX_ROOM, check_bzimage, check_room, needed_at_least, why_no_file_load
+from crash_hotplug.core.plan import MAX_ROOM
+from crash_hotplug.core.boot_params import check_bzimage, why_no_file_load
+from crash_hotplug.core.capture_kernel import check_room, needed_at_least
 from crash_hotplug.core.errors import InputError, NoRoomError
-from crash_hotplug.core.in_place import control_pages_bound
+from crash_hotplug.core.plan import control_pages_bound
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.trees import tree

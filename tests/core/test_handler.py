@@ -9,18 +9,12 @@ import pytest
 from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
-from crash_hotplug.core.handler import (
-    Event,
-    EventKind,
-    ImageChangedError,
-    Outcome,
-    Policy,
-    Step,
-    Steps,
-    handle_event,
-    run,
-)
-from crash_hotplug.core.handler_policies import InPlace
+from crash_hotplug.core.steps import Step, Steps, run
+from crash_hotplug.core.update import ImageChangedError, Outcome
+from crash_hotplug_lab.model.events import Event, EventKind
+from crash_hotplug_lab.model.in_kernel import handle_event
+from crash_hotplug_lab.model.policies import Policy
+from crash_hotplug_lab.model.policies import InPlace
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.machine import Machine
 from crash_hotplug_lab.model.policies import POLICIES, V6, Merged, Reload, policy_named

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from crash_hotplug.core.handler import MixedImageError
-from crash_hotplug.core.image import PAGE
+from crash_hotplug.core.UNKNOWN import MixedImageError
+from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.image_marks import PAGES, check_marks, marks_of, places
 from crash_hotplug.core.ranges import Range
 

@@ -10,14 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.image import PAGE, Kimage, Segment
-from crash_hotplug.core.in_place import (
-    control_pages_bound,
-    find_digest_table,
-    lowest_hole,
-    segments_to_list,
-    without_elfcorehdr,
-)
+from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.image import Kimage, Segment
+from crash_hotplug.core.plan import control_pages_bound, lowest_hole, segments_to_list
+from crash_hotplug.core.purgatory import find_digest_table, without_elfcorehdr
 from crash_hotplug.core.purgatory import digest_covers, digest_regions, find_backup_region
 from crash_hotplug.core.ranges import Range, RangeList
 

@@ -14,9 +14,10 @@ import pytest
 
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, PAGE, Segment
+from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, Segment
+from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.machine import Cpu, Machine, NoteRegion
-from crash_hotplug.core.update_plan import NewSegment
+from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.linux.loading import live_machine
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot

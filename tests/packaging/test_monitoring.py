@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crash_hotplug.core.compare import Verdict
-from crash_hotplug.core.handler import Outcome
+from crash_hotplug.core.update import Outcome
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
 
 PACKAGING = Path(__file__).parent.parent.parent / "packaging"

@@ -17,10 +17,10 @@ from crash_hotplug.cli.output import (
     print_verdict,
     ranges_json,
 )
-from crash_hotplug.core.assessment import dialect_of
 from crash_hotplug.core.compare import Comparison, Verdict
 from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.expected import loader_of
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
@@ -80,7 +80,7 @@ def _compare_with_tree(sysroot: Sysroot, vmcore: Vmcore, result: Comparison) -> 
         compare_vmcore(vmcore, machine, None, Dialect.KERNEL, result)
         return
     loaded = parse_elfcorehdr(image.elfcorehdr)
-    compare_vmcore(vmcore, machine, loaded, dialect_of(loaded, image), result)
+    compare_vmcore(vmcore, machine, loaded, loader_of(loaded, image), result)
 
 
 def _verdict(vmcore: Vmcore, result: Comparison) -> Verdict:

@@ -9,10 +9,9 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot, address, read_input
 from crash_hotplug.cli.output import print_json
 from crash_hotplug.cli.output_file import write_output
-from crash_hotplug.core.assessment import dialect_of
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count
@@ -111,4 +110,4 @@ def _starting_point(
         return Dialect(arguments.dialect), base if arguments.base is not None else None, backup
     if image is None or base is None:
         return Dialect.KERNEL, None, backup
-    return dialect_of(base, image), base, backup
+    return loader_of(base, image), base, backup

@@ -9,23 +9,21 @@ import sys
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, memory_ranges
-from crash_hotplug.cli.output import print_json
-from crash_hotplug.core.capture_kernel import MAX_ROOM
+from crash_hotplug.cli.output import print_json, progress
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.move_header import MAX_MEMORY_RANGES
+from crash_hotplug.core.plan import MAX_MEMORY_RANGES, MAX_ROOM
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
 from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.load_once import load_once, unload
-from crash_hotplug.linux.loading.load_record import LoadRecord
+from crash_hotplug.linux.loading.load import LoadRecord, load_once, unload
 from crash_hotplug.linux.machine_reader import CMDLINE
 from crash_hotplug.linux.sysroot import Sysroot
 
 DESCRIPTION = """\
-Loads a crash kernel with kexec_file_load (or, where only kexec_load will do, through kexec-tools), then gives
-its elfcorehdr room to grow, takes it out of purgatory's digest and describes every possible CPU.  An image
-that is loaded is replaced; where the new one is refused, the former one is put back.
+Loads a crash kernel with kexec_file_load (or through kexec-tools where only kexec_load works), then gives its
+elfcorehdr room to grow, excludes it from purgatory's digest and describes every possible CPU.  A loaded image
+is replaced; if the kernel refuses the new one, the previous image is put back.
 
-What was loaded is kept in /run/crash-hotplug, for `crash-hotplug update --strategy reload` on machines
+The command line is recorded in /run/crash-hotplug, for `crash-hotplug update --strategy reload` on machines
 without kdumpctl and kdump-config.
 """
 EXAMPLES = """\
@@ -79,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("crash-hotplug load: give a KERNEL to load, or --unload", file=sys.stderr)
         return exit_codes.USAGE
     if arguments.unload:
-        unload()
+        unload(LiveMachine())
         return _say(arguments.json, "unloaded", "no crash image is loaded now")
     cmdline = capture_cmdline(_own_cmdline() if arguments.reuse_cmdline else "", arguments.append)
     initrd = None if arguments.initrd is None else os.path.abspath(arguments.initrd)
@@ -90,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.hotplug_size,
     )
     asked_for = arguments.hotplug_size is not None or arguments.max_memory_ranges is not None
-    loaded = load_once(LiveMachine(), record, asked_for)
+    loaded = load_once(LiveMachine(), record, asked_for, progress)
     sentence = "ready for hot-plug" if loaded.not_ready is None else f"not made ready for hot-plug: {loaded.not_ready}"
     _say(arguments.json, "loaded", f"by {loaded.how}; {sentence}", loaded.not_ready is None)
     return exit_codes.FAILED if asked_for and loaded.not_ready is not None else exit_codes.DONE

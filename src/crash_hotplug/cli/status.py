@@ -138,11 +138,11 @@ def _in_place(sysroot: Sysroot, image: CrashImage) -> dict[str, Any]:
     """Tell whether `crash-hotplug update` could update the image in place, and why not."""
     # Imported here: a saved tree needs none of it, and a look at one should start fast.
     from crash_hotplug.linux.btf_file import layout_source  # noqa: PLC0415
-    from crash_hotplug.linux.loading.live_machine import LiveMachine  # noqa: PLC0415
+    from crash_hotplug.linux.loading.live_machine import LiveMachine, why_live_image_not_updatable  # noqa: PLC0415
 
     layout = layout_source(sysroot)
     try:
-        reason = LiveMachine(sysroot).why_not_updatable(image)
+        reason = why_live_image_not_updatable(LiveMachine(sysroot), image)
     except CannotTellError as error:
         return {"possible": None, "reason": str(error), "kimage_layout": layout}
     return {"possible": reason is None, "reason": reason, "kimage_layout": layout}

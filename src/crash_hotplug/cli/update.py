@@ -5,26 +5,26 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, memory_ranges
 from crash_hotplug.cli.output import print_json, print_labelled, progress
-from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.handler import Outcome, Report
-from crash_hotplug.core.handler_policies import in_place_header
-from crash_hotplug.core.image import elfcorehdr_room
-from crash_hotplug.core.move_header import MAX_MEMORY_RANGES
+from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
+from crash_hotplug.core.plan import MAX_MEMORY_RANGES, UpdatePlan
+from crash_hotplug.core.reload import update_or_reload
 from crash_hotplug.core.sizes import count, human_size
-from crash_hotplug.core.update_plan import UpdatePlan
+from crash_hotplug.core.steps import Steps
+from crash_hotplug.core.update import Outcome, Report, Wants, decide, make_plan, update
 from crash_hotplug.linux.loading.call_time import CallTime, estimate_call
-from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.update_once import ANSWERED, header_with_room, update_by_reload, update_in_place
+from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
+from crash_hotplug.linux.loading.reload import ReloadParts, update_by_reload
 
 DESCRIPTION = """\
-Brings the elfcorehdr of the loaded crash image up to date in place, by one small kexec_load: kernel and
-initrd of the image stay where they are, and nothing is read from disk.  Whoever loaded the image does not
-matter.  From then on the header describes every possible CPU, so that CPUs may come and go without an update.
+Brings the elfcorehdr of the loaded crash image up to date in place, with one small kexec_load: the image's
+kernel and initrd stay where they are, and nothing is read from disk.  It works for an image from any loader.
+The header then describes every possible CPU, so that CPU hot-plug needs no further update.
 """
 EXAMPLES = """\
 examples:
@@ -72,34 +72,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    live = LiveMachine(verify_full=arguments.verify == "full", say=progress)
+    machine = LiveMachine()
+    wants = Wants(memory_ranges=arguments.max_memory_ranges, verify_full=arguments.verify == "full")
     if arguments.dry_run:
-        return _dry_run(live, arguments.max_memory_ranges, arguments.json)
+        return dry_run(machine, wants, arguments.json)
+    return update_now(machine, arguments.strategy, wants, arguments.json)
+
+
+def update_now(
+    machine: LiveMachine, strategy: str, wants: Wants, as_json: bool, parts: ReloadParts = ReloadParts()
+) -> int:
+    """Update, and report what came of it."""
     started = time.perf_counter()
-    report = _update(live, arguments.strategy, arguments.max_memory_ranges)
+    report = run_patiently(_steps(machine, strategy, wants, parts))
     seconds = time.perf_counter() - started
-    if arguments.json:
+    if as_json:
         print_json({
             "command": "update",
             "outcome": report.outcome.value,
             "reason": report.sentence,
             "seconds": round(seconds, 6),
-            "kexec_load_seconds": round(live.kexec_seconds, 6),
+            "kexec_load_seconds": round(machine.kexec_seconds, 6),
         })  # fmt: skip
     else:
-        call = f", {live.kexec_seconds * 1e3:.1f} ms of it kexec_load" if live.kexec_seconds else ""
+        call = f", {machine.kexec_seconds * 1e3:.1f} ms of it kexec_load" if machine.kexec_seconds else ""
         stream = sys.stdout if _CODES.get(report.outcome) == exit_codes.DONE else sys.stderr
         print(f"{report.outcome.value}: {report.sentence} ({seconds * 1e3:.0f} ms{call})", file=stream)
     return _CODES.get(report.outcome, exit_codes.FAILED)
 
 
-def _update(live: LiveMachine, strategy: str, ranges: int) -> Report:
+def _steps(machine: LiveMachine, strategy: str, wants: Wants, parts: ReloadParts) -> Steps[Report]:
+    def by_reload(reason: str) -> Steps[Report]:
+        return update_by_reload(machine, reason, progress, parts)
+
     if strategy == "reload":
-        return update_by_reload("", progress)
-    report = update_in_place(live, ranges)
-    if strategy == "in-place" or report.outcome in ANSWERED:
-        return report
-    return update_by_reload(report.sentence, progress)
+        return by_reload("")
+    if strategy == "in-place":
+        return update(machine, wants, progress)
+    return update_or_reload(machine, wants, by_reload, progress)
 
 
 class DryRun(NamedTuple):
@@ -111,9 +121,9 @@ class DryRun(NamedTuple):
     call: CallTime | None = None
 
 
-def _dry_run(live: LiveMachine, ranges: int, as_json: bool) -> int:
+def dry_run(machine: LiveMachine, wants: Wants, as_json: bool) -> int:
     """Print the plan of an update in place; nothing is locked and nothing changed."""
-    found = _plan(live, ranges)
+    found = _plan(machine, wants)
     if as_json:
         outcomes = {exit_codes.DONE: "planned", exit_codes.FAILED: "refused"}
         report: dict[str, Any] = {"command": "update", "outcome": outcomes.get(found.code, "not loaded")}
@@ -126,41 +136,30 @@ def _dry_run(live: LiveMachine, ranges: int, as_json: bool) -> int:
     return found.code
 
 
-def _plan(live: LiveMachine, ranges: int) -> DryRun:
+def _plan(live: LiveMachine, wants: Wants) -> DryRun:
     refused = live.why_refused()
     if refused is not None:
         return DryRun(exit_codes.FAILED, refused)
-    image = live.loaded_image()
-    if image is None:
+    if live.image_loaded() is False:
         return DryRun(exit_codes.NO_IMAGE, "no crash image is loaded")
-    refused = live.why_not_updatable(image)
-    if refused is not None:
-        return DryRun(exit_codes.FAILED, refused)
-    machine = live.read_machine()
-    header = in_place_header(machine, image, None)
-    if image.elfcorehdr.startswith(header.to_bytes()):
-        return DryRun(exit_codes.DONE, "nothing to do: the header is right as it is")
-    room = elfcorehdr_room(image, machine.crashkernel, None) or 0
+    with closing(live.observe()) as observation:
+        if not observation.identity():
+            return DryRun(exit_codes.NO_IMAGE, "no crash image is loaded")
+        image, machine = observation.image(), observation.machine()
+        decision = decide(image, machine, observation.read_phys, wants)
+        if decision.outcome is Outcome.UNCHANGED:
+            return DryRun(exit_codes.DONE, f"nothing to do: {decision.sentence}")
+        if decision.outcome is not Outcome.UPDATED:
+            return DryRun(_CODES.get(decision.outcome, exit_codes.FAILED), decision.sentence)
+        plan = make_plan(decision, image, machine, observation.read_phys, progress)
     how = ""
-    if header.size > room:
-        try:
-            header, needed = header_with_room(machine, image, ranges)
-            plan = live.plan_move(image, needed, header.to_bytes())
-            how = f"the header outgrew its {room} bytes and would move to a place of {needed}; "
-        except CannotTellError as error:
-            header = in_place_header(machine, image, room)
-            if header.size > room:
-                raise
-            if image.elfcorehdr.startswith(header.to_bytes()):
-                sentence = f"nothing to do: the header describes the present CPUs, and cannot move: {error}"
-                return DryRun(exit_codes.DONE, sentence)
-            plan = live.plan(image, header.to_bytes())
-            how = f"present CPUs only, for the header cannot move: {error}; "
-    else:
-        plan = live.plan(image, header.to_bytes())
-    entries = count(len(header.program_headers), "entry", "entries")
-    what = f"would list {count(len(plan.segments), 'segment')} and copy {human_size(plan.bytes_copied)}: {entries}"
-    return DryRun(exit_codes.DONE, how + what, plan, estimate_call(plan, machine.crashkernel))
+    if decision.move is not None:
+        how = f"the header outgrew its {decision.room} bytes and would move to a place of {decision.move.room}; "
+    elif decision.why_stays is not None:
+        how = f"present CPUs only, because the header cannot move: {decision.why_stays}; "
+    what = f"would list {count(len(plan.segments), 'segment')} and copy {human_size(plan.bytes_copied)}: "
+    entries = count((len(decision.header) - ELF_HEADER_SIZE) // PROGRAM_HEADER_SIZE, "entry", "entries")
+    return DryRun(exit_codes.DONE, how + what + entries, plan, estimate_call(plan, machine.crashkernel))
 
 
 def _show_plan(plan: UpdatePlan, call: CallTime) -> None:
@@ -182,6 +181,6 @@ def _plan_json(plan: UpdatePlan, call: CallTime | None) -> dict[str, Any]:
         ],
         "kept": [{"start": hex(kept.start), "end": hex(kept.end), "size": kept.size} for kept in plan.kept],
         "control_pages_end": hex(plan.control_pages.end),
-        "takes_over": plan.takes_over,
+        "takes_over": plan.excludes_elfcorehdr,
         "time_without_image": estimated,
     }

@@ -18,7 +18,7 @@ from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.service.metrics_file import write_metrics
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import UeventSocket
-from crash_hotplug.linux.service.watch_look import Looker
+from crash_hotplug.linux.service.watch_look import Reconciler
 from crash_hotplug.linux.service.watch_service import INFO, WARNING, Service
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -90,26 +90,31 @@ def run(arguments: argparse.Namespace) -> int:
     log = _Log()
     notifier = Notifier()
     sysroot = Sysroot()
-    live = LiveMachine(sysroot, say=lambda what: log.say(INFO, what))
-    looker = Looker(live, sysroot, arguments.strategy, while_waiting=notifier.alive)
-    blind = looker.why_blind()
+    reconciler = Reconciler(
+        LiveMachine(sysroot),
+        sysroot,
+        arguments.strategy,
+        while_waiting=notifier.alive,
+        say=lambda what: log.say(INFO, what),
+    )
+    blind = reconciler.why_blind()
     if blind is not None:
         raise CannotTellError(blind)
     record = WatchRecord(__version__, time.time())
     if arguments.once:
-        return _once(looker, record, arguments)
-    lacks = looker.what_lacks()
+        return _once(reconciler, record, arguments)
+    lacks = reconciler.what_lacks()
     if lacks is not None:
         log.say(WARNING, f"no update in place here: {lacks}")
     uevents = UeventSocket()
     schedule = Schedule(time.monotonic(), arguments.max_delay, arguments.heartbeat)
-    Service(looker, uevents, schedule, record, log.say, notifier, arguments.metrics_file).run()
+    Service(reconciler, uevents, schedule, record, log.say, notifier, arguments.metrics_file).run()
     return exit_codes.DONE
 
 
-def _once(looker: Looker, record: WatchRecord, arguments: argparse.Namespace) -> int:
+def _once(reconciler: Reconciler, record: WatchRecord, arguments: argparse.Namespace) -> int:
     started = time.monotonic()
-    look = looker.look(is_quiet=True)
+    look = reconciler.look(is_quiet=True)
     seconds = time.monotonic() - started
     record.add(look, "start", time.time(), seconds)
     if arguments.metrics_file is not None:
@@ -121,14 +126,14 @@ def _once(looker: Looker, record: WatchRecord, arguments: argparse.Namespace) ->
             "reason": look.sentence,
             "strategy": look.strategy,
             "outcome": look.outcome.value,
-            "done": look.deed,
+            "done": look.action,
             "seconds": round(seconds, 6),
             "kexec_load_seconds": round(look.kexec_seconds, 6),
             "room_left": look.room_left,
         })  # fmt: skip
         return exit_codes.of_verdict(look.verdict)
-    if look.deed:
-        print(f"{look.strategy}: {look.outcome.value}: {look.deed}")
+    if look.action:
+        print(f"{look.strategy}: {look.outcome.value}: {look.action}")
     print_verdict(look.verdict, look.sentence)
     return exit_codes.of_verdict(look.verdict)
 

@@ -43,6 +43,9 @@ X86_64 = Architecture(
     kernel_padding=4096,
 )
 
+PAGE = 4096
+"""Bytes in a page of x86_64; the segments of an image are made of whole ones."""
+
 SUPPORTED = {architecture.machine_number: architecture for architecture in (X86_64,)}
 """The supported architectures by ``e_machine``."""
 
@@ -60,3 +63,8 @@ def machine_name(machine_number: int) -> str:
     known = SUPPORTED.get(machine_number)
     name = known.name if known else _OTHER_NAMES.get(machine_number, "unknown")
     return f"{name} (e_machine {machine_number})"
+
+
+def whole_pages(size: int) -> int:
+    """Return *size* bytes, rounded up to whole pages."""
+    return -(-size // PAGE) * PAGE

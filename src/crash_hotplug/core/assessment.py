@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from crash_hotplug.core.compare import Comparison, Finding, Kind, compare_header
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
-from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage, elfcorehdr_room
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count
@@ -31,7 +31,7 @@ def assess(machine: Machine, image: CrashImage) -> Assessment:
     :raise ElfFormatError: what stands in the image is no elfcorehdr
     """
     header = parse_elfcorehdr(image.elfcorehdr)
-    dialect = dialect_of(header, image)
+    dialect = loader_of(header, image)
     backup = header.backup_region
     room = elfcorehdr_room(image, machine.crashkernel, None if backup is None else backup.p_offset)
     comparison = compare_header(machine, header, dialect, room)
@@ -66,14 +66,3 @@ def _fit_notes(machine: Machine, dialect: Dialect, header: ElfCoreHeader, room: 
     except CannotTellError:
         pass  # the comparison has listed what cannot be read
     return []
-
-
-def dialect_of(header: ElfCoreHeader, image: CrashImage) -> Dialect:
-    """Tell who loaded *image*: from its command line, else from whether the header has a backup region.
-
-    The command line is asked first because the kernel drops the backup region when it updates a header that
-    kexec-tools wrote.
-    """
-    if image.loader is not None:
-        return image.loader
-    return Dialect.KERNEL if header.backup_region is None else Dialect.KEXEC_TOOLS

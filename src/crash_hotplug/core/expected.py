@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from crash_hotplug.core.elf import ProgramHeader
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, build_elfcorehdr, ram_header
+from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, build_elfcorehdr, parse_elfcorehdr, ram_header
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
+from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import KernelText, Machine, NoteRegion, kernel_version
 from crash_hotplug.core.ranges import Range, RangeList
 
@@ -45,6 +46,28 @@ def expected_elfcorehdr(
     if room is not None and header.size > room:
         raise NoRoomError(f"the elfcorehdr for this machine needs {header.size} bytes, its segment has room for {room}")
     return header
+
+
+def header_to_write(machine: Machine, image: CrashImage, possible_cpus: bool = True) -> ElfCoreHeader:
+    """Build the header that an update writes into *image*; what its loader put there is kept.
+
+    :param possible_cpus: describe every possible CPU, where all their notes are known; else the present ones
+    :raise CannotTellError: something that has to be described could not be read
+    """
+    loaded = parse_elfcorehdr(image.elfcorehdr)
+    loader, backup = loader_of(loaded, image), image.backup_region_phys
+    return expected_elfcorehdr(machine, loader, loaded, backup, possible_cpus=possible_cpus)
+
+
+def loader_of(header: ElfCoreHeader, image: CrashImage) -> Dialect:
+    """Tell who loaded *image*: from its command line, else from whether the header has a backup region.
+
+    The command line is asked first because the kernel drops the backup region when it updates a header that
+    kexec-tools wrote.
+    """
+    if image.loader is not None:
+        return image.loader
+    return Dialect.KERNEL if header.backup_region is None else Dialect.KEXEC_TOOLS
 
 
 def describes_possible_cpus(header: ElfCoreHeader, machine: Machine) -> bool:

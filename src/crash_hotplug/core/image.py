@@ -5,12 +5,13 @@ Everything here works on bytes that somebody else read.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.boot_params import E820_RAM, e820_table, elfcorehdr_argument
 from crash_hotplug.core.elfcorehdr import Dialect
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.ranges import Range, RangeList
@@ -20,22 +21,9 @@ _CONTROL_PAGE_BEHIND_COUNT = 1 + 4 * KEXEC_SEGMENT_MAX + 6
 """Words from ``nr_segments`` to ``control_page``: the count, the table, three list heads."""
 KIMAGE_BYTES_NEEDED = 8 * (8 + _CONTROL_PAGE_BEHIND_COUNT + 1)
 """How much of ``struct kimage`` :func:`parse_kimage` looks at."""
-E820_RAM = 1
-E820_RESERVED = 2
-
-PAGE = 4096
-"""Bytes in a page of x86_64; segments are made of whole ones."""
 _START_WORD = 3
 _SEGMENT_COUNT_WORDS = (7, 6, 8, 5)
 """Where ``nr_segments`` may stand, in 8-byte words: 7 on 5.10, 6.1 and 6.12; the others are tried behind it."""
-E820_COUNT = 0x1E8
-"""Offset in the zero page of the number of E820 entries, one byte; the others tell where they are and how long."""
-E820_TABLE = 0x2D0
-E820_ENTRY = struct.Struct("<QQI")
-E820_MAX = 128
-_SETUP_MAGIC = 0x202
-_CMD_LINE_PTR = 0x228
-_EXT_CMD_LINE_PTR = 0xC8
 
 
 class KimageLayout(NamedTuple):
@@ -114,6 +102,8 @@ class CrashImage:
     """Every segment of the image, those that an update in place did not list included."""
     backup_region_phys: int | None = None
     """Where purgatory copies low memory; None where it copies none, or its variables could not be read."""
+    updated_by_kernel: bool = False
+    """Whether the kernel itself may update the header (6.6 and newer, where the loader said so)."""
 
     @property
     def loader(self) -> Dialect | None:
@@ -158,55 +148,14 @@ def _plausible(segments: tuple[Segment, ...], crashkernel: RangeList) -> bool:
     return taken.size == sum(s.memsz for s in segments) and crashkernel.covers(taken)
 
 
-def elfcorehdr_argument(cmdline: str) -> tuple[int, Dialect] | None:
-    """Return physical address and loader from the last ``elfcorehdr=`` of a capture kernel's command line.
-
-    kexec-tools writes decimal KiB (``949620K``), the kernel's loader hex bytes (``0x2a000000``).  A size, as in
-    ``elfcorehdr=64K@0x…``, is passed over.
-    """
-    found = re.findall(
-        r"(?:^|\s)elfcorehdr=(?:[0-9a-fA-FxX]{1,18}[kKmMgG]?@)?(\d{1,18}K|0[xX][0-9a-fA-F]{1,16})", cmdline
-    )
-    if not found:
-        return None
-    value = found[-1]
-    if value.endswith("K"):
-        return int(value[:-1]) << 10, Dialect.KEXEC_TOOLS
-    return int(value, 16), Dialect.KERNEL
-
-
-def is_boot_params(page: bytes) -> bool:
-    """Whether *page* is an x86 zero page with a setup header (Documentation/arch/x86/boot.rst)."""
-    return len(page) >= PAGE and page[_SETUP_MAGIC : _SETUP_MAGIC + 4] == b"HdrS"
-
-
-def cmdline_phys(boot_params: bytes) -> int:
-    """Return the physical address of the command line from the zero page."""
-    (low,) = struct.unpack_from("<I", boot_params, _CMD_LINE_PTR)
-    (high,) = struct.unpack_from("<I", boot_params, _EXT_CMD_LINE_PTR)
-    return int(high) << 32 | int(low)
-
-
-def e820_table(boot_params: bytes) -> list[tuple[Range, int]]:
-    """Return the capture kernel's E820 entries (physical range, type); those that wrap are left out."""
-    if not is_boot_params(boot_params):
-        return []
-    entries = min(boot_params[E820_COUNT], E820_MAX)
-    table = boot_params[E820_TABLE : E820_TABLE + entries * E820_ENTRY.size]
-    whole = table[: len(table) // E820_ENTRY.size * E820_ENTRY.size]
-    return [
-        (Range(start, start + size), kind)
-        for start, size, kind in E820_ENTRY.iter_unpack(whole)
-        if start + size <= 1 << 64
-    ]
-
-
-def elfcorehdr_room(image: CrashImage, crashkernel: RangeList, backup_region_phys: int | None) -> int | None:
+def elfcorehdr_room(image: CrashImage, crashkernel: RangeList, backup_region_phys: int | None = None) -> int | None:
     """Return how many bytes the loaded elfcorehdr may grow to, or None where nothing tells it.
 
-    The segment's memsz says it where ``struct kimage`` could be read.  Else the capture kernel's memory map does: the
-    loaders leave the header's place out of the RAM that the capture kernel may use, so the room ends where that RAM
-    begins again, or the backup region, or the reservation ends.
+    An update in place lists the header with a part of its room only, so the segment's memsz is the least.  The capture
+    kernel's memory map knows the rest: the loaders leave the header's place out of the RAM that the capture kernel may
+    use, so the room ends where that RAM, another segment or the backup region begins, or the reservation ends.
+
+    :param backup_region_phys: physical address of the backup region, where *image* does not say it
     """
     start = image.elfcorehdr_phys
     if start is None:
@@ -215,12 +164,18 @@ def elfcorehdr_room(image: CrashImage, crashkernel: RangeList, backup_region_phy
     if start is None:
         return None
     segment = image.kimage.segment_at(start) if image.kimage is not None else None
-    if segment is not None:
-        return segment.phys + segment.memsz - start
+    listed = None if segment is None else segment.range.end - start
+    unused = _not_ram_from(start, image, crashkernel, backup_region_phys)
+    return max((size for size in (listed, unused) if size is not None), default=None)
+
+
+def _not_ram_from(start: int, image: CrashImage, crashkernel: RangeList, backup_region_phys: int | None) -> int | None:
+    """Return the bytes from *start* on that the capture kernel does not use as RAM and nothing else takes."""
     reservation = next((r for r in crashkernel if r.start <= start < r.end), None)
     ram = [r for r, kind in e820_table(image.boot_params or b"") if kind == E820_RAM]
     if reservation is None or not ram or any(r.start <= start < r.end for r in ram):
         return None
-    ends = [r.start for r in ram if r.start > start]
-    ends += [phys for phys in (backup_region_phys, reservation.end) if phys is not None and phys > start]
-    return min(ends) - start
+    taken = [s.phys for s in image.kimage.segments] if image.kimage is not None else []
+    taken += [phys for phys in (backup_region_phys, image.backup_region_phys) if phys is not None]
+    ends = [reservation.end, *(r.start for r in ram), *taken]
+    return min(end for end in ends if end > start) - start

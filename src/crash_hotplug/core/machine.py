@@ -71,6 +71,8 @@ class Machine:
     memory_blocks: MemoryBlocks | None
     reserves_crashkernel: bool = True
     """Whether the kernel was given ``crashkernel=``."""
+    memory_encryption: str | None = None
+    """The name of what encrypts its memory (Intel TDX, AMD SME or SEV); None where nothing is known to."""
     acpi_memory_devices: int = 0
     """Memory devices (DIMMs) that ACPI shows as plugged in; a capture kernel finds them as well."""
 

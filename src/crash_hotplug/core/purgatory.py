@@ -1,19 +1,41 @@
-"""What the bytes of purgatory's segment tell without a digest: which regions it checks, and the backup region.
+"""Purgatory, the small program between a crashed kernel and its capture kernel: its digest and the backup region.
 
-Purgatory is the small program between a crashed kernel and its capture kernel.  kexec-tools and the kernel's loader
-write their findings into its variables (``sha256_regions``, ``backup_start``), whose places vary with the build.
+Purgatory computes a SHA-256 over the image's segments before it jumps.  Both loaders write a table of the regions
+(``sha256_regions``, 16 times {start, len}), the 32 digest bytes and the backup region into its variables, whose places
+vary with the build.  Everything here works on the bytes of purgatory's segment.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Callable, NamedTuple
 
-from crash_hotplug.core.image import PAGE, Kimage, Segment
-from crash_hotplug.core.in_place import TABLE_SIZE, table_candidates
+from crash_hotplug.core.architecture import PAGE, whole_pages
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment
 from crash_hotplug.core.ranges import Range, RangeList
 
+DIGEST_SIZE = 32
 _REGION = struct.Struct("<QQ")
+TABLE_SIZE = _REGION.size * KEXEC_SEGMENT_MAX
+_HASHED_AT_ONCE = 1 << 20
 _WORD = 8
+
+ReadPhys = Callable[[int, int], bytes]
+"""Reads bytes at a physical address: (address, length)."""
+
+
+class DigestTable(NamedTuple):
+    """Purgatory's table of regions and the digest over them, proven by computing that digest."""
+
+    at: int
+    """Where the table starts in the purgatory segment, in bytes."""
+    digest_at: int
+    """Where the digest stands in the purgatory segment, in bytes."""
+    regions: tuple[tuple[int, int], ...]
+    """(physical start, length) of each region; a length of 0 adds nothing."""
 
 
 def purgatory_phys(kimage: Kimage) -> int:
@@ -22,14 +44,31 @@ def purgatory_phys(kimage: Kimage) -> int:
     return kimage.entry_phys if segment is None else segment.phys
 
 
+def read_purgatory(kimage: Kimage, read_phys: ReadPhys) -> bytes:
+    """Return the contents of the segment that holds the entry point; nothing where no segment does."""
+    segment = kimage.segment_at(kimage.entry_phys)
+    return b"" if segment is None else read_phys(segment.phys, segment.memsz)
+
+
+@lru_cache(maxsize=2)
+def _table_candidates(purgatory: bytes) -> list[int]:
+    """Return where a digest table may begin, in bytes: wherever the first word could be a segment's address.
+
+    An update asks several times for the same bytes.
+    """
+    words = struct.unpack_from(f"<{len(purgatory) // 8}Q", purgatory)
+    last = len(purgatory) - TABLE_SIZE
+    return [8 * number for number, word in enumerate(words) if word and not word % PAGE and 8 * number <= last]
+
+
 def digest_regions(purgatory: bytes, kimage: Kimage, reserved: RangeList) -> tuple[Segment, ...] | None:
     """Return the segments that purgatory's digest table names, without proving it by a digest; None where it has none.
 
     After an update in place ``struct kimage`` lists only what that update listed; the table still names the whole
-    image.  A length of 0, with which an update takes the elfcorehdr out of the digest, is given as such.
+    image.  A region whose length is 0, as the elfcorehdr's is after an update, is returned with a memsz of 0.
     """
     must = {s.phys for s in kimage.segments if s.phys != purgatory_phys(kimage)}
-    for at in table_candidates(purgatory):
+    for at in _table_candidates(purgatory):
         entries = list(_REGION.iter_unpack(purgatory[at : at + TABLE_SIZE]))
         while entries and entries[-1] == (0, 0):
             entries.pop()
@@ -50,6 +89,69 @@ def digest_covers(regions: tuple[Segment, ...], phys: int) -> bool:
     return any(region.phys == phys and region.memsz for region in regions)
 
 
+def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> DigestTable:
+    """Find the table in the bytes of the purgatory segment and prove the find by computing the digest.
+
+    :raise CannotTellError: nothing in *purgatory* is such a table with a digest that fits
+    """
+    starts = {segment.phys for segment in kimage.segments}
+    for at in _table_candidates(purgatory):
+        regions = tuple(_REGION.iter_unpack(purgatory[at : at + TABLE_SIZE]))
+        used = [region for region in regions if region != (0, 0)]
+        if len(used) < 2 or any(length and start not in starts for start, length in used):
+            continue
+        digest_at = purgatory.find(digest_of(used, read_phys))
+        if digest_at >= 0:
+            return DigestTable(at, digest_at, regions)
+    raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind, or damaged")
+
+
+def parts_of(start: int, length: int, read_phys: ReadPhys) -> Iterator[bytes]:
+    """Read a physical range in parts: an initrd may be larger than the memory that a service is allowed."""
+    for at in range(0, length, _HASHED_AT_ONCE):
+        yield read_phys(start + at, min(_HASHED_AT_ONCE, length - at))
+
+
+def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
+    """Compute the SHA-256 that purgatory compares, over (physical start, length) regions in order."""
+    # Imported here: it brings libcrypto, 4 MiB that a service which computes no digest need not hold.
+    import hashlib  # noqa: PLC0415
+
+    digest = hashlib.sha256()
+    for start, length in regions:
+        for part in parts_of(start, length, read_phys):
+            digest.update(part)
+    return digest.digest()
+
+
+def without_elfcorehdr(purgatory: bytes, table: DigestTable, elfcorehdr_phys: int, read_phys: ReadPhys) -> bytes:
+    """Return *purgatory* with a digest of what *read_phys* gives, the elfcorehdr's length set to 0."""
+    regions = [(start, 0 if start == elfcorehdr_phys else length) for start, length in table.regions]
+    changed = bytearray(purgatory)
+    changed[table.at : table.at + TABLE_SIZE] = b"".join(_REGION.pack(*region) for region in regions)
+    changed[table.digest_at : table.digest_at + DIGEST_SIZE] = digest_of(regions, read_phys)
+    return bytes(changed)
+
+
+def verify_digest(image: CrashImage, crashkernel: RangeList, read_phys: ReadPhys) -> None:
+    """Compute purgatory's digest over the whole image, as purgatory will after a panic.
+
+    :raise CrashHotplugError: it is not the one that purgatory has: a panic now would leave no dump
+    :raise CannotTellError: the image is not known well enough
+    """
+    if image.kimage is None:
+        raise CannotTellError("struct kimage of the loaded image could not be read")
+    purgatory = read_purgatory(image.kimage, read_phys)
+    if digest_regions(purgatory, image.kimage, crashkernel) is None:
+        raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind")
+    try:
+        find_digest_table(purgatory, image.kimage, read_phys)
+    except CannotTellError:
+        raise CrashHotplugError(
+            "purgatory's digest does not fit the loaded image: a panic now would leave no dump; reload the crash image"
+        ) from None
+
+
 def find_backup_region(purgatory: bytes, regions: tuple[Segment, ...], source: Range) -> int | None:
     """Return the physical address to which purgatory copies low memory; None where it copies none.
 
@@ -59,7 +161,7 @@ def find_backup_region(purgatory: bytes, regions: tuple[Segment, ...], source: R
     :param regions: segments of the image, out of :func:`digest_regions`
     :param source: the physical range that is backed up: the first RAM below 640 KiB
     """
-    memsz = -(-source.size // PAGE) * PAGE
+    memsz = whole_pages(source.size)
     whole = len(purgatory) // _WORD * _WORD
     words = struct.unpack(f"<{whole // _WORD}Q", purgatory[:whole])
     for segment in regions:

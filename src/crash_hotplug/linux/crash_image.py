@@ -5,23 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
+from crash_hotplug.core.architecture import Architecture
 from crash_hotplug.core.errors import CannotTellError, InputError
-from crash_hotplug.core.image import (
-    PAGE,
-    CrashImage,
-    Kimage,
-    Segment,
-    cmdline_phys,
-    elfcorehdr_argument,
-    is_boot_params,
-    parse_kimage,
-)
-from crash_hotplug.core.purgatory import digest_regions, find_backup_region
-from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.core.image import CrashImage, Kimage, Segment, parse_kimage
+from crash_hotplug.core.loaded_image import read_loaded_image
+from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.linux import kallsyms
 from crash_hotplug.linux.btf_file import kimage_layouts
 from crash_hotplug.linux.iomem import read_iomem
@@ -29,8 +19,9 @@ from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
 
 SAVED = "/crash-image"
-_CMDLINE_MAX = 4096
 _HEADER_LIMIT = 8 << 20
+_POINTER = 8
+"""Bytes of a pointer."""
 
 
 def read_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
@@ -43,30 +34,37 @@ def read_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
     return find_crash_image(sysroot, crashkernel) if sysroot.is_live else _read_saved(sysroot)
 
 
-def read_pointer(sysroot: Sysroot, kcore: Kcore) -> int:
-    """Return the virtual address of the loaded image's ``struct kimage``; 0 where none is loaded.
+def read_identity(sysroot: Sysroot, kcore: Kcore) -> bytes:
+    """Return what tells the loaded image from another: the pointer to its ``struct kimage`` and that one's bytes.
 
+    The pointer alone does not: the kernel frees the previous image before it makes the next, often in the same place.
+
+    :return: nothing where no image is loaded
     :raise CannotTellError: the symbol ``kexec_crash_image`` or the memory there cannot be read
     """
     pointer_virt = kallsyms.read_symbols(sysroot, ("kexec_crash_image",)).get("kexec_crash_image")
     if pointer_virt is None:
         raise kallsyms.explain_masked(sysroot)
-    return int.from_bytes(kcore.read_virt(pointer_virt, 8), "little")
-
-
-def read_identity(sysroot: Sysroot, kcore: Kcore) -> bytes:
-    """Return what tells the loaded image from another: the pointer to its ``struct kimage`` and that one's bytes.
-
-    The pointer alone does not: the kernel frees the former image before it makes the next, often in the same place.
-
-    :return: nothing where no image is loaded
-    :raise CannotTellError: it cannot be read
-    """
-    kimage_virt = read_pointer(sysroot, kcore)
+    pointer = kcore.read_virt(pointer_virt, _POINTER)
+    kimage_virt = int.from_bytes(pointer, "little")
     if kimage_virt == 0:
         return b""
-    layouts = kimage_layouts(sysroot)
-    return kimage_virt.to_bytes(8, "little") + kcore.read_virt(kimage_virt, max(layout.end for layout in layouts))
+    return pointer + kcore.read_virt(kimage_virt, max(layout.end for layout in kimage_layouts(sysroot)))
+
+
+def identified_kimage(sysroot: Sysroot, identity: bytes, crashkernel: RangeList) -> Kimage:
+    """Return the ``struct kimage`` that :func:`read_identity` found.
+
+    :param crashkernel: the reserved physical ranges, in which its segments must lie
+    :raise CannotTellError: its layout is not known
+    """
+    return parse_kimage(identity[_POINTER:], crashkernel, kimage_layouts(sysroot))
+
+
+def backup_source(ram: RangeList, architecture: Architecture) -> Range | None:
+    """Return the physical range that kexec-tools backs up: the first RAM below 640 KiB; None where there is none."""
+    low = ram.intersect(RangeList([architecture.backup_region_source]))
+    return low[0] if low else None
 
 
 def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
@@ -75,100 +73,12 @@ def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
     :raise CannotTellError: a step fails
     """
     with Kcore(sysroot) as kcore:
-        kimage_virt = read_pointer(sysroot, kcore)
-        if kimage_virt == 0:
+        identity = read_identity(sysroot, kcore)
+        if not identity:
             raise CannotTellError("the crash image was unloaded while it was being looked at")
-        layouts = kimage_layouts(sysroot)
-        data = kcore.read_virt(kimage_virt, max(layout.end for layout in layouts))
-        kimage = parse_kimage(data, crashkernel, layouts)
-        purgatory = _read_purgatory(kcore, kimage)
-        named = digest_regions(purgatory, kimage, crashkernel) or ()
-        kimage = _whole_image(kimage, named)
-        header_at = _find_elfcorehdr(kcore, kimage)
-        image = CrashImage(
-            _read_header(kcore, header_at),
-            header_at.phys,
-            kimage=kimage,
-            backup_region_phys=_find_backup_region(sysroot, kcore, purgatory, named),
-        )
-        return _with_boot_params(kcore, image, kimage)
-
-
-def _with_boot_params(kcore: Kcore, image: CrashImage, kimage: Kimage) -> CrashImage:
-    """Add the zero page and the command line, where there is a zero page."""
-    boot_params_at = _find_boot_params(kcore, kimage)
-    if boot_params_at is None:
-        return image
-    boot_params = kcore.read_phys(boot_params_at, PAGE)
-    command_at = cmdline_phys(boot_params)
-    cmdline = _read_cmdline(kcore, kimage, command_at)
-    argument = elfcorehdr_argument(cmdline or "")
-    if argument is not None and argument[0] != image.elfcorehdr_phys:
-        raise CannotTellError(
-            f"the capture kernel would look for its elfcorehdr at {argument[0]:#x}, the image has one at "
-            f"{image.elfcorehdr_phys:#x}"
-        )
-    return replace(
-        image, boot_params=boot_params, boot_params_phys=boot_params_at, cmdline=cmdline, cmdline_phys=command_at
-    )
-
-
-def _read_purgatory(kcore: Kcore, kimage: Kimage) -> bytes:
-    segment = kimage.segment_at(kimage.entry_phys)
-    return b"" if segment is None else kcore.read_phys(segment.phys, segment.memsz)
-
-
-def _whole_image(kimage: Kimage, named: tuple[Segment, ...]) -> Kimage:
-    """Add the segments that an update in place did not list: purgatory's digest table names them."""
-    listed = {segment.phys for segment in kimage.segments}
-    unlisted = [segment for segment in named if segment.phys not in listed and segment.memsz]
-    return replace(kimage, segments=tuple(sorted([*kimage.segments, *unlisted], key=lambda s: s.phys)))
-
-
-def _find_backup_region(sysroot: Sysroot, kcore: Kcore, purgatory: bytes, named: tuple[Segment, ...]) -> int | None:
-    try:
-        low = read_iomem(sysroot).ram.intersect(RangeList([kcore.architecture.backup_region_source]))
-    except CannotTellError:
-        return None
-    # kexec-tools backs up the first range (get_backup_area() in crashdump-x86.c).
-    return find_backup_region(purgatory, named, low[0]) if low else None
-
-
-def _find_elfcorehdr(kcore: Kcore, kimage: Kimage) -> Segment:
-    for segment in kimage.segments:
-        start = kcore.read_phys(segment.phys, ELF_HEADER_SIZE)
-        # Purgatory is no ELF file any more once it is loaded; a core file header is the elfcorehdr's only.
-        if start[:4] == b"\x7fELF" and int.from_bytes(start[16:18], "little") == 4:
-            return segment
-    raise CannotTellError("none of the loaded crash image's segments is an elfcorehdr")
-
-
-def _read_header(kcore: Kcore, segment: Segment) -> bytes:
-    name = "the loaded elfcorehdr"
-    start = kcore.read_phys(segment.phys, ELF_HEADER_SIZE)
-    try:
-        needed = program_headers_end(parse_core_header(start, name)[0])
-    except ElfFormatError:
-        needed = ELF_HEADER_SIZE  # whoever parses it says what is wrong
-    whole_pages = -(-needed // PAGE) * PAGE
-    return kcore.read_phys(segment.phys, min(whole_pages, segment.memsz))
-
-
-def _find_boot_params(kcore: Kcore, kimage: Kimage) -> int | None:
-    for segment in kimage.segments:
-        # The kernel's own loader puts boot_params first, kexec-tools too; both on a page of their own.
-        page = kcore.read_phys(segment.phys, min(PAGE, segment.memsz))
-        if is_boot_params(page) and kimage.segment_at(cmdline_phys(page)) is not None:
-            return segment.phys
-    return None
-
-
-def _read_cmdline(kcore: Kcore, kimage: Kimage, phys: int) -> str | None:
-    segment = kimage.segment_at(phys)
-    if segment is None:
-        return None
-    data = kcore.read_phys(phys, min(_CMDLINE_MAX, segment.phys + segment.memsz - phys))
-    return data.split(b"\0")[0].decode("ascii", "replace")
+        kimage = identified_kimage(sysroot, identity, crashkernel)
+        source = backup_source(read_iomem(sysroot).ram, kcore.architecture)
+        return read_loaded_image(kimage, crashkernel, source, kcore.read_phys)
 
 
 def _read_saved(sysroot: Sysroot) -> CrashImage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 
 from crash_hotplug.core.architecture import SUPPORTED, X86_64, Architecture
 from crash_hotplug.core.errors import CannotTellError, InputError
@@ -23,33 +24,42 @@ RELEASE = "/proc/sys/kernel/osrelease"
 VMCOREINFO = "/sys/kernel/vmcoreinfo"
 
 
-def read_machine(sysroot: Sysroot, only_for_header: bool = False) -> Machine:
-    """Read what a header has to describe.
+def read_machine(sysroot: Sysroot) -> Machine:
+    """Read what a header has to describe, and what else a verdict depends on.
 
-    :param only_for_header: leave out what no header depends on: memory blocks and ACPI devices, one file each
     :raise CannotTellError: CPUs or memory are masked or missing; what else is unreadable is None in the result
     :raise InputError: a file is not what the kernel writes, or the architecture is not supported
     """
-    iomem = read_iomem(sysroot)
     kcore = _open_kcore(sysroot)
     try:
-        architecture = kcore.architecture if kcore is not None else _architecture_without_kcore(sysroot)
-        return Machine(
-            architecture=architecture,
-            kernel_release=_read_release(sysroot),
-            cpus=with_possible_notes(sysroot, kcore, read_cpus(sysroot)),
-            ram=iomem.ram,
-            crashkernel=iomem.crashkernel.union(read_cma_ranges(sysroot) or RangeList()),
-            kernel_text=_read_kernel_text(sysroot, kcore, iomem),
-            direct_map_offset=kcore.direct_map_offset() if kcore is not None else None,
-            vmcoreinfo=_read_vmcoreinfo(sysroot),
-            memory_blocks=None if only_for_header else read_memory_blocks(sysroot),
-            reserves_crashkernel=_has_crashkernel(sysroot),
-            acpi_memory_devices=0 if only_for_header else acpi_memory.count_present(sysroot),
+        return replace(
+            read_described_machine(sysroot, kcore, read_iomem(sysroot)),
+            memory_blocks=read_memory_blocks(sysroot),
+            acpi_memory_devices=acpi_memory.count_present(sysroot),
         )
     finally:
         if kcore is not None:
             kcore.close()
+
+
+def read_described_machine(sysroot: Sysroot, kcore: Kcore | None, iomem: Iomem) -> Machine:
+    """Read what a header has to describe; memory blocks and ACPI devices, one file each, are left out.
+
+    :param kcore: the open /proc/kcore; None where it cannot be read
+    :param iomem: what /proc/iomem says; errors as :func:`read_machine`
+    """
+    return Machine(
+        architecture=kcore.architecture if kcore is not None else _architecture_without_kcore(sysroot),
+        kernel_release=_read_release(sysroot),
+        cpus=with_possible_notes(sysroot, kcore, read_cpus(sysroot)),
+        ram=iomem.ram,
+        crashkernel=iomem.crashkernel.union(read_cma_ranges(sysroot) or RangeList()),
+        kernel_text=_read_kernel_text(sysroot, kcore, iomem),
+        direct_map_offset=kcore.direct_map_offset() if kcore is not None else None,
+        vmcoreinfo=read_vmcoreinfo_place(sysroot),
+        memory_blocks=None,
+        reserves_crashkernel=_has_crashkernel(sysroot),
+    )
 
 
 def _open_kcore(sysroot: Sysroot) -> Kcore | None:
@@ -79,7 +89,7 @@ def _has_crashkernel(sysroot: Sysroot) -> bool:
     return re.search(rb"(?:^|\s)crashkernel=", data) is not None
 
 
-def _read_vmcoreinfo(sysroot: Sysroot) -> NoteRegion | None:
+def read_vmcoreinfo_place(sysroot: Sysroot) -> NoteRegion | None:
     """Read "ADDRESS SIZE"; both are hexadecimal, with and without 0x: ``0x11ee000 1024`` is 0x1024 bytes."""
     try:
         text = sysroot.read_text(VMCOREINFO)

@@ -16,7 +16,7 @@ _NOTE_HEADER = 24
 """Bytes before the text: the note's three words and the name ``VMCOREINFO``."""
 
 
-def memory_encryption(sysroot: Sysroot, vmcoreinfo: NoteRegion | None) -> str | None:
+def memory_encryption(sysroot: Sysroot, kcore: Kcore, vmcoreinfo: NoteRegion | None) -> str | None:
     """Return the name of the encryption that is in use, or None.
 
     vmcoreinfo's ``sme_mask`` says it for AMD's SME and SEV; for Intel's TDX a flag in /proc/cpuinfo does.  AMD's own
@@ -32,6 +32,5 @@ def memory_encryption(sysroot: Sysroot, vmcoreinfo: NoteRegion | None) -> str | 
             return name
     if vmcoreinfo is None:
         raise CannotTellError("vmcoreinfo cannot be read, so whether memory is encrypted cannot be told")
-    with Kcore(sysroot) as kcore:
-        note = kcore.read_phys(vmcoreinfo.phys, vmcoreinfo.size)
+    note = kcore.read_phys(vmcoreinfo.phys, vmcoreinfo.size)
     return "AMD SME or SEV" if parse_vmcoreinfo(note[_NOTE_HEADER:].split(b"\0")[0]).sme_mask else None

@@ -12,11 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import Outcome, handle_event, run
-from crash_hotplug.core.handler_policies import InPlace
+from crash_hotplug.core.update import Outcome, Wants, update
 from crash_hotplug.linux.kexec_state import read_kexec_state
-from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.update_once import LOOK, update_in_place
+from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug_lab.bench.kexec_call_timer import Timing, time_kexec_calls
 
@@ -39,7 +37,7 @@ def rewrite_header(machine: LiveMachine) -> None:
 
     :raise CrashHotplugError: it was not done
     """
-    report = run(handle_event(machine, InPlace(waits_for_lock=False, always_writes=True), LOOK))
+    report = run_patiently(update(machine, Wants(always_writes=True)))
     if report.outcome is not Outcome.UPDATED:
         raise CrashHotplugError(f"the update in place was not made: {report.sentence}")
 
@@ -67,20 +65,20 @@ def bench(
 
 
 def _take_over(machine: LiveMachine) -> None:
-    report = update_in_place(machine)
+    report = run_patiently(update(machine))
     if report.outcome is Outcome.UNCHANGED:
         rewrite_header(machine)
     elif report.outcome is not Outcome.UPDATED:
         raise CrashHotplugError(report.sentence)
 
 
-def _in_place(measured: Measured, update: Callable[[LiveMachine], None]) -> None:
+def _in_place(measured: Measured, change: Callable[[LiveMachine], None]) -> None:
     """Let a child update; where it fails it tells over a pipe why."""
     told, tell = os.pipe()
 
     def work() -> int:
         try:
-            update(LiveMachine())
+            change(LiveMachine())
         except CrashHotplugError as error:
             os.write(tell, str(error).encode())
             return 1

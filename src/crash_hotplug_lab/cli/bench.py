@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     refused = live.why_refused()
     if refused is not None:
         raise CrashHotplugError(refused)
-    if live.loaded_image() is None and not commands:
+    if live.image_loaded() is False and not commands:
         print("crash-hotplug-lab bench: no crash image is loaded", file=sys.stderr)
         return exit_codes.NO_IMAGE
     found = [measured for measured in bench(commands, arguments.rounds, progress) if measured.timings]

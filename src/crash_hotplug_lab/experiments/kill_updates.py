@@ -23,21 +23,22 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from types import FrameType
 
-from crash_hotplug.core import in_place
+from crash_hotplug.core import purgatory
+from crash_hotplug.core.boot_params import elfcorehdr_argument
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import Outcome, Report, Steps, handle_event
-from crash_hotplug.core.handler_policies import InPlace
-from crash_hotplug.core.image import Kimage, elfcorehdr_argument, parse_kimage
-from crash_hotplug.core.move_header import MAX_MEMORY_RANGES, room_for
-from crash_hotplug.core.update_plan import NewSegment, UpdatePlan
-from crash_hotplug.linux.btf_file import kimage_layouts
-from crash_hotplug.linux.crash_image import read_pointer
+from crash_hotplug.core.image import CrashImage, Kimage
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.plan import NewSegment, UpdatePlan
+from crash_hotplug.core.steps import Steps
+from crash_hotplug.core.update import Outcome, Report, Wants
+from crash_hotplug.core.update import update as update_steps
+from crash_hotplug.linux.crash_image import identified_kimage, read_identity
 from crash_hotplug.linux.kcore import Kcore
-from crash_hotplug.linux.loading.kexec_load import load_crash_image
-from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.update_once import LOOK, update_in_place
+from crash_hotplug.linux.loading.live_machine import LiveMachine, LiveObservation, run_patiently
+from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, kexec_load
 from crash_hotplug.linux.sysroot import Sysroot
 
 _TRACEME, _CONT, _SYSCALL, _SETOPTIONS, _GET_SYSCALL_INFO = 0, 7, 24, 0x4200, 0x420E  # linux/ptrace.h
@@ -57,17 +58,38 @@ Start = Callable[[LiveMachine], Steps[object]]
 NOTHING: State = ("nothing",)
 
 
+class KillableMachine(LiveMachine):
+    """The live machine, which takes what was put back after a kill for the image that it saw before."""
+
+    def __init__(self) -> None:
+        """Take the running machine."""
+        super().__init__()
+        self.seen = b""
+        """The identity that the update saw; every image has it as long as this is set."""
+
+    def observe(self) -> LiveObservation:
+        """Begin an observation."""
+        return _Pinned(self)
+
+
+class _Pinned(LiveObservation):
+    def __init__(self, machine: KillableMachine) -> None:
+        super().__init__(machine.sysroot)
+        self._machine = machine
+
+    def identity(self) -> bytes:
+        found = super().identity()
+        return self._machine.seen or found
+
+
 def update(machine: LiveMachine) -> Steps[object]:
     """Begin an update that writes whatever is loaded."""
-    return handle_event(machine, InPlace(waits_for_lock=False, always_writes=True), LOOK)
+    return update_steps(machine, Wants(always_writes=True))
 
 
 def move(machine: LiveMachine) -> Steps[object]:
     """Begin to move the header to a place with room."""
-    image = machine.loaded_image()
-    if image is None:
-        sys.exit("no image is loaded")
-    return machine.make_room(image, room_for(len(machine.read_machine().cpus), MAX_MEMORY_RANGES))
+    return update_steps(machine, Wants(gives_room=True))
 
 
 class DigestsOnce:
@@ -79,12 +101,12 @@ class DigestsOnce:
     def __init__(self) -> None:
         """Take the place of the real one."""
         self._known: dict[object, bytes] = {}
-        self._real, in_place.digest_of = in_place.digest_of, self.digest_of
+        self._real, purgatory.digest_of = purgatory.digest_of, self.digest_of
 
-    def digest_of(self, regions: Iterable[tuple[int, int]], read_phys: in_place.ReadPhys) -> bytes:
-        """Return what core/in_place.py computes."""
+    def digest_of(self, regions: Iterable[tuple[int, int]], read_phys: purgatory.ReadPhys) -> bytes:
+        """Return what core/purgatory.py computes."""
         listed = [region for region in regions if region[1]]
-        contents = {start: b"".join(in_place.parts_of(start, length, read_phys)) for start, length in listed}
+        contents = {start: b"".join(purgatory.parts_of(start, length, read_phys)) for start, length in listed}
         key = (tuple(listed), tuple(data for data in contents.values() if len(data) <= 1 << 20))
         if key not in self._known:
 
@@ -110,23 +132,18 @@ class Look:
 
     def __init__(self) -> None:
         """Find the whole image once; its segments stay where they are."""
-        machine = LiveMachine()
-        image = machine.loaded_image()
+        image, machine = loaded_image()
         if image is None or image.kimage is None or image.boot_params_phys is None:
             sys.exit("the loaded image is not known well enough")
         self._kcore, self._sysroot = Kcore(Sysroot()), Sysroot()
-        self._crashkernel = machine.read_machine().crashkernel
-        self._layouts = kimage_layouts(self._sysroot)
+        self._crashkernel = machine.crashkernel
         self._segments = image.kimage.segments
         self._parameters = image.kimage.segment_at(image.boot_params_phys)
 
     def kimage(self) -> Kimage | None:
         """Return ``struct kimage`` of what is loaded."""
-        pointer = read_pointer(self._sysroot, self._kcore)
-        if pointer == 0:
-            return None
-        data = self._kcore.read_virt(pointer, max(layout.end for layout in self._layouts))
-        return parse_kimage(data, self._crashkernel, self._layouts)
+        identity = read_identity(self._sysroot, self._kcore)
+        return identified_kimage(self._sysroot, identity, self._crashkernel) if identity else None
 
     def state(self) -> State:
         """Return entry point, zero page and command line, header where that says, purgatory, and each segment's ends.
@@ -158,7 +175,7 @@ class Killing:
 
     def __init__(self, name: str, start: Start, look: Look) -> None:
         """Take the update; nothing happens yet."""
-        self.name, self.look, self.machine = name, look, LiveMachine()
+        self.name, self.look, self.machine = name, look, KillableMachine()
         self._start = start
         self.old: State = look.state()
         self.new: State | None = None
@@ -168,6 +185,7 @@ class Killing:
         """What was loaded after each kill inside kexec_load; judged when it is known what a whole update loads."""
         self._plan: UpdatePlan | None = None
         self._before: list[NewSegment] = []
+        self._flags = 0
         self._is_child = False
 
     @property
@@ -206,7 +224,10 @@ class Killing:
         sys.setprofile(None)
         if self._is_child:
             os._exit(0)
-        self._plan, self._before = plan, what_was_there(plan)
+        self._plan = plan
+        self._before, self._flags = what_was_there(plan)
+        with closing(LiveMachine().observe()) as observation:
+            self.machine.seen = observation.identity()
         self._kill_inside(steps, inside)
         self._kill_children()
         sys.setprofile(self._before_each_place)
@@ -304,8 +325,7 @@ class Killing:
     def _put_back(self, calls: int) -> None:
         """Load again what was loaded before, and let the update take it for what it saw."""
         if calls and self._plan is not None and not self._loaded:
-            load_crash_image(self._plan.entry_phys, self._before, self.machine._flags())
-            self.machine._identity = self.machine._read_identity()
+            kexec_load(self._plan.entry_phys, self._before, self._flags)
 
 
 def verdict(old: State, new: State | None, now: State, calls: int | None) -> str:
@@ -320,18 +340,26 @@ def verdict(old: State, new: State | None, now: State, calls: int | None) -> str
     return "as before" if not calls and now == old else "WRONG"
 
 
-def what_was_there(plan: UpdatePlan) -> list[NewSegment]:
-    """Return the segments that undo a plan: those that it lists, as they are now, and the elfcorehdr where it is."""
-    image = LiveMachine().loaded_image()
+def what_was_there(plan: UpdatePlan) -> tuple[list[NewSegment], int]:
+    """Return what undoes a plan: the segments that it lists, as they are now, the elfcorehdr where it is, and flags."""
+    image, _machine = loaded_image()
     if image is None or image.kimage is None:
         sys.exit("no image is loaded")
     listed = {segment.phys for segment in plan.segments} | {image.elfcorehdr_phys}
     with Kcore(Sysroot()) as kcore:
-        return [
+        segments = [
             NewSegment(s.phys, kcore.read_phys(s.phys, s.memsz), s.memsz, "as it was")
             for s in image.kimage.segments
             if s.phys in listed
         ]
+    return segments, KEXEC_UPDATE_ELFCOREHDR if image.updated_by_kernel else 0
+
+
+def loaded_image() -> tuple[CrashImage | None, Machine]:
+    """Return the loaded image, or None, and the machine."""
+    with closing(LiveMachine().observe()) as observation:
+        image = observation.image() if observation.identity() else None
+        return image, observation.machine()
 
 
 def syscall_entered(child: int) -> int | None:
@@ -381,7 +409,7 @@ def main(inside: int, chosen: list[str]) -> None:
             f"{sum(killing.inside.values())} times: {shown(killing.inside)} ({time.monotonic() - began:.0f} s)"
         )
         outcomes.update(killing.at_stops + killing.inside)
-    report = update_in_place(LiveMachine(verify_full=True))
+    report = run_patiently(update_steps(LiveMachine(), Wants(verify_full=True)))
     say(f"the whole image verified: {report.outcome.value}, {report.sentence}")
     say(f"{sum(outcomes.values())} kills: {shown(outcomes)}")
     if set(outcomes) - {"as before", "as after"} or report.outcome is not Outcome.UNCHANGED:

@@ -14,8 +14,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.update_once import update_in_place
+from crash_hotplug.core.update import update as update_steps
+from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug_lab.bench.bench_updates import rewrite_header
 
 _TRACING = "/sys/kernel/tracing"
@@ -101,7 +101,7 @@ def events(number: int) -> dict[str, list[dict[str, list[float]]]]:
 def main(number: int) -> None:
     """Measure and print."""
     machine = LiveMachine()
-    print(f"take-over: {update_in_place(machine).outcome.value}")
+    print(f"take-over: {run_patiently(update_steps(machine)).outcome.value}")
     if _HANDLER not in trace((_HANDLER, _CALL)):
         sys.exit("this kernel has no handler of its own")
     for kind, traced in events(number).items():

@@ -14,9 +14,10 @@ import resource
 import statistics
 import sys
 import time
+from contextlib import closing
 
-from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.update_once import update_in_place
+from crash_hotplug.core.update import Wants, update
+from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug_lab.bench.bench_updates import rewrite_header
 
 _SLOW = 5
@@ -101,7 +102,7 @@ def main(number: int, is_counted: bool) -> None:
     :param is_counted: whether the clock counts instructions; then it cannot stand still, and watching it would count
     """
     machine = LiveMachine()
-    print(f"take-over: {update_in_place(machine).outcome.value}")
+    print(f"take-over: {run_patiently(update(machine)).outcome.value}")
     os.sched_setaffinity(0, {0})
     watcher = None if is_counted else watch_the_clock(1)
     rewrite_header(machine)
@@ -114,9 +115,10 @@ def main(number: int, is_counted: bool) -> None:
         ended = time.perf_counter()
         cpu.append(time.process_time() - began_cpu)
         updates.append((began, ended, machine.kexec_seconds))
-        image = machine.loaded_image()
-        if image is not None and image.kimage is not None:
-            control_pages.add(image.kimage.control_page_phys)
+        with closing(machine.observe()) as observation:
+            kimage = observation.image().kimage if observation.identity() else None
+        if kimage is not None:
+            control_pages.add(kimage.control_page_phys)
     if watcher is not None:
         os.kill(watcher, 9)
         os.waitpid(watcher, 0)
@@ -131,7 +133,7 @@ def main(number: int, is_counted: bool) -> None:
     print(f"steal: {steal_ticks() - steal} ticks; stalled: {waited}")
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
     print(f"grown by: {slab_kib() - slab} KiB of slab, {grown} KiB of this process; {len(control_pages)} control_page")
-    report = update_in_place(LiveMachine(verify_full=True))
+    report = run_patiently(update(LiveMachine(), Wants(verify_full=True)))
     print(f"the whole image verified: {report.outcome.value}, {report.sentence}")
     if report.outcome.value != "unchanged" or len(control_pages) != 1:
         sys.exit(1)

@@ -142,8 +142,9 @@ def busy(cpu: int, pattern: int) -> int:
 
 def update() -> str:
     """Update the crash image in place from this process, which stays: what a service does, without its start."""
-    live = importlib.import_module("crash_hotplug.linux.loading.live_machine").LiveMachine()
-    report = importlib.import_module("crash_hotplug.linux.loading.update_once").update_in_place(live)
+    module = importlib.import_module("crash_hotplug.linux.loading.live_machine")
+    live = module.LiveMachine()
+    report = module.run_patiently(importlib.import_module("crash_hotplug.core.update").update(live))
     return f"{report.outcome.value}: {report.sentence} (kexec_load {live.kexec_seconds * 1e3:.1f} ms)"
 
 

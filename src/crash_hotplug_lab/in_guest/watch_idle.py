@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.service.watch_look import Looker
+from crash_hotplug.linux.service.watch_look import Reconciler
 from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug_lab.in_guest.watched import Watched
 
@@ -34,13 +34,13 @@ def cost(action: Callable[[], object], number: int) -> str:
 def looks() -> None:
     """Measure a look that finds nothing changed, and one that reads and judges everything."""
     sysroot = Sysroot()
-    looker = Looker(LiveMachine(sysroot), sysroot)
-    looker.look(is_quiet=True)
-    print(f"a look that finds nothing changed: {cost(lambda: looker.look(is_quiet=True), 200)}")
+    reconciler = Reconciler(LiveMachine(sysroot), sysroot)
+    reconciler.look(is_quiet=True)
+    print(f"a look that finds nothing changed: {cost(lambda: reconciler.look(is_quiet=True), 200)}")
 
     def full() -> None:
-        looker.forget()
-        looker.look(is_quiet=True)
+        reconciler.forget()
+        reconciler.look(is_quiet=True)
 
     print(f"a look that reads everything: {cost(full, 50)}")
 

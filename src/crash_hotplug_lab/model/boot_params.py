@@ -5,7 +5,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from crash_hotplug.core.image import E820_RAM, E820_RESERVED, PAGE
+from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.boot_params import (
+    BOOT_FLAG,
+    CMD_LINE_PTR,
+    CMDLINE_SIZE,
+    E820_COUNT,
+    E820_ENTRY,
+    E820_RAM,
+    E820_RESERVED,
+    E820_TABLE,
+    EXT_CMD_LINE_PTR,
+    MAGIC,
+    RAMDISK,
+    SETUP_MAGIC,
+    VERSION,
+)
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug_lab.model.profile import SYSTEM_RAM, MachineProfile
 
@@ -15,16 +30,16 @@ E820Entry = tuple[Range, int]
 def build_boot_params(cmdline_phys: int, initrd: Range, e820: Sequence[E820Entry]) -> bytes:
     """Return the page: where command line and initrd are, and which memory the capture kernel may use."""
     page = bytearray(PAGE)
-    page[0x1E8] = len(e820)
-    struct.pack_into("<HIH", page, 0x1FE, 0xAA55, 0, 0)
-    page[0x202:0x206] = b"HdrS"
-    struct.pack_into("<H", page, 0x206, 0x20F)
-    struct.pack_into("<II", page, 0x218, initrd.start & 0xFFFFFFFF, initrd.size)
-    struct.pack_into("<I", page, 0x228, cmdline_phys & 0xFFFFFFFF)
-    struct.pack_into("<I", page, 0xC8, cmdline_phys >> 32)
-    struct.pack_into("<I", page, 0x238, 0x7FF)
+    page[E820_COUNT] = len(e820)
+    struct.pack_into("<HIH", page, BOOT_FLAG, 0xAA55, 0, 0)
+    page[MAGIC : MAGIC + 4] = SETUP_MAGIC
+    struct.pack_into("<H", page, VERSION, 0x20F)
+    struct.pack_into("<II", page, RAMDISK, initrd.start & 0xFFFFFFFF, initrd.size)
+    struct.pack_into("<I", page, CMD_LINE_PTR, cmdline_phys & 0xFFFFFFFF)
+    struct.pack_into("<I", page, EXT_CMD_LINE_PTR, cmdline_phys >> 32)
+    struct.pack_into("<I", page, CMDLINE_SIZE, 0x7FF)
     for i, (where, kind) in enumerate(e820):
-        struct.pack_into("<QQI", page, 0x2D0 + 20 * i, where.start, where.size, kind)
+        E820_ENTRY.pack_into(page, E820_TABLE + E820_ENTRY.size * i, where.start, where.size, kind)
     return bytes(page)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-from crash_hotplug.core.handler import Event, EventKind, Step, Steps
+from crash_hotplug.core.steps import Step, Steps
 from crash_hotplug_lab.model.cpu_state import CpuState
 from crash_hotplug_lab.model.errors import ModelError
+from crash_hotplug_lab.model.events import Event, EventKind
 from crash_hotplug_lab.model.machine import ModelMachine
 
 

@@ -8,15 +8,19 @@ Generators cannot be copied, so a branch is reached again by taking its steps ag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from types import FunctionType, GeneratorType, MethodType
+from typing import Any
 
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import Step, Steps
+from crash_hotplug.core.steps import Steps
 from crash_hotplug_lab.model.machine import ModelMachine
+from crash_hotplug_lab.model.notifier import NotifierChain
 from crash_hotplug_lab.model.panic import Outcome, panic
 from crash_hotplug_lab.model.scenario import Action, Scenario, Simulation
-from crash_hotplug_lab.model.user_space import IDLE
+from crash_hotplug_lab.model.user_space import IDLE, Kexec, ModelObservation, UserMachine
 
 STATE_LIMIT = 20_000
 SERVICE = "service"
@@ -40,54 +44,71 @@ class _Node:
 
 
 class _Actor:
-    """Somebody who takes steps: the actions of one actor of the scenario, or the service."""
+    """Takes steps: the actions of one actor of the scenario, or the service."""
 
     def __init__(self, actions: list[Action], steps: Steps[None] | None = None) -> None:
         self._actions = actions
         self._steps = steps
         self.label = ""
-        self._history = 0
 
     @property
     def finished(self) -> bool:
         return self._steps is None and not self._actions
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        return (self.label, self._history, len(self._actions))
+    def key(self) -> Hashable:
+        """What tells its state from another: the step it stands at and everything that it remembers."""
+        memory = () if self._steps is None else memory_of(self._steps)
+        return (self.label, memory, len(self._actions))
 
     def advance(self, simulation: Simulation) -> None:
-        """Take one step and remember what it saw."""
-        step = self.replay(simulation)
-        if step is None or step == IDLE:
-            self._history = 0
-        elif not step.waits:
-            self._history = hash((self._history, step))
-
-    def replay(self, simulation: Simulation) -> Step | None:
-        """Take one step and return it; None where an action ended.
+        """Take one step.
 
         What follows the last step of an action happens together with the next one's first.
         """
         while not self.finished:
             if self._steps is None:
                 self._steps = simulation.start(self._actions.pop(0))
-                self._history = 0
             try:
-                step = next(self._steps)
+                self.label = next(self._steps).name
+                return
             except StopIteration:
                 self._steps, self.label = None, "done"
-                continue
             except CrashHotplugError as error:
                 self._steps, self.label = None, f"failed: {error}"
-                return None
-            self.label = step.name
-            return step
-        return None
+                return
 
-    def remember_as(self, other: _Actor) -> None:
-        """Take over what *other*, which took the same steps, saw."""
-        self._history = other._history
+
+def memory_of(steps: Steps[Any]) -> Hashable:
+    """Return where a generator, and each that it waits for, stands, and what all their local variables hold."""
+    frames: list[Hashable] = []
+    generator: Any = steps
+    while isinstance(generator, GeneratorType) and generator.gi_frame is not None:
+        frame = generator.gi_frame
+        held = tuple(_value_of(value) for _name, value in sorted(frame.f_locals.items()))
+        frames.append((frame.f_code.co_name, frame.f_lasti, held))
+        generator = generator.gi_yieldfrom
+    return tuple(frames)
+
+
+def _value_of(value: object) -> Hashable:
+    """Return what tells a variable's value from another one."""
+    if isinstance(
+        value, (ModelMachine, UserMachine, Kexec, NotifierChain, partial, FunctionType, MethodType, Simulation)
+    ):
+        return type(value).__name__  # one each in a simulation; the machine's state is part of the key anyway
+    if isinstance(value, ModelObservation):
+        return value.loaded
+    if isinstance(value, GeneratorType):
+        return memory_of(value)
+    if isinstance(value, Exception):
+        return str(value)
+    if isinstance(value, dict):
+        return tuple((key, _value_of(held)) for key, held in value.items())
+    if isinstance(value, (list, set)):
+        return tuple(map(_value_of, value))
+    hash(value)  # else a mutable object would be taken for its address
+    return value
 
 
 class _Run:
@@ -115,10 +136,7 @@ class _Run:
         """Return a second run at the same state: the steps at which the actors in *path* came here are taken again."""
         made = _Run(self.simulation.again(loaded))
         for name in path:
-            made.actors[name].replay(made.simulation)
-            made._forget_uevents()
-        for name, actor in self.actors.items():
-            made.actors[name].remember_as(actor)
+            made.advance(name)
         return made
 
     @property
@@ -162,40 +180,58 @@ class Exploration:
     """The same for the states in which all events are handled; a service that looks again may still repair them."""
 
 
+class _State:
+    """A state that was reached and not yet left: the way to it, and the runs that came here."""
+
+    def __init__(self, node: _Node) -> None:
+        self.node = node
+        self.runs: list[_Run] = []
+
+    def children(self, loaded: ModelMachine) -> Iterator[tuple[_Run, _Node]]:
+        """Yield each state that one step leads to.
+
+        A generator cannot be copied, so each child needs a run of its own.  States are reached by several ways, so
+        there often are enough; else the steps of one way are taken again.
+        """
+        first = self.runs[0]
+        able = first.able
+        path = [step.actor for step in self.node.path()] if len(able) > len(self.runs) else []
+        while len(self.runs) < len(able):
+            self.runs.append(first.again(loaded.copy(), path))
+        for name, run in zip(able, self.runs):
+            yield run, _Node(self.node, name, run.advance(name))
+
+
 def explore(scenario: Scenario, policy: str, limit: int = STATE_LIMIT) -> Exploration:
     """Search the states of *scenario* under *policy*, those of the fewest steps first, *limit* of them at most."""
     result = Exploration(policy)
     judged: dict[int, tuple[Outcome, str]] = {}
     simulation = Simulation(scenario, policy)
     loaded = simulation.machine.copy()
-    first = _Run(simulation)
-    seen = {first.key}
-    frontier: list[tuple[_Run, _Node]] = [(first, _Node(None, "", ""))]
+    first = _State(_Node(None, "", ""))
+    first.runs.append(_Run(simulation))
+    seen = {first.runs[0].key}
+    frontier = {first.runs[0].key: first}
     while frontier:
-        following: list[tuple[_Run, _Node]] = []
-        for run, node in frontier:
-            outcome = _judge(run, node, judged, result)
+        following: dict[int, _State] = {}
+        for state in frontier.values():
+            run = state.runs[0]
+            outcome = _judge(run, state.node, judged, result)
             if result.states >= limit:
                 result.complete = False
                 return result
             if run.is_quiet:
                 result.at_rest[outcome] += 1
-            for child, step in list(_children(run, node, loaded)):
+            for child, node in state.children(loaded):
                 key = child.key
-                if key not in seen:
+                if key in following:
+                    following[key].runs.append(child)
+                elif key not in seen:
                     seen.add(key)
-                    following.append((child, step))
+                    following[key] = _State(node)
+                    following[key].runs.append(child)
         frontier = following
     return result
-
-
-def _children(run: _Run, node: _Node, loaded: ModelMachine) -> Iterator[tuple[_Run, _Node]]:
-    """Yield each state that one step leads to; the last of them uses *run* itself."""
-    able = run.able
-    path = [step.actor for step in node.path()] if len(able) > 1 else []
-    for name in able:
-        child = run if name == able[-1] else run.again(loaded.copy(), path)
-        yield child, _Node(node, name, child.advance(name))
 
 
 def _judge(run: _Run, node: _Node, judged: dict[int, tuple[Outcome, str]], result: Exploration) -> Outcome:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-from crash_hotplug.core.handler import Step, Steps
-from crash_hotplug.core.image import Kimage, Segment
+from crash_hotplug.core.image import Kimage
+from crash_hotplug.core.steps import Step, Steps
 from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.kimage import (
     KexecSegment,
@@ -71,7 +71,7 @@ def kexec_file_load(machine: ModelMachine, files: CaptureKernel | None) -> Steps
         if files is not None:
             plan = plan_of_kernel(machine.profile, machine.kernel_view(), files)
             machine.whole_headers.add(plan.header.to_bytes())
-            yield Step("kexec_file_load: segments built", plan)
+            yield Step("kexec_file_load: segments built")
             supported = machine.profile.crash_hotplug is not CrashHotplug.NONE
             yield from _install(machine, "kexec_file_load", plan.entry_phys, plan.segments, True, supported)
     finally:
@@ -133,11 +133,6 @@ def crash_flags(profile: MachineProfile, hotplug: bool) -> int:
     """
     flags = KEXEC_ARCH_X86_64 | KEXEC_ON_CRASH
     return flags | KEXEC_UPDATE_ELFCOREHDR if hotplug and profile.version >= (6, 6) else flags
-
-
-def listed_from_memory(machine: ModelMachine, segments: Sequence[Segment]) -> list[KexecSegment]:
-    """Return loaded segments with their contents, to be listed once more."""
-    return [KexecSegment(machine.memory.read(s.phys, s.memsz), s.phys, s.memsz) for s in segments]
 
 
 def load_plan(machine: ModelMachine, plan: LoadPlan, flags: int) -> Steps[None]:

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
-from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, PAGE, CrashImage, Kimage, Segment, cmdline_phys, is_boot_params
-from crash_hotplug.core.in_place import control_pages_bound, lowest_hole
+from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment
+from crash_hotplug.core.loaded_image import read_loaded_image
+from crash_hotplug.core.plan import control_pages_bound, lowest_hole
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.memory import PhysicalMemory
 
 _KIMAGE_VIRT = 0xFFFF_8880_0300_0000
-_COMMAND_LINE_MAX = 2048
 
 
 class KexecSegment(NamedTuple):
@@ -60,31 +60,12 @@ class ModelKimage:
         return next((s for s in self.kimage.segments if memory.read(s.phys, 4) == b"\x7fELF"), None)
 
     def read(self, memory: PhysicalMemory) -> CrashImage:
-        """Return the image as it is read out of the reserved region."""
+        """Return the image as it is read out of the reserved region; without a header where none is found."""
         segment = self.find_elfcorehdr(memory)
-        header = b"" if segment is None else _read_header(memory, segment)
-        phys = None if segment is None else segment.phys
-        boot_params_at = find_boot_params(self.kimage, memory)
-        if boot_params_at is None:
-            return CrashImage(header, phys, kimage=self.kimage)
-        boot_params = memory.read(boot_params_at, PAGE)
-        command_at = cmdline_phys(boot_params)
-        command = memory.read(command_at, _COMMAND_LINE_MAX).split(b"\0")[0].decode("ascii")
-        return CrashImage(header, phys, boot_params, boot_params_at, command, command_at, self.kimage)
-
-
-def _read_header(memory: PhysicalMemory, segment: Segment) -> bytes:
-    count = int.from_bytes(memory.read(segment.phys + 56, 2), "little")
-    size = ELF_HEADER_SIZE + count * PROGRAM_HEADER_SIZE
-    return memory.read(segment.phys, min(segment.memsz, -(-size // PAGE) * PAGE))
-
-
-def find_boot_params(kimage: Kimage, memory: PhysicalMemory) -> int | None:
-    """Return the physical address of the zero page, or None where no segment is one."""
-    for segment in kimage.segments:
-        if is_boot_params(memory.read(segment.phys, min(PAGE, segment.memsz))):
-            return segment.phys
-    return None
+        if segment is None:
+            return CrashImage(b"", kimage=self.kimage)
+        reserved = RangeList(s.range for s in self.kimage.segments)
+        return read_loaded_image(self.kimage, reserved, None, memory.read)
 
 
 def check_segments(entry_phys: int, segments: Sequence[Segment], reserved: Range, ram: RangeList) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
-from crash_hotplug.core.image import PAGE
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug_lab.model.boot_params import build_boot_params, e820_of_kernel, e820_of_kexec_tools

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from crash_hotplug.core.architecture import X86_64
-from crash_hotplug.core.handler import Event, Report, Step, Steps
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Cpu, Machine, MemoryBlocks, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.steps import Step, Steps
 from crash_hotplug_lab.model.cpu_state import CpuState
+from crash_hotplug_lab.model.events import Event, Handled
 from crash_hotplug_lab.model.kimage import ModelKimage
 from crash_hotplug_lab.model.memory import PhysicalMemory
 from crash_hotplug_lab.model.notifier import NotifierChain
@@ -58,7 +59,7 @@ class ModelMachine:
     """Callbacks of CPUHP_BP_PREPARE_DYN: before a CPU starts, after it stopped."""
     cpuhp_online: NotifierChain[Event] = field(default_factory=NotifierChain)
     """Callbacks of CPUHP_AP_ONLINE_DYN: once a CPU runs, before it stops."""
-    reports: list[Report] = field(default_factory=list)
+    reports: list[Handled] = field(default_factory=list)
     """What handlers did; no part of the state."""
     whole_headers: set[bytes] = field(default_factory=set)
     """Every elfcorehdr that somebody built whole: anything else in a dump is torn.  No part of the state."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
-from crash_hotplug.core.handler import Event, EventKind, Step, Steps
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.steps import Step, Steps
 from crash_hotplug_lab.model.errors import ModelError
+from crash_hotplug_lab.model.events import Event, EventKind
 from crash_hotplug_lab.model.machine import MemoryDevice, ModelMachine
 from crash_hotplug_lab.model.profile import SYSTEM_RAM
 

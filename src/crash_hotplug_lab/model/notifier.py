@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from crash_hotplug.core.handler import Steps
+from crash_hotplug.core.steps import Steps
 
 _What = TypeVar("_What")
 Callback = Callable[[_What], Steps[None]]

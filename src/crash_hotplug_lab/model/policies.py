@@ -1,4 +1,4 @@
-"""The policies of the generic handler, each with the kernel (or tool) whose doing it reproduces.
+"""Who updates the header of a model machine, each with the kernel or tool that it reproduces.
 
 =========  ==================================================  =======================  ===========================
 name       where it is found                                   CPUs described           a taken lock
@@ -18,53 +18,54 @@ from dataclasses import dataclass, replace
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr
-from crash_hotplug.core.handler import Event, EventKind, Method, Policy
-from crash_hotplug.core.handler_policies import InPlace
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Cpu, Machine
-
-_KERNEL_EVENTS = (EventKind.CPU_ONLINE, EventKind.CPU_OFFLINE, EventKind.MEMORY_ONLINE, EventKind.MEMORY_OFFLINE)
-"""What the kernel's notifiers tell: nothing is said when memory is added or removed."""
+from crash_hotplug_lab.model.events import Event, EventKind
 
 
 @dataclass(frozen=True)
-class V6:
-    """The patches as posted in April 2022 (v6): present CPUs less the one leaving; the event is lost on a taken lock.
+class Policy:
+    """A way to keep the header up to date."""
+
+    name: str
+    """The name a person gives it."""
+
+
+class KernelPolicy(Policy):
+    """The kernel's own handler, called by its notifiers: nothing is said when memory is added or removed."""
+
+    def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader | None:
+        """Return the header that *machine* should have; None where *event* cannot change it.
+
+        What the loader put into the header, such as a backup region, is not kept.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class V6(KernelPolicy):
+    """The patches as posted in April 2022 (v6): present CPUs less the one leaving.
 
     A CPU on its way out is still present while its notifier runs (CPUHP_AP_ONLINE_DYN), so it is left out by number.
     """
 
     name: str = "v6"
-    method: Method = Method.REPLACE
-    waits_for_lock: bool = False
-    always_writes: bool = True
-
-    def handles(self, event: Event) -> bool:
-        """Whether one of the kernel's notifiers tells of *event*."""
-        return event.kind in _KERNEL_EVENTS
 
     def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader:
-        """Build the kernel's own header; what the loader put there, such as a backup region, is not kept."""
+        """Build the kernel's own header."""
         leaving = event.cpu if event.kind is EventKind.CPU_OFFLINE else None
         return _kernel_header(machine, (cpu for cpu in machine.present_cpus if cpu.number != leaving))
 
 
 @dataclass(frozen=True)
-class Merged:
+class Merged(KernelPolicy):
     """Linux 6.6 and newer (v28 of the patches): every possible CPU; memory at MEM_ONLINE and MEM_OFFLINE only.
 
     It keeps the kernel's faults.  At MEM_OFFLINE the block is still in /proc/iomem, and nothing is told at the
-    removal, so removed memory stays described; and the backup region of kexec-tools is dropped by the first update.
+    removal, so removed memory stays described; and the first update drops the backup region of kexec-tools.
     """
 
     name: str = "merged"
-    method: Method = Method.REPLACE
-    waits_for_lock: bool = False
-    always_writes: bool = True
-
-    def handles(self, event: Event) -> bool:
-        """Whether one of the kernel's notifiers tells of *event*."""
-        return event.kind in _KERNEL_EVENTS
 
     def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader | None:
         """Build the kernel's own header.
@@ -78,31 +79,18 @@ class Merged:
 
 
 @dataclass(frozen=True)
-class Reload:
-    """What distributions do: a udev rule that unloads and loads the image, for every event or behind a throttle."""
+class Reload(Policy):
+    """The distributions' way: a udev rule that unloads and loads the image, for every event or behind a throttle."""
 
     throttled: bool = False
-    """RHEL's kdump-udev-throttler: events that come while one waits its second are answered by one reload."""
-    method: Method = Method.RELOAD
-    waits_for_lock: bool = True
-    always_writes: bool = True
+    """RHEL's kdump-udev-throttler: one reload answers the events that come while it waits its second."""
 
-    @property
-    def name(self) -> str:
-        """``reload`` or ``reload-throttled``."""
-        return "reload-throttled" if self.throttled else "reload"
 
-    def handles(self, event: Event) -> bool:
-        """Whether RHEL's 98-kexec.rules reacts to *event*."""
-        return event.kind in (
-            EventKind.CPU_ADD,
-            EventKind.CPU_REMOVE,
-            EventKind.MEMORY_ONLINE,
-            EventKind.MEMORY_OFFLINE,
-        )
+@dataclass(frozen=True)
+class InPlace(Policy):
+    """The way of this project: core/update.py, at any event and at each look of the service."""
 
-    def header(self, machine: Machine, image: CrashImage, event: Event) -> None:
-        """Return None: the loader builds the header."""
+    name: str = "in-place"
 
 
 def _kernel_header(machine: Machine, cpus: Iterable[Cpu]) -> ElfCoreHeader:
@@ -112,7 +100,14 @@ def _kernel_header(machine: Machine, cpus: Iterable[Cpu]) -> ElfCoreHeader:
 
 
 POLICIES: dict[str, Policy] = {
-    policy.name: policy for policy in (Reload(), Reload(throttled=True), V6(), Merged(), InPlace())
+    policy.name: policy
+    for policy in (
+        Reload("reload"),
+        Reload("reload-throttled", throttled=True),
+        V6(),
+        Merged(),
+        InPlace(),
+    )
 }
 """Every policy by the name a person gives."""
 

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 
+from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.elf import (
     PT_LOAD,
     PT_NOTE,
@@ -17,7 +18,6 @@ from crash_hotplug.core.elf import (
 )
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.core.image import PAGE
 from crash_hotplug.core.machine import NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug_lab.model.memory import AbsentMemoryError, PhysicalMemory

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, PAGE, Kimage, Segment
-from crash_hotplug.core.in_place import DIGEST_SIZE, TABLE_SIZE, digest_of, find_digest_table, without_elfcorehdr
+from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX
+from crash_hotplug.core.purgatory import DIGEST_SIZE, TABLE_SIZE, digest_of
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug_lab.model.kimage import KexecSegment
 from crash_hotplug_lab.model.memory import PhysicalMemory
@@ -100,21 +101,6 @@ def _memory_of(contents: Contents) -> PhysicalMemory:
 @lru_cache(maxsize=4096)
 def _digest_of_contents(contents: Contents) -> bytes:
     return digest_of(((start, length) for start, length, _pages in contents), _memory_of(contents).read)
-
-
-@lru_cache(maxsize=256)
-def purgatory_without_elfcorehdr(
-    kimage: Kimage, purgatory: Segment, elfcorehdr_phys: int, contents: Contents
-) -> bytes | None:
-    """Return purgatory's segment with a digest that leaves the elfcorehdr out; None where it does so already.
-
-    :param contents: the image's segments
-    :raise CannotTellError: the digest table is not found
-    """
-    memory = _memory_of(contents)
-    data = memory.read(purgatory.phys, purgatory.memsz)
-    table = find_digest_table(data, kimage, memory.read)
-    return without_elfcorehdr(data, table, elfcorehdr_phys, memory.read)
 
 
 def copy_backup_region(memory: PhysicalMemory, purgatory: Purgatory) -> None:

@@ -7,8 +7,8 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Union
 
-from crash_hotplug.core.handler import Policy, Step, Steps
 from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.steps import Step, Steps
 from crash_hotplug_lab.model.cpu_hotplug import add_cpu, offline_cpu, online_cpu, remove_cpu
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
 from crash_hotplug_lab.model.loader import small_capture_kernel
@@ -21,7 +21,7 @@ from crash_hotplug_lab.model.memory_hotplug import (
     online_block,
     remove_memory,
 )
-from crash_hotplug_lab.model.policies import Merged, policy_named
+from crash_hotplug_lab.model.policies import KernelPolicy, Merged, Policy, policy_named
 from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, SYSTEM_RAM, CrashHotplug, default_profile
 from crash_hotplug_lab.model.udev import RULES, UdevRules
 from crash_hotplug_lab.model.user_space import Kexec, Loader, service
@@ -108,9 +108,9 @@ class Simulation:
         """Install the kernel's own handler where it has one, and start the service."""
         kernel = self.machine.profile.crash_hotplug
         if kernel is not CrashHotplug.NONE:
-            install_in_kernel_handler(self.machine, self.policy if kernel is CrashHotplug.V6 else Merged())
+            install_in_kernel_handler(self.machine, self.policy if isinstance(self.policy, KernelPolicy) else Merged())
         self.service: Steps[None] | None = None
-        if self.policy.name not in ("v6", "merged"):
+        if not isinstance(self.policy, KernelPolicy):
             self.service = service(self.machine, self.policy, self.kexec, self.scenario.rules)
 
     def start(self, action: Action) -> Steps[None]:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from crash_hotplug.core.errors import CrashHotplugError, InputError
-from crash_hotplug.core.handler import EventKind, Method, Outcome, Report, Step
+from crash_hotplug.core.steps import Step
+from crash_hotplug.core.update import Outcome
+from crash_hotplug_lab.model.events import EventKind, Handled
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.panic import Panic, panic
+from crash_hotplug_lab.model.policies import InPlace
 from crash_hotplug_lab.model.scenario import Scenario, Simulation
 from crash_hotplug_lab.model.user_space import IDLE
 
@@ -32,7 +35,7 @@ class Result:
     machine: ModelMachine
     """The machine as it was at the panic."""
     panic: Panic
-    reports: tuple[Report, ...]
+    reports: tuple[Handled, ...]
     """What the handler did, quiet looks left out."""
     steps: int
     windows: int
@@ -74,7 +77,7 @@ def run_scenario(scenario: Scenario, policy_name: str) -> Result:
     )
 
 
-def _tells_something(report: Report) -> bool:
+def _tells_something(report: Handled) -> bool:
     return report.event.kind is not EventKind.LOOK or report.outcome is not Outcome.UNCHANGED
 
 
@@ -91,7 +94,7 @@ def _steps(simulation: Simulation, actions: int) -> Iterator[TakenStep]:
             machine.uevents = ()
             continue
         # Two idle steps in a row: all events are done, and one more look at the quiet machine is over.
-        idle, wanted = 0, 2 if simulation.policy.method is Method.REPLACE else 1
+        idle, wanted = 0, 2 if isinstance(simulation.policy, InPlace) else 1
         while idle < wanted:
             step = next(service)
             idle += step == IDLE and not machine.uevents

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.core.handler import Event, EventKind
+from crash_hotplug_lab.model.events import Event, EventKind
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.profile import CrashHotplug
 

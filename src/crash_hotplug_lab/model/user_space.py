@@ -1,45 +1,35 @@
 """What runs in user space on a model machine: kexec-tools behind udev, and this project's service.
 
-Both are driven by uevents and hold the lock file that the distributions' wrappers hold.
+Uevents drive both, and both hold the lock file that the distributions' wrappers hold.  The service runs the product's
+own update (core/update.py); this module gives it the primitives.
 """
 
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
-from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.handler import (
-    Event,
-    EventKind,
-    ImageChangedError,
-    Method,
-    Outcome,
-    Policy,
-    Report,
-    Step,
-    Steps,
-    handle_event,
-)
-from crash_hotplug.core.image import CrashImage, Kimage
-from crash_hotplug.core.image_marks import check_marks, marks_of
-from crash_hotplug.core.in_place import control_pages_bound, segments_to_list
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.image import CrashImage
+from crash_hotplug.core.loaded_image import read_loaded_image
 from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.plan import NewSegment
+from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.core.reload import reload, update_or_reload
+from crash_hotplug.core.steps import Step, Steps
+from crash_hotplug.core.update import KexecBusyError, Outcome, Report, Wants
 from crash_hotplug_lab.model.errors import ModelError
-from crash_hotplug_lab.model.kexec_syscalls import (
-    crash_flags,
-    kexec_file_load,
-    kexec_load,
-    listed_from_memory,
-    load_plan,
-)
-from crash_hotplug_lab.model.kimage import KexecSegment
+from crash_hotplug_lab.model.events import Event, EventKind, Handled
+from crash_hotplug_lab.model.kexec_syscalls import crash_flags, kexec_file_load, kexec_load, load_plan
+from crash_hotplug_lab.model.kimage import KexecSegment, ModelKimage
 from crash_hotplug_lab.model.loader import CaptureKernel, plan_of_kexec_tools
 from crash_hotplug_lab.model.machine import ModelMachine
-from crash_hotplug_lab.model.policies import Reload
+from crash_hotplug_lab.model.memory import AbsentMemoryError
+from crash_hotplug_lab.model.policies import InPlace, Policy, Reload
 from crash_hotplug_lab.model.profile import CrashHotplug
-from crash_hotplug_lab.model.purgatory import purgatory_without_elfcorehdr, read_purgatory
 from crash_hotplug_lab.model.udev import UdevRules
 
 
@@ -72,9 +62,8 @@ class Kexec:
         if self.loader is Loader.KEXEC_FILE_LOAD:
             yield from kexec_file_load(machine, self.files)
             return
-        seen = machine.sysfs_view()
-        yield Step("kexec: machine read", seen)
-        plan = plan_of_kexec_tools(machine.profile, seen, self.files, self._room(machine))
+        plan = plan_of_kexec_tools(machine.profile, machine.sysfs_view(), self.files, self._room(machine))
+        yield Step("kexec: machine read")
         hotplug = self.hotplug or self.hotplug_size is not None
         yield from load_plan(machine, plan, crash_flags(machine.profile, hotplug))
 
@@ -95,16 +84,29 @@ class Kexec:
         else:
             yield from kexec_load(machine, 0, (), crash_flags(machine.profile, False))
 
+    def reload(self, machine: ModelMachine, rules: UdevRules) -> Steps[str]:
+        """Unload and load, as ``kdumpctl reload`` does.
 
-@dataclass
+        :return: what did it
+        :raise ModelError: the kernel refuses, or udev's sandbox does
+        """
+        if rules.sandboxed:
+            yield Step("udev: the sandbox refuses kexec_load")
+            raise ModelError(errno.EPERM, "failed to unload kdump kernel: the sandbox of systemd-udevd refuses it")
+        yield from self.unload(machine)
+        yield from self.load(machine)
+        return "unloaded and loaded again"
+
+
+@dataclass(frozen=True)
 class UserMachine:
-    """A :class:`~crash_hotplug.core.handler.CrashImageMachine` from user space: its lock is the lock file."""
+    """A :class:`~crash_hotplug.core.update.CrashMachine` from user space: its lock is the lock file."""
 
     machine: ModelMachine
-    kexec: Kexec
-    rules: UdevRules
-    taken_over: tuple[int, Kimage] | None = None
-    """The image of the last update and its segments: the kernel knows only of those that the last call listed."""
+
+    def why_refused(self) -> str | None:
+        """Nothing forbids kexec_load here."""
+        return None
 
     def try_lock(self) -> bool:
         """``flock -n /run/lock/kdump``."""
@@ -117,96 +119,75 @@ class UserMachine:
         """Close the lock file."""
         self.machine.flock_taken = False
 
-    def loaded_image(self) -> CrashImage | None:
+    def image_loaded(self) -> bool:
+        """Read /sys/kernel/kexec_crash_loaded."""
+        return self.machine.crash_image is not None
+
+    def observe(self) -> ModelObservation:
+        """Open /proc/kcore."""
+        return ModelObservation(self.machine)
+
+    def kexec_load(self, entry_phys: int, segments: Sequence[NewSegment], updated_by_kernel: bool) -> Steps[None]:
+        """Make the system call.
+
+        :raise KexecBusyError: the kexec lock is taken
+        :raise ModelError: the kernel refuses
+        """
+        machine = self.machine
+        machine.whole_headers.update(s.data for s in segments if s.data.startswith(b"\x7fELF"))
+        given = [KexecSegment(s.data, s.phys, s.memsz) for s in segments]
+        try:
+            yield from kexec_load(machine, entry_phys, given, crash_flags(machine.profile, updated_by_kernel))
+        except ModelError as error:
+            if error.number == errno.EBUSY:
+                raise KexecBusyError(str(error)) from error
+            raise
+
+
+@dataclass
+class ModelObservation:
+    """One observation of a model machine."""
+
+    model: ModelMachine
+    loaded: ModelKimage | None = None
+    """The image that was identified last."""
+
+    def identity(self) -> bytes:
+        """Return the number of the loaded image, which no other image of this machine has."""
+        self.loaded = self.model.crash_image
+        return b"" if self.loaded is None else self.loaded.number.to_bytes(8, "little")
+
+    def image(self) -> CrashImage:
         """Read the image through /proc/kcore."""
-        loaded, memory = self.machine.crash_image, self.machine.memory
-        if loaded is None:
-            return None
-        if self.taken_over is not None and self.taken_over[0] == loaded.number:
-            image = replace(loaded, kimage=self.taken_over[1]).read(memory)
-        else:
-            image = loaded.read(memory)
-        backup = read_purgatory(memory, loaded.kimage.entry_phys).backup
-        return image if backup is None else replace(image, backup_region_phys=backup[1])
+        if self.loaded is None:
+            raise CannotTellError("the crash image was unloaded while it was being looked at")
+        machine = self.machine()
+        low = machine.ram.intersect(RangeList([machine.architecture.backup_region_source]))
+        updated = self.model.profile.crash_hotplug is CrashHotplug.MERGED and self.loaded.hotplug_support
+        crashkernel, kimage = machine.crashkernel, self.loaded.kimage
+        return read_loaded_image(kimage, crashkernel, low[0] if low else None, self.read_phys, updated)
 
-    def why_not_updatable(self, image: CrashImage) -> str | None:
-        """Return why not: without an elfcorehdr or ``struct kimage`` nothing can be planned."""
-        if image.elfcorehdr_phys is None or image.kimage is None:
-            return "the image has no elfcorehdr that could be replaced"
-        return None
-
-    def read_machine(self) -> Machine:
+    def machine(self) -> Machine:
         """Read /proc and /sys, and through kcore where CPUs that are not there yet will save their registers."""
-        return self.machine.kernel_view()
+        return self.model.kernel_view()
 
-    def replace_header(self, image: CrashImage, header: bytes) -> Steps[None]:
-        """One kexec_load of the elfcorehdr's segment and of what has to be listed with it.
+    def read_phys(self, phys: int, length: int) -> bytes:
+        """Read physical memory.
 
-        At the first update purgatory comes with it: its digest must leave the elfcorehdr out from then on.
-
-        :raise ImageChangedError: another image is loaded than the one that was looked at
-        :raise MixedImageError: another one was loaded between that look and the kernel's own lock
+        :raise CannotTellError: there is none
         """
-        machine, kimage = self.machine, image.kimage
-        assert kimage is not None
-        assert image.elfcorehdr_phys is not None
-        segment = kimage.segment_at(image.elfcorehdr_phys)
-        assert segment is not None
-        changed = self._take_over(image)
-        changed[segment.phys] = header
-        control = control_pages_bound(machine.ram)
-        listed = segments_to_list(kimage, changed, machine.profile.reserved, control)
-        buffers = [
-            KexecSegment(changed[s.phys], s.phys, s.memsz) if s.phys in changed else listed_from_memory(machine, [s])[0]
-            for s in listed
-        ]
-        before = machine.crash_image
-        yield Step("in place: planned", (tuple(buffers), before))
-        machine.whole_headers.add(header)
-        flags = crash_flags(machine.profile, machine.profile.crash_hotplug is CrashHotplug.MERGED)
-        while True:
-            if self.loaded_image() != image:
-                raise ImageChangedError("another crash image was loaded meanwhile")
-            marks = marks_of((s.range for s in kimage.segments if s not in listed), machine.memory.read)
-            try:
-                yield from kexec_load(machine, kimage.entry_phys, buffers, flags)
-                break
-            except ModelError as error:
-                if error.number != errno.EBUSY:
-                    raise
-            yield Step("in place: waits for the kexec lock", waits=True)
-        check_marks(marks, machine.memory.read)
-        if machine.crash_image is not None:
-            self.taken_over = (machine.crash_image.number, kimage)
+        try:
+            return self.model.memory.read(phys, length)
+        except AbsentMemoryError as error:
+            raise CannotTellError(str(error)) from error
 
-    def _take_over(self, image: CrashImage) -> dict[int, bytes]:
-        """Return purgatory with a digest without the elfcorehdr, by physical address; nothing where it is so."""
-        kimage, loaded = image.kimage, self.machine.crash_image
-        assert kimage is not None
-        assert image.elfcorehdr_phys is not None
-        if loaded is not None and self.taken_over is not None and self.taken_over[0] == loaded.number:
-            return {}
-        purgatory = kimage.segment_at(kimage.entry_phys)
-        if purgatory is None:
-            raise CannotTellError("the entry point lies in no segment")
-        contents = tuple((s.phys, s.memsz, self.machine.memory.region(s.phys, s.memsz)) for s in kimage.segments)
-        updated = purgatory_without_elfcorehdr(kimage, purgatory, image.elfcorehdr_phys, contents)
-        return {} if updated is None else {purgatory.phys: updated}
-
-    def reload(self) -> Steps[None]:
-        """Unload and load, as ``kdumpctl reload`` does.
-
-        :raise ModelError: the kernel refuses, or udev's sandbox does
-        """
-        if self.rules.sandboxed:
-            yield Step("udev: the sandbox refuses kexec_load")
-            raise ModelError(errno.EPERM, "failed to unload kdump kernel: the sandbox of systemd-udevd refuses it")
-        yield from self.kexec.unload(self.machine)
-        yield from self.kexec.load(self.machine)
+    def close(self) -> None:
+        """Close /proc/kcore."""
 
 
 IDLE = Step("service: idle", waits=True)
 """What the service does while nothing happens; it remembers nothing of what it did before."""
+LOOK = Event(EventKind.LOOK)
 
 
 def service(machine: ModelMachine, policy: Policy, kexec: Kexec, rules: UdevRules) -> Steps[None]:
@@ -215,40 +196,72 @@ def service(machine: ModelMachine, policy: Policy, kexec: Kexec, rules: UdevRule
     A uevent may come before what it tells of is done: memory is still in /proc/iomem when its removal is told.
     Only another look, at the next heartbeat, sees that.
     """
-    user = UserMachine(machine, kexec, rules)
     while True:
-        if not machine.uevents:
-            yield IDLE
-            if policy.method is Method.REPLACE and not machine.uevents:
-                yield from _handle(user, policy, Event(EventKind.LOOK))
-            continue
-        events = machine.uevents
-        if getattr(policy, "throttled", False):
-            yield Step("throttle: waits for more events")
-            events = machine.uevents
+        if machine.uevents:
+            yield from _react(machine, policy, kexec, rules)
         else:
-            events = events[:1]
-        machine.uevents = machine.uevents[len(events) :]
-        yield Step("udev: events taken", events)
-        reasons = [event for event in events if policy.method is Method.REPLACE or rules.reacts_to(machine, event)]
-        if reasons:
-            yield from _handle(user, policy, reasons[-1])
+            yield IDLE
+            if isinstance(policy, InPlace) and not machine.uevents:
+                yield from keep_accurate(machine, kexec)
 
 
-def _handle(user: UserMachine, policy: Policy, event: Event) -> Steps[None]:
-    report = yield from handle_or_reload(user, policy, event)
-    user.machine.reports.append(report)
-    yield Step(f"service: {report.outcome.value}")
+def _react(machine: ModelMachine, policy: Policy, kexec: Kexec, rules: UdevRules) -> Steps[None]:
+    """Take the events that are there, one or behind a throttle all of them, and do what the policy does."""
+    if isinstance(policy, Reload) and policy.throttled:
+        yield Step("throttle: waits for more events")
+        events = machine.uevents
+    else:
+        events = machine.uevents[:1]
+    machine.uevents = machine.uevents[len(events) :]
+    yield Step("udev: events taken")
+    if isinstance(policy, InPlace):
+        yield from keep_accurate(machine, kexec, events[-1])
+        return
+    reasons = [event for event in events if rules.reacts_to(machine, event)]
+    if reasons:
+        yield from _reload_behind_udev(machine, kexec, rules, reasons[-1])
 
 
-def handle_or_reload(user: UserMachine, policy: Policy, event: Event) -> Steps[Report]:
-    """Handle an event; an image that came to be a mix of two is loaded anew."""
-    report = yield from handle_event(user, policy, event)
-    if report.outcome is not Outcome.MIXED:
-        return report
-    yield Step("service: what is loaded is a mix")
-    reloaded = yield from handle_event(user, Reload(), Event(EventKind.CPU_ADD))
-    return replace(reloaded, sentence=f"{reloaded.sentence}: {report.sentence}")
+def keep_accurate(machine: ModelMachine, kexec: Kexec, event: Event = LOOK) -> Steps[Report]:
+    """Update in place as the service does, and reload where that cannot be."""
+    user = UserMachine(machine)
+    report = yield from update_or_reload(user, Wants(), partial(_reload_by_hand, user, kexec))
+    yield from _tell(machine, Handled(event, *report))
+    return report
+
+
+def _reload_by_hand(user: UserMachine, kexec: Kexec, reason: str) -> Steps[Report]:
+    """Reload outside of udev's sandbox, with the tool's own lock."""
+    yield Step("service: reloads")
+    return (yield from reload(user, partial(_under_lock, user, kexec), reason))
+
+
+def _under_lock(user: UserMachine, kexec: Kexec) -> Steps[str]:
+    yield from user.machine.take_lock("flock_taken")
+    try:
+        yield from kexec.unload(user.machine)
+        yield from kexec.load(user.machine)
+    finally:
+        user.unlock()
+    return "unloaded and loaded again"
+
+
+def _reload_behind_udev(machine: ModelMachine, kexec: Kexec, rules: UdevRules, event: Event) -> Steps[None]:
+    yield from machine.take_lock("flock_taken")
+    try:
+        sentence = yield from kexec.reload(machine, rules)
+        handled = Handled(event, Outcome.RELOADED, sentence)
+    except CrashHotplugError as error:
+        outcome = Outcome.CANNOT_TELL if isinstance(error, CannotTellError) else Outcome.FAILED
+        handled = Handled(event, outcome, str(error))
+    finally:
+        machine.flock_taken = False
+    yield from _tell(machine, handled)
+
+
+def _tell(machine: ModelMachine, handled: Handled) -> Steps[None]:
+    machine.reports.append(handled)
+    yield Step(f"service: {handled.outcome.value}")
 
 
 def settle(machine: ModelMachine, running: Steps[None]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crash_hotplug.core.compare import Verdict
-from crash_hotplug.core.handler import Outcome
+from crash_hotplug.core.update import Outcome
 from crash_hotplug.core.service.metrics import Family, exposition
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
 

@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from crash_hotplug.core.handler import Event, EventKind, Outcome, Report, Step, Steps, handle_event, run
-from crash_hotplug.core.handler_policies import InPlace
+from crash_hotplug.core.steps import Step, Steps, run
+from crash_hotplug.core.update import Outcome, Report
+from crash_hotplug_lab.model.events import Event, EventKind
+from crash_hotplug_lab.model.in_kernel import handle_event
+from crash_hotplug_lab.model.policies import InPlace
 from crash_hotplug.core.ranges import Range
 from crash_hotplug_lab.model import panic as panics
 from crash_hotplug_lab.model.kexec_syscalls import kexec_file_load

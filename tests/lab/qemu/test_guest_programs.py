@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.core.handler import Step
+from crash_hotplug.core.steps import Step
 from crash_hotplug.core.ranges import Range
-from crash_hotplug.core.update_plan import UpdatePlan
+from crash_hotplug.core.plan import UpdatePlan
 from crash_hotplug_lab.experiments import kill_updates, measure_handler, measure_updates
 
 OLD, NEW, OTHER = ("old",), ("new",), ("other",)

@@ -12,17 +12,22 @@ from crash_hotplug.core.assessment import assess
 from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import ImageChangedError, MixedImageError, Outcome
-from crash_hotplug.core.handler_policies import InPlace
-from crash_hotplug.core.image import e820_table, elfcorehdr_room
-from crash_hotplug.core.move_header import room_for
-from crash_hotplug.core.update_plan import NewSegment, UpdatePlan
+from crash_hotplug.core.update import ImageChangedError, Outcome
+from crash_hotplug.core.UNKNOWN import MixedImageError
+from crash_hotplug_lab.model.policies import InPlace
+from crash_hotplug.core.boot_params import e820_table
+from crash_hotplug.core.image import elfcorehdr_room
+from crash_hotplug.core.plan import room_for
+from crash_hotplug.core.plan import NewSegment, UpdatePlan
 from crash_hotplug.linux.crash_image import find_crash_image
 from crash_hotplug.linux.loading import live_machine
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
-from crash_hotplug.linux.loading.kexec_load import KEXEC_UPDATE_ELFCOREHDR, KexecBusyError, KexecError
+from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, KexecError
+from crash_hotplug.core.update import KexecBusyError
 from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.update_once import LOOK, make_ready, update_in_place
+from crash_hotplug_lab.model.user_space import LOOK
+from crash_hotplug.core.reload import make_ready
+from crash_hotplug.linux.loading.update_once import update_in_place
 from crash_hotplug.linux.machine_reader import read_machine
 from tests.core.test_image import kimage_bytes
 from tests.linux.fake_kexec import (

@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
-from crash_hotplug.core.update_plan import NewSegment
-from crash_hotplug.linux.loading import capture_kernel, former_image, kexec_file_load, load_once
+from crash_hotplug.core.plan import NewSegment
+from crash_hotplug.linux.loading import capture_kernel, former_image
+from crash_hotplug.linux.loading.system_calls import kexec_file_load
+from crash_hotplug.linux.loading.load import load_once
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
-from crash_hotplug.linux.loading.former_image import keep_former_image, put_back
-from crash_hotplug.linux.loading.kexec_file_load import KexecFileLoadError
-from crash_hotplug.linux.loading.kexec_load import KexecError
+from crash_hotplug.linux.loading.former_image import keep_former_image
+from crash_hotplug.core.reload import put_back
+from crash_hotplug.linux.loading.system_calls import KexecFileLoadError
+from crash_hotplug.linux.loading.system_calls import KexecError
 from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.load_record import LoadRecord, read_record, save_record
+from crash_hotplug.linux.loading.load import LoadRecord, read_record, save_record
 from tests.core.test_capture_kernel import bzimage_head
 from tests.linux.fake_kexec import INITRD, KERNEL, PURGATORY, FakeKexec
 

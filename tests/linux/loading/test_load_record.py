@@ -9,7 +9,7 @@ import pytest
 
 from crash_hotplug.core.errors import CrashHotplugError, InputError
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
-from crash_hotplug.linux.loading.load_record import LoadRecord, forget_record, read_record, save_record
+from crash_hotplug.linux.loading.load import LoadRecord, forget_record, read_record, save_record
 
 RECORD = LoadRecord(CaptureKernel("/boot/vmlinuz", "/boot/initrd", "nr_cpus=1"), Strategy.AUTO, 8192, None)
 OTHER = LoadRecord(CaptureKernel("/k", None, ""), Strategy.KEXEC_TOOLS, 10, 0x20000)

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from crash_hotplug.core.handler import Outcome
-from crash_hotplug.linux.loading import reload_outside
-from crash_hotplug.linux.loading.reload_outside import outside_this_unit
+from crash_hotplug.core.update import Outcome
+from crash_hotplug.linux.loading.reload import reload_outside
+from crash_hotplug.linux.loading.reload import outside_this_unit
 
 
 @pytest.fixture(autouse=True)

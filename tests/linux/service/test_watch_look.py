@@ -10,13 +10,13 @@ import pytest
 
 from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.handler import Outcome, Report
-from crash_hotplug.core.update_plan import NewSegment
+from crash_hotplug.core.update import Outcome, Report
+from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.linux import crash_image
 from crash_hotplug.linux.loading import live_machine
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.update_once import LOOK
+from crash_hotplug_lab.model.user_space import LOOK
 from crash_hotplug.linux.service import watch_look
 from crash_hotplug.linux.service.watch_look import Looker
 from tests.linux.fake_kexec import KERNEL, FakeKexec, cannot_move, connect, make_possible

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from crash_hotplug.core.compare import Verdict
-from crash_hotplug.core.handler import Outcome
 from crash_hotplug.core.service.metrics import Family, exposition
+from crash_hotplug.core.update import Outcome
 
 _PREFIX = "crash_hotplug"
 
@@ -24,12 +24,12 @@ class Look:
     """What was done about the header: ``none``, ``in-place`` or ``reload``."""
     outcome: Outcome = Outcome.UNCHANGED
     """What came of that."""
-    deed: str = ""
+    action: str = ""
     """What was done and why, for people; empty where nothing was."""
     kexec_seconds: float = 0.0
     """How long kexec_load took: at most as long there was no image."""
-    foreign: str = ""
-    """What somebody else did to the image since the last look, for people; empty where nothing was noticed."""
+    external_change: str = ""
+    """What another process did to the image since the last look, for people; empty where nothing was noticed."""
     room_left: int | None = None
     """CPUs or memory ranges that the header may still grow by."""
     by_kernel: bool = False
@@ -40,7 +40,7 @@ class Look:
     @property
     def failed(self) -> bool:
         """Whether something was tried that did not succeed."""
-        return bool(self.deed) and self.outcome not in (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.RELOADED)
+        return bool(self.action) and self.outcome not in (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.RELOADED)
 
     @property
     def changed_image(self) -> bool:
@@ -49,12 +49,12 @@ class Look:
 
     def is_news_after(self, last: Look | None) -> bool:
         """Whether something changed since the look before; a failure that stays the same is no news."""
-        if last is None or self.foreign or self.changed_image:
+        if last is None or self.external_change or self.changed_image:
             return True
         return self._gist() != last._gist()
 
     def _gist(self) -> tuple[object, ...]:
-        return self.verdict, self.sentence, self.failed and self.deed
+        return self.verdict, self.sentence, self.failed and self.action
 
 
 @dataclass
@@ -73,8 +73,8 @@ class WatchRecord:
     """Looks by their cause."""
     updates: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Updates by strategy and result."""
-    foreign: int = 0
-    """How often somebody else loaded or unloaded an image."""
+    external_changes: int = 0
+    """How often another process loaded or unloaded an image."""
     last: Look | None = None
     last_look: float = 0.0
     last_accurate: float = 0.0
@@ -90,7 +90,7 @@ class WatchRecord:
         self.last, self.last_look = look, now
         self.looks[cause] += 1
         self.look_seconds += seconds
-        self.foreign += bool(look.foreign)
+        self.external_changes += bool(look.external_change)
         if look.verdict is Verdict.ACCURATE:
             self.last_accurate = now
         if look.strategy != "none":
@@ -148,7 +148,11 @@ class WatchRecord:
             _counter("uevent_overruns_total", "Times that uevents were lost; a look followed.", self.overruns),
             Family(f"{_PREFIX}_looks_total", "counter", "Looks at the machine, by cause.", looks),
             _counter("look_seconds_total", "Time spent in looks, updates included.", self.look_seconds),
-            _counter("foreign_changes_total", "Times that somebody else loaded or unloaded an image.", self.foreign),
+            _counter(
+                "foreign_changes_total",
+                "Times that another process loaded or unloaded an image.",
+                self.external_changes,
+            ),
         ]
         if self.last_update:
             families += [

@@ -22,9 +22,8 @@ from crash_hotplug.linux.doctor.rooted_path import exists, read_config
 from crash_hotplug.linux.doctor.systemd_units import Unit, is_active, read_unit
 from crash_hotplug.linux.doctor.udev_files import RulesFile, read_rules_files
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state, why_locked_down, why_no_load
-from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.reload import find_reload_tool
-from crash_hotplug.linux.loading.update_once import can_reload
+from crash_hotplug.linux.loading.live_machine import LiveMachine, why_live_image_not_updatable
+from crash_hotplug.linux.loading.reload import can_reload, find_reload_tool
 from crash_hotplug.linux.sysroot import Sysroot
 
 UDEVD = "systemd-udevd.service"
@@ -206,7 +205,7 @@ def _in_place(
     if loaded is None:
         return None, "the loaded image cannot be read"
     try:
-        reason = LiveMachine(sysroot).why_not_updatable(loaded.image)
+        reason = why_live_image_not_updatable(LiveMachine(sysroot), loaded.image)
     except CannotTellError as error:
         return None, str(error)
     return reason is None, reason

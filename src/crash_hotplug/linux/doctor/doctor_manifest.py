@@ -12,13 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.linux.doctor.rooted_files import (
-    FileState,
-    read_state,
-    remove_directory,
-    remove_file,
-    replace_file,
-)
+from crash_hotplug.linux.doctor.rooted_files import FileState, read_state, remove_directory, remove_file, replace_file
 
 DIRECTORY = "/var/lib/crash-hotplug"
 PATH = f"{DIRECTORY}/doctor.json"

@@ -12,9 +12,9 @@ import mmap
 import time
 from typing import Callable, NamedTuple
 
-from crash_hotplug.core.image import PAGE
+from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.plan import UpdatePlan
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.core.update_plan import UpdatePlan
 
 _SAMPLE = 512
 """Pages that are tried."""

@@ -1,17 +1,36 @@
-"""Load a capture kernel: by kexec_file_load, or where that will not do through kexec-tools."""
+"""Load a capture kernel: by kexec_file_load, or where only kexec_load will do through kexec-tools."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
+from contextlib import ExitStack
 from enum import Enum
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
-from crash_hotplug.core.capture_kernel import SETUP_HEADER_END, check_bzimage, why_no_file_load
+from crash_hotplug.core.boot_params import SETUP_HEADER_END, check_bzimage, init_size, why_no_file_load
 from crash_hotplug.core.errors import CrashHotplugError, InputError
-from crash_hotplug.linux.loading.kexec_file_load import KexecFileLoadError, file_load_crash_image
-from crash_hotplug.linux.loading.kexec_tools import find_kexec, load_with_kexec_tools
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.plan import check_capture_kernel_fits
+from crash_hotplug.linux.failed_program import why_failed
+from crash_hotplug.linux.kexec_state import read_kexec_state
+from crash_hotplug.linux.loading.system_calls import (
+    FILE_NO_INITRAMFS,
+    FILE_ON_CRASH,
+    FILE_UNLOAD,
+    NO_FILE,
+    KexecFileLoadError,
+    kexec_file_load,
+)
+from crash_hotplug.linux.sysroot import Sysroot
 
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where root's tools are looked for: a service may have no PATH, and root's must not lead astray."""
+_SECONDS = 300
+_COMMAND_LINE_MAX = 2048
+"""COMMAND_LINE_SIZE of x86."""
 _ONLY_KEXEC_LOAD = (errno.ENOSYS, errno.ENOEXEC, errno.EKEYREJECTED, errno.ENODATA, errno.ENOKEY, errno.ENOPKG)
 """Answers of kexec_file_load after which kexec_load may still do: not built in, no such format, no accepted signature.
 Under lockdown the answer is EPERM, and kexec_load is forbidden as well."""
@@ -37,65 +56,130 @@ class CaptureKernel(NamedTuple):
     """Without ``elfcorehdr=``, which the loader adds."""
 
 
-def read_setup_header(kernel: str) -> bytes:
-    """Return the first bytes of a kernel's file, for core/capture_kernel.py.
+def run_tool(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program that loads or reloads a crash image.
+
+    :raise CrashHotplugError: it cannot be run, or does not finish
+    """
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CrashHotplugError(f"{' '.join(command[:2])} did not finish: {error}") from error
+
+
+class LoaderCalls(NamedTuple):
+    """What loads; a test passes other ones."""
+
+    file_load: Callable[[int, int, bytes | None, int], None] = kexec_file_load
+    find_kexec: Callable[[], str | None] = lambda: shutil.which("kexec", path=SEARCH)
+    run: Callable[[list[str]], subprocess.CompletedProcess[str]] = run_tool
+
+
+def check_files(files: CaptureKernel, room: int, machine: Machine) -> None:
+    """Check everything about the files that can be checked before the loaded image is dropped.
+
+    :param room: bytes of room that the elfcorehdr is to have
+    :raise InputError: a file, the command line or the room is not what it should be
+    :raise NoRoomError: the reserved region is too small
+    """
+    if "\0" in files.cmdline:
+        raise InputError("the capture kernel's command line has a null character")
+    check_capture_kernel_fits(init_size(_read_setup_header(files.kernel)), _initrd_size(files), room, machine)
+
+
+def load_capture_kernel(
+    files: CaptureKernel, strategy: Strategy, hotplug_size: int | None = None, calls: LoaderCalls = LoaderCalls()
+) -> str:
+    """Load a crash image; the one that is loaded is replaced.
+
+    :param hotplug_size: bytes of room for the elfcorehdr, for a kexec that has ``--hotplug-size``
+    :return: what loaded it, for people
+    :raise InputError: a file is not what it should be; nothing was changed
+    :raise CrashHotplugError: it was refused; the previous image may be gone
+    """
+    if strategy is Strategy.KEXEC_TOOLS:
+        return _through_kexec_tools(files, hotplug_size, "", calls)
+    why_not = why_no_file_load(_read_setup_header(files.kernel))
+    if why_not is not None:
+        sentence = f"kexec_file_load cannot take {files.kernel}: {why_not}"
+        if strategy is Strategy.FILE:
+            raise InputError(sentence)
+        return _through_kexec_tools(files, hotplug_size, sentence, calls)
+    try:
+        _file_load(files, calls)
+    except KexecFileLoadError as error:
+        if strategy is Strategy.FILE or error.number not in _ONLY_KEXEC_LOAD:
+            raise
+        return _through_kexec_tools(files, hotplug_size, str(error), calls)
+    return "kexec_file_load"
+
+
+def unload_crash_image(calls: LoaderCalls = LoaderCalls()) -> None:
+    """Unload the crash image, whoever loaded it.
+
+    :raise KexecFileLoadError: the kernel refused
+    """
+    calls.file_load(NO_FILE, NO_FILE, None, FILE_UNLOAD | FILE_ON_CRASH)
+
+
+def _file_load(files: CaptureKernel, calls: LoaderCalls) -> None:
+    """Load by kexec_file_load; the kernel adds ``elfcorehdr=`` and drops the loaded image first."""
+    data = files.cmdline.encode("utf-8", "surrogateescape") + b"\0"
+    if len(data) > _COMMAND_LINE_MAX - len("elfcorehdr=0x0000000000000000 "):
+        raise InputError(f"the capture kernel's command line has {len(data) - 1} bytes: that is too long")
+    with ExitStack() as opened:
+        kernel_fd = _open(files.kernel, opened)
+        check_bzimage(os.pread(kernel_fd, SETUP_HEADER_END, 0), os.fstat(kernel_fd).st_size, files.kernel)
+        initrd_fd = NO_FILE if files.initrd is None else _open(files.initrd, opened)
+        flags = FILE_ON_CRASH | (FILE_NO_INITRAMFS if files.initrd is None else 0)
+        calls.file_load(kernel_fd, initrd_fd, data, flags)
+
+
+def _through_kexec_tools(files: CaptureKernel, hotplug_size: int | None, reason: str, calls: LoaderCalls) -> str:
+    """Load with ``kexec -p -c``, which looks at the files before the previous image is dropped."""
+    program = calls.find_kexec()
+    if program is None:
+        raise CrashHotplugError(f"{reason + '; ' if reason else ''}kexec-tools is not installed")
+    known = calls.run([program, "--help"]).stdout
+    options = ["-p", "-c"]
+    # kexec-tools 2.0.29 and Linux 6.6: the kernel may then update the header by itself.
+    if "--hotplug " in known and read_kexec_state(Sysroot()).elfcorehdr_size is not None:
+        options.append("--hotplug")
+    if "--hotplug-size" in known and hotplug_size is not None:
+        options.append(f"--hotplug-size={hotplug_size}")
+    initrd = [] if files.initrd is None else [f"--initrd={files.initrd}"]
+    done = calls.run([program, *options, files.kernel, *initrd, f"--append={files.cmdline}"])
+    if done.returncode:
+        raise CrashHotplugError(f"kexec {' '.join(options)} failed: {why_failed(done)}")
+    return f"kexec {' '.join(options)}{': ' + reason if reason else ''}"
+
+
+def _read_setup_header(kernel: str) -> bytes:
+    """Return the first bytes of a kernel's file.
 
     :raise InputError: it cannot be read, or is no bzImage
     """
-    try:
-        descriptor = os.open(kernel, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with ExitStack() as opened:
+        descriptor = _open(kernel, opened)
         try:
             head, size = os.pread(descriptor, SETUP_HEADER_END, 0), os.fstat(descriptor).st_size
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{kernel} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        except OSError as error:
+            raise InputError(f"{kernel} cannot be read: {error.strerror}") from error
     check_bzimage(head, size, kernel)
     return head
 
 
-def initrd_size(files: CaptureKernel) -> int:
-    """Return the bytes of the initial RAM disk; 0 without one.
-
-    :raise InputError: it cannot be read
-    """
+def _initrd_size(files: CaptureKernel) -> int:
     if files.initrd is None:
         return 0
+    with ExitStack() as opened:
+        return os.fstat(_open(files.initrd, opened)).st_size
+
+
+def _open(path: str, opened: ExitStack) -> int:
     try:
-        if not os.access(files.initrd, os.R_OK):
-            raise InputError(f"{files.initrd} cannot be read")
-        return os.stat(files.initrd).st_size
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        raise InputError(f"{files.initrd} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def load_capture_kernel(files: CaptureKernel, strategy: Strategy, hotplug_size: int | None = None) -> str:
-    """Load a crash image; the one that is loaded is replaced.
-
-    :param hotplug_size: bytes of room for the elfcorehdr, for a kexec that can be told
-    :return: what loaded it, for people
-    :raise InputError: a file is not what it should be; nothing was changed
-    :raise CrashHotplugError: it was refused; the former image may be gone
-    """
-    if strategy is Strategy.KEXEC_TOOLS:
-        return _through_kexec_tools(files, hotplug_size, "")
-    why_not = why_no_file_load(read_setup_header(files.kernel))
-    if why_not is not None:
-        if strategy is Strategy.FILE:
-            raise InputError(f"kexec_file_load cannot take {files.kernel}: {why_not}")
-        return _through_kexec_tools(files, hotplug_size, f"kexec_file_load cannot take {files.kernel}: {why_not}")
-    try:
-        file_load_crash_image(files.kernel, files.initrd, files.cmdline)
-    except KexecFileLoadError as error:
-        if strategy is Strategy.FILE or error.number not in _ONLY_KEXEC_LOAD:
-            raise
-        return _through_kexec_tools(files, hotplug_size, str(error))
-    return "kexec_file_load"
-
-
-def _through_kexec_tools(files: CaptureKernel, hotplug_size: int | None, reason: str) -> str:
-    program = find_kexec()
-    if program is None:
-        raise CrashHotplugError(f"{reason + '; ' if reason else ''}kexec-tools is not installed")
-    options = load_with_kexec_tools(program, files.kernel, files.initrd, files.cmdline, hotplug_size)
-    return f"kexec {' '.join(options)}{': ' + reason if reason else ''}"
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    opened.callback(os.close, descriptor)
+    return descriptor

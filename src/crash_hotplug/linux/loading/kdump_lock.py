@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -21,15 +20,14 @@ _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class LockBusyError(CrashHotplugError):
-    """Somebody holds a lock for longer than we wait."""
+    """Another process holds a lock."""
 
 
 @contextmanager
-def kdump_locks(seconds: float) -> Iterator[None]:
+def kdump_locks() -> Iterator[None]:
     """Hold every lock whose directory is there, for as long as the block runs.
 
-    :param seconds: how long to wait for one that is taken
-    :raise LockBusyError: one stays taken
+    :raise LockBusyError: one is taken
     :raise CannotTellError: one may not be opened
     :raise CrashHotplugError: one cannot be opened or made (a read-only or a full disk)
     """
@@ -39,7 +37,7 @@ def kdump_locks(seconds: float) -> Iterator[None]:
                 descriptor = _open(path)
                 held.callback(os.close, descriptor)
                 if _is_trusted(descriptor):
-                    _take(descriptor, path, seconds)
+                    _take(descriptor, path)
         yield
 
 
@@ -61,13 +59,8 @@ def _is_trusted(descriptor: int) -> bool:
     return os.fstat(descriptor).st_uid in (0, os.geteuid())
 
 
-def _take(descriptor: int, path: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise LockBusyError(f"{path} is locked: somebody else is loading a crash image") from None
-            time.sleep(0.05)
+def _take(descriptor: int, path: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LockBusyError(f"{path} is locked: another process is loading a crash image") from None

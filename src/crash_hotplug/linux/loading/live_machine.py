@@ -1,35 +1,37 @@
-"""The live machine as the generic handler sees it: its crash image is updated in place by one small kexec_load.
-
-How and why that works is told in docs/in-place.md.
-"""
+"""The running machine as an update needs it: the primitives of core/update.py, and nothing else."""
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
+from typing import Callable, TypeVar
 
-from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
-from crash_hotplug.core.handler import ImageChangedError, MixedImageError, Step, Steps
+from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import CrashImage
-from crash_hotplug.core.image_marks import check_marks, marks_of
+from crash_hotplug.core.loaded_image import read_loaded_image
 from crash_hotplug.core.machine import Machine
-from crash_hotplug.core.move_header import plan_move
-from crash_hotplug.core.update_plan import UpdatePlan, check_result, plan_update, verify_digest, why_no_plan
-from crash_hotplug.linux.crash_image import find_crash_image, read_identity
-from crash_hotplug.linux.iomem import read_iomem
+from crash_hotplug.core.plan import NewSegment
+from crash_hotplug.core.steps import Steps, run
+from crash_hotplug.core.update import KexecBusyError, why_not_updatable
+from crash_hotplug.linux.crash_image import backup_source, identified_kimage, read_identity
+from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_kexec_state, why_locked_down, why_no_load
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError, kdump_locks
-from crash_hotplug.linux.loading.kexec_load import KEXEC_UPDATE_ELFCOREHDR, KexecBusyError, load_crash_image
-from crash_hotplug.linux.machine_reader import read_machine
+from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, KexecError, kexec_load
+from crash_hotplug.linux.machine_reader import read_described_machine
 from crash_hotplug.linux.memory_encryption import memory_encryption
 from crash_hotplug.linux.sysroot import Sysroot
 
-LOCK_SECONDS = 10.0
-_BUSY_RETRIES = 20
-_BUSY_PAUSE = 0.05
+PATIENCE_SECONDS = 10.0
+"""How long a lock that stays taken is waited for."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
+
+_Result = TypeVar("_Result")
 
 
 def machine_name() -> str:
@@ -38,172 +40,153 @@ def machine_name() -> str:
 
 
 class LiveMachine:
-    """A :class:`~crash_hotplug.core.handler.CrashImageMachine` over the running kernel."""
+    """A :class:`~crash_hotplug.core.update.CrashMachine` over the running kernel."""
 
     def __init__(
         self,
         sysroot: Sysroot | None = None,
-        verify_full: bool = False,
-        say: Callable[[str], None] = lambda _what: None,
+        load: Callable[[int, Sequence[NewSegment], int], None] = kexec_load,
+        locks: Callable[[], AbstractContextManager[None]] = kdump_locks,
+        hardware: str | None = None,
     ) -> None:
         """Take the running machine; nothing is read yet.
 
         :param sysroot: where to read it
-        :param verify_full: compute the digest over the whole image before and after each update
-        :param say: told what takes more than a moment
+        :param load: the system call; a test passes another one, as for the rest
+        :param locks: takes the locks of the distributions' wrappers
+        :param hardware: what ``uname -m`` prints
         """
-        self._sysroot = sysroot or Sysroot()
-        self._verify_full = verify_full
-        self._say = say
-        self._locks = ExitStack()
-        self._identity = b""
+        self.sysroot = sysroot or Sysroot()
+        self._load, self._locks = load, locks
+        self._hardware = machine_name() if hardware is None else hardware
+        self._held = ExitStack()
         self.kexec_seconds = 0.0
         """How long the last kexec_load took: at most as long there was no image."""
 
+    def why_refused(self) -> str | None:
+        """Return what forbids kexec_load(2) on this machine, whatever is loaded; None where nothing does."""
+        state = read_kexec_state(self.sysroot)
+        if self._hardware != "x86_64":
+            return f"this machine is {self._hardware}: an update in place is known to be safe on x86_64 only"
+        return why_locked_down(state) or why_no_load(state)
+
     def try_lock(self) -> bool:
-        """Take the locks of the distributions' wrappers; False where one stays taken."""
+        """Take the locks of the distributions' wrappers; False where one is taken.
+
+        :raise CannotTellError: one may not be opened
+        :raise CrashHotplugError: one cannot be opened or made
+        """
         try:
-            self._locks.enter_context(kdump_locks(LOCK_SECONDS))
+            self._held.enter_context(self._locks())
         except LockBusyError:
             return False
         return True
 
     def unlock(self) -> None:
         """Give the locks back."""
-        self._locks.close()
+        self._held.close()
 
-    def read_machine(self) -> Machine:
-        """Return the machine as it is now; errors as :func:`~crash_hotplug.linux.machine_reader.read_machine`."""
-        return read_machine(self._sysroot, only_for_header=True)
+    def image_loaded(self) -> bool | None:
+        """Whether a crash image is loaded; None where the kernel does not say."""
+        return read_kexec_state(self.sysroot).image_loaded
 
-    def loaded_image(self) -> CrashImage | None:
-        """Return the loaded image, or None.
+    def observe(self) -> LiveObservation:
+        """Open /proc/kcore for one observation."""
+        return LiveObservation(self.sysroot)
 
-        :raise CannotTellError: it cannot be found or read
-        :raise CrashHotplugError: a full verification was asked for, and the image is damaged
-        """
-        if read_kexec_state(self._sysroot).image_loaded is False:
-            return None
-        self._identity = self._read_identity()
-        if not self._identity:
-            return None
-        image = find_crash_image(self._sysroot, read_iomem(self._sysroot).crashkernel)
-        if self._verify_full:
-            self._verify_digest(image)
-        return image
-
-    def why_not_updatable(self, image: CrashImage) -> str | None:
-        """Return why kexec_load would be refused or could not be done safely; None where nothing speaks against it.
-
-        :raise CannotTellError: it cannot be told
-        """
-        refused = self.why_refused()
-        if refused is not None:
-            return refused
-        machine = self.read_machine()
-        encryption = memory_encryption(self._sysroot, machine.vmcoreinfo)
-        if encryption is not None:
-            return f"memory is encrypted ({encryption}); an update in place was never tried there"
-        return why_no_plan(image, machine)
-
-    def why_refused(self) -> str | None:
-        """Return what forbids kexec_load(2) on this machine, whatever is loaded; None where nothing does."""
-        state = read_kexec_state(self._sysroot)
-        machine = machine_name()
-        if machine != "x86_64":
-            return f"this machine is {machine}: an update in place is known to be safe on x86_64 only"
-        return why_locked_down(state) or why_no_load(state)
-
-    def plan(self, image: CrashImage, header: bytes) -> UpdatePlan:
-        """Plan to replace the header of *image*; errors as :func:`~crash_hotplug.core.update_plan.plan_update`."""
-        with Kcore(self._sysroot) as kcore:
-            return plan_update(image, self.read_machine(), header, kcore.read_phys)
-
-    def replace_header(self, image: CrashImage, header: bytes) -> Steps[None]:
-        """Put *header* into the image with one kexec_load of the segments that have to be listed.
-
-        :raise ImageChangedError: *image* is loaded no more; nothing was done
-        :raise MixedImageError: another image was loaded at that moment; it has to be loaded anew
-        :raise CannotTellError: it cannot be done safely; nothing was done
-        :raise CrashHotplugError: the kernel refused, or what is loaded afterwards is not what was meant
-        """
-        plan = self.plan(image, header)
-        yield Step("in place: planned", plan)
-        self._carry_out(plan, header)
-        yield Step("in place: loaded")
-
-    def plan_move(self, image: CrashImage, room: int, header: bytes) -> UpdatePlan:
-        """Plan to move the header; errors as :func:`~crash_hotplug.core.move_header.plan_move`."""
-        with Kcore(self._sysroot) as kcore:
-            return plan_move(image, self.read_machine(), room, kcore.read_phys, header)
-
-    def make_room(self, image: CrashImage, room: int, header: bytes | None = None) -> Steps[None]:
-        """Put *header* (else the one of *image*) into a new place of *room* bytes; errors as :meth:`replace_header`."""
-        header = image.elfcorehdr if header is None else header
-        plan = self.plan_move(image, room, header)
-        yield Step("move: planned", plan)
-        self._carry_out(plan, header)
-        yield Step("move: loaded")
-
-    def reload(self) -> Steps[None]:
-        """Not done here: the machine's own tool does it (linux/loading/reload.py)."""
-        raise CrashHotplugError("a full reload is not done in place")
-        yield Step("")
-
-    def _carry_out(self, plan: UpdatePlan, header: bytes) -> None:
-        if plan.takes_over:
-            self._say("the image is hashed once, to take its elfcorehdr out of purgatory's digest")
-        flags = self._flags()
-        with Kcore(self._sysroot) as kcore:
-            marks = marks_of(plan.kept, kcore.read_phys)
-        for attempt in range(_BUSY_RETRIES):
-            if self._read_identity() != self._identity:
-                raise ImageChangedError("somebody else loaded or unloaded an image meanwhile")
-            started = time.perf_counter()
-            try:
-                load_crash_image(plan.entry_phys, plan.segments, flags)
-                break
-            except KexecBusyError:
-                if attempt == _BUSY_RETRIES - 1:
-                    raise
-                time.sleep(_BUSY_PAUSE)
-            except CrashHotplugError as error:
-                if not self._read_identity():
-                    raise CrashHotplugError(f"{error}; no crash image is loaded now: load one") from error
-                raise
+    def kexec_load(self, entry_phys: int, segments: Sequence[NewSegment], updated_by_kernel: bool) -> Steps[None]:
+        """Make the system call; it is one step of its own."""
+        # Whoever loaded the image said whether the kernel (6.6 and newer) may update it; that stays so.
+        flags = KEXEC_UPDATE_ELFCOREHDR if updated_by_kernel else 0
+        started = time.perf_counter()
+        try:
+            self._load(entry_phys, segments, flags)
+        except KexecError as error:
+            if error.number == errno.EBUSY:
+                raise KexecBusyError(str(error)) from error
+            raise
         self.kexec_seconds = time.perf_counter() - started
-        with Kcore(self._sysroot) as kcore:
-            check_marks(marks, kcore.read_phys)
-        self._check(plan, header)
+        return
+        yield
 
-    def _check(self, plan: UpdatePlan, header: bytes) -> None:
-        """Read back what was loaded.
 
-        :raise MixedImageError: it may leave no dump, and has to be loaded anew
-        :raise CrashHotplugError: it is not what was meant
+def why_live_image_not_updatable(machine: LiveMachine, image: CrashImage) -> str | None:
+    """Return why the loaded image of this machine cannot be updated in place; None where it can.
+
+    :raise CannotTellError: it cannot be told
+    """
+    refused = machine.why_refused()
+    if refused is not None:
+        return refused
+    with closing(machine.observe()) as observation:
+        return why_not_updatable(image, observation.machine())
+
+
+class LiveObservation:
+    """One observation of the running machine: /proc/kcore is opened once, /proc/iomem read once."""
+
+    def __init__(self, sysroot: Sysroot) -> None:
+        """Open /proc/kcore.
+
+        :raise CannotTellError: it cannot be opened
         """
-        now = find_crash_image(self._sysroot, read_iomem(self._sysroot).crashkernel)
-        if now.kimage is None:
-            raise CrashHotplugError("what was loaded cannot be read back: reload the crash image")
-        check_result(plan, now.kimage, now.elfcorehdr, header)
-        # A digest that we wrote is computed once more: only that speaks for every byte that was not listed.
-        if self._verify_full or plan.takes_over:
-            try:
-                self._verify_digest(now)
-            except CannotTellError:
-                raise
-            except CrashHotplugError as error:
-                raise MixedImageError(str(error)) from error
+        self._sysroot = sysroot
+        self._kcore = Kcore(sysroot)
+        self._identity = b""
+        self._iomem: Iomem | None = None
 
-    def _verify_digest(self, image: CrashImage) -> None:
-        self._say("the whole image is hashed")
-        with Kcore(self._sysroot) as kcore:
-            verify_digest(image, self.read_machine(), kcore.read_phys)
+    def identity(self) -> bytes:
+        """Return pointer and bytes of the loaded image's ``struct kimage``; nothing where none is loaded."""
+        self._identity = read_identity(self._sysroot, self._kcore)
+        return self._identity
 
-    def _read_identity(self) -> bytes:
-        with Kcore(self._sysroot) as kcore:
-            return read_identity(self._sysroot, kcore)
+    def image(self) -> CrashImage:
+        """Read the image of the last :meth:`identity` out of the reserved region."""
+        if not self._identity:
+            raise CannotTellError("the crash image was unloaded while it was being looked at")
+        iomem = self._read_iomem()
+        kimage = identified_kimage(self._sysroot, self._identity, iomem.crashkernel)
+        source = backup_source(iomem.ram, self._kcore.architecture)
+        updated = read_kexec_state(self._sysroot).kernel_updates_image
+        return read_loaded_image(kimage, iomem.crashkernel, source, self._kcore.read_phys, updated)
 
-    def _flags(self) -> int:
-        # Whoever loaded the image said whether the kernel (6.6 and newer) may update it; that goes on.
-        return KEXEC_UPDATE_ELFCOREHDR if read_kexec_state(self._sysroot).kernel_updates_image else 0
+    def machine(self) -> Machine:
+        """Read what a header has to describe."""
+        machine = read_described_machine(self._sysroot, self._kcore, self._read_iomem())
+        encryption = memory_encryption(self._sysroot, self._kcore, machine.vmcoreinfo)
+        return replace(machine, memory_encryption=encryption)
+
+    def read_phys(self, phys: int, length: int) -> bytes:
+        """Read physical memory through /proc/kcore."""
+        return self._kcore.read_phys(phys, length)
+
+    def close(self) -> None:
+        """Close /proc/kcore."""
+        self._kcore.close()
+
+    def _read_iomem(self) -> Iomem:
+        if self._iomem is None:
+            self._iomem = read_iomem(self._sysroot)
+        return self._iomem
+
+
+class Patience:
+    """Pauses at each step that waits, a little longer each time, and gives up after a while."""
+
+    def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
+        """Take how long to wait in all."""
+        self._deadline = time.monotonic() + seconds
+        self._pause = _SHORTEST_PAUSE
+
+    def __call__(self) -> bool:
+        """Pause; False where the time is over."""
+        if time.monotonic() >= self._deadline:
+            return False
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return True
+
+
+def run_patiently(steps: Steps[_Result], seconds: float = PATIENCE_SECONDS) -> _Result:
+    """Take all steps of a live machine; a lock that stays taken is waited for so long, and no longer."""
+    return run(steps, Patience(seconds))

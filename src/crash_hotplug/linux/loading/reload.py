@@ -1,20 +1,33 @@
-"""A full reload of the crash image, with the tool that the distribution itself uses."""
+"""A full reload of the crash image: with the distribution's own tool, else as our own ``load`` did it."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
-from typing import NamedTuple
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Callable, NamedTuple
 
+import crash_hotplug
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.reload import make_ready, reload
+from crash_hotplug.core.steps import Say, Steps, say_nothing
+from crash_hotplug.core.update import CrashMachine, Outcome, Report, take_lock
 from crash_hotplug.linux.failed_program import why_failed
-from crash_hotplug.linux.loading.kexec_tools import SEARCH
+from crash_hotplug.linux.loading.capture_kernel import SEARCH, CaptureKernel, Strategy, load_capture_kernel, run_tool
+from crash_hotplug.linux.loading.load import LoadRecord, read_record
 
-_SECONDS = 300
-
-
-class NoReloadToolError(CrashHotplugError):
-    """The machine has no tool of its own that loads the crash image."""
+_HERE = str(Path(crash_hotplug.__file__).parents[1])
+_START = "import sys; sys.path.append(sys.argv.pop(1)); from crash_hotplug.__main__ import run; run()"
+_COMMAND = (sys.executable, "-I", "-c", _START, _HERE, "update", "--strategy", "reload", "--json")
+"""This very program, wherever it is installed: systemd-run passes no PYTHONPATH on."""
+_SECONDS = 330
+"""A little longer than the reload itself may take."""
+_WAKE_SECONDS = 5
 
 
 class ReloadTool(NamedTuple):
@@ -46,22 +59,110 @@ def find_reload_tool(search: str = SEARCH) -> list[str] | None:
     return None
 
 
-def reload_crash_image(search: str = SEARCH) -> str:
-    """Unload and load the crash image anew; the tool takes its own lock, so none may be held.
+class ReloadParts(NamedTuple):
+    """What a reload is made with; a test passes other parts."""
 
-    :return: the command that did it
-    :raise NoReloadToolError: there is no such tool
+    find_tool: Callable[[], list[str] | None] = find_reload_tool
+    record: Callable[[], LoadRecord | None] = read_record
+    run: Callable[[list[str]], subprocess.CompletedProcess[str]] = run_tool
+    load: Callable[[CaptureKernel, Strategy, int | None], str] = load_capture_kernel
+    user: Callable[[], int] = os.geteuid
+
+
+def can_reload(parts: ReloadParts = ReloadParts()) -> bool:
+    """Whether there is a tool that reloads the image, or an image that our own ``load`` loaded since the boot."""
+    return parts.find_tool() is not None or parts.record() is not None
+
+
+def update_by_reload(
+    machine: CrashMachine, reason: str = "", say: Say = say_nothing, parts: ReloadParts = ReloadParts()
+) -> Steps[Report]:
+    """Reload the image and say why.
+
+    :param reason: why a reload is wanted, for people
+    """
+    if parts.user() != 0:
+        return Report(Outcome.CANNOT_TELL, reason or "only root can reload the crash image")
+    if not can_reload(parts):
+        names = " nor ".join(known.name for known in TOOLS)
+        why_not = f"neither {names} is installed, and crash-hotplug load loaded none since the boot"
+        return Report(Outcome.FAILED, f"{reason}; {why_not}" if reason else why_not)
+    return (yield from reload(machine, lambda: _reload_image(machine, parts), reason, say))
+
+
+def _reload_image(machine: CrashMachine, parts: ReloadParts) -> Steps[str]:
+    """Unload and load the crash image anew.  The distribution's tool takes its own lock.
+
+    :return: what did it, for people
     :raise CrashHotplugError: it failed
     """
-    command = find_reload_tool(search)
-    if command is None:
-        names = " nor ".join(tool.name for tool in TOOLS)
-        raise NoReloadToolError(f"the crash image cannot be reloaded: neither {names} is installed")
-    shown = " ".join(command)
+    command = parts.find_tool()
+    if command is not None:
+        done = parts.run(command)
+        if done.returncode:
+            raise CrashHotplugError(f"{' '.join(command)} failed: {why_failed(done)}")
+        return " ".join(command)
+    record = parts.record()
+    if record is None:
+        raise CrashHotplugError("the record of the last load is gone")
+    yield from take_lock(machine)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CrashHotplugError(f"{shown} did not finish: {error}") from error
-    if done.returncode:
-        raise CrashHotplugError(f"{shown} failed: {why_failed(done)}")
-    return shown
+        how = parts.load(record.files, record.strategy, record.hotplug_size)
+    finally:
+        machine.unlock()
+    not_ready = yield from make_ready(machine, record.wants)
+    outgrown = "" if not_ready is None else f" (not made ready for hot-plug: {not_ready})"
+    return f"loaded {record.files.kernel} again by {how}{outgrown}"
+
+
+def reload_outside(
+    reason: str, while_waiting: Callable[[], None] = lambda: None, command: Sequence[str] = _COMMAND
+) -> Report:
+    """Reload in a process of its own, for the watch service: ``crash-hotplug update --strategy reload``.
+
+    The service's unit is a sandbox, in which neither kdumpctl nor kdump-config could work; systemd-run leaves it.  And
+    the service has to stay awake, for its watchdog.
+
+    :param while_waiting: called every few seconds until it is done
+    """
+    try:
+        # A session of its own: a service that is stopped must not end a reload half way, with no image loaded.
+        process = subprocess.Popen(
+            [*outside_this_unit(), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Report(Outcome.FAILED, f"{reason}; the reload did not start: {error.strerror}")
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        try:
+            out, err = process.communicate(timeout=_WAKE_SECONDS)
+            return _report(reason, process.returncode, out, err)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= deadline:
+                return Report(Outcome.FAILED, f"{reason}; the reload did not end within {_SECONDS} s")
+            while_waiting()
+
+
+def outside_this_unit(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return what runs a command outside the sandbox of the systemd unit that this process is in, if it is in one."""
+    runner = shutil.which("systemd-run", path="/usr/bin:/bin")
+    if runner is None or "INVOCATION_ID" not in environ:
+        return []
+    return [runner, "--quiet", "--wait", "--collect", "--pipe", "--"]
+
+
+def _report(reason: str, code: int, out: bytes, err: bytes) -> Report:
+    try:
+        said = json.loads(out)
+        outcome, sentence = Outcome(said["outcome"]), str(said["reason"])
+    except (ValueError, KeyError, TypeError):
+        lines = err.decode(errors="replace").split("\n")
+        sentence = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
+        outcome, sentence = Outcome.FAILED, f"the reload failed: {sentence}"
+    if outcome is Outcome.RELOADED:
+        return Report(outcome, f"{sentence}: {reason}")
+    return Report(outcome, f"{reason}; {sentence}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,19 +16,16 @@ from crash_hotplug.core.assessment import Assessment, assess
 from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.elfcorehdr import entries_that_fit
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
-from crash_hotplug.core.handler import Outcome, Report
-from crash_hotplug.core.handler_policies import InPlace
-from crash_hotplug.core.image import CrashImage
-from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.service.watch_record import Look
 from crash_hotplug.core.service.watch_schedule import ReloadGate
+from crash_hotplug.core.steps import Say, say_nothing
+from crash_hotplug.core.update import ANSWERED, Outcome, Report, Wants, decide, update
 from crash_hotplug.linux import cpus, iomem
 from crash_hotplug.linux.crash_image import read_identity
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_kexec_state
-from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.reload_outside import reload_outside
-from crash_hotplug.linux.loading.update_once import ANSWERED, LOOK, can_reload, update_in_place
+from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
+from crash_hotplug.linux.loading.reload import can_reload, reload_outside
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
 _FILES = tuple(f"{cpus.DIRECTORY}/{name}" for name in ("possible", "present", "online"))
@@ -42,7 +40,7 @@ class Loaded(NamedTuple):
     """Its elfcorehdr, where the last full look found one."""
 
 
-class Looker:
+class Reconciler:
     """Looks at the live machine again and again, and remembers what the last look saw."""
 
     def __init__(
@@ -52,23 +50,23 @@ class Looker:
         strategy: str = "auto",
         clock: Callable[[], float] = time.monotonic,
         while_waiting: Callable[[], None] = lambda: None,
+        say: Say = say_nothing,
     ) -> None:
         """Take how to correct a header.
 
         :param strategy: ``in-place``, ``reload``, or ``auto``: in place, and a reload only where that cannot be
         :param while_waiting: called every few seconds during a reload
+        :param say: told what takes more than a moment
         """
         self._live, self._sysroot, self._strategy, self._clock = live, sysroot, strategy, clock
-        self._while_waiting = while_waiting
+        self._while_waiting, self._say = while_waiting, say
         self._gate = ReloadGate()
         self._last: Look | None = None
         self._seen: tuple[bytes, Loaded] | None = None
-        self._mixed: str | None = None
+        self._torn: str | None = None
         """Why the image that is loaded must be loaded anew although its header is right."""
         self._header_at: tuple[int, int] | None = None
         """Physical address and size of the header that the last full look found."""
-        self._updated = b""
-        """Identity of the image that our last update left: its header has all the room that it can get."""
 
     def why_blind(self) -> str | None:
         """Return why nothing at all can be told or done on this machine; None where something can."""
@@ -113,19 +111,19 @@ class Looker:
             state, loaded = self._state(), self._loaded_or_unknown()
         except CrashHotplugError as error:
             return self._remember(None, Look(Verdict.CANNOT_TELL, str(error)))
-        foreign = self._foreign(loaded)
+        external_change = self._external_change(loaded)
         last = self._last
         if last is not None and self._seen == (state, loaded) and last.verdict is Verdict.ACCURATE and _is_final(last):
             return self._remember((state, loaded), Look(last.verdict, last.sentence, room_left=last.room_left,
                                                         by_kernel=last.by_kernel, was_cheap=True))  # fmt: skip
-        if foreign:
-            self._mixed = None
-        look = self._correct(state, is_quiet) if self._mixed is None else self._replace_mixed(self._judge()[0], state)
+        if external_change:
+            self._torn = None
+        look = self._correct(state, is_quiet) if self._torn is None else self._reload_torn(self._judge()[0], state)
         if look.verdict is Verdict.ACCURATE:
             self._gate.accept(state)
         # What is loaded is read again: an update changed it.  The machine's state is that from before the look, so
         # that what came meanwhile is seen as a change.
-        return self._remember((state, self._loaded_or_unknown()), replace(look, foreign=foreign))
+        return self._remember((state, self._loaded_or_unknown()), replace(look, external_change=external_change))
 
     def _remember(self, seen: tuple[bytes, Loaded] | None, look: Look) -> Look:
         self._seen, self._last = seen, look
@@ -140,9 +138,9 @@ class Looker:
             self._gate.accept(state)  # nothing has happened yet that would need a reload
         if self._strategy != "reload":
             report = self._update_in_place()
-            if report.outcome is Outcome.MIXED:
-                self._mixed = report.sentence
-                return self._replace_mixed(look, state)
+            if report.outcome is Outcome.TORN:
+                self._torn = report.sentence
+                return self._reload_torn(look, state)
             if report.outcome is not Outcome.CANNOT_TELL or look.verdict is not Verdict.CANNOT_TELL:
                 look = self._after(look, "in-place", report)
             if report.outcome in ANSWERED or self._strategy == "in-place" or look.verdict is Verdict.ACCURATE:
@@ -156,22 +154,22 @@ class Looker:
         if why_not is None and self._strategy == "auto" and not self._was_in_trouble():
             why_not = "it is tried in place once more first"
         if why_not is not None:
-            return replace(look, deed=f"{reason}; no reload: {why_not}") if look.deed else look
+            return replace(look, action=f"{reason}; no reload: {why_not}") if look.action else look
         return self._reload(look, state, reason)
 
-    def _replace_mixed(self, before: Look, state: bytes) -> Look:
+    def _reload_torn(self, before: Look, state: bytes) -> Look:
         """Reload an image that another load got mixed into, until that succeeds.
 
         Its header is right, so no later look would find anything wrong with it.
         """
-        reason = self._mixed or ""
-        bad = replace(before, verdict=Verdict.NOT_ACCURATE, sentence=reason, strategy="in-place", outcome=Outcome.MIXED,
-                      deed=reason)  # fmt: skip
+        reason = self._torn or ""
+        bad = replace(before, verdict=Verdict.NOT_ACCURATE, sentence=reason, strategy="in-place", outcome=Outcome.TORN,
+                      action=reason)  # fmt: skip
         if self._strategy == "in-place" or self._gate.is_too_early(self._clock()):
             return bad
         look = self._reload(bad, state, reason)
         if look.outcome is Outcome.RELOADED:
-            self._mixed = None
+            self._torn = None
         return look
 
     def _reload(self, before: Look, state: bytes, reason: str) -> Look:
@@ -182,12 +180,9 @@ class Looker:
     def _update_in_place(self) -> Report:
         self._live.kexec_seconds = 0.0
         try:
-            report = update_in_place(self._live)
-            if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED):
-                self._updated = self._loaded().identity
-            return report
+            return run_patiently(update(self._live, Wants(), self._say))
         except CrashHotplugError as error:
-            return Report(LOOK, Outcome.FAILED, str(error))
+            return Report(Outcome.FAILED, str(error))
 
     def _was_in_trouble(self) -> bool:
         """Whether the look before ended no better: what stood in the way may have been somebody else, for a moment."""
@@ -199,19 +194,21 @@ class Looker:
         changed = report.outcome in (Outcome.UPDATED, Outcome.RELOADED)
         look = self._judge()[0] if changed else before
         seconds = self._live.kexec_seconds if strategy == "in-place" else 0.0
-        return replace(look, strategy=strategy, outcome=report.outcome, deed=report.sentence, kexec_seconds=seconds)
+        return replace(look, strategy=strategy, outcome=report.outcome, action=report.sentence, kexec_seconds=seconds)
 
     def _judge(self) -> tuple[Look, bool]:
-        """Judge the loaded image; also tell whether its header is the one that an update would write."""
+        """Judge the loaded image; also tell whether an update would leave its header as it is."""
         try:
-            kexec = read_kexec_state(self._sysroot)
-            image = self._live.loaded_image()
-            if image is None:
-                self._header_at = None
-                return Look(Verdict.NO_IMAGE, "a panic now leaves no dump", outcome=Outcome.NOT_LOADED), True
-            machine = self._live.read_machine()
-            assessment = assess(machine, image)
-            is_right = assessment.comparison.verdict is Verdict.ACCURATE and self._is_expected(machine, image)
+            if self._live.image_loaded() is False:
+                return self._no_image()
+            with closing(self._live.observe()) as observation:
+                if not observation.identity():
+                    return self._no_image()
+                image, machine = observation.image(), observation.machine()
+                assessment = assess(machine, image)
+                is_right = assessment.comparison.verdict is Verdict.ACCURATE and (
+                    decide(image, machine, observation.read_phys).outcome is Outcome.UNCHANGED
+                )
         except CrashHotplugError as error:
             return Look(Verdict.CANNOT_TELL, str(error), outcome=Outcome.CANNOT_TELL), False
         at = image.elfcorehdr_phys
@@ -219,15 +216,12 @@ class Looker:
         left = None
         if assessment.room is not None:
             left = entries_that_fit(assessment.room) - len(assessment.header.program_headers)
-        by_kernel = kexec.kernel_updates_image
-        return Look(assessment.comparison.verdict, _sentence(assessment), room_left=left, by_kernel=by_kernel), is_right
+        verdict, by_kernel = assessment.comparison.verdict, image.updated_by_kernel
+        return Look(verdict, _sentence(assessment), room_left=left, by_kernel=by_kernel), is_right
 
-    def _is_expected(self, machine: Machine, image: CrashImage) -> bool:
-        """Whether the header is the one that an update would write."""
-        if _is_from(InPlace(may_leave_cpus_out=False), machine, image):
-            return True
-        is_updated = bool(self._updated) and self._updated == self._loaded().identity
-        return is_updated and _is_from(InPlace(), machine, image)
+    def _no_image(self) -> tuple[Look, bool]:
+        self._header_at = None
+        return Look(Verdict.NO_IMAGE, "a panic now leaves no dump", outcome=Outcome.NOT_LOADED), True
 
     def _state(self) -> bytes:
         """Return all that a header depends on and that can change: RAM and CPUs, as the kernel writes it."""
@@ -249,24 +243,20 @@ class Looker:
             is_loaded = read_kexec_state(self._sysroot).image_loaded
             return Loaded(b"unknown" if is_loaded else b"", b"")
 
-    def _foreign(self, now: Loaded) -> str:
-        """Say what somebody else did since the last look: this service left the image as it remembers it."""
+    def _external_change(self, now: Loaded) -> str:
+        """Return what another process did to the image since the last look."""
         if self._seen is None or self._last is None or now == self._seen[1]:
             return ""
         if not now.identity:
-            return "the crash image was unloaded by somebody else"
+            return "another process unloaded the crash image"
         if now.identity == self._seen[1].identity and self._last.by_kernel:
             return ""  # the kernel's own handler changed the header
-        return "another crash image was loaded by somebody else"
+        return "another process loaded a crash image"
 
 
 def _is_final(look: Look) -> bool:
     """Whether what stood in the way of an update, if anything, will stand there the next time too."""
     return look.outcome not in (Outcome.LOCK_BUSY, Outcome.FAILED)
-
-
-def _is_from(policy: InPlace, machine: Machine, image: CrashImage) -> bool:
-    return image.elfcorehdr.startswith(policy.header(machine, image, LOOK).to_bytes())
 
 
 def _sentence(assessment: Assessment) -> str:

@@ -24,7 +24,7 @@ from crash_hotplug.core.sizes import count
 from crash_hotplug.linux.service.metrics_file import write_metrics
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import UeventSocket
-from crash_hotplug.linux.service.watch_look import Looker
+from crash_hotplug.linux.service.watch_look import Reconciler
 
 ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
 """Priorities of syslog(3)."""
@@ -41,7 +41,7 @@ class Service:
 
     def __init__(
         self,
-        looker: Looker,
+        reconciler: Reconciler,
         uevents: UeventSocket,
         schedule: Schedule,
         record: WatchRecord,
@@ -50,7 +50,7 @@ class Service:
         metrics_file: str | None = None,
     ) -> None:
         """Take the parts; nothing happens yet."""
-        self._looker, self._uevents, self._schedule, self._record = looker, uevents, schedule, record
+        self._reconciler, self._uevents, self._schedule, self._record = reconciler, uevents, schedule, record
         self._say, self._notifier, self._metrics_file = say, notifier, metrics_file
         self._stops = self._reloads = False
         self._burst: Counter[str] = Counter()
@@ -105,7 +105,7 @@ class Service:
         if self._reloads:
             self._reloads, self._cause = False, "signal"
             self._notifier.reloading()
-            self._looker.forget()
+            self._reconciler.forget()
             self._schedule.look_now(time.monotonic())
             self._look()
             self._notifier.ready()
@@ -115,7 +115,7 @@ class Service:
         began = time.monotonic()
         self._schedule.began(began)
         last = self._record.last
-        look = self._looker.look(self._schedule.is_quiet(began))
+        look = self._reconciler.look(self._schedule.is_quiet(began))
         ended = time.monotonic()
         self._schedule.finished(ended, has_news=look.is_news_after(last))
         self._schedule.lead = self._schedule.max_delay / 2 if look.by_kernel else 0.0
@@ -128,16 +128,16 @@ class Service:
 
     def _tell(self, look: Look, last: Look | None, cause: str, seconds: float) -> None:
         """Say what is new: one line for the events and what was done about them, one for a verdict that changed."""
-        if look.foreign:
-            self._say(NOTICE, look.foreign)
+        if look.external_change:
+            self._say(NOTICE, look.external_change)
         call = f", {look.kexec_seconds * 1e3:.1f} ms of it kexec_load" if look.kexec_seconds else ""
         took = f"({1e3 * seconds:.0f} ms{call})"
-        done = f"{look.strategy}: {look.outcome.value}: {look.deed}" if look.deed else "nothing to do"
+        done = f"{look.strategy}: {look.outcome.value}: {look.action}" if look.action else "nothing to do"
         if self._burst:
             done = f"{_listed(self._burst)}: {done}"
-        is_repeated = look.failed and last is not None and last.deed == look.deed
-        if self._burst or (look.deed and not is_repeated):
-            self._say(WARNING if look.failed else NOTICE if look.deed else INFO, f"{done} {took}")
+        is_repeated = look.failed and last is not None and last.action == look.action
+        if self._burst or (look.action and not is_repeated):
+            self._say(WARNING if look.failed else NOTICE if look.action else INFO, f"{done} {took}")
         if cause in ("start", "signal") or last is None or (look.verdict, look.sentence) != (
             last.verdict, last.sentence
         ):  # fmt: skip

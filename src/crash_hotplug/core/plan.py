@@ -1,0 +1,368 @@
+"""The plan of an update in place: which segments one kexec_load lists, with what contents, and why.
+
+A plan is made before anything is touched, and is not made where it cannot be proven safe.  docs/in-place.md says why it
+is safe.  The facts are those of ``kimage_alloc_crash_control_pages()`` in kernel/kexec_core.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from crash_hotplug.core.architecture import PAGE, whole_pages
+from crash_hotplug.core.boot_params import E820_RAM, change_elfcorehdr_argument, e820_table, reserve
+from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment, elfcorehdr_room
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.purgatory import (
+    ReadPhys,
+    digest_covers,
+    digest_regions,
+    find_digest_table,
+    purgatory_phys,
+    read_purgatory,
+    without_elfcorehdr,
+)
+from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.sizes import human_size
+from crash_hotplug.core.steps import Say, say_nothing
+
+MAX_MEMORY_RANGES = 8192
+"""Memory ranges that a moved header has room for, as the kernel's CRASH_MAX_MEMORY_RANGES."""
+_SPARE_ENTRIES = 448
+"""Program headers that the listed part of the header's room holds beyond the present ones.
+
+The kernel writes zeros to the end of each listed segment, and keeps its own later updates within it, so the whole room
+(900 KiB with 8,192 ranges) is not listed.  The next update in place lists more when it is needed.
+"""
+MAX_ROOM = whole_pages(ELF_HEADER_SIZE + PROGRAM_HEADER_SIZE * 0xFFFE)
+"""Bytes of the largest elfcorehdr: ``e_phnum`` has 16 bits, and 0xffff (PN_XNUM) means something else."""
+_HASHED = "the image is hashed once, to exclude its elfcorehdr from purgatory's digest"
+
+
+class TornImageError(CrashHotplugError):
+    """The loaded image is torn, parts of two images: purgatory's digest check rejects it, so it must be reloaded."""
+
+
+class NewSegment(NamedTuple):
+    """One segment as kexec_load takes it."""
+
+    phys: int
+    """Physical address, page aligned."""
+    data: bytes
+    memsz: int
+    """Bytes it takes, a multiple of the page size; behind *data* the kernel writes zeros."""
+    why: str
+    """Why it is listed, for people."""
+
+
+@dataclass(frozen=True)
+class UpdatePlan:
+    """What one kexec_load(2) is to be given, and what is known to hold afterwards."""
+
+    entry_phys: int
+    segments: tuple[NewSegment, ...]
+    kept: tuple[Range, ...]
+    """Segments that are not listed and stay as they are: physical ranges."""
+    control_pages: Range
+    """Where the kernel's control pages can lie at most: below it, or in it."""
+    excludes_elfcorehdr: bool
+    """Whether this update takes the elfcorehdr out of purgatory's digest."""
+
+    @property
+    def bytes_copied(self) -> int:
+        """Bytes that the kernel copies."""
+        return sum(len(segment.data) for segment in self.segments)
+
+
+def room_for(possible_cpus: int, memory_ranges: int = MAX_MEMORY_RANGES) -> int:
+    """Return the bytes of room for a header of so many CPUs and memory ranges, whole pages.
+
+    Two more entries are for vmcoreinfo and the kernel text.
+    """
+    return whole_pages(ELF_HEADER_SIZE + PROGRAM_HEADER_SIZE * (2 + possible_cpus + memory_ranges))
+
+
+@dataclass(frozen=True)
+class Move:
+    """A header that moves: where to, and what points to it then."""
+
+    place: int
+    """Physical address of its new place."""
+    room: int
+    """Bytes of that place."""
+    parameters: bytes
+    """The segment of the zero page, with the place in command line and E820 table."""
+
+
+def prepare_move(image: CrashImage, machine: Machine, room: int, read_phys: ReadPhys) -> Move:
+    """Find a free place of *room* bytes for the header, and change what points to it.  Nothing is hashed.
+
+    The capture kernel finds the header by ``elfcorehdr=`` and must not use its place as RAM, so command line and E820
+    table of the zero page change with it.
+
+    :raise CannotTellError: there is no such place, or what points to the header cannot be changed
+    """
+    kimage, _elfcorehdr_phys = _known_places(image)
+    if image.boot_params_phys is None or image.cmdline_phys is None or image.cmdline is None:
+        raise CannotTellError("the zero page and command line of the capture kernel were not found")
+    zero_page = kimage.segment_at(image.boot_params_phys)
+    if zero_page is None or kimage.segment_at(kimage.entry_phys) is None:
+        raise CannotTellError("the capture kernel's zero page or purgatory was not found")
+    place = find_place(image, machine, room)
+    parameters = bytearray(read_phys(zero_page.phys, zero_page.memsz))
+    zero_page_at = image.boot_params_phys - zero_page.phys
+    change_elfcorehdr_argument(parameters, image.cmdline_phys - zero_page.phys, zero_page_at, image.cmdline, place)
+    reserve(parameters, zero_page_at, Range(place, place + room))
+    return Move(place, room, bytes(parameters))
+
+
+def plan_replacement(
+    image: CrashImage, machine: Machine, header: bytes, read_phys: ReadPhys, say: Say = say_nothing
+) -> UpdatePlan:
+    """Plan to put *header*, which fits, into the place of the one that *image* has.
+
+    Where the elfcorehdr is still part of purgatory's digest, the whole image is read and hashed, once.
+
+    :param say: told before that
+    :raise CannotTellError: it cannot be proven that the rest of the image survives
+    """
+    kimage, elfcorehdr_phys = _known_places(image)
+    purgatory, excludes = _purgatory_without_header(kimage, machine, elfcorehdr_phys, read_phys, say)
+    purgatory_at = purgatory_phys(kimage)
+    why = {
+        purgatory_at: "purgatory, with a digest without the elfcorehdr" if excludes else "purgatory",
+        elfcorehdr_phys: "the new elfcorehdr",
+    }
+    listed = _listed_size(header, elfcorehdr_room(image, machine.crashkernel) or 0)
+    kimage = _with_header_at(kimage, elfcorehdr_phys, elfcorehdr_phys, listed)
+    return _build_plan(kimage, machine, {purgatory_at: purgatory, elfcorehdr_phys: header}, why, read_phys, excludes)
+
+
+def plan_move(
+    image: CrashImage, machine: Machine, move: Move, header: bytes, read_phys: ReadPhys, say: Say = say_nothing
+) -> UpdatePlan:
+    """Plan to put *header* into its new place; purgatory's digest changes with what points to it.
+
+    The whole image is read and hashed, once.
+
+    :param say: told before that
+    :raise CannotTellError: it cannot be proven that the rest of the image survives
+    """
+    kimage, elfcorehdr_phys = _known_places(image)
+    zero_page = kimage.segment_at(image.boot_params_phys or 0)
+    if zero_page is None:
+        raise CannotTellError("the capture kernel's zero page was not found")
+
+    def read_changed(phys: int, length: int) -> bytes:
+        at = phys - zero_page.phys
+        return move.parameters[at : at + length] if 0 <= at < zero_page.memsz else read_phys(phys, length)
+
+    purgatory_at = purgatory_phys(kimage)
+    purgatory = read_purgatory(kimage, read_phys)
+    say(_HASHED)
+    table = find_digest_table(purgatory, kimage, read_phys)
+    contents = {
+        zero_page.phys: move.parameters,
+        purgatory_at: without_elfcorehdr(purgatory, table, elfcorehdr_phys, read_changed),
+        move.place: header,
+    }
+    why = {
+        zero_page.phys: "the zero page, with the new place in command line and E820 table",
+        purgatory_at: "purgatory, with a new digest",
+        move.place: f"the elfcorehdr, moved from {elfcorehdr_phys:#x}",
+    }
+    moved = _with_header_at(kimage, elfcorehdr_phys, move.place, _listed_size(header, move.room))
+    return _build_plan(moved, machine, contents, why, read_phys, True)
+
+
+def why_no_plan(image: CrashImage, machine: Machine) -> str | None:
+    """Return why an update in place cannot be planned, without hashing anything; None where it can."""
+    try:
+        kimage, elfcorehdr_phys = _known_places(image)
+        changed = (purgatory_phys(kimage), elfcorehdr_phys)
+        segments_to_list(kimage, changed, _reservation_of(machine, elfcorehdr_phys), control_pages_bound(machine.ram))
+    except CannotTellError as error:
+        return str(error)
+    return None
+
+
+def check_result(plan: UpdatePlan, now: Kimage, header_there: bytes, header_meant: bytes) -> None:
+    """Check what is loaded after the plan was carried out.
+
+    :raise CrashHotplugError: the header is not the one that was meant (the kernel's own handler may have come since)
+    :raise TornImageError: a segment may have been overwritten: the image has to be loaded anew
+    """
+    if not header_there.startswith(header_meant) or now.entry_phys != plan.entry_phys:
+        raise CrashHotplugError("the header that was written is not the one that is there: reload the crash image")
+    control = now.control_page_phys
+    # control_page is the last byte in use on some kernels, the first free one on others.
+    if control is None or any(kept.start < control for kept in plan.kept):
+        raise TornImageError("control pages may have overwritten a segment: reload the crash image")
+
+
+def segments_to_list(kimage: Kimage, changed: Iterable[int], reserved: Range, control_size: int) -> tuple[Segment, ...]:
+    """Return which segments a kexec_load must list so that its control pages overwrite none that it does not list.
+
+    :param changed: physical addresses of segments with new contents
+    :param control_size: bytes of control pages this machine needs, at most
+    :raise CannotTellError: no hole is large enough even with every segment listed
+    """
+    listed = {segment for segment in kimage.segments if segment.phys in set(changed)}
+    while True:
+        hole = lowest_hole(reserved, (s.range for s in listed), control_size)
+        if hole is None:
+            raise CannotTellError(f"the reserved region has no hole of {control_size} bytes for control pages")
+        # Not only what overlaps this hole: single control pages go into smaller holes below it.
+        hit = [s for s in kimage.segments if s not in listed and s.phys < hole.end]
+        if not hit:
+            return tuple(sorted(listed, key=lambda s: s.phys))
+        listed.update(hit)
+
+
+def lowest_hole(reserved: Range, listed: Iterable[Range], size: int) -> Range | None:
+    """Return the lowest page-aligned hole of *size* bytes in the reserved range that no listed segment covers.
+
+    The kernel takes control pages from it.
+    """
+    at = reserved.start
+    for taken in sorted(listed):
+        if taken.start - at >= size:
+            break
+        at = max(at, taken.end)
+    return Range(at, at + size) if at + size <= reserved.end else None
+
+
+_CONTROL_PAGES_BESIDES_MAP = 2 + 1 + 1 + 4 + 4 + 16
+"""Control code, its alignment to its own size, top-level table, page tables of the trampoline, levels above the
+identity map, and sixteen for firmware tables (ACPI, EFI) that are mapped besides RAM."""
+
+
+def control_pages_bound(ram: RangeList) -> int:
+    """Return how many bytes of control pages x86_64 takes for a crash image, at most.
+
+    ``init_pgtable()`` of arch/x86/kernel/machine_kexec_64.c maps all RAM: without 1 GiB pages that is one page per
+    started GiB and one per started 512 GiB.
+    """
+    top = ram[-1].end if ram else 0
+    return PAGE * (_CONTROL_PAGES_BESIDES_MAP + -(-top // (1 << 30)) + -(-top // (1 << 39)))
+
+
+def find_place(image: CrashImage, machine: Machine, room: int) -> int:
+    """Return the physical address of a free place: as high as possible, below the segments at the region's end.
+
+    Control pages come from the lowest holes, so they stay apart.
+
+    :raise CannotTellError: there is none
+    """
+    kimage, elfcorehdr_phys = _known_places(image)
+    reserved = next((r for r in machine.crashkernel if r.start <= elfcorehdr_phys < r.end), None)
+    ram = RangeList(r for r, kind in e820_table(image.boot_params or b"") if kind == E820_RAM)
+    if reserved is not None:
+        taken = RangeList(s.range for s in kimage.segments)
+        free = RangeList([reserved]).intersect(ram).exclude(taken)
+        needed = room + control_pages_bound(machine.ram)
+        for hole in reversed(list(free)):
+            place = (hole.end - room) // PAGE * PAGE
+            if hole.size >= needed + PAGE:
+                return place
+    raise CannotTellError(f"the reserved region has no free place of {room} bytes for a larger elfcorehdr")
+
+
+def check_capture_kernel_fits(init_size: int, initrd_size: int, room: int, machine: Machine) -> None:
+    """Check, before anything is loaded, that a header of *room* bytes can do and that the image can fit.
+
+    :param init_size: bytes that the capture kernel takes while it starts
+    :raise InputError: *room* is too small for this machine as it is, or larger than any elfcorehdr can be
+    :raise NoRoomError: the memory reserved for the capture kernel is too small
+    """
+    now = room_for(len(machine.cpus), len(machine.dumpable_ram) + 1)
+    if room < now:
+        raise InputError(
+            f"room for {room} bytes is too small: the elfcorehdr needs {now} for this machine as it is now, "
+            f"with {len(machine.cpus)} possible CPUs"
+        )
+    if room > MAX_ROOM:
+        raise InputError(
+            f"room for {room} bytes is more than an elfcorehdr can use ({MAX_ROOM}: it has 65,534 entries)"
+        )
+    largest = max((reserved.size for reserved in machine.crashkernel), default=0)
+    # Alignment and small segments come on top.
+    needed = sum(whole_pages(size) for size in (init_size, initrd_size, room)) + control_pages_bound(machine.ram)
+    if needed > largest:
+        raise NoRoomError(
+            f"the reserved region ({human_size(largest)}) is too small: kernel, initrd, the elfcorehdr's room and "
+            f"control pages need at least {human_size(needed)}; nothing was changed"
+        )
+
+
+def _known_places(image: CrashImage) -> tuple[Kimage, int]:
+    if image.kimage is None or image.elfcorehdr_phys is None:
+        raise CannotTellError("struct kimage of the loaded image could not be read")
+    return image.kimage, image.elfcorehdr_phys
+
+
+def _listed_size(header: bytes, room: int) -> int:
+    """Return the memsz with which the header's segment is listed: some entries more than it has, within its room."""
+    spare = min(len(header) + _SPARE_ENTRIES * PROGRAM_HEADER_SIZE, room // PAGE * PAGE)
+    return whole_pages(max(len(header), spare))
+
+
+def _with_header_at(kimage: Kimage, old: int, new: int, memsz: int) -> Kimage:
+    others = [s for s in kimage.segments if s.phys != old]
+    return replace(kimage, segments=tuple(sorted([*others, Segment(new, memsz, memsz)], key=lambda s: s.phys)))
+
+
+def _build_plan(
+    kimage: Kimage,
+    machine: Machine,
+    contents: Mapping[int, bytes],
+    why: Mapping[int, str],
+    read_phys: ReadPhys,
+    excludes_elfcorehdr: bool,
+) -> UpdatePlan:
+    """Complete a plan: find the segments that must be listed besides those with new *contents*, by physical address.
+
+    :raise CannotTellError: the control pages could overwrite a segment
+    """
+    reserved = _reservation_of(machine, min(contents))
+    bound = control_pages_bound(machine.ram)
+    listed = segments_to_list(kimage, contents, reserved, bound)
+    if len(listed) > KEXEC_SEGMENT_MAX:
+        raise CannotTellError(f"{len(listed)} segments would have to be listed; kexec_load takes {KEXEC_SEGMENT_MAX}")
+    hole = lowest_hole(reserved, (s.range for s in listed), bound)
+    if hole is None:
+        raise CannotTellError(f"the reserved region has no hole of {bound} bytes for control pages")
+    segments = []
+    for s in listed:
+        data = contents[s.phys] if s.phys in contents else read_phys(s.phys, s.memsz)
+        segments.append(NewSegment(s.phys, data, s.memsz, why.get(s.phys, "as it is, to keep its place")))
+    kept = tuple(s.range for s in kimage.segments if s not in listed)
+    return UpdatePlan(kimage.entry_phys, tuple(segments), kept, hole, excludes_elfcorehdr)
+
+
+def _purgatory_without_header(
+    kimage: Kimage, machine: Machine, elfcorehdr_phys: int, read_phys: ReadPhys, say: Say
+) -> tuple[bytes, bool]:
+    """Return purgatory with a digest without the elfcorehdr, and whether that had to be written."""
+    if kimage.segment_at(kimage.entry_phys) is None:
+        raise CannotTellError("no segment of the loaded image holds its entry point")
+    purgatory = read_purgatory(kimage, read_phys)
+    regions = digest_regions(purgatory, kimage, machine.crashkernel)
+    if regions is None:
+        raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind")
+    if not digest_covers(regions, elfcorehdr_phys):
+        return purgatory, False
+    say(_HASHED)
+    table = find_digest_table(purgatory, kimage, read_phys)
+    return without_elfcorehdr(purgatory, table, elfcorehdr_phys, read_phys), True
+
+
+def _reservation_of(machine: Machine, phys: int) -> Range:
+    """Return the reserved range that holds *phys*: the kernel takes segments and control pages from one only."""
+    for reserved in machine.crashkernel:
+        if reserved.start <= phys < reserved.end:
+            return reserved
+    raise CannotTellError(f"{phys:#x} does not lie in the memory reserved for the capture kernel")

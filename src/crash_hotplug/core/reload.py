@@ -1,0 +1,190 @@
+"""Around the update: load an image and make it ready, reload it, and put back the previous image where that fails."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from typing import Callable, NamedTuple
+
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
+from crash_hotplug.core.image import KEXEC_SEGMENT_MAX
+from crash_hotplug.core.plan import NewSegment
+from crash_hotplug.core.purgatory import verify_digest
+from crash_hotplug.core.steps import OutOfPatienceError, Say, Step, Steps, say_nothing
+from crash_hotplug.core.update import ANSWERED, CrashMachine, Outcome, Report, Wants, take_lock, update
+
+
+class KeptImage(NamedTuple):
+    """A whole image, kept while another one is loaded in its place, to be put back where that fails.
+
+    The kernel drops the previous image before it checks the new one.  One kexec_load that lists all of its segments
+    makes it what it was.
+    """
+
+    entry_phys: int
+    segments: tuple[NewSegment, ...]
+    updated_by_kernel: bool
+
+    def read_phys(self, phys: int, length: int) -> bytes:
+        """Return bytes of the image at a physical address.
+
+        :raise CannotTellError: no segment has all of them
+        """
+        for s in self.segments:
+            if s.phys <= phys and phys + length <= s.phys + s.memsz:
+                return s.data[phys - s.phys : phys - s.phys + length]
+        raise CannotTellError(f"no segment of the image has {length} bytes at {phys:#x}")
+
+
+def keep_image(machine: CrashMachine, must_be_whole: bool) -> KeptImage | None:
+    """Read the loaded image out of the reserved region; None where none is loaded or it cannot be read whole.
+
+    :param must_be_whole: None also where its digest does not fit: with no image a panic reboots the machine, with such
+        an image it hangs in purgatory
+    """
+    try:
+        if machine.image_loaded() is False:
+            return None
+        with closing(machine.observe()) as observation:
+            image = observation.image() if observation.identity() else None
+            if image is None or image.kimage is None or len(image.kimage.segments) > KEXEC_SEGMENT_MAX:
+                return None
+            segments = tuple(
+                NewSegment(s.phys, observation.read_phys(s.phys, s.memsz), s.memsz, "as it was")
+                for s in image.kimage.segments
+            )
+            kept = KeptImage(image.kimage.entry_phys, segments, image.updated_by_kernel)
+            if must_be_whole:
+                verify_digest(image, observation.machine().crashkernel, kept.read_phys)
+            return kept
+    except CrashHotplugError:
+        return None
+
+
+def put_back(machine: CrashMachine, kept: KeptImage | None) -> Steps[str]:
+    """Load the previous image again unless one is loaded, and say what is loaded now, for people."""
+    try:
+        is_loaded = machine.image_loaded()
+        if is_loaded is None:
+            return "whether a crash image is loaded now cannot be told"
+        if is_loaded:
+            return "the previous image is still loaded" if kept is not None else "an image is loaded"
+        if kept is None:
+            return "no crash image is loaded now"
+        yield from machine.kexec_load(kept.entry_phys, kept.segments, kept.updated_by_kernel)
+    except CrashHotplugError as error:
+        return f"no crash image is loaded now, and the previous one could not be put back: {error}"
+    return "the previous image was put back"
+
+
+LoadImage = Callable[[], Steps[str]]
+"""Loads an image by other means than an update, and returns the name of what loaded it, for people."""
+
+
+class Loaded(NamedTuple):
+    """What came of a load."""
+
+    how: str
+    """What loaded it, for people."""
+    not_ready: str | None
+    """Why the image is not ready for hot-plug; None where it is."""
+
+
+def load(
+    machine: CrashMachine,
+    load_image: LoadImage,
+    unload: Callable[[], Steps[None]],
+    wants: Wants,
+    room_is_a_must: bool,
+    say: Say = say_nothing,
+) -> Steps[Loaded]:
+    """Load an image and make it ready for hot-plug: room to grow, out of the digest, every possible CPU described.
+
+    :param room_is_a_must: where the room cannot be given, put the previous image back
+    :raise InputError: a file is not what it should be; nothing was changed
+    :raise CrashHotplugError: it was refused; the sentence says what is loaded now
+    """
+    yield from _take_lock_or_fail(machine)
+    try:
+        kept = keep_image(machine, must_be_whole=False)
+        yield Step("load: previous image kept")
+        try:
+            how = yield from load_image()
+        except InputError:
+            raise  # found in the files before anything was changed
+        except CrashHotplugError as error:
+            state = yield from put_back(machine, kept)
+            raise CrashHotplugError(f"{error}; {state}") from error
+    finally:
+        machine.unlock()
+    reason = yield from make_ready(machine, wants, say)
+    if reason is not None and room_is_a_must and kept is not None:
+        yield from _take_lock_or_fail(machine)
+        try:
+            yield from unload()
+            state = yield from put_back(machine, kept)
+        finally:
+            machine.unlock()
+        raise CrashHotplugError(f"{reason}; {state}")
+    return Loaded(how, reason)
+
+
+def make_ready(machine: CrashMachine, wants: Wants, say: Say = say_nothing) -> Steps[str | None]:
+    """Make an image that was just loaded ready for hot-plug.
+
+    :return: why that was not done, for people; None where the image is ready
+    """
+    report = yield from update(machine, replace(wants, gives_room=True), say)
+    return None if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED) else report.sentence
+
+
+def _take_lock_or_fail(machine: CrashMachine) -> Steps[None]:
+    try:
+        yield from take_lock(machine)
+    except OutOfPatienceError:
+        raise CrashHotplugError("the lock is taken: another process is loading a crash image") from None
+
+
+def reload(machine: CrashMachine, reload_image: LoadImage, reason: str, say: Say = say_nothing) -> Steps[Report]:
+    """Load the image anew by other means, which unload first: where they fail then, put the previous image back.
+
+    :param reload_image: takes the lock by itself
+    :param reason: why a reload is wanted, for people
+    """
+    was_loaded = machine.image_loaded() is not False
+    say("the loaded image is read and hashed, to be put back if the reload fails")
+    kept = keep_image(machine, must_be_whole=True)
+    yield Step("reload: previous image kept")
+    say("the crash image is reloaded")
+    try:
+        how = yield from reload_image()
+        if machine.image_loaded() is not False:
+            return Report(Outcome.RELOADED, f"{how}: {reason}" if reason else how)
+        if not was_loaded:
+            return Report(Outcome.NOT_LOADED, f"no crash image is loaded ({how} loads none then)")
+        raise CrashHotplugError(f"{how} left no crash image")
+    except CrashHotplugError as error:
+        failed = str(error)
+    try:
+        yield from _take_lock_or_fail(machine)
+    except CrashHotplugError as error:
+        state = f"{error}; is a crash image loaded now? (crash-hotplug status)"
+    else:
+        try:
+            state = yield from put_back(machine, kept)
+        finally:
+            machine.unlock()
+    return Report(Outcome.FAILED, f"{reason}; {failed}; {state}" if reason else f"{failed}; {state}")
+
+
+def update_or_reload(
+    machine: CrashMachine, wants: Wants, by_reload: Callable[[str], Steps[Report]], say: Say = say_nothing
+) -> Steps[Report]:
+    """Update in place, and reload where that cannot be.
+
+    :param by_reload: reloads the image; it is given the reason, for people
+    """
+    report = yield from update(machine, wants, say)
+    if report.outcome in ANSWERED:
+        return report
+    return (yield from by_reload(report.sentence))

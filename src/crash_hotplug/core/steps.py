@@ -1,0 +1,57 @@
+"""Work that takes time, as a generator of named steps.
+
+The model lets a machine panic, or another actor work, between any two steps; a live machine takes them without a
+pause.  Both run the same generators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable
+from typing import Callable, NamedTuple, TypeVar
+
+from crash_hotplug.core.errors import CrashHotplugError
+
+
+class Step(NamedTuple):
+    """One step that was taken."""
+
+    name: str
+    """What was done, for people."""
+    seen: Hashable = None
+    """What was decided or found, for an observer of the steps."""
+    waits: bool = False
+    """Nothing was done: another process holds what is needed."""
+
+
+Say = Callable[[str], None]
+"""Told what takes more than a moment, for people."""
+
+
+def say_nothing(_what: str) -> None:
+    """Tell nobody: the default of every :data:`Say`."""
+
+
+_Result = TypeVar("_Result")
+Steps = Generator[Step, None, _Result]
+"""The steps, and in the end a result."""
+
+
+class OutOfPatienceError(CrashHotplugError):
+    """Raised inside the generator, at a step that waits, when nobody is willing to wait any longer."""
+
+
+def run(steps: Steps[_Result], may_wait: Callable[[], bool] = lambda: True) -> _Result:
+    """Take all steps and return the result.
+
+    :param may_wait: called at each step that waits; pauses, or returns False to end the wait
+    """
+    try:
+        step = next(steps)
+        while True:
+            if step.waits and not may_wait():
+                step = steps.throw(OutOfPatienceError("waited for too long"))
+            else:
+                step = next(steps)
+    except StopIteration as stop:
+        result: _Result = stop.value
+        return result

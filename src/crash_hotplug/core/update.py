@@ -1,0 +1,463 @@
+"""The update: bring the header of the loaded crash image up to date.
+
+This is the whole of it, written once.  ``update``, ``update --dry-run``, ``watch``, ``load`` and the model of
+crash_hotplug_lab run these generators over :class:`CrashMachine`; a live machine and the model implement that and
+nothing else.  The order of the steps is what keeps an image usable:
+
+observe    identity of the loaded image, the image, the machine, in one observation
+decide     nothing to do, replace the header, move it, or refuse
+plan       what one kexec_load lists; purgatory's digest is made to exclude the header here
+carry out  sample the pages that will be kept, compare the identity, one kexec_load
+read back  compare the samples, the header and the control pages; verify a digest that was written
+
+core/reload.py has what goes around it: make an image ready after a load, reload, put back the previous image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from crash_hotplug.core.architecture import PAGE, whole_pages
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, entries_that_fit
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, NoRoomError
+from crash_hotplug.core.expected import header_to_write
+from crash_hotplug.core.image import CrashImage, elfcorehdr_room
+from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.plan import (
+    MAX_MEMORY_RANGES,
+    Move,
+    NewSegment,
+    TornImageError,
+    UpdatePlan,
+    check_result,
+    plan_move,
+    plan_replacement,
+    prepare_move,
+    room_for,
+    why_no_plan,
+)
+from crash_hotplug.core.purgatory import ReadPhys, verify_digest
+from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.sizes import count
+from crash_hotplug.core.steps import OutOfPatienceError, Say, Step, Steps, say_nothing
+
+_ATTEMPTS = 8
+"""How often an image that changed under the update is looked at again."""
+
+
+class ImageChangedError(CrashHotplugError):
+    """Another process loaded or unloaded an image meanwhile: the plan is void, and nothing was changed."""
+
+
+class KexecBusyError(CrashHotplugError):
+    """Another process holds the kernel's kexec lock; nothing was changed."""
+
+
+class Observation(Protocol):
+    """One observation of a machine.  All that it returns is of one moment as far as the machine can tell."""
+
+    def identity(self) -> bytes:
+        """Return what tells the image that is loaded now from any other; nothing where none is loaded.
+
+        :raise CannotTellError: it cannot be read
+        """
+
+    def image(self) -> CrashImage:
+        """Return the image that :meth:`identity` found last.
+
+        :raise CannotTellError: it cannot be read
+        """
+
+    def machine(self) -> Machine:
+        """Return what a header of this machine has to describe.
+
+        :raise CannotTellError: it cannot be read
+        """
+
+    def read_phys(self, phys: int, length: int) -> bytes:
+        """Return bytes at a physical address.
+
+        :raise CannotTellError: they cannot be read
+        """
+
+    def close(self) -> None:
+        """End the observation."""
+
+
+class CrashMachine(Protocol):
+    """What an update needs of a machine: its primitives."""
+
+    def why_refused(self) -> str | None:
+        """Return what forbids kexec_load(2) on this machine, for people; None where nothing does."""
+
+    def try_lock(self) -> bool:
+        """Take the lock that keeps other updates and loads away; False where another process has it."""
+
+    def unlock(self) -> None:
+        """Give the lock back."""
+
+    def image_loaded(self) -> bool | None:
+        """Whether a crash image is loaded; None where the kernel does not say."""
+
+    def observe(self) -> Observation:
+        """Begin an observation.
+
+        :raise CannotTellError: the machine's memory cannot be read
+        """
+
+    def kexec_load(self, entry_phys: int, segments: Sequence[NewSegment], updated_by_kernel: bool) -> Steps[None]:
+        """Load a crash image of these segments; memory of the reserved region that none of them covers stays.
+
+        :param updated_by_kernel: whether the kernel may update the header by itself
+        :raise KexecBusyError: the kernel is loading an image already
+        :raise CrashHotplugError: the kernel refused; the previous image may be gone
+        """
+
+
+class Outcome(str, Enum):
+    """What came of an update.  The values are those of the JSON reports."""
+
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    RELOADED = "reloaded"
+    NOT_LOADED = "not loaded"
+    LOCK_BUSY = "lock busy"
+    REFUSED = "refused"
+    NO_ROOM = "no room"
+    CANNOT_TELL = "cannot tell"
+    TORN = "mixed"
+    """What is loaded now may leave no dump, although its header is right (a torn image): only a reload helps."""
+    FAILED = "failed"
+
+
+ANSWERED = (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.NOT_LOADED, Outcome.LOCK_BUSY)
+"""Outcomes of an update in place after which no reload is due."""
+
+
+class Report(NamedTuple):
+    """What came of an update, and why, for people."""
+
+    outcome: Outcome
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What is asked of an update."""
+
+    memory_ranges: int = MAX_MEMORY_RANGES
+    """Memory ranges that a moved header gets room for."""
+    hotplug_size: int | None = None
+    """Bytes of room instead."""
+    gives_room: bool = False
+    """Whether a header that has less room than that is moved although it fits, as after a load."""
+    always_writes: bool = False
+    """Whether a header is written even where it is right."""
+    verify_full: bool = False
+    """Whether the digest over the whole image is computed, before and after."""
+
+    def room(self, machine: Machine, header: ElfCoreHeader) -> int:
+        """Return the bytes of room that a moved header gets."""
+        if self.hotplug_size is None:
+            room = room_for(len(machine.cpus), self.memory_ranges)
+        else:
+            room = whole_pages(self.hotplug_size)
+        return max(room, whole_pages(header.size))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an update is to do."""
+
+    outcome: Outcome
+    """What comes of it, if nothing goes wrong: UPDATED, UNCHANGED, REFUSED or NO_ROOM."""
+    sentence: str
+    """The reason, for people."""
+    header: bytes = b""
+    """What is to be written, where something is."""
+    room: int | None = None
+    """Bytes that the header may grow to where it is."""
+    move: Move | None = None
+    """Where it moves to; None where it stays."""
+    why_stays: str | None = None
+    """Why it cannot move although its room is too small for every possible CPU; it describes the present ones then."""
+
+
+def decide(image: CrashImage, machine: Machine, read_phys: ReadPhys, wants: Wants = Wants()) -> Decision:
+    """Decide what is to be done about the header of *image*.  Nothing is changed, and nothing hashed.
+
+    Every possible CPU is described where the notes of all of them are known, so that no later CPU event needs an
+    update.  A header that has no room for them moves; where it cannot move, it describes the present CPUs.
+
+    :raise CannotTellError: nothing can be decided
+    """
+    header = header_to_write(machine, image)
+    room, new_room = elfcorehdr_room(image, machine.crashkernel), wants.room(machine, header)
+    must_move = wants.gives_room and (room or 0) < new_room
+    if not must_move and not wants.always_writes and image.elfcorehdr.startswith(header.to_bytes()):
+        return Decision(Outcome.UNCHANGED, "the header is right as it is", room=room)
+    refused = why_not_updatable(image, machine)
+    if refused is not None:
+        return Decision(Outcome.REFUSED, refused, room=room)
+    if room is None and not must_move:
+        raise CannotTellError("how much room the loaded elfcorehdr has cannot be told")
+    if room is not None and header.size <= room and not must_move:
+        return _write(header, room)
+    try:
+        move = prepare_move(image, machine, new_room, read_phys)
+    except CannotTellError as error:
+        if must_move or room is None:
+            raise
+        return _where_it_is(image, machine, room, str(error), wants)
+    sentence = f"written at a new place, with room for {count(entries_that_fit(new_room), 'entry', 'entries')}"
+    return Decision(Outcome.UPDATED, sentence, header.to_bytes(), room, move)
+
+
+def why_not_updatable(image: CrashImage, machine: Machine) -> str | None:
+    """Return why *image* cannot be updated in place, without hashing anything; None where it can."""
+    if machine.memory_encryption is not None:
+        return f"memory is encrypted ({machine.memory_encryption}); an update in place was never tried there"
+    return why_no_plan(image, machine)
+
+
+def _write(header: ElfCoreHeader, room: int) -> Decision:
+    entries = count(len(header.program_headers), "entry", "entries")
+    return Decision(Outcome.UPDATED, f"{entries} written", header.to_bytes(), room)
+
+
+def _where_it_is(image: CrashImage, machine: Machine, room: int, why_stays: str, wants: Wants) -> Decision:
+    """Decide for a header that has no room for every possible CPU and cannot move: the present ones may fit."""
+    header = header_to_write(machine, image, possible_cpus=False)
+    if header.size > room:
+        sentence = f"the new elfcorehdr has {header.size} bytes, its room {room}: the old one stays"
+        return Decision(Outcome.NO_ROOM, f"{sentence}, and it cannot move: {why_stays}", b"", room, None, why_stays)
+    if image.elfcorehdr.startswith(header.to_bytes()) and not wants.always_writes:
+        found = Decision(Outcome.UNCHANGED, "the header is right as it is", room=room)
+    else:
+        found = _write(header, room)
+    sentence = f"{found.sentence}; present CPUs only, because it cannot move: {why_stays}"
+    return replace(found, sentence=sentence, why_stays=why_stays)
+
+
+def make_plan(
+    decision: Decision, image: CrashImage, machine: Machine, read_phys: ReadPhys, say: Say = say_nothing
+) -> UpdatePlan:
+    """Plan the one kexec_load that a decision to write needs.
+
+    :param say: told before the image is hashed
+    :raise CannotTellError: it cannot be proven that the rest of the image survives
+    """
+    if decision.move is not None:
+        return plan_move(image, machine, decision.move, decision.header, read_phys, say)
+    return plan_replacement(image, machine, decision.header, read_phys, say)
+
+
+def update(machine: CrashMachine, wants: Wants = Wants(), say: Say = say_nothing) -> Steps[Report]:
+    """Bring the header of the loaded image up to date, in place.
+
+    :raise CrashHotplugError: the lock cannot be opened; nothing was changed
+    """
+    refused = machine.why_refused()
+    if refused is not None:
+        return Report(Outcome.REFUSED, refused)
+    try:
+        yield from take_lock(machine)
+    except OutOfPatienceError:
+        return Report(Outcome.LOCK_BUSY, "the lock is taken: another process is loading a crash image")
+    try:
+        for _attempt in range(_ATTEMPTS):
+            try:
+                return (yield from _try_to_update(machine, wants, say))
+            except ImageChangedError as error:
+                reason = str(error)
+            yield Step("update: image changed, looks again")
+        return Report(Outcome.FAILED, reason)
+    except CrashHotplugError as error:
+        return Report(_outcome_of(error), str(error))
+    finally:
+        machine.unlock()
+
+
+def take_lock(machine: CrashMachine) -> Steps[None]:
+    """Wait for the lock that keeps other updates and loads away.
+
+    :raise OutOfPatienceError: it stays taken
+    """
+    while not machine.try_lock():
+        yield Step("update: waits for the lock", waits=True)
+    yield Step("update: lock taken")
+
+
+def _outcome_of(error: CrashHotplugError) -> Outcome:
+    if isinstance(error, NoRoomError):
+        return Outcome.NO_ROOM
+    if isinstance(error, TornImageError):
+        return Outcome.TORN
+    return Outcome.CANNOT_TELL if isinstance(error, CannotTellError) else Outcome.FAILED
+
+
+def _try_to_update(machine: CrashMachine, wants: Wants, say: Say) -> Steps[Report]:
+    """Observe, decide, plan and carry it out.
+
+    :raise ImageChangedError: another image is loaded than the one that was observed; nothing was changed
+    :raise TornImageError: another image was loaded at that moment; a reload must follow
+    :raise CrashHotplugError: it could not be done
+    """
+    if machine.image_loaded() is False:
+        return Report(Outcome.NOT_LOADED, "no crash image is loaded")
+    with closing(machine.observe()) as observation:
+        found = yield from _observe_and_plan(observation, wants, say)
+        if isinstance(found, Report):
+            return found
+        yield from _carry_out(machine, observation, found, say)
+        return Report(Outcome.UPDATED, found.sentence)
+
+
+class _Task(NamedTuple):
+    """What is to be carried out, and what it was planned for."""
+
+    identity: bytes
+    updated_by_kernel: bool
+    crashkernel: RangeList
+    header: bytes
+    plan: UpdatePlan
+    verify_full: bool
+    sentence: str
+    """What is said when it is done."""
+
+
+def _observe_and_plan(observation: Observation, wants: Wants, say: Say) -> Steps[Report | _Task]:
+    """Observe image and machine, and plan what is to be done; a report where that is nothing."""
+    identity = observation.identity()
+    yield Step("update: identity read")
+    if not identity:
+        return Report(Outcome.NOT_LOADED, "no crash image is loaded")
+    try:
+        image = observation.image()
+        yield Step("update: image read")
+        machine = observation.machine()
+        yield Step("update: machine read")
+        if wants.verify_full:
+            say("the whole image is hashed")
+            verify_digest(image, machine.crashkernel, observation.read_phys)
+        decision = decide(image, machine, observation.read_phys, wants)
+        if decision.outcome is not Outcome.UPDATED:
+            return Report(decision.outcome, decision.sentence)
+        plan = make_plan(decision, image, machine, observation.read_phys, say)
+    except CrashHotplugError:
+        _compare_identity(observation, identity)  # what was read may be parts of two images
+        raise
+    task = _Task(
+        identity, image.updated_by_kernel, machine.crashkernel, decision.header, plan, wants.verify_full,
+        decision.sentence,
+    )  # fmt: skip
+    yield Step("update: planned", plan)
+    return task
+
+
+def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say: Say) -> Steps[None]:
+    """Load what the plan lists, and read back what is loaded then; errors as :func:`_try_to_update`."""
+    plan = task.plan
+    # Before the identity is compared: the samples are then those of the image that was looked at.
+    samples = sample_pages(plan.kept, observation.read_phys)
+    yield Step("update: kept segments sampled")
+    while True:
+        _compare_identity(observation, task.identity)
+        yield Step("update: identity compared")
+        try:
+            yield from machine.kexec_load(plan.entry_phys, plan.segments, task.updated_by_kernel)
+            break
+        except KexecBusyError as error:
+            busy = error
+        except CrashHotplugError as error:
+            if machine.image_loaded() is False:
+                raise CrashHotplugError(f"{error}; no crash image is loaded now: load one") from error
+            raise
+        try:
+            yield Step("update: waits for the kexec lock", waits=True)
+        except OutOfPatienceError:
+            raise busy from None
+    with closing(machine.observe()) as after:
+        try:
+            _read_back(after, task, samples, say)
+        except CannotTellError as error:
+            raise CrashHotplugError(f"what was loaded cannot be verified: {error}; reload the crash image") from error
+    yield Step("update: read back")
+
+
+def _compare_identity(observation: Observation, identity: bytes) -> None:
+    if observation.identity() != identity:
+        raise ImageChangedError("another process loaded or unloaded a crash image meanwhile")
+
+
+def _read_back(after: Observation, task: _Task, samples: Mapping[Range, bytes], say: Say) -> None:
+    """Check what is loaded after the call.
+
+    :raise TornImageError: it may leave no dump, and has to be loaded anew
+    :raise CrashHotplugError: it is not what was meant
+    :raise CannotTellError: it cannot be read
+    """
+    if not after.identity():
+        raise CrashHotplugError("the crash image was unloaded at the very moment of the update: load one")
+    check_samples(samples, after.read_phys)
+    image = after.image()
+    if image.kimage is None:
+        raise CannotTellError("struct kimage of the loaded image could not be read")
+    check_result(task.plan, image.kimage, image.elfcorehdr, task.header)
+    # A digest that the update wrote is computed once more: only that covers every byte that was not listed.
+    if task.verify_full or task.plan.excludes_elfcorehdr:
+        say("the whole image is hashed")
+        try:
+            verify_digest(image, task.crashkernel, after.read_phys)
+        except CannotTellError:
+            raise
+        except CrashHotplugError as error:
+            raise TornImageError(str(error)) from error
+
+
+_SAMPLED_PAGES = 64
+"""Pages that are sampled of each segment, evenly spread; a small one, such as the zero page, is compared whole.
+Another image would have to differ between these only: its kernel and initrd have many times the distance."""
+
+
+def sampled_ranges(segment: Range) -> Iterator[Range]:
+    """Return the physical ranges of a segment that are sampled: all of it, or single pages, its last one among them."""
+    pages = segment.size // PAGE
+    if pages <= _SAMPLED_PAGES:
+        yield segment
+        return
+    for number in range(_SAMPLED_PAGES):
+        start = segment.start + number * (pages - 1) // (_SAMPLED_PAGES - 1) * PAGE
+        yield Range(start, start + PAGE)
+
+
+def sample_pages(segments: Iterable[Range], read_phys: ReadPhys) -> dict[Range, bytes]:
+    """Return the sampled contents of each segment.
+
+    Between the comparison of the identity and the kernel's own lock a loader that ignores our lock may load another
+    image.  No system call says "replace it only if it is still that image", so the update then writes a part of the
+    previous image into the new one.  The samples detect it afterwards: that loader overwrote segments that were to
+    be kept.
+    """
+    return {
+        segment: b"".join(read_phys(part.start, part.size) for part in sampled_ranges(segment)) for segment in segments
+    }
+
+
+def check_samples(before: Mapping[Range, bytes], read_phys: ReadPhys) -> None:
+    """Check that segments still hold what they held.
+
+    :param before: what :func:`sample_pages` returned
+    :raise TornImageError: one does not
+    """
+    now = sample_pages(before, read_phys)
+    changed = [segment for segment in before if now[segment] != before[segment]]
+    if changed:
+        raise TornImageError(
+            f"another crash image was loaded at the very moment of the update (the segment at {changed[0].start:#x} "
+            "changed): the loaded image is torn and would leave no dump"
+        )

@@ -1,0 +1,115 @@
+"""The two privileged system calls: kexec_load(2) and kexec_file_load(2) for a crash image."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Mapping, Sequence
+
+from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.plan import NewSegment
+
+KEXEC_ON_CRASH = 0x1
+KEXEC_UPDATE_ELFCOREHDR = 0x4
+"""The kernel may update the elfcorehdr of this image by itself (Linux 6.6 and newer, x86)."""
+_ARCH_X86_64 = 62 << 16
+_SYS_KEXEC_LOAD, _SYS_KEXEC_FILE_LOAD = 246, 320
+"""On x86_64."""
+FILE_UNLOAD, FILE_ON_CRASH, FILE_NO_INITRAMFS = 0x1, 0x2, 0x4
+"""``KEXEC_FILE_UNLOAD``, ``KEXEC_FILE_ON_CRASH``, ``KEXEC_FILE_NO_INITRAMFS``."""
+NO_FILE = -1
+
+_REASONS = {
+    errno.EPERM: "it is forbidden (no CAP_SYS_BOOT, lockdown, kernel.kexec_load_disabled, or a service's sandbox)",
+    errno.EBUSY: "another process is loading an image",
+    errno.ENOMEM: "there is not enough memory for it",
+}
+_LOAD_REASONS = {
+    **_REASONS,
+    errno.EADDRNOTAVAIL: "a segment lies outside the memory reserved for the capture kernel",
+    errno.ENOSYS: "this kernel has no kexec_load (CONFIG_KEXEC is off, as in RHEL 10)",
+    errno.EINVAL: "the kernel does not accept the segments or the flags",
+}
+_FILE_LOAD_REASONS = {
+    **_REASONS,
+    errno.EPERM: "it is forbidden (no CAP_SYS_BOOT, kernel.kexec_load_disabled, or a service's sandbox)",
+    errno.EADDRNOTAVAIL: "the memory reserved for the capture kernel (crashkernel=) is missing or too small",
+    errno.ENOSYS: "this kernel has no kexec_file_load",
+    errno.ENOEXEC: "the file is no kernel that this one can load",
+    errno.EKEYREJECTED: "the kernel's signature was not accepted",
+    errno.ENOKEY: "the kernel's signature was made with a key that is not known here",
+    errno.ENODATA: "the kernel has no signature, and this machine asks for one",
+}
+
+
+class SystemCallError(CrashHotplugError):
+    """One of the two system calls failed."""
+
+    def __init__(self, call: str, number: int, reasons: Mapping[int, str]) -> None:
+        """Take the call's name, the error number and what the numbers mean for this call."""
+        self.number = number
+        super().__init__(f"{call} failed: {reasons.get(number, os.strerror(number))}")
+
+
+class KexecError(SystemCallError):
+    """kexec_load(2) failed."""
+
+    def __init__(self, number: int) -> None:
+        """Take the error number."""
+        super().__init__("kexec_load", number, _LOAD_REASONS)
+
+
+class KexecFileLoadError(SystemCallError):
+    """kexec_file_load(2) failed."""
+
+    def __init__(self, number: int) -> None:
+        """Take the error number."""
+        super().__init__("kexec_file_load", number, _FILE_LOAD_REASONS)
+
+
+class _KexecSegment(ctypes.Structure):
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("bufsz", ctypes.c_size_t),
+        ("mem", ctypes.c_void_p),
+        ("memsz", ctypes.c_size_t),
+    )
+
+
+def kexec_load(entry_phys: int, segments: Sequence[NewSegment], flags: int) -> None:
+    """Load a crash image of these segments; memory of the reserved region that none of them covers is left alone.
+
+    :param entry_phys: physical entry point, in purgatory
+    :param flags: KEXEC_UPDATE_ELFCOREHDR or 0; what makes it a crash image is added
+    :raise KexecError: the kernel refused; an image that was loaded may be gone, so the caller looks again
+    """
+    buffers = [ctypes.create_string_buffer(s.data, len(s.data)) for s in segments]
+    table = (_KexecSegment * len(segments))(
+        *(_KexecSegment(ctypes.addressof(buffer), len(s.data), s.phys, s.memsz) for buffer, s in zip(buffers, segments))
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    arguments = (ctypes.c_ulong(entry_phys), ctypes.c_ulong(len(segments)), table)
+    if libc.syscall(ctypes.c_long(_SYS_KEXEC_LOAD), *arguments, ctypes.c_ulong(_ARCH_X86_64 | KEXEC_ON_CRASH | flags)):
+        raise KexecError(ctypes.get_errno())
+
+
+def kexec_file_load(kernel_fd: int, initrd_fd: int, cmdline: bytes | None, flags: int) -> None:
+    """Load a crash image from open files, or unload it.
+
+    :param initrd_fd: NO_FILE for none
+    :param cmdline: ends with a null character; None to unload
+    :raise KexecFileLoadError: the kernel refused; an image that was loaded may be gone
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    length = 0 if cmdline is None else len(cmdline)
+    result = libc.syscall(
+        ctypes.c_long(_SYS_KEXEC_FILE_LOAD),
+        ctypes.c_int(kernel_fd),
+        ctypes.c_int(initrd_fd),
+        ctypes.c_ulong(length),
+        ctypes.c_char_p(cmdline),
+        ctypes.c_ulong(flags),
+    )
+    if result:
+        raise KexecFileLoadError(ctypes.get_errno())
