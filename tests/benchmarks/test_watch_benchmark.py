@@ -7,25 +7,23 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.service.watch_look import Looker
-from tests.linux.fake_kexec import FakeKexec, connect
+from crash_hotplug.linux.service.watch_look import Reconciler
+from tests.linux.fake_kexec import FakeKexec
 
 
 @pytest.fixture
-def looker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Looker:
+def looker(tmp_path: Path) -> Reconciler:
     fake = FakeKexec(tmp_path)
-    connect(fake, monkeypatch)
-    looker = Looker(LiveMachine(fake.sysroot), fake.sysroot)
+    looker = Reconciler(fake.machine(), fake.sysroot)
     looker.look(is_quiet=True)
     return looker
 
 
-def test_a_look_that_finds_nothing_changed(benchmark: BenchmarkFixture, looker: Looker) -> None:
+def test_a_look_that_finds_nothing_changed(benchmark: BenchmarkFixture, looker: Reconciler) -> None:
     assert benchmark(looker.look, is_quiet=True).was_cheap
 
 
-def test_a_look_that_reads_and_judges_everything(benchmark: BenchmarkFixture, looker: Looker) -> None:
+def test_a_look_that_reads_and_judges_everything(benchmark: BenchmarkFixture, looker: Reconciler) -> None:
     def look() -> bool:
         looker.forget()
         return looker.look(is_quiet=True).was_cheap

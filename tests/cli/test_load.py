@@ -9,8 +9,8 @@ import pytest
 from crash_hotplug.cli import load
 from crash_hotplug.cli.load import capture_cmdline
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.reload import Loaded
 from crash_hotplug.linux.loading.capture_kernel import Strategy
-from crash_hotplug.linux.loading.load_once import Loaded
 from crash_hotplug.linux.loading.load import LoadRecord
 from tests.cli.running import run
 
@@ -22,7 +22,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """Keep what would be loaded, and whether the room is a must."""
     made: Asked = []
 
-    def load_once(_machine: object, record: LoadRecord, room_is_a_must: bool) -> Loaded:
+    def load_once(_machine: object, record: LoadRecord, room_is_a_must: bool, _say: object) -> Loaded:
         made.append((record, room_is_a_must))
         return Loaded("kexec_file_load", None)
 
@@ -60,16 +60,16 @@ def test_what_keeps_it_from_being_ready_is_said(
 
 def test_a_refusal_is_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_arguments: object) -> Loaded:
-        raise CrashHotplugError("kexec_file_load failed: it is forbidden; the former image is still loaded")
+        raise CrashHotplugError("kexec_file_load failed: it is forbidden; the previous image is still loaded")
 
     monkeypatch.setattr(load, "load_once", refused)
     ran = run(capsys, "load", "k")
-    assert (ran.code, ran.err.strip().endswith("the former image is still loaded")) == (1, True)
+    assert (ran.code, ran.err.strip().endswith("the previous image is still loaded")) == (1, True)
 
 
 def test_unload(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    monkeypatch.setattr(load, "unload", lambda: done.append("unloaded"))
+    monkeypatch.setattr(load, "unload", lambda _machine: done.append("unloaded"))
     assert run(capsys, "load", "--unload").code == 0
     assert done == ["unloaded"]
 

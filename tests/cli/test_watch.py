@@ -8,19 +8,15 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.cli import watch
-from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.service import watch_look
 from tests.cli.running import run
-from tests.linux.fake_kexec import FakeKexec, connect
+from tests.linux.fake_kexec import FakeKexec
 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKexec:
     fake = FakeKexec(tmp_path)
-    connect(fake, monkeypatch)
-    monkeypatch.setattr(watch_look, "can_reload", lambda: False)
     monkeypatch.setattr(watch, "Sysroot", lambda: fake.sysroot)
-    monkeypatch.setattr(watch, "LiveMachine", lambda sysroot, say: LiveMachine(sysroot))
+    monkeypatch.setattr(watch, "LiveMachine", lambda _sysroot: fake.machine())
     return fake
 
 

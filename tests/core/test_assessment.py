@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from crash_hotplug.core.assessment import assess, dialect_of
+from crash_hotplug.core.assessment import assess
 from crash_hotplug.core.compare import Kind
 from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
-from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.machine import Machine
 from tests.machines import GIB, LOW_RAM, MIB, machine
@@ -39,10 +39,10 @@ def test_a_header_that_outgrew_its_place_is_said(room: int, fits: bool) -> None:
 def test_the_loader_is_told_by_the_command_line_before_the_header() -> None:
     without_backup = parse_elfcorehdr(loaded_header("6.12-ch", 1))
     assert without_backup.backup_region is None
-    assert dialect_of(without_backup, CrashImage(b"", cmdline="elfcorehdr=1030656K")) is Dialect.KEXEC_TOOLS
-    assert dialect_of(without_backup, CrashImage(b"")) is Dialect.KERNEL
+    assert loader_of(without_backup, CrashImage(b"", cmdline="elfcorehdr=1030656K")) is Dialect.KEXEC_TOOLS
+    assert loader_of(without_backup, CrashImage(b"")) is Dialect.KERNEL
     with_backup = parse_elfcorehdr(loaded_header("6.12-ch", 0))
-    assert dialect_of(with_backup, CrashImage(b"")) is Dialect.KEXEC_TOOLS
+    assert loader_of(with_backup, CrashImage(b"")) is Dialect.KEXEC_TOOLS
 
 
 @pytest.mark.parametrize(

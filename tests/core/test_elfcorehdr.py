@@ -14,8 +14,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crash_hotplug.core.architecture import X86_64
-from crash_hotplug.core.elf import PN_XNUM, PT_LOAD, PT_NOTE, ElfFormatError, ElfHeader, ProgramHeader, core_header, pack_program_headers
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, build_elfcorehdr, entries_that_fit, kernel_text_header, parse_elfcorehdr, ram_header
+from crash_hotplug.core.elf import (
+    PN_XNUM,
+    PT_LOAD,
+    PT_NOTE,
+    ElfFormatError,
+    ElfHeader,
+    ProgramHeader,
+    core_header,
+    pack_program_headers,
+)
+from crash_hotplug.core.elfcorehdr import (
+    Dialect,
+    ElfCoreHeader,
+    build_elfcorehdr,
+    entries_that_fit,
+    kernel_text_header,
+    parse_elfcorehdr,
+    ram_header,
+)
 from crash_hotplug.core.errors import NoRoomError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.machine import KernelText, Machine

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crash_hotplug.core.boot_params import cmdline_phys, e820_table, elfcorehdr_argument
 from crash_hotplug.core.elfcorehdr import Dialect
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, CrashImage, Kimage, Segment, elfcorehdr_room, parse_kimage
-from crash_hotplug.core.boot_params import cmdline_phys, e820_table, elfcorehdr_argument
 from crash_hotplug.core.ranges import RangeList
 from tests.trees import tree
 

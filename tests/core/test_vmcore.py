@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crash_hotplug.core.compare import Comparison, Kind, Verdict
-from crash_hotplug.core.elf import NT_PRSTATUS, PT_LOAD, PT_NOTE, Note, ProgramHeader, core_header, pack_notes, pack_program_headers, parse_notes
+from crash_hotplug.core.elf import (
+    NT_PRSTATUS,
+    PT_LOAD,
+    PT_NOTE,
+    Note,
+    ProgramHeader,
+    core_header,
+    pack_notes,
+    pack_program_headers,
+    parse_notes,
+)
 from crash_hotplug.core.elfcorehdr import Dialect
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import expected_elfcorehdr

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import struct
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Callable
 
-import pytest
-
-from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
-from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, Segment
 from crash_hotplug.core.architecture import PAGE
-from crash_hotplug.core.machine import Cpu, Machine, NoteRegion
+from crash_hotplug.core.boot_params import E820_COUNT
+from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
+from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, CrashImage, Segment
 from crash_hotplug.core.plan import NewSegment
-from crash_hotplug.linux.loading import live_machine
+from crash_hotplug.core.steps import Say, say_nothing
+from crash_hotplug.core.update import Report, Wants, update
+from crash_hotplug.linux.crash_image import find_crash_image
+from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.core.test_image import kimage_bytes
@@ -26,6 +28,8 @@ from tests.linux.fake_kcore import DIRECT_MAP, TEXT_VIRT, write_kcore
 from tests.trees import tree
 
 POINTER_VIRT = TEXT_VIRT + 0x2000
+POINTER_OFFSET = 0x1000 + 0x2000
+"""Of the pointer in the file: fake_kcore.py puts the kernel's text at 0x1000."""
 KIMAGE_PHYS = 0x200_0000
 RESERVED_START = 0x2E00_0000
 ENTRY = 0x39F5_4730
@@ -56,13 +60,19 @@ def with_direct_map(header: bytes) -> bytes:
 class FakeKexec:
     """The tree of a machine whose /proc/kcore is a file that can be written."""
 
-    def __init__(self, path: Path, state: int = 1, header_in_digest: bool = True) -> None:
-        """Copy a capture's tree and load an image into it."""
+    def __init__(self, path: Path, state: int = 1, header_in_digest: bool = True, has_free_place: bool = True) -> None:
+        """Copy a capture's tree and load an image into it.
+
+        :param has_free_place: whether the capture kernel's memory map leaves a place for a larger header
+        """
         self.root = path / "machine"
         shutil.copytree(tree("6.1-c", state), self.root)
         saved = self.root / "crash-image"
         self.header = with_direct_map((saved / "elfcorehdr").read_bytes())
-        zero_page = (saved / "boot_params").read_bytes().ljust(0x5000, b"\0") + (saved / "cmdline").read_bytes()
+        boot_params = bytearray((saved / "boot_params").read_bytes())
+        if not has_free_place:
+            boot_params[E820_COUNT] = 0
+        zero_page = bytes(boot_params).ljust(0x5000, b"\0") + (saved / "cmdline").read_bytes()
         self._kcore = self.root / "proc" / "kcore"
         (self.root / "proc" / "kallsyms").write_text(
             (self.root / "proc" / "kallsyms").read_text() + f"{POINTER_VIRT:016x} B kexec_crash_image\n"
@@ -80,17 +90,57 @@ class FakeKexec:
         self.loads: list[tuple[NewSegment, ...]] = []
         self.flags: list[int] = []
         self.sysroot = Sysroot(str(self.root))
+        self.before_load: Callable[[], None] = lambda: None
+        """Called right before a kexec_load does anything: what another process does at the very moment, or an error."""
+        self.after_load: Callable[[], None] = lambda: None
+        """Called when a kexec_load is over."""
+        self.locks: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def machine(self, hardware: str = "x86_64") -> LiveMachine:
+        """Return this machine as an update sees it."""
+        return LiveMachine(self.sysroot, self.kexec_load, self._take_locks, hardware)
+
+    def _take_locks(self) -> AbstractContextManager[None]:
+        return self.locks()
+
+    def update(self, wants: Wants = Wants(), say: Say = say_nothing) -> Report:
+        """Update in place."""
+        return run_patiently(update(self.machine(), wants, say), 0.2)
+
+    def image(self) -> CrashImage:
+        """Read the loaded image."""
+        return find_crash_image(self.sysroot, read_machine(self.sysroot).crashkernel)
+
+    def make_possible(self, number: int) -> None:
+        """Let the machine have so many possible CPUs, whose notes lie one page apart."""
+        present = read_machine(self.sysroot).present_cpus
+        size = next(cpu.crash_notes.size for cpu in present if cpu.crash_notes is not None)
+        absent = range(len(present), number)
+        notes = {str(n): {"phys": hex(0x3000_0000 - n * PAGE), "size": size} for n in absent}
+        self.write_file("possible-cpus.json", json.dumps({"crash_notes": notes}))
+        self.write_file("sys/devices/system/cpu/possible", f"0-{number - 1}\n")
+
+    def add_ranges(self, number: int) -> None:
+        """Add so many separate memory ranges."""
+        text = (self.root / "proc" / "iomem").read_text()
+        starts = range(1 << 33, (1 << 33) + (number << 28), 1 << 28)
+        lines = [f"{at:x}-{at + (1 << 27) - 1:x} : System RAM" for at in starts]
+        self.write_file("proc/iomem", text.rstrip("\n") + "\n" + "\n".join(lines) + "\n")
 
     def kexec_load(self, entry_phys: int, segments: Sequence[NewSegment], flags: int) -> None:
         """Do what kexec_load does: copy each segment, take control pages, make a struct kimage of what was listed."""
+        self.before_load()
+        self.write_file("sys/kernel/kexec_crash_loaded", "1\n")
         for s in segments:
             self.write(s.phys, s.data.ljust(s.memsz, b"\0"))
         listed = tuple(Segment(s.phys, s.memsz, len(s.data)) for s in segments)
+        self.point_to(DIRECT_MAP + KIMAGE_PHYS)
         data = kimage_bytes(entry=entry_phys, segments=listed)
         assert len(data) == KIMAGE_BYTES_NEEDED
         self.write(KIMAGE_PHYS, data)
         self.loads.append(tuple(segments))
         self.flags.append(flags)
+        self.after_load()
 
     def read(self, phys: int, length: int) -> bytes:
         """Return physical memory."""
@@ -105,6 +155,16 @@ class FakeKexec:
     def unload(self) -> None:
         """Take the image away."""
         self.write_file("sys/kernel/kexec_crash_loaded", "0\n")
+        self.point_to(0)
+
+    def load_again(self) -> None:
+        """Let the image that was unloaded be loaded again."""
+        self.write_file("sys/kernel/kexec_crash_loaded", "1\n")
+        self.point_to(DIRECT_MAP + KIMAGE_PHYS)
+
+    def point_to(self, kimage_virt: int) -> None:
+        """Let ``kexec_crash_image`` be this virtual address."""
+        self._write_at(POINTER_OFFSET, kimage_virt.to_bytes(8, "little"))
 
     def write_file(self, path: str, text: str) -> None:
         """Write one of the tree's files."""
@@ -131,44 +191,9 @@ class FakeKexec:
 
     def write(self, phys: int, data: bytes) -> None:
         """Write physical memory."""
+        self._write_at(_RAM_OFFSET + phys, data)
+
+    def _write_at(self, offset: int, data: bytes) -> None:
         with self._kcore.open("r+b") as file:
-            file.seek(_RAM_OFFSET + phys)
+            file.seek(offset)
             file.write(data)
-
-
-def connect(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let LiveMachine load into *fake*, without the locks of this machine."""
-
-    def unlocked(seconds: float) -> AbstractContextManager[None]:
-        assert seconds > 0
-        return nullcontext()
-
-    monkeypatch.setattr(live_machine, "load_crash_image", fake.kexec_load)
-    monkeypatch.setattr(live_machine, "kdump_locks", unlocked)
-
-
-def make_possible(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the machine have so many possible CPUs, whose notes lie one page apart."""
-
-    def read(sysroot: Sysroot, only_for_header: bool = False) -> Machine:
-        machine = read_machine(sysroot, only_for_header)
-        size = next(cpu.crash_notes.size for cpu in machine.cpus if cpu.crash_notes is not None)
-        absent = [
-            Cpu(n, present=False, online=False, crash_notes=NoteRegion(0x3000_0000 - n * PAGE, size))
-            for n in range(len(machine.present_cpus), number)
-        ]
-        return replace(machine, cpus=(*machine.present_cpus, *absent))
-
-    monkeypatch.setattr(live_machine, "read_machine", read)
-
-
-def cannot_move(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let no header move, and return a list of the attempts."""
-
-    def no_place(*_arguments: object) -> None:
-        tried.append("move")
-        raise CannotTellError("there is no free place")
-
-    tried: list[str] = []
-    monkeypatch.setattr(live_machine, "plan_move", no_place)
-    return tried

@@ -33,6 +33,8 @@ examples:
   crash-hotplug update --verify full         and hash the whole image, as purgatory will
   crash-hotplug update --strategy in-place   never reload
 """
+RELOAD_PARTS = ReloadParts()
+"""How an image is reloaded."""
 _CODES = {
     Outcome.UPDATED: exit_codes.DONE,
     Outcome.UNCHANGED: exit_codes.DONE,
@@ -76,17 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
     wants = Wants(memory_ranges=arguments.max_memory_ranges, verify_full=arguments.verify == "full")
     if arguments.dry_run:
         return dry_run(machine, wants, arguments.json)
-    return update_now(machine, arguments.strategy, wants, arguments.json)
-
-
-def update_now(
-    machine: LiveMachine, strategy: str, wants: Wants, as_json: bool, parts: ReloadParts = ReloadParts()
-) -> int:
-    """Update, and report what came of it."""
     started = time.perf_counter()
-    report = run_patiently(_steps(machine, strategy, wants, parts))
+    report = run_patiently(_steps(machine, arguments.strategy, wants))
     seconds = time.perf_counter() - started
-    if as_json:
+    if arguments.json:
         print_json({
             "command": "update",
             "outcome": report.outcome.value,
@@ -101,9 +96,9 @@ def update_now(
     return _CODES.get(report.outcome, exit_codes.FAILED)
 
 
-def _steps(machine: LiveMachine, strategy: str, wants: Wants, parts: ReloadParts) -> Steps[Report]:
+def _steps(machine: LiveMachine, strategy: str, wants: Wants) -> Steps[Report]:
     def by_reload(reason: str) -> Steps[Report]:
-        return update_by_reload(machine, reason, progress, parts)
+        return update_by_reload(machine, reason, progress, RELOAD_PARTS)
 
     if strategy == "reload":
         return by_reload("")
@@ -150,7 +145,8 @@ def _plan(live: LiveMachine, wants: Wants) -> DryRun:
         if decision.outcome is Outcome.UNCHANGED:
             return DryRun(exit_codes.DONE, f"nothing to do: {decision.sentence}")
         if decision.outcome is not Outcome.UPDATED:
-            return DryRun(_CODES.get(decision.outcome, exit_codes.FAILED), decision.sentence)
+            code = exit_codes.CANNOT_TELL if decision.outcome is Outcome.NO_ROOM else exit_codes.FAILED
+            return DryRun(code, decision.sentence)
         plan = make_plan(decision, image, machine, observation.read_phys, progress)
     how = ""
     if decision.move is not None:

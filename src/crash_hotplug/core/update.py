@@ -381,11 +381,11 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
             yield Step("update: waits for the kexec lock", waits=True)
         except OutOfPatienceError:
             raise busy from None
-    with closing(machine.observe()) as after:
-        try:
+    try:
+        with closing(machine.observe()) as after:
             _read_back(after, task, samples, say)
-        except CannotTellError as error:
-            raise CrashHotplugError(f"what was loaded cannot be verified: {error}; reload the crash image") from error
+    except CannotTellError as error:
+        raise CrashHotplugError(f"what was loaded cannot be verified: {error}; reload the crash image") from error
     yield Step("update: read back")
 
 

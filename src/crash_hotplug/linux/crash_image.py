@@ -77,7 +77,10 @@ def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
         if not identity:
             raise CannotTellError("the crash image was unloaded while it was being looked at")
         kimage = identified_kimage(sysroot, identity, crashkernel)
-        source = backup_source(read_iomem(sysroot).ram, kcore.architecture)
+        try:
+            source = backup_source(read_iomem(sysroot).ram, kcore.architecture)
+        except CannotTellError:
+            source = None
         return read_loaded_image(kimage, crashkernel, source, kcore.read_phys)
 
 

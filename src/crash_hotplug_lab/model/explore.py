@@ -91,22 +91,24 @@ def memory_of(steps: Steps[Any]) -> Hashable:
     return tuple(frames)
 
 
+_ONE_EACH = (
+    ModelMachine, UserMachine, Kexec, NotifierChain, Simulation, partial, FunctionType, MethodType
+)  # fmt: skip
+"""What a simulation has one of, or what holds no state; the machine's state is part of the key anyway."""
+
+
 def _value_of(value: object) -> Hashable:
     """Return what tells a variable's value from another one."""
-    if isinstance(
-        value, (ModelMachine, UserMachine, Kexec, NotifierChain, partial, FunctionType, MethodType, Simulation)
-    ):
-        return type(value).__name__  # one each in a simulation; the machine's state is part of the key anyway
-    if isinstance(value, ModelObservation):
-        return value.loaded
+    if isinstance(value, _ONE_EACH):
+        return type(value).__name__
     if isinstance(value, GeneratorType):
         return memory_of(value)
-    if isinstance(value, Exception):
-        return str(value)
     if isinstance(value, dict):
         return tuple((key, _value_of(held)) for key, held in value.items())
     if isinstance(value, (list, set)):
         return tuple(map(_value_of, value))
+    if isinstance(value, (ModelObservation, Exception)):
+        return value.loaded if isinstance(value, ModelObservation) else str(value)
     hash(value)  # else a mutable object would be taken for its address
     return value
 

@@ -111,7 +111,7 @@ def _install(
         yield from _copy_segment(machine, f"{call}: segment {number}", segment)
     machine.images_loaded += 1
     machine.crash_image = ModelKimage(
-        machine.images_loaded, Kimage(entry_phys, listed), control, file_mode, hotplug_support
+        machine.images_loaded, Kimage(entry_phys, listed, control.end), control, file_mode, hotplug_support
     )
     yield Step(f"{call}: image installed")
 

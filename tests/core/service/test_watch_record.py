@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crash_hotplug.core.compare import Verdict
-from crash_hotplug.core.update import Outcome
 from crash_hotplug.core.service.metrics import Family, exposition
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
+from crash_hotplug.core.update import Outcome
 
 RIGHT = Look(Verdict.ACCURATE, "a panic now would be dumped completely", room_left=12)
-UPDATED = replace(RIGHT, strategy="in-place", outcome=Outcome.UPDATED, deed="9 entries written", kexec_seconds=0.005)
+UPDATED = replace(RIGHT, strategy="in-place", outcome=Outcome.UPDATED, action="9 entries written", kexec_seconds=0.005)
 STALE = Look(Verdict.NOT_ACCURATE, "256 MiB is not described", "in-place", Outcome.REFUSED, "lockdown")
 
 
@@ -81,8 +81,8 @@ def test_only_what_changed_is_news() -> None:
     assert not RIGHT.is_news_after(UPDATED)
     assert STALE.is_news_after(RIGHT)
     assert not STALE.is_news_after(STALE)
-    assert replace(STALE, deed="no kcore").is_news_after(STALE)
-    assert replace(RIGHT, foreign="unloaded by somebody else").is_news_after(RIGHT)
+    assert replace(STALE, action="no kcore").is_news_after(STALE)
+    assert replace(RIGHT, external_change="unloaded by somebody else").is_news_after(RIGHT)
 
 
 def test_the_status_line_has_the_verdict_first() -> None:

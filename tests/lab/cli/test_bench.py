@@ -23,8 +23,8 @@ class Machine:
     def why_refused(self) -> str | None:
         return self.refused
 
-    def loaded_image(self) -> object | None:
-        return self.image
+    def image_loaded(self) -> bool:
+        return self.image is not None
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
-from crash_hotplug.core.steps import run
 from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.steps import run
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.machine_reader import read_machine

@@ -6,8 +6,8 @@ from itertools import islice
 
 import pytest
 
-from crash_hotplug.core.elf import ProgramHeader
 from crash_hotplug.core.boot_params import e820_table
+from crash_hotplug.core.elf import ProgramHeader
 from crash_hotplug.core.vmcore import parse_vmcore
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.iomem import read_iomem

@@ -6,9 +6,9 @@ import errno
 
 import pytest
 
+from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.steps import run
-from crash_hotplug.core.architecture import PAGE
 from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.kexec_syscalls import KEXEC_UPDATE_ELFCOREHDR, crash_flags, kexec_file_load, kexec_load
 from crash_hotplug_lab.model.kimage import KexecSegment

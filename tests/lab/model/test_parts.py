@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import run
 from crash_hotplug.core.update import Outcome
-from crash_hotplug.core.ranges import Range
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
 from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot

@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from crash_hotplug.core.purgatory import read_purgatory
+from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import Step, Steps, run
 from crash_hotplug.core.update import Outcome, Report
-from crash_hotplug_lab.model.events import Event, EventKind
-from crash_hotplug_lab.model.in_kernel import handle_event
-from crash_hotplug_lab.model.policies import InPlace
-from crash_hotplug.core.ranges import Range
 from crash_hotplug_lab.model import panic as panics
 from crash_hotplug_lab.model.kexec_syscalls import kexec_file_load
 from crash_hotplug_lab.model.loader import small_capture_kernel
@@ -19,23 +17,21 @@ from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.memory_hotplug import add_memory
 from crash_hotplug_lab.model.panic import panic
 from crash_hotplug_lab.model.profile import default_profile
-from crash_hotplug_lab.model.udev import RULES
-from crash_hotplug_lab.model.user_space import Kexec, Loader, UserMachine, handle_or_reload
+from crash_hotplug_lab.model.user_space import Kexec, Loader, keep_accurate
 
-LOOK = Event(EventKind.LOOK)
 FILES = small_capture_kernel()
 
 
-def grown(loader: Loader, release: str = "5.10.0-model") -> tuple[ModelMachine, UserMachine]:
+def grown(loader: Loader, release: str = "5.10.0-model") -> tuple[ModelMachine, Kexec]:
     machine = boot(default_profile(release))
     kexec = Kexec(FILES, loader)
     run(kexec.load(machine))
     run(add_memory(machine, "dimm0", Range(4 << 30, (4 << 30) + (128 << 20))))
-    return machine, UserMachine(machine, kexec, RULES["rhel"])
+    return machine, kexec
 
 
 def finish(steps: Steps[Report], then: dict[str, Callable[[], object]]) -> Report:
-    """Take all steps; do something else right after each one that *then* names."""
+    """Take all steps; do something else right after the first one of each name in *then*."""
     while True:
         try:
             step: Step = next(steps)
@@ -43,29 +39,34 @@ def finish(steps: Steps[Report], then: dict[str, Callable[[], object]]) -> Repor
             report = stop.value
             assert isinstance(report, Report)
             return report
-        then.get(step.name, lambda: None)()
+        then.pop(step.name, lambda: None)()
 
 
 @pytest.mark.parametrize("loader", list(Loader))
-def test_update_lists_few_segments_and_purgatory_only_once(loader: Loader) -> None:
-    machine, user = grown(loader)
-    listed = []
+def test_update_lists_few_segments_and_changes_purgatory_only_once(loader: Loader) -> None:
+    machine, kexec = grown(loader)
+    listed, purgatories = [], []
+    assert machine.crash_image is not None
+    before = read_purgatory(machine.crash_image.kimage, machine.memory.read)
     for _n in range(3):
-        assert run(handle_event(user, InPlace(), LOOK)).outcome is Outcome.UPDATED
+        assert run(keep_accurate(machine, kexec)).outcome is Outcome.UPDATED
         assert machine.crash_image is not None
-        listed.append(len(machine.crash_image.kimage.segments))
+        kimage = machine.crash_image.kimage
+        listed.append(len(kimage.segments))
+        purgatories.append(read_purgatory(kimage, machine.memory.read))
         number = len(machine.devices)
         run(add_memory(machine, f"dimm{number}", Range((4 + number) << 30, ((4 + number) << 30) + (128 << 20))))
-    assert listed[1] == listed[2] == listed[0] - 1
-    run(handle_event(user, InPlace(), LOOK))
+    assert listed[0] == listed[1] == listed[2] <= 3
+    assert purgatories[0] == purgatories[1] == purgatories[2] != before
+    run(keep_accurate(machine, kexec))
     assert panic(machine).outcome is panics.Outcome.ACCURATE
 
 
 @pytest.mark.parametrize("loader", list(Loader))
 def test_image_loaded_by_another_before_the_call_is_noticed(loader: Loader) -> None:
-    machine, user = grown(loader)
-    steps = handle_event(user, InPlace(), LOOK)
-    report = finish(steps, {"in place: planned": lambda: run(kexec_file_load(machine, FILES))})
+    machine, kexec = grown(loader)
+    steps = keep_accurate(machine, kexec)
+    report = finish(steps, {"update: planned": lambda: run(kexec_file_load(machine, FILES))})
     assert report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED)
     assert panic(machine).outcome is panics.Outcome.ACCURATE
 
@@ -76,13 +77,13 @@ def test_load_between_the_last_look_and_the_kernels_lock_is_noticed_after_the_ca
     A loader that does without it, and puts other segments elsewhere, leaves an image that the digest refuses.  That is
     noticed by what it wrote over segments that were not listed, and answered by a reload.
     """
-    machine, user = grown(Loader.KEXEC_LOAD)
+    machine, kexec = grown(Loader.KEXEC_LOAD)
     between: list[panics.Outcome] = []
     report = finish(
-        handle_or_reload(user, InPlace(), LOOK),
+        keep_accurate(machine, kexec),
         {
             "kexec_load: segment list copied": lambda: run(kexec_file_load(machine, FILES)),
-            "service: what is loaded is a mix": lambda: between.append(panic(machine.copy()).outcome),
+            "service: reloads": lambda: between.append(panic(machine.copy()).outcome),
         },
     )
     assert between == [panics.Outcome.REFUSED]
@@ -92,30 +93,30 @@ def test_load_between_the_last_look_and_the_kernels_lock_is_noticed_after_the_ca
 
 
 @pytest.mark.parametrize("loader", list(Loader))
-def test_no_mix_is_seen_where_nobody_else_loads(loader: Loader) -> None:
-    machine, user = grown(loader)
+def test_torn_image_is_not_reported_where_nobody_else_loads(loader: Loader) -> None:
+    machine, kexec = grown(loader)
     for _n in range(2):
-        report = run(handle_or_reload(user, InPlace(), LOOK))
+        report = run(keep_accurate(machine, kexec))
         assert report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED)
     assert panic(machine).outcome is panics.Outcome.ACCURATE
 
 
 def test_lock_file_keeps_a_careful_loader_out() -> None:
-    machine, user = grown(Loader.KEXEC_LOAD)
+    machine, kexec = grown(Loader.KEXEC_LOAD)
     waited = []
 
     def try_to_load() -> None:
         waited.append(machine.flock_taken)
 
-    finish(handle_event(user, InPlace(), LOOK), {"kexec_load: segment list copied": try_to_load})
+    finish(keep_accurate(machine, kexec), {"kexec_load: segment list copied": try_to_load})
     assert waited == [True]
 
 
 def test_busy_kexec_lock_is_waited_for() -> None:
-    machine, user = grown(Loader.KEXEC_LOAD)
+    machine, kexec = grown(Loader.KEXEC_LOAD)
     machine.kexec_locked = True
     waits = 0
-    for step in handle_event(user, InPlace(), LOOK):
+    for step in keep_accurate(machine, kexec):
         if step.waits:
             waits += 1
             machine.kexec_locked = waits < 3

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.core.steps import Step
-from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.plan import UpdatePlan
+from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.steps import Step
 from crash_hotplug_lab.experiments import kill_updates, measure_handler, measure_updates
 
 OLD, NEW, OTHER = ("old",), ("new",), ("other",)
@@ -78,12 +78,16 @@ class FakeMachine:
     """Counts as loaded once it has made its call."""
 
     kexec_seconds = 0.0
+    seen = b""
 
-    def _flags(self) -> int:
-        return 0
+    def observe(self) -> FakeMachine:
+        return self
 
-    def _read_identity(self) -> bytes:
+    def identity(self) -> bytes:
         return b""
+
+    def close(self) -> None:
+        pass
 
 
 def fake_update(path: Path, machine: FakeMachine) -> Iterator[Step]:
@@ -104,10 +108,11 @@ def test_children_are_killed_from_each_file_on(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "loaded"
     path.write_text("old")
     monkeypatch.setattr(kill_updates, "LiveMachine", FakeMachine)
+    monkeypatch.setattr(kill_updates, "KillableMachine", FakeMachine)
     monkeypatch.setattr(kill_updates, "say", print)
     monkeypatch.setattr(kill_updates, "_KEXEC_LOAD", 18)  # pwrite64
-    monkeypatch.setattr(kill_updates, "what_was_there", lambda _plan: [])
-    monkeypatch.setattr(kill_updates, "load_crash_image", lambda *_: path.write_text("old"))
+    monkeypatch.setattr(kill_updates, "what_was_there", lambda _plan: ([], 0))
+    monkeypatch.setattr(kill_updates, "kexec_load", lambda *_: path.write_text("old"))
     killing = kill_updates.Killing("fake", lambda machine: fake_update(path, machine), FakeLook(path))  # type: ignore[arg-type, return-value]
     killing.make(3)
     assert path.read_text() == "new"

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.linux.loading import kexec_tools
-from crash_hotplug.linux.loading.kexec_tools import find_kexec, load_with_kexec_tools
+from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, LoaderCalls, Strategy, load_capture_kernel
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.trees import tree
+
+
+def load(program: str, files: CaptureKernel, hotplug_size: int | None = None, capture: str = "6.1-c") -> str:
+    calls = LoaderCalls(find_kexec=lambda: program)
+    return load_capture_kernel(files, Strategy.KEXEC_TOOLS, hotplug_size, calls, Sysroot(str(tree(capture, 0))))
 
 
 def kexec(directory: Path, options: str, script: str) -> str:
@@ -30,21 +34,15 @@ def kexec(directory: Path, options: str, script: str) -> str:
         (" --hotplug-size=SIZE  Reserve", "6.1-c", ["-p", "-c", "--hotplug-size=4096"]),
     ],
 )
-def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, capture: str, given: list[str]) -> None:
-    monkeypatch.setattr(kexec_tools, "Sysroot", lambda: Sysroot(str(tree(capture, 0))))
+def test_kexec_options(tmp_path: Path, options: str, capture: str, given: list[str]) -> None:
     program = kexec(tmp_path, options, f'printf "%s\\n" "$@" > {tmp_path}/ran')
-    assert load_with_kexec_tools(program, "/k", "/i", "a b", 4096) == given
+    assert load(program, CaptureKernel("/k", "/i", "a b"), 4096, capture) == f"kexec {' '.join(given)}"
     assert (tmp_path / "ran").read_text().splitlines() == [*given, "/k", "--initrd=/i", "--append=a b"]
 
 
 def test_a_failure_says_what_kexec_said(tmp_path: Path) -> None:
     program = kexec(tmp_path, "", "echo one; echo Cannot load /k >&2; exit 255")
     with pytest.raises(CrashHotplugError, match=r"kexec -p -c failed: Cannot load /k"):
-        load_with_kexec_tools(program, "/k", None, "", None)
+        load(program, CaptureKernel("/k", None, ""))
     with pytest.raises(CrashHotplugError, match="did not finish"):
-        load_with_kexec_tools(str(tmp_path / "missing"), "/k", None, "", None)
-
-
-def test_where_it_is(tmp_path: Path) -> None:
-    assert find_kexec(str(tmp_path)) is None
-    assert find_kexec(str(tmp_path)) != kexec(tmp_path, "", "") == find_kexec(str(tmp_path))
+        load(str(tmp_path / "missing"), CaptureKernel("/k", None, ""))

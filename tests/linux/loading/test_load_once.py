@@ -1,50 +1,36 @@
-"""Loading an image: files first, the right loader, and the former image where the new one is refused."""
+"""Loading an image: files first, the right loader, and the previous image where the new one is refused."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
-from crash_hotplug.core.plan import NewSegment
-from crash_hotplug.linux.loading import capture_kernel, former_image
-from crash_hotplug.linux.loading.system_calls import kexec_file_load
-from crash_hotplug.linux.loading.load import load_once
-from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
-from crash_hotplug.linux.loading.former_image import keep_former_image
-from crash_hotplug.core.reload import put_back
-from crash_hotplug.linux.loading.system_calls import KexecFileLoadError
-from crash_hotplug.linux.loading.system_calls import KexecError
-from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.loading.load import LoadRecord, read_record, save_record
-from tests.core.test_capture_kernel import bzimage_head
+from crash_hotplug.core.reload import Loaded, keep_image, put_back
+from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, LoaderCalls, Strategy
+from crash_hotplug.linux.loading.live_machine import run_patiently
+from crash_hotplug.linux.loading.load import LoadRecord, load_once, read_record, unload
+from crash_hotplug.linux.loading.system_calls import FILE_UNLOAD, KexecError, KexecFileLoadError, kexec_file_load
+from tests.core.test_boot_params import bzimage_head
 from tests.linux.fake_kexec import INITRD, KERNEL, PURGATORY, FakeKexec
 
 
 class Loader:
-    """Stands in for kexec_file_load, kexec-tools and take-over; the former image is that of a fake machine."""
+    """Stands in for kexec_file_load and kexec-tools; the previous image is that of a fake machine."""
 
-    def __init__(self, fake: FakeKexec, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, fake: FakeKexec, directory: Path) -> None:
         self.fake, self.calls = fake, list[str]()
         self.error = 0
-        self.not_ready: str | None = None
         self.records = str(directory / "run")
         self.kexec: str | None = "/sbin/kexec"
         self.kernel = directory / "vmlinuz"
         self.kernel.write_bytes(bzimage_head().ljust(0x5000, b"\0"))
-        monkeypatch.setattr(kexec_file_load, "_call", self._file_load)
-        monkeypatch.setattr(capture_kernel, "find_kexec", lambda: self.kexec)
-        monkeypatch.setattr(capture_kernel, "load_with_kexec_tools", self._kexec)
-        monkeypatch.setattr(former_image, "load_crash_image", self._put_back)
-        monkeypatch.setattr(load_once, "kdump_locks", _unlocked)
-        monkeypatch.setattr(load_once, "Sysroot", lambda: fake.sysroot)
-        monkeypatch.setattr(load_once, "make_ready", lambda *_: self.not_ready)
-        monkeypatch.setattr(load_once, "unload_crash_image", self._unload)
-        monkeypatch.setattr(load_once, "save_record", lambda record: save_record(record, self.records))
+        self.loader_calls = LoaderCalls(self._file_load, lambda: self.kexec, self._run_kexec)
+        fake.after_load = self._note_kexec_load
 
     def load(
         self,
@@ -54,40 +40,42 @@ class Loader:
         cmdline: str = "",
         hotplug_size: int | None = None,
         must: bool = False,
-    ) -> load_once.Loaded:
+    ) -> Loaded:
         files = CaptureKernel(str(kernel or self.kernel), initrd, cmdline)
-        return load_once.load_once(
-            LiveMachine(self.fake.sysroot), LoadRecord(files, strategy, 8192, hotplug_size), must
+        return load_once(
+            self.fake.machine(),
+            LoadRecord(files, strategy, 100, hotplug_size),
+            must,
+            sysroot=self.fake.sysroot,
+            calls=self.loader_calls,
+            directory=self.records,
         )
 
-    def _file_load(self, _kernel: int, _initrd: int, _cmdline: bytes | None, _flags: int) -> None:
+    def _file_load(self, _kernel: int, _initrd: int, _cmdline: bytes | None, flags: int) -> None:
+        if flags & FILE_UNLOAD:
+            self.calls.append("unload")
+            self.fake.unload()
+            return
         self.calls.append("file")
         if self.error:
-            if self.error != errno.EPERM:  # the kernel drops the former image before it looks at the new one
+            if self.error != errno.EPERM:  # the kernel drops the previous image before it looks at the new one
                 self.fake.unload()
             raise KexecFileLoadError(self.error)
 
-    def _kexec(self, *_arguments: object) -> list[str]:
-        self.calls.append("kexec")
-        return ["-p", "-c"]
+    def _run_kexec(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        if command[1:] != ["--help"]:
+            self.calls.append("kexec")
+            self.fake.load_again()
+        return subprocess.CompletedProcess(command, 0, "", "")
 
-    def _put_back(self, _entry: int, segments: Sequence[NewSegment], _flags: int) -> None:
-        self.calls.append("put back")
-        for s in segments:
-            assert self.fake.read(s.phys, s.memsz) == s.data
-
-    def _unload(self) -> None:
-        self.calls.append("unload")
-        self.fake.unload()
-
-
-def _unlocked(_seconds: float) -> AbstractContextManager[None]:
-    return nullcontext()
+    def _note_kexec_load(self) -> None:
+        whole = len(self.fake.loads[-1]) == len(self.fake.image().kimage.segments)  # type: ignore[union-attr]
+        self.calls.append("put back" if (whole and self.error) or "unload" in self.calls else "update")
 
 
 @pytest.fixture
-def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
-    return Loader(FakeKexec(tmp_path), tmp_path, monkeypatch)
+def loader(tmp_path: Path) -> Loader:
+    return Loader(FakeKexec(tmp_path), tmp_path)
 
 
 def test_it_is_loaded_and_remembered(loader: Loader) -> None:
@@ -95,7 +83,7 @@ def test_it_is_loaded_and_remembered(loader: Loader) -> None:
     record = read_record(loader.records)
     assert record is not None
     assert record.files == (str(loader.kernel), None, "nr_cpus=1")
-    assert loader.calls == ["file"]
+    assert loader.calls == ["file", "update"]
 
 
 def test_what_is_wrong_is_said_before_anything_is_dropped(loader: Loader, tmp_path: Path) -> None:
@@ -124,7 +112,7 @@ def test_where_only_kexec_load_will_do_kexec_tools_loads(loader: Loader, number:
     loader.error = number
     loaded = loader.load()
     assert loaded.how.startswith("kexec -p -c: kexec_file_load failed: ")
-    assert loader.calls == ["file", "kexec"]
+    assert loader.calls == ["file", "kexec", "update"]
 
 
 def test_what_kexec_file_load_would_refuse_is_not_given_to_it(loader: Loader) -> None:
@@ -132,30 +120,30 @@ def test_what_kexec_file_load_would_refuse_is_not_given_to_it(loader: Loader) ->
     assert "it has no 64-bit entry point" in loader.load().how
     with pytest.raises(InputError, match="it has no 64-bit entry point"):
         loader.load(Strategy.FILE)
-    assert loader.calls == ["kexec"]
+    assert loader.calls == ["kexec", "update"]
 
 
 def test_a_strategy_that_was_asked_for_is_the_only_one(loader: Loader) -> None:
     assert loader.load(Strategy.KEXEC_TOOLS).how == "kexec -p -c"
     loader.error = errno.ENOEXEC
-    with pytest.raises(CrashHotplugError, match="the former image was put back"):
+    with pytest.raises(CrashHotplugError, match="the previous image was put back"):
         loader.load(Strategy.FILE)
     loader.kexec = None
     with pytest.raises(CrashHotplugError, match="kexec-tools is not installed"):
         loader.load(Strategy.KEXEC_TOOLS)
-    assert loader.calls == ["kexec", "file", "put back"]
+    assert loader.calls == ["kexec", "update", "file", "put back"]
 
 
-def test_a_kernel_that_refuses_gets_the_former_image_back(loader: Loader) -> None:
+def test_a_kernel_that_refuses_gets_the_previous_image_back(loader: Loader) -> None:
     loader.error = errno.EADDRNOTAVAIL
-    with pytest.raises(CrashHotplugError, match=r"too small; the former image was put back$"):
+    with pytest.raises(CrashHotplugError, match=r"too small; the previous image was put back$"):
         loader.load()
     assert loader.calls == ["file", "put back"]
 
 
 def test_a_refusal_that_dropped_nothing(loader: Loader) -> None:
     loader.error = errno.EPERM
-    with pytest.raises(CrashHotplugError, match=r"it is forbidden .*; the former image is still loaded$"):
+    with pytest.raises(CrashHotplugError, match=r"it is forbidden .*; the previous image is still loaded$"):
         loader.load()
     assert loader.calls == ["file"]
 
@@ -168,15 +156,15 @@ def test_a_sysctl_that_forbids_it_is_named(loader: Loader, name: str, value: str
     assert loader.calls == []
 
 
-def test_room_that_cannot_be_given(loader: Loader) -> None:
-    loader.not_ready = "there is no free place"
-    assert loader.load().not_ready == "there is no free place"
-    with pytest.raises(CrashHotplugError, match="there is no free place; the former image was put back"):
-        loader.load(must=True)
+def test_room_that_cannot_be_given(tmp_path: Path) -> None:
+    loader = Loader(FakeKexec(tmp_path, has_free_place=False), tmp_path)
+    assert "has no free place" in (loader.load(hotplug_size=0x20000).not_ready or "")
+    with pytest.raises(CrashHotplugError, match=r"has no free place .*; the previous image was put back"):
+        loader.load(must=True, hotplug_size=0x20000)
     assert loader.calls == ["file", "file", "unload", "put back"]
 
 
-def test_without_a_former_image(loader: Loader) -> None:
+def test_without_a_previous_image(loader: Loader) -> None:
     loader.fake.unload()
     loader.error = errno.ENOMEM
     with pytest.raises(CrashHotplugError, match=r"; no crash image is loaded now$"):
@@ -184,41 +172,49 @@ def test_without_a_former_image(loader: Loader) -> None:
     assert loader.calls == ["file"]
 
 
-def test_a_former_image_that_cannot_be_put_back(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_arguments: object) -> None:
+def test_previous_image_that_cannot_be_put_back(loader: Loader) -> None:
+    def refuse() -> None:
         raise KexecError(errno.EPERM)
 
-    monkeypatch.setattr(former_image, "load_crash_image", refused)
+    loader.fake.before_load = refuse
     loader.error = errno.ENOMEM
-    with pytest.raises(CrashHotplugError, match="the former one could not be put back: kexec_load failed"):
+    with pytest.raises(CrashHotplugError, match="the previous one could not be put back: kexec_load failed"):
         loader.load()
 
 
-def test_all_of_the_former_image_is_kept(loader: Loader) -> None:
-    former = keep_former_image(loader.fake.sysroot)
-    assert former is not None
-    assert {KERNEL, INITRD, PURGATORY} < {s.phys for s in former.segments}
-    assert put_back(former, loader.fake.sysroot) == "the former image is still loaded"
+def test_all_of_the_previous_image_is_kept(loader: Loader) -> None:
+    machine = loader.fake.machine()
+    kept = keep_image(machine, must_be_whole=False)
+    assert kept is not None
+    assert {KERNEL, INITRD, PURGATORY} < {s.phys for s in kept.segments}
+    assert all(loader.fake.read(s.phys, s.memsz) == s.data for s in kept.segments)
+    assert run_patiently(put_back(machine, kept)) == "the previous image is still loaded"
     (loader.fake.root / "proc" / "kcore").unlink()
-    assert keep_former_image(loader.fake.sysroot) is None
+    assert keep_image(machine, must_be_whole=False) is None
 
 
-def test_a_kernel_that_does_not_say_whether_an_image_is_loaded(loader: Loader) -> None:
+def test_broken_image_is_kept_only_where_it_need_not_be_whole(loader: Loader) -> None:
+    loader.fake.flip_bit(KERNEL)
+    assert keep_image(loader.fake.machine(), must_be_whole=True) is None
+    assert keep_image(loader.fake.machine(), must_be_whole=False) is not None
+
+
+def test_kernel_that_does_not_say_whether_an_image_is_loaded(loader: Loader) -> None:
     (loader.fake.root / "sys/kernel/kexec_crash_loaded").unlink()
-    assert put_back(None, loader.fake.sysroot) == "whether a crash image is loaded now cannot be told"
+    said = run_patiently(put_back(loader.fake.machine(), None))
+    assert said == "whether a crash image is loaded now cannot be told"
 
 
-def test_a_kernel_that_refuses_is_a_sentence() -> None:
+def test_unknown_flags_of_kexec_file_load_are_a_sentence() -> None:
     """Flags that no kernel knows are refused before anything is touched, with or without privilege."""
     with pytest.raises(KexecFileLoadError, match="kexec_file_load failed"):
-        kexec_file_load._call(-1, -1, None, 1 << 30)
+        kexec_file_load(-1, -1, None, 1 << 30)
 
 
-def test_unloading_is_roots(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_once, "is_root", lambda: False)
+def test_unload_requires_root(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(CannotTellError, match="run as root"):
-        load_once.unload()
-    monkeypatch.setattr(load_once, "is_root", lambda: True)
-    monkeypatch.setattr(load_once, "forget_record", lambda: None)
-    load_once.unload()
+        unload(loader.fake.machine(), loader.loader_calls, loader.records)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    unload(loader.fake.machine(), loader.loader_calls, loader.records)
     assert loader.calls == ["unload"]

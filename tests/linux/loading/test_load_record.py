@@ -31,7 +31,7 @@ def test_there_and_back(tmp_path: Path) -> None:
 def test_a_file_that_others_may_write_is_not_used(tmp_path: Path, mode: int) -> None:
     save_record(RECORD, str(tmp_path))
     (tmp_path / "loaded.json").chmod(mode)
-    with pytest.raises(InputError, match="may have been written by somebody else"):
+    with pytest.raises(InputError, match="may have been written by another user than root"):
         read_record(str(tmp_path))
 
 

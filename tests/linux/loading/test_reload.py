@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.linux.loading.reload import find_reload_tool, reload_crash_image
+from crash_hotplug.core.update import Outcome, Report
+from crash_hotplug.linux.loading import reload
+from crash_hotplug.linux.loading.live_machine import run_patiently
+from crash_hotplug.linux.loading.reload import (
+    ReloadParts,
+    find_reload_tool,
+    outside_this_unit,
+    reload_outside,
+    update_by_reload,
+)
+from tests.linux.fake_kexec import FakeKexec
 
 
 def tool(directory: Path, name: str, script: str) -> str:
@@ -17,24 +27,82 @@ def tool(directory: Path, name: str, script: str) -> str:
     return str(path)
 
 
+def reload_with(directory: Path) -> Report:
+    parts = ReloadParts(lambda: find_reload_tool(str(directory)), lambda: None, user=lambda: 0)
+    return run_patiently(update_by_reload(FakeKexec(directory).machine(), parts=parts))
+
+
 @pytest.mark.parametrize(("name", "word"), [("kdumpctl", "reload"), ("kdump-config", "try-reload")])
-def test_the_tool_that_is_there_is_run(tmp_path: Path, name: str, word: str) -> None:
+def test_tool_that_is_there_is_run(tmp_path: Path, name: str, word: str) -> None:
     path = tool(tmp_path, name, f'echo "$@" > {tmp_path}/ran')
     assert find_reload_tool(str(tmp_path)) == [path, word]
-    assert reload_crash_image(search=str(tmp_path)) == f"{path} {word}"
+    assert reload_with(tmp_path) == (Outcome.RELOADED, f"{path} {word}")
     assert (tmp_path / "ran").read_text() == f"{word}\n"
 
 
 def test_no_tool(tmp_path: Path) -> None:
     assert find_reload_tool(str(tmp_path)) is None
-    with pytest.raises(CrashHotplugError, match="neither kdumpctl nor kdump-config is installed"):
-        reload_crash_image(search=str(tmp_path))
+    report = reload_with(tmp_path)
+    assert report.outcome is Outcome.FAILED
+    assert "neither kdumpctl nor kdump-config is installed" in report.sentence
 
 
 @pytest.mark.parametrize(
     ("script", "said"), [("echo one; echo two >&2; exit 3", "failed: two"), ("exit 7", "exit code 7")]
 )
-def test_a_tool_that_fails(tmp_path: Path, script: str, said: str) -> None:
+def test_tool_that_fails(tmp_path: Path, script: str, said: str) -> None:
     tool(tmp_path, "kdumpctl", script)
-    with pytest.raises(CrashHotplugError, match=said):
-        reload_crash_image(search=str(tmp_path))
+    report = reload_with(tmp_path)
+    assert report.outcome is Outcome.FAILED
+    assert said in report.sentence
+
+
+@pytest.fixture(autouse=True)
+def no_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+
+
+def program(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_reload_outside_reports_what_the_command_says_with_the_reason() -> None:
+    said = program("""print('{"schema": 1, "outcome": "reloaded", "reason": "kdumpctl reload"}')""")
+    report = reload_outside("no kcore", command=said)
+    assert (report.outcome, report.sentence) == (Outcome.RELOADED, "kdumpctl reload: no kcore")
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("""print('{"outcome": "failed", "reason": "neither is installed"}')""", "no kcore; neither is installed"),
+        ("import sys; sys.exit('a\\nlast words\\n')", "no kcore; the reload failed: last words"),
+        ("print('no JSON'); raise SystemExit(7)", "no kcore; the reload failed: exit code 7"),
+        ("print('[]')", "no kcore; the reload failed: exit code 0"),
+    ],
+)
+def test_reload_outside_that_fails(code: str, sentence: str) -> None:
+    report = reload_outside("no kcore", command=program(code))
+    assert (report.outcome, report.sentence) == (Outcome.FAILED, sentence)
+
+
+def test_a_program_that_is_not_there() -> None:
+    report = reload_outside("no kcore", command=["/does/not/exist"])
+    assert (report.outcome, "did not start" in report.sentence) == (Outcome.FAILED, True)
+
+
+def test_the_service_stays_awake_and_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "_WAKE_SECONDS", 0.05)
+    monkeypatch.setattr(reload, "_SECONDS", 0.3)
+    awake: list[int] = []
+    report = reload_outside("", lambda: awake.append(1), program("import time; time.sleep(1)"))
+    assert "did not end" in report.sentence
+    assert len(awake) >= 2
+
+
+def test_a_reload_leaves_the_sandbox_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name, path: f"/usr/bin/{name}")
+    assert outside_this_unit({}) == []
+    assert outside_this_unit({"INVOCATION_ID": "0123"})[:3] == ["/usr/bin/systemd-run", "--quiet", "--wait"]
+    monkeypatch.setattr("shutil.which", lambda name, path: None)
+    assert outside_this_unit({"INVOCATION_ID": "0123"}) == []

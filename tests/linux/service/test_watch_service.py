@@ -15,20 +15,20 @@ from typing import cast
 import pytest
 
 from crash_hotplug.core.compare import Verdict
-from crash_hotplug.core.update import Outcome
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
 from crash_hotplug.core.service.watch_schedule import Schedule
+from crash_hotplug.core.update import Outcome
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import Drained, Uevent, UeventSocket
-from crash_hotplug.linux.service.watch_look import Looker
+from crash_hotplug.linux.service.watch_look import Reconciler
 from crash_hotplug.linux.service.watch_service import Service
 
 RIGHT = Look(Verdict.ACCURATE, "a panic now would be dumped completely")
-UPDATED = replace(RIGHT, strategy="in-place", outcome=Outcome.UPDATED, deed="9 entries written", kexec_seconds=0.005)
+UPDATED = replace(RIGHT, strategy="in-place", outcome=Outcome.UPDATED, action="9 entries written", kexec_seconds=0.005)
 REFUSED = Look(Verdict.NOT_ACCURATE, "256 MiB is not described", "in-place", Outcome.REFUSED, "lockdown")
 
 
-class FakeLooker:
+class FakeReconciler:
     """Gives looks in order, then the last one again."""
 
     def __init__(self, *looks: Look) -> None:
@@ -81,11 +81,13 @@ def uevents() -> Iterator[FakeUevents]:
 class Running:
     """A service in the main thread, and what a second thread does to it."""
 
-    def __init__(self, looker: FakeLooker, uevents: FakeUevents, notify: str = "", metrics: Path | None = None) -> None:
+    def __init__(
+        self, looker: FakeReconciler, uevents: FakeUevents, notify: str = "", metrics: Path | None = None
+    ) -> None:
         self.said: list[tuple[int, str]] = []
         self.record = WatchRecord("1.0", time.time())
         self.service = Service(
-            cast(Looker, looker),
+            cast(Reconciler, looker),
             cast(UeventSocket, uevents),
             Schedule(time.monotonic(), max_delay=0.05, heartbeat=30),
             self.record,
@@ -114,7 +116,7 @@ class Running:
 
 
 def test_events_are_answered_and_said_with_what_was_done(uevents: FakeUevents) -> None:
-    looker = FakeLooker(RIGHT, RIGHT, RIGHT, UPDATED, RIGHT)
+    looker = FakeReconciler(RIGHT, RIGHT, RIGHT, UPDATED, RIGHT)
     running = Running(looker, uevents)
     looker.looks = [RIGHT, *[RIGHT] * 2, RIGHT]
     burst = [Uevent("add", "memory", f"memory{n}") for n in range(40, 46)]
@@ -133,7 +135,7 @@ def test_events_are_answered_and_said_with_what_was_done(uevents: FakeUevents) -
 
 
 def test_lost_and_forged_events(uevents: FakeUevents) -> None:
-    looker = FakeLooker(RIGHT)
+    looker = FakeReconciler(RIGHT)
     running = Running(looker, uevents)
     said = running.during(lambda: uevents.send(overrun=True), lambda: uevents.send(ignored=3), lambda: None)
     assert sum("lost" in line for line in said) == 1
@@ -143,7 +145,7 @@ def test_lost_and_forged_events(uevents: FakeUevents) -> None:
 
 
 def test_the_same_failure_is_said_once(uevents: FakeUevents) -> None:
-    running = Running(FakeLooker(REFUSED), uevents)
+    running = Running(FakeReconciler(REFUSED), uevents)
     said = running.during(lambda: None, lambda: None)
     assert sum("lockdown" in line for line in said) == 1
     assert sum("not accurate" in line for line in said) == 1
@@ -154,7 +156,7 @@ def test_hangup_reads_everything_anew(uevents: FakeUevents, tmp_path: Path) -> N
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.setblocking(False)
-        looker = FakeLooker(RIGHT)
+        looker = FakeReconciler(RIGHT)
         said = Running(looker, uevents, str(tmp_path / "notify")).during(lambda: os.kill(os.getpid(), signal.SIGHUP))
         heard = []
         while True:
@@ -172,7 +174,7 @@ def test_a_full_disk_is_said_once_and_passes(
 ) -> None:
     path = tmp_path / "missing" / "crash-hotplug.prom"
     event = Uevent("add", "cpu", "cpu3")
-    said = Running(FakeLooker(RIGHT), uevents, metrics=path).during(
+    said = Running(FakeReconciler(RIGHT), uevents, metrics=path).during(
         lambda: uevents.send(event), path.parent.mkdir, lambda: uevents.send(event), lambda: None
     )
     assert sum("cannot be written: No such file or directory; tried again" in line for line in said) == 1
@@ -182,5 +184,5 @@ def test_a_full_disk_is_said_once_and_passes(
 
 def test_signals_are_given_back(uevents: FakeUevents) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    Running(FakeLooker(RIGHT), uevents).during()
+    Running(FakeReconciler(RIGHT), uevents).during()
     assert signal.getsignal(signal.SIGTERM) is before

@@ -88,7 +88,11 @@ def check_files(files: CaptureKernel, room: int, machine: Machine) -> None:
 
 
 def load_capture_kernel(
-    files: CaptureKernel, strategy: Strategy, hotplug_size: int | None = None, calls: LoaderCalls = LoaderCalls()
+    files: CaptureKernel,
+    strategy: Strategy,
+    hotplug_size: int | None = None,
+    calls: LoaderCalls = LoaderCalls(),
+    sysroot: Sysroot | None = None,
 ) -> str:
     """Load a crash image; the one that is loaded is replaced.
 
@@ -98,19 +102,19 @@ def load_capture_kernel(
     :raise CrashHotplugError: it was refused; the previous image may be gone
     """
     if strategy is Strategy.KEXEC_TOOLS:
-        return _through_kexec_tools(files, hotplug_size, "", calls)
+        return _through_kexec_tools(files, hotplug_size, "", calls, sysroot)
     why_not = why_no_file_load(_read_setup_header(files.kernel))
     if why_not is not None:
         sentence = f"kexec_file_load cannot take {files.kernel}: {why_not}"
         if strategy is Strategy.FILE:
             raise InputError(sentence)
-        return _through_kexec_tools(files, hotplug_size, sentence, calls)
+        return _through_kexec_tools(files, hotplug_size, sentence, calls, sysroot)
     try:
         _file_load(files, calls)
     except KexecFileLoadError as error:
         if strategy is Strategy.FILE or error.number not in _ONLY_KEXEC_LOAD:
             raise
-        return _through_kexec_tools(files, hotplug_size, str(error), calls)
+        return _through_kexec_tools(files, hotplug_size, str(error), calls, sysroot)
     return "kexec_file_load"
 
 
@@ -135,7 +139,9 @@ def _file_load(files: CaptureKernel, calls: LoaderCalls) -> None:
         calls.file_load(kernel_fd, initrd_fd, data, flags)
 
 
-def _through_kexec_tools(files: CaptureKernel, hotplug_size: int | None, reason: str, calls: LoaderCalls) -> str:
+def _through_kexec_tools(
+    files: CaptureKernel, hotplug_size: int | None, reason: str, calls: LoaderCalls, sysroot: Sysroot | None
+) -> str:
     """Load with ``kexec -p -c``, which looks at the files before the previous image is dropped."""
     program = calls.find_kexec()
     if program is None:
@@ -143,7 +149,7 @@ def _through_kexec_tools(files: CaptureKernel, hotplug_size: int | None, reason:
     known = calls.run([program, "--help"]).stdout
     options = ["-p", "-c"]
     # kexec-tools 2.0.29 and Linux 6.6: the kernel may then update the header by itself.
-    if "--hotplug " in known and read_kexec_state(Sysroot()).elfcorehdr_size is not None:
+    if "--hotplug " in known and read_kexec_state(sysroot or Sysroot()).elfcorehdr_size is not None:
         options.append("--hotplug")
     if "--hotplug-size" in known and hotplug_size is not None:
         options.append(f"--hotplug-size={hotplug_size}")

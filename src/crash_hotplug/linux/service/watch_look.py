@@ -24,11 +24,18 @@ from crash_hotplug.linux import cpus, iomem
 from crash_hotplug.linux.crash_image import read_identity
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_kexec_state
-from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
+from crash_hotplug.linux.loading.live_machine import PATIENCE_SECONDS, LiveMachine, run_patiently
 from crash_hotplug.linux.loading.reload import can_reload, reload_outside
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
 _FILES = tuple(f"{cpus.DIRECTORY}/{name}" for name in ("possible", "present", "online"))
+
+
+class Reloading(NamedTuple):
+    """How the service reloads; a test passes other functions."""
+
+    can: Callable[[], bool] = can_reload
+    run: Callable[[str, Callable[[], None]], Report] = reload_outside
 
 
 class Loaded(NamedTuple):
@@ -51,15 +58,19 @@ class Reconciler:
         clock: Callable[[], float] = time.monotonic,
         while_waiting: Callable[[], None] = lambda: None,
         say: Say = say_nothing,
+        reloading: Reloading = Reloading(),
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         """Take how to correct a header.
 
         :param strategy: ``in-place``, ``reload``, or ``auto``: in place, and a reload only where that cannot be
         :param while_waiting: called every few seconds during a reload
         :param say: told what takes more than a moment
+        :param patience: seconds that a lock which stays taken is waited for
         """
+        self._patience = patience
         self._live, self._sysroot, self._strategy, self._clock = live, sysroot, strategy, clock
-        self._while_waiting, self._say = while_waiting, say
+        self._while_waiting, self._say, self._reloading = while_waiting, say, reloading
         self._gate = ReloadGate()
         self._last: Look | None = None
         self._seen: tuple[bytes, Loaded] | None = None
@@ -95,7 +106,7 @@ class Reconciler:
         return refused
 
     def _can_reload(self) -> bool:
-        return self._strategy != "in-place" and can_reload()
+        return self._strategy != "in-place" and self._reloading.can()
 
     def forget(self) -> None:
         """Read everything at the next look, and let a reload be tried again."""
@@ -173,14 +184,14 @@ class Reconciler:
         return look
 
     def _reload(self, before: Look, state: bytes, reason: str) -> Look:
-        report = reload_outside(reason, self._while_waiting)
+        report = self._reloading.run(reason, self._while_waiting)
         self._gate.tried(self._clock(), state, report.outcome is Outcome.RELOADED)
         return self._after(before, "reload", report)
 
     def _update_in_place(self) -> Report:
         self._live.kexec_seconds = 0.0
         try:
-            return run_patiently(update(self._live, Wants(), self._say))
+            return run_patiently(update(self._live, Wants(), self._say), self._patience)
         except CrashHotplugError as error:
             return Report(Outcome.FAILED, str(error))
 

@@ -7,11 +7,9 @@ import struct
 
 import pytest
 
-from crash_hotplug.core.plan import MAX_ROOM
-from crash_hotplug.core.boot_params import check_bzimage, why_no_file_load
-from crash_hotplug.core.capture_kernel import check_room, needed_at_least
+from crash_hotplug.core.boot_params import check_bzimage, init_size, why_no_file_load
 from crash_hotplug.core.errors import InputError, NoRoomError
-from crash_hotplug.core.plan import control_pages_bound
+from crash_hotplug.core.plan import MAX_ROOM, check_capture_kernel_fits, control_pages_bound
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.trees import tree
@@ -42,6 +40,7 @@ def bzimage_head(**changed: int) -> bytes:
 def test_a_whole_kernel() -> None:
     check_bzimage(bzimage_head(), 0x5000, "vmlinuz")
     assert why_no_file_load(bzimage_head()) is None
+    assert init_size(bzimage_head()) == INIT_SIZE
 
 
 @pytest.mark.parametrize(
@@ -76,20 +75,19 @@ def test_what_kexec_file_load_would_refuse(changed: dict[str, int], words: str) 
 
 
 def test_room_that_can_be() -> None:
-    check_room(bzimage_head(), 4 << 20, ROOM, MACHINE)
-    check_room(bzimage_head(), 4 << 20, MAX_ROOM, MACHINE)
+    check_capture_kernel_fits(INIT_SIZE, 4 << 20, ROOM, MACHINE)
+    check_capture_kernel_fits(INIT_SIZE, 4 << 20, MAX_ROOM, MACHINE)
 
 
 def test_room_that_is_too_small_or_too_large_for_any_header() -> None:
     for room, words in ((0x100, "is too small: the elfcorehdr needs 4096"), (MAX_ROOM + 1, "more than an elfcorehdr")):
         with pytest.raises(InputError, match=words):
-            check_room(bzimage_head(), 0, room, MACHINE)
+            check_capture_kernel_fits(INIT_SIZE, 0, room, MACHINE)
 
 
 def test_what_cannot_fit_is_refused_at_the_last_byte() -> None:
     reserved = max(r.size for r in MACHINE.crashkernel)
     fits = reserved - INIT_SIZE - ROOM - control_pages_bound(MACHINE.ram)
-    assert needed_at_least(bzimage_head(), fits, ROOM, MACHINE) == reserved
-    check_room(bzimage_head(), fits, ROOM, MACHINE)
+    check_capture_kernel_fits(INIT_SIZE, fits, ROOM, MACHINE)
     with pytest.raises(NoRoomError, match=r"the reserved region \(192 MiB\) is too small: .* nothing was changed"):
-        check_room(bzimage_head(), fits + 1, ROOM, MACHINE)
+        check_capture_kernel_fits(INIT_SIZE, fits + 1, ROOM, MACHINE)

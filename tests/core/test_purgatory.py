@@ -1,0 +1,86 @@
+"""Purgatory's digest and the backup region, on an invented image."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.image import Kimage, Segment
+from crash_hotplug.core.purgatory import (
+    digest_covers,
+    digest_regions,
+    find_backup_region,
+    find_digest_table,
+    without_elfcorehdr,
+)
+from crash_hotplug.core.ranges import Range, RangeList
+
+MEMORY = {
+    0x1000: b"kernel".ljust(PAGE, b"\0"),
+    0x3000: b"header".ljust(PAGE, b"\0"),
+    0x5000: b"zero".ljust(PAGE, b"\0"),
+}
+SMALL = Kimage(0x8000, (*(Segment(at, PAGE, PAGE) for at in MEMORY), Segment(0x8000, 0x2000, 0x2000)))
+SMALL_RESERVED = RangeList([(0x1000, 0x20000)])
+
+
+def read(phys: int, length: int) -> bytes:
+    return MEMORY[phys][:length]
+
+
+def purgatory(at: int = 0x400, places: tuple[int, ...] = tuple(MEMORY)) -> bytes:
+    data = bytearray(b"\x90" * 0x300).ljust(0x2000, b"\0")
+    data[at : at + 256] = b"".join(struct.pack("<QQ", place, PAGE) for place in places).ljust(256, b"\0")
+    data[0x600:0x620] = hashlib.sha256(b"".join(MEMORY[place] for place in places)).digest()
+    return bytes(data)
+
+
+def test_the_header_leaves_the_digest_and_the_rest_stays_in_it() -> None:
+    table = find_digest_table(purgatory(), SMALL, read)
+    changed = without_elfcorehdr(purgatory(), table, 0x3000, read)
+    assert changed[0x600:0x620] == hashlib.sha256(MEMORY[0x1000] + MEMORY[0x5000]).digest()
+    regions = digest_regions(changed, SMALL, SMALL_RESERVED)
+    assert regions is not None
+    assert [digest_covers(regions, at) for at in MEMORY] == [True, False, True]
+    again = find_digest_table(changed, SMALL, read)
+    assert without_elfcorehdr(changed, again, 0x3000, read) == changed
+
+
+def test_a_digest_that_does_not_fit_is_no_table() -> None:
+    broken = bytearray(purgatory())
+    broken[0x600] ^= 1
+    with pytest.raises(CannotTellError, match="was not found"):
+        find_digest_table(bytes(broken), SMALL, read)
+
+
+@pytest.mark.parametrize("data", [b"", bytes(0x2000), purgatory(places=(0x1000,))])
+def test_without_a_table_the_image_is_not_known(data: bytes) -> None:
+    assert digest_regions(data, SMALL, SMALL_RESERVED) is None
+
+
+def test_the_table_names_what_an_update_did_not_list() -> None:
+    after = Kimage(0x8000, (Segment(0x3000, PAGE, PAGE), Segment(0x8000, 0x2000, 0x2000)))
+    regions = digest_regions(purgatory(), after, SMALL_RESERVED)
+    assert [s.phys for s in regions or ()] == [0x1000, 0x3000, 0x5000]
+
+
+def test_the_backup_region_is_told_by_purgatorys_variables() -> None:
+    data = bytearray(purgatory())
+    regions = (Segment(0x5000, PAGE, PAGE),)
+    source = Range(0x100, 0x100 + PAGE - 16)
+    assert find_backup_region(bytes(data), regions, source) is None
+    data[0x700:0x718] = struct.pack("<QQQ", 0x5000, source.start, source.size)
+    assert find_backup_region(bytes(data), regions, source) == 0x5000
+    assert find_backup_region(bytes(data), regions, Range(0, 5 * PAGE)) is None
+
+
+@given(st.binary(max_size=2048))
+def test_any_bytes(data: bytes) -> None:
+    digest_regions(data, SMALL, SMALL_RESERVED)
+    find_backup_region(data, SMALL.segments, Range(0, 100))
