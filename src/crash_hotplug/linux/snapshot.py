@@ -22,6 +22,7 @@ from crash_hotplug.linux import (
     memory_blocks,
     possible_cpus,
 )
+from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
 from crash_hotplug.linux.doctor.doctor_snapshot import doctor_files
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
@@ -137,8 +138,7 @@ def write_directory(snapshot: Snapshot, directory: str) -> None:
         for path, data in snapshot.files.items():
             target = os.path.join(directory, path.lstrip("/"))
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            with open(target, "wb") as file:
-                file.write(data)
+            write_atomically(target, data, 0o644)
     except OSError as error:
         raise InputError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
 
