@@ -21,8 +21,8 @@ def write_atomically(
 ) -> None:
     """Write a temporary file beside *path* and rename it to *path*.
 
-    Only a regular file is replaced, and a symbolic link is neither followed nor replaced.  The new file has the extended
-    attributes of the file that it replaces; the SELinux label is one of them.  Two writers at once do not disturb each
+    Only a regular file is replaced; a symbolic link is neither followed nor replaced.  The new file has the extended
+    attributes of the file that it replaces, among them the SELinux label.  Two writers at once do not disturb each
     other: the last rename wins.
 
     :param mode: permission bits of the new file, whatever the umask
