@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,10 +37,8 @@ from crash_hotplug.linux.doctor.rooted_files import (
 )
 from crash_hotplug.linux.doctor.rooted_path import read_config
 from crash_hotplug.linux.doctor.udev_files import ADMIN, TEMPLATES, RulesFile
-from crash_hotplug.linux.failed_program import why_failed
+from crash_hotplug.linux.programs import SEARCH, run_tool, why_failed
 from crash_hotplug.linux.sysroot import Sysroot
-
-_SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
@@ -264,14 +261,11 @@ def _alone(root: str) -> Iterator[None]:
 
 def tell_udev() -> str | None:
     """Have systemd-udevd read its rules again; returns a sentence where that could not be done."""
-    udevadm = shutil.which("udevadm", path=_SEARCH)
+    udevadm = shutil.which("udevadm", path=SEARCH)
     if udevadm is None:
         return "udevadm is not installed: udev has to be restarted to read its rules again"
     try:
-        command = [udevadm, "control", "--reload"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"udevadm control --reload did not finish: {error}"
-    if done.returncode:
-        return f"udevadm control --reload failed: {why_failed(done)}"
-    return None
+        done = run_tool([udevadm, "control", "--reload"], seconds=30)
+    except CrashHotplugError as error:
+        return str(error)
+    return f"udevadm control --reload failed: {why_failed(done)}" if done.returncode else None
