@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.linux.doctor.rooted_files import exists, names, read_config, resolve
+from crash_hotplug.linux.doctor.rooted_files import exists, read_config, resolve
 from crash_hotplug.linux.sysroot import Sysroot
 
 
@@ -25,7 +25,7 @@ def test_merged_usr_is_found_through_any_link(root: Path, link: str) -> None:
     sysroot = Sysroot(str(root))
     assert resolve(sysroot, "/lib/udev/file") == "/usr/lib/udev/file"
     assert read_config(sysroot, "/lib/udev/file") == "inside"
-    assert names(sysroot, "/lib/udev") == ["file"]
+    assert sysroot.names(resolve(sysroot, "/lib/udev")) == ["file"]
 
 
 def test_link_out_of_the_tree_leads_back_into_it(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.linux.doctor.rooted_files import exists, names, read_config, resolve
+from crash_hotplug.linux.doctor.rooted_files import exists, read_config, resolve
 from crash_hotplug.linux.sysroot import Sysroot
 
 _BASES = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
@@ -127,7 +127,7 @@ def is_active(sysroot: Sysroot, name: str) -> bool | None:
 
 def _enabled_by(sysroot: Sysroot, name: str) -> str | None:
     for directory in UNIT_DIRECTORIES:
-        for wants in names(sysroot, directory):
+        for wants in sysroot.names(resolve(sysroot, directory)):
             if wants.endswith((".wants", ".requires")) and exists(sysroot, f"{directory}/{wants}/{name}"):
                 return f"{directory}/{wants}/{name}"
     return None

@@ -87,11 +87,6 @@ def exists(sysroot: Sysroot, path: str) -> bool:
     return os.path.lexists(f"{sysroot.directory or ''}{resolve(sysroot, parent)}/{name}")
 
 
-def names(sysroot: Sysroot, directory: str) -> list[str]:
-    """Return the names in a directory, sorted; none where it does not exist or may not be read."""
-    return sysroot.names(resolve(sysroot, directory))
-
-
 @dataclass(frozen=True)
 class FileState:
     """A regular file: its content, permissions and owner."""
