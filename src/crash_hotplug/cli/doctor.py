@@ -23,7 +23,7 @@ from crash_hotplug.linux.sysroot import Sysroot
 DESCRIPTION = """\
 Reports what will handle the next hot-plug of CPUs or memory (the kernel, a udev rule or crash-hotplug's
 service) and whether it will succeed.  Then lists the facts, each with the file that it was read from.
-The exit status is 0 if any hot-plug will be handled, and 4 if one of them will not.
+The exit status is 0 if every kind of hot-plug will be handled, and 4 if one will not.
 
 --fix leaves the work to the service.  In /etc/udev/rules.d it writes copies of the distribution's rules
 files without their reloads, which hide the originals.  In the settings of kdump-tools or kdumpctl it adds
