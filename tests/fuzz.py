@@ -17,10 +17,8 @@ from dataclasses import dataclass
 
 from crash_hotplug.core.assessment import assess
 from crash_hotplug.core.compare import Comparison, compare_header
-from crash_hotplug.core.doctor.rules_without_reload import without_reload
-from crash_hotplug.core.doctor.shell_settings import append_assignment, read_setting
-from crash_hotplug.core.doctor.udev_rules import Surroundings, UEvent, parse_rules, reloads
-from crash_hotplug.core.doctor.unit_file import sandbox_of
+from crash_hotplug.core.doctor.settings_files import append_assignment, read_setting, sandbox_of
+from crash_hotplug.core.doctor.udev_rules import RuleContext, UEvent, find_reloads, parse_rules, without_reload
 from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
@@ -189,12 +187,12 @@ class Targets:
         """Mutated rules, settings and units: what `doctor` makes of them."""
         paths = sorted(path for path in FAMILIES.rglob("*") if path.is_file() and path.suffix != ".md")
         text = mutate(randomness.choice(paths).read_bytes(), randomness).decode("utf-8", "surrogateescape")
-        around = Surroundings({"cpu": False, "memory": True}, lambda _path: "1\n")
+        context = RuleContext({"cpu": False, "memory": True}, lambda _path: "1\n")
         event = UEvent(randomness.choice(["cpu", "memory"]), randomness.choice(["add", "online", "offline", "remove"]))
         changed = without_reload(text, ["a heading"])
-        if reloads(parse_rules(changed), event, Surroundings({}, lambda _path: "1\n")):
+        if find_reloads(parse_rules(changed), event, RuleContext({}, lambda _path: "1\n")):
             raise AssertionError(f"a reload is left: {changed!r}")
-        reloads(parse_rules(text), event, around)
+        find_reloads(parse_rules(text), event, context)
         sandbox_of([text])
         for name in ("KDUMP_CMDLINE_APPEND", "KEXEC_ARGS", "KDUMP_COMMANDLINE_APPEND"):
             setting = read_setting(text, name)

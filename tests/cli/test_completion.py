@@ -1,4 +1,4 @@
-"""Completion in real shells: each one runs on a terminal, a person types TAB, and what was completed is run."""
+"""Completion in real shells on a terminal: TAB is typed, and the completed command line is run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from crash_hotplug.cli import completion
 from crash_hotplug.cli.command_tree import Value, read_commands
 
-# The command is a function here that says which words it was given, between brackets.
+# A function replaces the command: it prints the words that it was given, between brackets.
 SAY = "crash-hotplug() { printf 'ran:'; printf '[%s]' \"$@\"; echo; }"
 SHELLS = {
     "bash": (
@@ -39,6 +39,7 @@ NOT_COMPLETED = {
     "an option of another command": ("status --strat\t", "[status][--strat]"),
     "a file where a directory belongs": ("status --sysroot vmc\t", "[status][--sysroot][vmc]"),
     "a command after a command": ("status upd\t", "[status][upd]"),
+    "an option of an unknown command": ("nonsense --js\t", "[nonsense][--js]"),
 }
 needs_fish = pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
 
@@ -58,7 +59,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def type_into(shell: str, scripts: Path, place: Path, typed: str) -> str:
-    """Type one command line into the shell; return everything that it showed."""
+    """Type one command line into the shell; return its output."""
     command, setup = SHELLS[shell]
     keys = f"{setup.replace('DIR', str(scripts))}\n"
     child, terminal = pty.fork()
@@ -67,7 +68,7 @@ def type_into(shell: str, scripts: Path, place: Path, typed: str) -> str:
         os.execvpe(command[0], command, {**os.environ, "HOME": str(place), "TERM": "dumb", "PS1": "$ "})
     shown = b""
     try:
-        # Each line is sent when the one before it was run: a shell that still starts would throw keys away.
+        # Each line is sent after the one before has run: a shell discards keys while it starts.
         for number, line in enumerate((keys, f"crash-hotplug {typed}\n")):
             os.write(terminal, line.encode() + f"echo at:$(({number} + 10))\n".encode())
             shown += _read_until(terminal, f"at:{number + 10}".encode())
@@ -88,11 +89,13 @@ def _read_until(terminal: int, end: bytes) -> bytes:
 
 @pytest.mark.parametrize("typed", [*TYPED, *NOT_COMPLETED])
 @pytest.mark.parametrize("shell", SHELLS)
-def test_tab_on_a_terminal(shell: str, typed: str, scripts: Path, place: Path) -> None:
+def test_tab_completes_on_a_terminal(shell: str, typed: str, scripts: Path, place: Path) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     keys, words = {**TYPED, **NOT_COMPLETED}[typed]
-    assert f"ran:{words}" in type_into(shell, scripts, place, keys)
+    shown = type_into(shell, scripts, place, keys)
+    assert f"ran:{words}" in shown
+    assert "not found" not in shown
 
 
 @pytest.mark.parametrize(
@@ -111,18 +114,17 @@ def test_tab_on_a_terminal(shell: str, typed: str, scripts: Path, place: Path) -
     ],
 )
 @needs_fish
-def test_what_fish_offers(line: str, candidates: list[str], scripts: Path, place: Path) -> None:
+def test_fish_offers_the_candidates(line: str, candidates: list[str], scripts: Path, place: Path) -> None:
     command = f"source {scripts}/crash-hotplug.fish; complete -C '{line}'"
     shown = subprocess.run(["fish", "-N", "-c", command], cwd=place, capture_output=True, text=True, check=True)
     assert [offered.split("\t")[0] for offered in shown.stdout.splitlines()] == candidates
     assert shown.stderr == ""
 
 
-def test_every_command_and_option_is_in_every_script() -> None:
-    program = read_commands()
-    for script in (completion.bash(program), completion.zsh(program)):
-        for command in program.walk():
+def test_scripts_have_every_option_of_every_command() -> None:
+    commands = read_commands()
+    for script in (completion.bash(*commands), completion.zsh(*commands)):
+        for command in commands:
             assert all(name in script for option in command.options for name in option.names)
-    assert {value for command in program.walk() for argument in command.arguments for value in [argument.value]} == set(
-        Value
-    )
+    arguments = [argument for command in commands for argument in (*command.options, *command.positionals)]
+    assert {argument.value for argument in arguments} == {*Value}

@@ -1,4 +1,4 @@
-"""`doctor`, as a person sees it: every family, kernels with and without crash_hotplug."""
+"""`doctor` on the command line: every family, kernels with and without crash_hotplug."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.linux.doctor.doctor_fix import tell_udev
+from crash_hotplug.linux.doctor.fix import tell_udev
 from tests.cli.running import run
 from tests.family_trees import AWARE, NAMES, SERVICE, UNAWARE, build, install_service, photograph
 
 DEBIAN_RULES = "/lib/udev/rules.d/50-kdump-tools.rules"
 FAILS = f"udev's reload ({DEBIAN_RULES}) fails silently: systemd-udevd's sandbox does not let it load an image"
-KERNEL_LEAVES = "stays in the header: the kernel's own handler leaves it there, and nothing repairs that"
+KERNEL_LEAVES = "the kernel leaves it in the header, and nothing else removes it"
 RED_HAT_WORKS = (
-    "udev reloads the whole image (/usr/lib/udev/rules.d/98-kexec.rules): no image for about a second each time"
+    "udev reloads the whole image (/usr/lib/udev/rules.d/98-kexec.rules): no image is loaded for about a second each "
+    "time"
 )
-NOBODY = "nothing reacts: neither the kernel, nor a udev rule, nor crash-hotplug.service"
+NOTHING = "nothing updates the header: neither the kernel, nor a udev rule, nor crash-hotplug.service"
 
 
 @pytest.mark.parametrize(
@@ -29,11 +30,11 @@ NOBODY = "nothing reacts: neither the kernel, nor a udev rule, nor crash-hotplug
         ("debian", AWARE, 4, f"NOT HANDLED: removed memory: {KERNEL_LEAVES}"),
         ("redhat", UNAWARE, 0, f"HANDLED: CPUs and memory: {RED_HAT_WORKS}"),
         ("redhat", AWARE, 4, f"NOT HANDLED: removed memory: {KERNEL_LEAVES}"),
-        ("opensuse", UNAWARE, 4, f"NOT HANDLED: CPUs: {NOBODY}"),
+        ("opensuse", UNAWARE, 4, f"NOT HANDLED: CPUs: {NOTHING}"),
         ("opensuse", AWARE, 4, f"NOT HANDLED: removed memory: {KERNEL_LEAVES}"),
     ],
 )
-def test_the_first_line_tells_what_will_happen_and_why(
+def test_first_line_has_the_verdict_and_the_reason(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str, kernel: str, code: int, line: str
 ) -> None:
     ran = run(capsys, "doctor", "--sysroot", build(tmp_path / "tree", family, kernel))
@@ -42,7 +43,7 @@ def test_the_first_line_tells_what_will_happen_and_why(
 
 @pytest.mark.parametrize("family", NAMES)
 @pytest.mark.parametrize("kernel", [UNAWARE, AWARE])
-def test_with_the_service_and_fix_it_is_handled(
+def test_hotplug_is_handled_with_the_service_after_fix(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str, kernel: str
 ) -> None:
     tree = install_service(build(tmp_path / "tree", family, kernel), active=True)
@@ -54,7 +55,7 @@ def test_with_the_service_and_fix_it_is_handled(
     assert "as well" not in ran.out
 
 
-def test_the_service_beside_a_live_rule_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_live_rule_beside_the_service_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tree = install_service(build(tmp_path / "tree", "redhat"), active=True)
     out = run(capsys, "doctor", "--sysroot", tree).out
     assert "but udev reloads the whole image as well" in out.splitlines()[0]
@@ -81,7 +82,7 @@ def test_each_fact_names_its_file(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert all(fact["source"] and fact["sentence"] and fact["topic"] for fact in report["facts"])
 
 
-def test_no_image_is_3_and_no_rules_are_5(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_exit_code_is_3_without_an_image_and_5_if_unknown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tree = build(tmp_path / "tree", "debian")
     (tree / "sys/kernel/kexec_crash_loaded").write_text("0\n")
     ran = run(capsys, "doctor", "--sysroot", tree)
@@ -90,21 +91,19 @@ def test_no_image_is_3_and_no_rules_are_5(capsys: pytest.CaptureFixture[str], tm
     assert run(capsys, "doctor", "--sysroot", tree).code == 5
 
 
-def test_lockdown_and_sysctls(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_lockdown_and_sysctls_decide_what_can_update(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tree = install_service(build(tmp_path / "tree", "redhat"), active=True)
     (tree / "sys/kernel/security").mkdir(parents=True)
     (tree / "sys/kernel/security/lockdown").write_text("none [integrity] confidentiality\n")
     ran = run(capsys, "doctor", "--sysroot", tree)
-    assert (
-        "has the image reloaded (kdumpctl reload): lockdown (integrity) forbids kexec_load" in ran.out.splitlines()[0]
-    )
+    assert "reloads the image (kdumpctl reload): lockdown (integrity) forbids kexec_load" in ran.out.splitlines()[0]
     (tree / "proc/sys/kernel/kexec_load_disabled").write_text("1\n")
     ran = run(capsys, "doctor", "--sysroot", tree)
     assert ran.code == 4
     assert "kernel.kexec_load_disabled forbids loading until the next boot" in ran.out.splitlines()[0]
 
 
-def test_a_kernel_without_kexec_load(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_kernel_without_kexec_load_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tree = install_service(build(tmp_path / "tree", "redhat"), active=True)
     release = (tree / "proc/sys/kernel/osrelease").read_text().strip()
     (tree / "boot").mkdir()
@@ -130,16 +129,16 @@ def test_dry_run_shows_a_diff_and_changes_nothing(capsys: pytest.CaptureFixture[
     assert photograph(tree) == changed
 
 
-def test_fix_and_undo_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_json_of_fix_and_undo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tree = install_service(build(tmp_path / "tree", "debian"))
     report = run(capsys, "doctor", "--sysroot", tree, "--fix", "--json").json
     assert (report["action"], len(report["changed"]), report["left_alone"]) == ("fix", 2, [])
     assert report["to_do"] == [f"systemctl enable --now {SERVICE}"]
     assert len(run(capsys, "doctor", "--sysroot", tree, "--undo", "--json").json["changed"]) == 2
-    assert run(capsys, "doctor", "--sysroot", tree, "--undo").out == "nothing to take back\n"
+    assert run(capsys, "doctor", "--sysroot", tree, "--undo").out == "nothing to restore\n"
 
 
-def test_without_the_service_fix_switches_nothing_off(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_fix_without_the_service_changes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tree = build(tmp_path / "tree", "debian")
     before = photograph(tree)
     ran = run(capsys, "doctor", "--sysroot", tree, "--fix")
@@ -147,7 +146,7 @@ def test_without_the_service_fix_switches_nothing_off(capsys: pytest.CaptureFixt
     assert photograph(tree) == before
 
 
-def test_settings_that_only_the_shell_knows_are_left_alone_and_said_so(
+def test_settings_that_only_a_shell_can_expand_are_left_alone_and_reported(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     tree = install_service(build(tmp_path / "tree", "debian"))
@@ -161,13 +160,13 @@ def test_settings_that_only_the_shell_knows_are_left_alone_and_said_so(
     assert (tree / "etc/udev/rules.d/50-kdump-tools.rules").exists()
 
 
-def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "doctor", "--dry-run").code == 2
     assert run(capsys, "doctor", "--fix", "--undo").code == 2
 
 
 @pytest.mark.parametrize("action", ["--fix", "--undo"])
-def test_without_root_nothing_is_changed(
+def test_fix_and_undo_without_root_change_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -176,18 +175,16 @@ def test_without_root_nothing_is_changed(
     assert ran.err == f"crash-hotplug doctor: {action} changes files in /etc: run as root; nothing was changed\n"
 
 
-def test_on_another_architecture_nothing_is_changed(
+def test_fix_on_another_architecture_changes_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crash_hotplug.cli.doctor_fix.machine_name", lambda: "ppc64le")
+    monkeypatch.setattr("crash_hotplug.cli.doctor.machine_name", lambda: "ppc64le")
     ran = run(capsys, "doctor", "--fix", "--dry-run")
     assert (ran.code, "this machine is ppc64le" in ran.err) == (1, True)
 
 
 @pytest.mark.parametrize("name", ["udevadm", None])
-def test_udev_is_told_on_a_live_machine_or_it_is_said_that_it_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, name: str | None
-) -> None:
+def test_tell_udev_reports_a_failed_or_missing_udevadm(monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
     ran: list[list[str]] = []
 
     def record(command: list[str], **_named: object) -> subprocess.CompletedProcess[str]:
@@ -198,13 +195,13 @@ def test_udev_is_told_on_a_live_machine_or_it_is_said_that_it_is_not_there(
     monkeypatch.setattr(subprocess, "run", record)
     said = tell_udev()
     if name is None:
-        assert (ran, said) == ([], "udevadm is not installed: udev has to be restarted to read its rules again")
+        assert (ran, said) == ([], "udevadm is not installed: restart udev so that it reads its rules again")
     else:
         assert (ran, said) == ([["udevadm", "control", "--reload"]], "udevadm control --reload failed: no udevd")
 
 
 @pytest.mark.parametrize("what", ["pipe", "huge", "circle", "binary", "directory"])
-def test_hostile_trees_end_in_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path, what: str) -> None:
+def test_hostile_tree_ends_in_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path, what: str) -> None:
     tree = build(tmp_path / "tree", "redhat")
     path = tree / "usr/lib/udev/rules.d/98-kexec.rules"
     path.unlink()

@@ -14,17 +14,17 @@ from crash_hotplug.cli.main import CRASH_HOTPLUG
 
 
 @pytest.mark.parametrize("command", CRASH_HOTPLUG.commands)
-def test_a_page_has_every_option_and_the_exit_status(command: str) -> None:
+def test_page_of_a_command_has_every_option_and_the_exit_status(command: str) -> None:
     page = man_page.pages()[f"crash-hotplug-{command}.8"]
     for part in (".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS", "\\-\\-json", ".SH EXAMPLES", ".SH EXIT STATUS"):
         assert part in page
-    program = next(child for child in read_commands().commands if child.path == (command,))
-    options = [name for below in program.walk() for option in below.options for name in option.names]
+    found = next(found for found in read_commands() if found.name == command)
+    options = [name for option in found.options for name in option.names]
     assert "--help" in options
     assert [name for name in options if name.replace("-", "\\-") not in page] == []
 
 
-def test_the_main_page_names_every_command_and_exit_code() -> None:
+def test_main_page_names_every_command_and_exit_code() -> None:
     page = man_page.pages()["crash-hotplug.8"]
     assert all(f".BR crash\\-hotplug\\-{command} (8)" in page for command in CRASH_HOTPLUG.commands)
     assert all(f".B {code}\n{meaning}" in page for code, meaning in exit_codes.MEANINGS.items())
@@ -33,7 +33,7 @@ def test_the_main_page_names_every_command_and_exit_code() -> None:
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
-def test_groff_has_no_complaint(tmp_path: Path) -> None:
+def test_groff_reports_nothing(tmp_path: Path) -> None:
     man_page.main(str(tmp_path))
     (tmp_path / "control").write_text(".TH CONTROL 8\n.SH NAME\ncontrol \\- a macro that there is not\n.XY\n")
     complaints = {path.name: groff(path) for path in tmp_path.iterdir()}

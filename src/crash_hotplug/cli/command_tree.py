@@ -1,18 +1,17 @@
-"""What the parsers hold, as records: man pages and shell completions are written from these."""
+"""The commands and their arguments as records, read from the parsers, for man pages and shell completions."""
 
 from __future__ import annotations
 
 import argparse
 import enum
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from crash_hotplug.cli.main import CRASH_HOTPLUG, build_parser
 
 
 class Value(enum.Enum):
-    """What kind of word an argument takes."""
+    """The kind of value that an argument takes."""
 
     NOTHING = "nothing"
     WORD = "word"
@@ -20,7 +19,7 @@ class Value(enum.Enum):
     DIRECTORY = "directory"
 
 
-_FILES = {"FILE", "VMCORE", "KERNEL", "SCENARIO"}
+_FILES = {"FILE", "VMCORE", "KERNEL"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Argument:
     help: str
     value: Value
     words: tuple[str, ...]
-    """The words that a person may type here, as far as they are known."""
+    """The values that are known, such as the choices."""
     is_list: bool
     """Whether it may be given more than once."""
 
@@ -44,65 +43,56 @@ class Argument:
 
 @dataclass(frozen=True)
 class Command:
-    """One command, with the commands below it."""
+    """One command, or the program itself."""
 
-    path: tuple[str, ...]
-    """The words that lead to it; none for the program itself."""
+    name: str
+    """The word that a person types; empty for the program itself."""
     summary: str
     parser: argparse.ArgumentParser
-    arguments: tuple[Argument, ...]
-    commands: tuple[Command, ...]
-
-    @property
-    def options(self) -> tuple[Argument, ...]:
-        """The arguments that begin with a dash."""
-        return tuple(argument for argument in self.arguments if argument.names)
-
-    @property
-    def positionals(self) -> tuple[Argument, ...]:
-        """The arguments that do not."""
-        return tuple(argument for argument in self.arguments if not argument.names)
-
-    def walk(self) -> Iterator[Command]:
-        """Yield this command and every one below it, parents first."""
-        yield self
-        for command in self.commands:
-            yield from command.walk()
+    options: tuple[Argument, ...]
+    """The arguments that begin with a dash."""
+    positionals: tuple[Argument, ...]
+    """All other arguments."""
 
 
-def read_commands() -> Command:
-    """Read the whole command line as it is now."""
-    return _command((), "", build_parser(CRASH_HOTPLUG))
-
-
-def _command(path: tuple[str, ...], summary: str, parser: argparse.ArgumentParser) -> Command:
-    arguments = []
-    commands = []
+def read_commands() -> list[Command]:
+    """Read the parsers: the program itself comes first, then every command."""
+    parser = build_parser(CRASH_HOTPLUG)
+    found = [_command("", "", parser)]
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             summaries = {chosen.dest: chosen.help or "" for chosen in action._choices_actions}
-            for name, child in action.choices.items():
-                commands.append(_command((*path, name), summaries.get(name, ""), child))
-        elif action.help != argparse.SUPPRESS:
-            arguments.append(_argument(action, parser.prog))
-    return Command(path, summary, parser, tuple(arguments), tuple(commands))
+            found += [_command(name, summaries[name], child) for name, child in action.choices.items()]
+    return found
+
+
+def _command(name: str, summary: str, parser: argparse.ArgumentParser) -> Command:
+    arguments = [
+        _argument(action, parser.prog)
+        for action in parser._actions
+        if not isinstance(action, argparse._SubParsersAction) and action.help != argparse.SUPPRESS
+    ]
+    options = tuple(argument for argument in arguments if argument.names)
+    return Command(name, summary, parser, options, tuple(argument for argument in arguments if not argument.names))
 
 
 def _argument(action: argparse.Action, prog: str) -> Argument:
     help_text = (action.help or "").replace("%(prog)s", prog).replace("%%", "%")
-    repeated = isinstance(action, argparse._AppendAction) or action.nargs in ("*", "+")
+    metavar, value, words = _value(action)
+    is_list = isinstance(action, argparse._AppendAction) or action.nargs in ("*", "+")
+    return Argument(tuple(action.option_strings), metavar, help_text, value, words, is_list)
+
+
+def _value(action: argparse.Action) -> tuple[str, Value, tuple[str, ...]]:
+    """Return how the value is shown, its kind, and the words that are known for it."""
     if action.nargs == 0:
-        return Argument(tuple(action.option_strings), "", help_text, Value.NOTHING, (), repeated)
+        return "", Value.NOTHING, ()
     if action.choices is not None:
         words = tuple(map(str, action.choices))
-        metavar = str(action.metavar or "{" + ",".join(words) + "}")
-        return Argument(tuple(action.option_strings), metavar, help_text, Value.WORD, words, repeated)
+        return str(action.metavar or "{" + ",".join(words) + "}"), Value.WORD, words
     metavar = str(action.metavar or action.dest.upper())
-    alternatives = metavar.split("|")  # what is in capitals stands for something, the rest is typed as it is
+    alternatives = metavar.split("|")  # a word in capitals stands for a value; any other is typed as it is
     words = tuple(word for word in alternatives if re.fullmatch(r"[a-z][a-z0-9-]*", word))
-    value = Value.WORD
     if any(word.split(".")[0] in _FILES for word in alternatives):
-        value = Value.FILE
-    elif "DIR" in alternatives:
-        value = Value.DIRECTORY
-    return Argument(tuple(action.option_strings), metavar, help_text, value, words, repeated)
+        return metavar, Value.FILE, words
+    return metavar, Value.DIRECTORY if "DIR" in alternatives else Value.WORD, words

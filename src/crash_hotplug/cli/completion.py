@@ -1,10 +1,10 @@
-"""Completion for bash, zsh and fish, out of the parsers: ``python3 -m crash_hotplug.cli.completion DIRECTORY``."""
+"""Completion for bash, zsh and fish, from the parsers: ``python3 -m crash_hotplug.cli.completion DIRECTORY``."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from crash_hotplug.cli.command_tree import Argument, Command, Value, read_commands
 
@@ -12,15 +12,15 @@ _BASH = r"""# bash completion for crash-hotplug
 _crash_hotplug() {
     local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local command= options= words= positional= i
-    # "=" is a word of its own here: --option=value is three words.
+    # readline splits --option=value into three words.
     if [[ $word == "=" ]]; then
         word=
     elif [[ $previous == "=" ]]; then
         previous=${COMP_WORDS[COMP_CWORD-2]}
     fi
     for ((i = 1; i < COMP_CWORD; i++)); do
-        case "$command ${COMP_WORDS[i]}" in
-%(commands)s
+        case ${COMP_WORDS[i]} in
+            %(commands)s) command=${COMP_WORDS[i]}; break;;
         esac
     done
     COMPREPLY=()
@@ -40,29 +40,26 @@ _crash_hotplug() {
 }
 complete -F _crash_hotplug crash-hotplug
 """
-# What readline completes by itself where a function offers nothing.
+# Options of readline's own completion, which runs where the function offers nothing.
 _READLINE = {Value.FILE: "default", Value.DIRECTORY: "dirnames"}
 
 
-def bash(program: Command) -> str:
-    """Return the script for bash 4 and newer; it needs nothing of bash-completion's."""
-    commands = [
-        f'            "{" ".join(command.path[:-1])} {command.path[-1]}") command="{" ".join(command.path)}";;'
-        for command in program.walk()
-        if command.path
-    ]
+def bash(program: Command, *commands: Command) -> str:
+    """Return the script for bash 4 and newer; it needs no function of the bash-completion package."""
+    names = [command.name for command in commands]
     values = [
         f"        {_bash_patterns(command, option)}) {_bash_value(option)}return;;"
-        for command in program.walk()
+        for command in (program, *commands)
         for option in command.options
         if option.value is not Value.NOTHING
     ]
-    words = [f'        "{" ".join(command.path)}") {_bash_words(command)};;' for command in program.walk()]
-    return _BASH % {"commands": "\n".join(commands), "values": "\n".join(values), "words": "\n".join(words)}
+    words = [f'        "") {_bash_words(program)}; words="{" ".join(names)}";;']
+    words += [f"        {command.name}) {_bash_words(command)};;" for command in commands]
+    return _BASH % {"commands": "|".join(names), "values": "\n".join(values), "words": "\n".join(words)}
 
 
 def _bash_patterns(command: Command, option: Argument) -> str:
-    return "|".join(f'"{" ".join(command.path)} {name}"' for name in option.names)
+    return "|".join(f'"{command.name} {name}"' for name in option.names)
 
 
 def _bash_value(option: Argument) -> str:
@@ -74,51 +71,47 @@ def _bash_value(option: Argument) -> str:
 
 def _bash_words(command: Command) -> str:
     parts = [f'options="{" ".join(name for option in command.options for name in option.names)}"']
-    if command.commands:
-        parts.append(f'words="{" ".join(child.path[-1] for child in command.commands)}"')
     for positional in command.positionals:
         if positional.value in _READLINE:
             parts.append(f"positional={_READLINE[positional.value]}")
     return "; ".join(parts)
 
 
+_ZSH = """#compdef crash-hotplug
+%(functions)s
+_crash_hotplug() {
+    local curcontext="$curcontext" state line
+    local -A opt_args
+    local -a commands
+    commands=(%(commands)s)
+    _arguments -C %(arguments)s
+    case $state in
+        command) _describe command commands;;
+        argument) _call_function state _crash_hotplug_$words[1];;
+    esac
+}
+_crash_hotplug "$@"
+"""
 _ZSH_ACTION = {Value.FILE: "_files", Value.DIRECTORY: "_path_files -/", Value.WORD: " "}
 
 
-def zsh(program: Command) -> str:
-    """Return the script for zsh, to be called _crash-hotplug in a directory of fpath."""
-    functions = [_zsh_function(command) for command in program.walk()]
-    return "\n".join(["#compdef crash-hotplug", *functions, '_crash_hotplug "$@"', ""])
+def zsh(program: Command, *commands: Command) -> str:
+    """Return the script for zsh, which has to be named _crash-hotplug in a directory of fpath."""
+    functions = [
+        f"_crash_hotplug_{command.name}() {{\n    _arguments -s -S {_zsh_arguments(command)}\n}}"
+        for command in commands
+    ]
+    described = _zsh_lines(_zsh_quote(f"{command.name}:{command.summary}") for command in commands)
+    arguments = _zsh_arguments(program, "'1:command:->command'", "'*::argument:->argument'")
+    return _ZSH % {"functions": "\n".join(functions), "commands": described, "arguments": arguments}
 
 
-def _zsh_function(command: Command) -> str:
-    name = _shell_name(command)
-    specs = [_zsh_option(option) for option in command.options]
-    specs += [_zsh_positional(positional) for positional in command.positionals]
-    if not command.commands:
-        return "\n".join([f"\n{name}() {{", "    _arguments -s -S " + _zsh_lines(specs), "}"])
-    specs += ["'1:command:->command'", "'*::argument:->argument'"]
-    described = _zsh_lines(_zsh_quote(f"{child.path[-1]}:{child.summary}") for child in command.commands)
-    children = [f"                {child.path[-1]}) {_shell_name(child)};;" for child in command.commands]
-    return "\n".join([
-        f"\n{name}() {{",
-        '    local curcontext="$curcontext" state line',
-        "    local -A opt_args",
-        "    local -a commands",
-        f"    commands=({described})",
-        "    _arguments -C " + _zsh_lines(specs),
-        "    case $state in",
-        "        command) _describe command commands;;",
-        "        argument)",
-        "            case $words[1] in",
-        *children,
-        "            esac;;",
-        "    esac",
-        "}",
-    ])  # fmt: skip
+def _zsh_arguments(command: Command, *more: str) -> str:
+    options = [_zsh_option(option) for option in command.options]
+    return _zsh_lines([*options, *map(_zsh_positional, command.positionals), *more])
 
 
-def _zsh_lines(specs: Iterator[str] | list[str]) -> str:
+def _zsh_lines(specs: Iterable[str]) -> str:
     return "".join(f"\\\n        {spec} " for spec in specs).rstrip()
 
 
@@ -155,41 +148,30 @@ def _zsh_quote(text: str) -> str:
 
 
 _FISH = """# fish completion for crash-hotplug
-function __crash_hotplug_typed --description 'the words so far that are no options'
+function __crash_hotplug_command --description 'whether this is the command typed so far, or none is'
     set -l typed (commandline -opc)
-    set -e typed[1]
-    string match --invert -- '-*' $typed
-end
-function __crash_hotplug_at --description 'whether just these words are typed so far'
-    set -l typed (__crash_hotplug_typed)
-    test "$typed" = "$argv"
-end
-function __crash_hotplug_in --description 'whether what is typed so far begins with these words'
-    set -l typed (__crash_hotplug_typed)
-    string match --quiet -- "$argv *" "$typed "
+    set -l words (string match --invert -- '-*' $typed[2..-1])
+    test "$words[1]" = "$argv"
 end
 complete -c crash-hotplug -f
 """
 _FISH_VALUE = {Value.FILE: " -r -F", Value.DIRECTORY: " -x -a '(__fish_complete_directories)'", Value.WORD: " -x"}
 
 
-def fish(program: Command) -> str:
+def fish(program: Command, *commands: Command) -> str:
     """Return the script for fish 3 and newer."""
-    return _FISH + "".join(f"complete -c crash-hotplug {line}\n" for line in _fish_lines(program))
+    return _FISH + "".join(f"complete -c crash-hotplug -n {rest}\n" for rest in _fish_lines(program, commands))
 
 
-def _fish_lines(program: Command) -> Iterator[str]:
-    for command in program.walk():
-        path = " ".join(command.path)
-        at = f"-n '__crash_hotplug_at {path}'" if path else "-n __crash_hotplug_at"
-        inside = f"-n '__crash_hotplug_in {path}'" if path else at
-        for child in command.commands:
-            yield f"{at} -a {child.path[-1]} -d {_fish_quote(child.summary)}"
+def _fish_lines(program: Command, commands: Iterable[Command]) -> Iterator[str]:
+    for command in commands:
+        yield f"__crash_hotplug_command -a {command.name} -d {_fish_quote(command.summary)}"
+    for command in (program, *commands):
+        inside = f"'__crash_hotplug_command {command.name}'"
         for option in command.options:
             yield f"{inside}{_fish_option(option)} -d {_fish_quote(option.help)}"
-        for positional in command.positionals:
-            if positional.value is Value.FILE:
-                yield f"{inside} -F"
+        if any(positional.value is Value.FILE for positional in command.positionals):
+            yield f"{inside} -F"
 
 
 def _fish_option(option: Argument) -> str:
@@ -203,21 +185,17 @@ def _fish_quote(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _shell_name(command: Command) -> str:
-    return "_" + "_".join(["crash_hotplug", *command.path]).replace("-", "_")
-
-
 FILES = {"crash-hotplug": bash, "_crash-hotplug": zsh, "crash-hotplug.fish": fish}
-"""Each script's name, as its shell looks for it."""
+"""By file name, under which the shell looks for its script."""
 
 
 def main(directory: str) -> None:
-    """Write every script into a directory, which is made."""
+    """Write every script into a directory, which is made if it does not exist."""
     os.makedirs(directory, exist_ok=True)
-    program = read_commands()
+    commands = read_commands()
     for name, script in FILES.items():
         with open(os.path.join(directory, name), "w") as file:
-            file.write(script(program))
+            file.write(script(*commands))
 
 
 if __name__ == "__main__":

@@ -1,141 +1,142 @@
-"""``crash-hotplug doctor``: what will happen at the next hot-plug, and why?"""
+"""``crash-hotplug doctor``: what will handle the next hot-plug, and ``--fix`` and ``--undo``."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
 import sys
-import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot
-from crash_hotplug.cli.doctor_facts import Fact, advice, facts
-from crash_hotplug.cli.output import BAD, GOOD, UNSURE, print_headline, print_json, print_labelled
-from crash_hotplug.core.doctor.hotplug_forecast import Outcome, forecast, overall
-from crash_hotplug.linux.doctor.diagnosis import Diagnosis, read_diagnosis
+from crash_hotplug.cli.doctor_report import advice, advice_after_fix, facts, judge, report, show
+from crash_hotplug.cli.output import print_json
+from crash_hotplug.core.doctor.forecast import SERVICE, forecast
+from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
+from crash_hotplug.linux.doctor.fix import FixPlan, apply_fix, plan_fix, tell_udev, undo_fix
+from crash_hotplug.linux.doctor.rooted_files import read_state
+from crash_hotplug.linux.loading.live_machine import machine_name
 from crash_hotplug.linux.sysroot import Sysroot
 
 DESCRIPTION = """\
-Tells what will happen at the next hot-plug of a CPU or of memory, and why: who reacts, the kernel, a udev
-rule or crash-hotplug's own service, and whether it works.  Then each fact, with the file that says so.
-The exit status is 0 where whatever comes or goes next will be handled, 4 where it will not.
+Reports what will handle the next hot-plug of CPUs or memory (the kernel, a udev rule or crash-hotplug's
+service) and whether it will succeed.  Then lists the facts, each with the file that it was read from.
+The exit status is 0 if every kind of hot-plug will be handled, and 4 if one will not.
 
---fix lets the service do the work: udev's rules files are hidden by one of the same name in
-/etc/udev/rules.d without the reloads of a hot-plug, and the settings of kdump-tools or kdumpctl give the
-capture kernel acpi_no_memhotplug.  --undo takes exactly that back.  What was there before is kept in
-/var/lib/crash-hotplug/doctor.json; a file that somebody changed since is left alone.
+--fix leaves the work to the service.  In /etc/udev/rules.d it writes copies of the distribution's rules
+files without their reloads, which hide the originals.  In the settings of kdump-tools or kdumpctl it adds
+acpi_no_memhotplug to the capture kernel's command line.  --undo restores every file.  The former files are
+kept in /var/lib/crash-hotplug/doctor.json.  A file that was changed after --fix is left alone.
 """
 EXAMPLES = """\
 examples:
-  crash-hotplug doctor                     this machine; best as root
-  crash-hotplug doctor --fix --dry-run     what would be written, as a diff
+  crash-hotplug doctor                     this machine; as root for all facts
+  crash-hotplug doctor --fix --dry-run     show the changes as a diff
   crash-hotplug doctor --fix && systemctl enable --now crash-hotplug.service
   crash-hotplug doctor --undo
   crash-hotplug doctor --sysroot /mnt      another machine's root, or a tree that snapshot saved
 """
-_WRAPPER = textwrap.TextWrapper(
-    width=120, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add_sysroot(parser)
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--fix", action="store_true", help="write what lets crash-hotplug's service do the work")
-    action.add_argument("--undo", action="store_true", help="take back what --fix wrote")
-    parser.add_argument("--dry-run", action="store_true", help="with --fix or --undo: only tell what would be done")
+    action.add_argument(
+        "--fix", action="store_true", help="disable the distribution's reloads: the service does the work"
+    )
+    action.add_argument("--undo", action="store_true", help="restore the files that --fix changed")
+    parser.add_argument("--dry-run", action="store_true", help="with --fix or --undo: only show what would change")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
-    :return: 0 where the next hot-plug will be handled, 4 where it will not, 3 without an image, 5 where none can tell
+    :return: 0 if the next hot-plug will be handled, 4 if not, 3 without an image, 5 if that is not known
     """
+    sysroot = Sysroot(arguments.sysroot)
     if arguments.fix or arguments.undo:
-        # Imported here: whoever only asks needs none of it.
-        from crash_hotplug.cli.doctor_fix import run_fix, run_undo  # noqa: PLC0415
-
-        return run_fix(arguments) if arguments.fix else run_undo(arguments)
+        if sysroot.is_live and not arguments.dry_run and os.geteuid() != 0:
+            action = "--fix" if arguments.fix else "--undo"
+            raise CrashHotplugError(f"{action} changes files in /etc: run as root; nothing was changed")
+        return _fix(sysroot, arguments) if arguments.fix else _undo(sysroot, arguments)
     if arguments.dry_run:
         print("crash-hotplug doctor: --dry-run goes with --fix or --undo", file=sys.stderr)
         return exit_codes.USAGE
-    diagnosis = read_diagnosis(Sysroot(arguments.sysroot))
-    outcomes = forecast(diagnosis.situation)
-    word, sentence, code = _verdict(diagnosis, outcomes)
-    found = facts(diagnosis)
+    diagnosis = read_diagnosis(sysroot)
+    forecasts = forecast(diagnosis.situation)
+    verdict = judge(diagnosis, forecasts)
+    found, to_do = facts(diagnosis), advice(diagnosis)
     if arguments.json:
-        print_json(_report(word, sentence, outcomes, found, advice(diagnosis)))
+        print_json(report(verdict, forecasts, found, to_do))
     else:
-        _show(word, sentence, code, outcomes if diagnosis.state.image_loaded is not False else [], found)
-        _show_advice(advice(diagnosis))
+        show(verdict, forecasts if diagnosis.state.image_loaded is not False else [], found, to_do)
+    return verdict.code
+
+
+def _fix(sysroot: Sysroot, arguments: argparse.Namespace) -> int:
+    """Write the files that leave the work to the service; the exit code is 1 if one had to be left alone."""
+    if sysroot.is_live and machine_name() != "x86_64":
+        raise CrashHotplugError(
+            f"this machine is {machine_name()}: {SERVICE} works on x86_64 only; nothing was changed"
+        )
+    diagnosis = read_diagnosis(sysroot)
+    if not diagnosis.service.is_installed:
+        raise CrashHotplugError(
+            f"{SERVICE} is not installed: without it nothing would replace the udev rules; nothing was changed"
+        )
+    plan = plan_fix(sysroot, diagnosis)
+    diffs = "".join(_diffs(sysroot, plan)) if arguments.dry_run else ""
+    if not arguments.dry_run:
+        apply_fix(sysroot, plan)
+    to_do = [*_tell_udev(sysroot, arguments, plan.changed), *advice_after_fix(diagnosis)]
+    return _show_changes(arguments, "fix", plan.changed, plan.left_alone, to_do, diffs)
+
+
+def _undo(sysroot: Sysroot, arguments: argparse.Namespace) -> int:
+    """Restore what --fix changed; the exit code is 1 if a file had to be left alone."""
+    undone = undo_fix(sysroot, arguments.dry_run)
+    to_do = _tell_udev(sysroot, arguments, undone.changed)
+    return _show_changes(arguments, "undo", undone.changed, undone.left_alone, to_do)
+
+
+def _tell_udev(sysroot: Sysroot, arguments: argparse.Namespace, changed: Sequence[str]) -> list[str]:
+    said = tell_udev() if sysroot.is_live and changed and not arguments.dry_run else None
+    return [] if said is None else [said]
+
+
+def _diffs(sysroot: Sysroot, plan: FixPlan) -> Iterator[str]:
+    for wanted in plan.wanted:
+        now = read_state(sysroot.directory or "/", wanted.path)
+        before = [] if now is None else now.content.decode("utf-8", "replace").splitlines(keepends=True)
+        after = wanted.content.decode("utf-8", "replace").splitlines(keepends=True)
+        yield from difflib.unified_diff(before, after, "/dev/null" if now is None else wanted.path, wanted.path)
+
+
+def _show_changes(
+    arguments: argparse.Namespace,
+    action: str,
+    changed: Sequence[str],
+    left_alone: Sequence[str],
+    to_do: Sequence[str],
+    diffs: str = "",
+) -> int:
+    code = exit_codes.FAILED if left_alone else exit_codes.DONE
+    if arguments.json:
+        done = {"command": "doctor", "action": action, "dry_run": arguments.dry_run, "changed": changed}
+        print_json({**done, "left_alone": left_alone, "to_do": to_do, "diff": diffs})
+        return code
+    for sentence in changed:
+        print(f"{'would change' if arguments.dry_run else 'changed'} {sentence}")
+    if not changed:
+        print("nothing to change" if action == "fix" else "nothing to restore")
+    if diffs:
+        print(f"\n{diffs}", end="")
+    for sentence in left_alone:
+        print(f"left alone: {sentence}", file=sys.stderr)
+    for sentence in to_do:
+        print(f"next: {sentence}")
     return code
-
-
-def _verdict(diagnosis: Diagnosis, outcomes: Sequence[Outcome]) -> tuple[str, str, int]:
-    if diagnosis.state.image_loaded is False:
-        return "no crash image", "none is loaded, so no hot-plug matters; a panic now leaves no dump", 3
-    handled = overall(diagnosis.situation, outcomes)
-    told = _group([outcome for outcome in outcomes if outcome.is_handled is handled])
-    if handled:
-        return "handled", told, exit_codes.DONE
-    if handled is False:
-        return "not handled", told, exit_codes.NOT_ACCURATE
-    if diagnosis.state.image_loaded is None:
-        told = "whether a crash image is loaded is not known (no kexec_crash_loaded)"
-    return "cannot tell", told, exit_codes.CANNOT_TELL
-
-
-def _group(outcomes: Sequence[Outcome]) -> str:
-    """Say each sentence once, behind what it is about: "CPUs and added memory: ..."."""
-    by_sentence: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        by_sentence.setdefault(outcome.sentence, []).append(outcome)
-    return "; ".join(f"{_subjects(group)}: {sentence}" for sentence, group in by_sentence.items())
-
-
-def _subjects(outcomes: Sequence[Outcome]) -> str:
-    words = []
-    for subsystem, both in (("cpu", "CPUs"), ("memory", "memory")):
-        labels = [outcome.change.label for outcome in outcomes if outcome.change.subsystem == subsystem]
-        words += [both] if len(labels) == 2 else labels
-    return " and ".join(words)
-
-
-def _show(word: str, sentence: str, code: int, outcomes: Sequence[Outcome], found: Sequence[Fact]) -> None:
-    print_headline(word, sentence, {exit_codes.DONE: GOOD, exit_codes.CANNOT_TELL: UNSURE}.get(code, BAD))
-    if len({outcome.sentence for outcome in outcomes}) > 1:
-        print("\nAt the next hot-plug")
-        signs = {True: "handled", False: "not handled", None: "cannot tell"}
-        for outcome in outcomes:
-            print_labelled(f"  {outcome.change.label}", [f"{signs[outcome.is_handled]}: {outcome.sentence}"], 18)
-    for topic in dict.fromkeys(fact.topic for fact in found):
-        print(f"\n{topic}")
-        for fact in found:
-            if fact.topic == topic:
-                print(_WRAPPER.fill(f"{fact.sentence}  [{fact.source}]"))
-
-
-def _show_advice(lines: Sequence[str]) -> None:
-    if lines:
-        print("\nTo do")
-        for line in lines:
-            print(f"  {line}")
-
-
-def _report(
-    word: str, sentence: str, outcomes: Sequence[Outcome], found: Sequence[Fact], to_do: Sequence[str]
-) -> dict[str, Any]:
-    return {
-        "command": "doctor",
-        "verdict": word,
-        "reason": sentence,
-        "next_hotplug": [
-            {"change": outcome.change.label, "handled": outcome.is_handled, "reason": outcome.sentence}
-            for outcome in outcomes
-        ],
-        "facts": [fact._asdict() for fact in found],
-        "to_do": list(to_do),
-    }

@@ -8,13 +8,13 @@ import sys
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot, address, read_input
 from crash_hotplug.cli.output import print_json
-from crash_hotplug.cli.output_file import write_output
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count
+from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.machine_reader import read_machine
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output == "-":
         sys.stdout.buffer.write(data)
         return exit_codes.DONE
-    write_output(arguments.output, data)
+    write_atomically(arguments.output, data)
     entries = len(header.program_headers)
     if arguments.json:
         report = {"command": "header", "output": arguments.output, "dialect": dialect.value}

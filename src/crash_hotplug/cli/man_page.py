@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from crash_hotplug import __version__
 from crash_hotplug.cli import exit_codes
@@ -29,7 +29,7 @@ _FILES = {
 _SEE_ALSO = "kexec(8), kdumpctl(8), kdump-config(8), makedumpfile(8), crash(8)"
 
 
-def main_page(program: Command) -> str:
+def main_page(program: Command, commands: Sequence[Command]) -> str:
     """Return crash-hotplug(8): what the program is for, its commands, exit codes, files."""
     parser = program.parser
     lines = _head("crash-hotplug", "keeps the loaded crash image accurate while CPUs and memory come and go")
@@ -40,32 +40,26 @@ def main_page(program: Command) -> str:
         *_text(parser.description or ""),
         ".SH COMMANDS",
     ]
-    for command in program.commands:
-        lines += [".TP", f".BR crash\\-hotplug\\-{_roff(command.path[-1])} ({SECTION})", _roff(command.summary)]
+    for command in commands:
+        lines += [".TP", f".BR crash\\-hotplug\\-{_roff(command.name)} ({SECTION})", _roff(command.summary)]
     lines += [".SH OPTIONS", *_arguments(program.options), *_epilog(parser.epilog or ""), ".SH FILES"]
     for paths, text in _FILES.items():
         lines += [".TP", f".I {_roff(paths)}", _roff(text)]
-    pages = ", ".join(f"{_page_name(command)}({SECTION})" for command in program.commands)
+    pages = ", ".join(f"{_page_name(command)}({SECTION})" for command in commands)
     return _page([*lines, *_see_also(f"{pages}, {_SEE_ALSO}")])
 
 
 def command_page(command: Command) -> str:
-    """Return the page of one command, such as crash-hotplug-status(8), with the commands below it."""
+    """Return the page of one command, such as crash-hotplug-status(8)."""
     parser = command.parser
     lines = [*_head(_page_name(command), command.summary), *_synopsis(command), ".SH DESCRIPTION"]
     lines += _text(parser.description or "")
-    if command.commands:
-        lines.append(".SH COMMANDS")
-    for child in command.commands:
-        lines += [f".SS {_roff(' '.join(child.path))}", *_synopsis(child), ".PP"]
-        lines += _text(child.parser.description or f"{child.summary[:1].upper()}{child.summary[1:]}.")
-        lines += _arguments([*child.positionals, *child.options])
     lines += [".SH OPTIONS", *_arguments([*command.positionals, *command.options]), *_epilog(parser.epilog or "")]
     return _page([*lines, *_see_also(f"crash-hotplug({SECTION})")])
 
 
 def _page_name(command: Command) -> str:
-    return "-".join(["crash-hotplug", *command.path])
+    return f"crash-hotplug-{command.name}"
 
 
 def _synopsis(command: Command) -> list[str]:
@@ -130,9 +124,11 @@ def _roff(text: str) -> str:
 
 def pages() -> dict[str, str]:
     """Return every page by its file's name."""
-    program = read_commands()
-    texts = {_page_name(command): command_page(command) for command in program.commands}
-    return {f"{name}.{SECTION}": text for name, text in {"crash-hotplug": main_page(program), **texts}.items()}
+    program, *commands = read_commands()
+    texts = {_page_name(command): command_page(command) for command in commands}
+    return {
+        f"{name}.{SECTION}": text for name, text in {"crash-hotplug": main_page(program, commands), **texts}.items()
+    }
 
 
 def main(directory: str) -> None:

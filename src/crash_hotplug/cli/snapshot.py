@@ -10,8 +10,8 @@ import sys
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot
 from crash_hotplug.cli.output import print_json
-from crash_hotplug.cli.output_file import write_output
 from crash_hotplug.core.errors import InputError
+from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.snapshot import take_snapshot, write_directory, write_tar
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         top = os.path.basename(output)[: -len(".tar.gz") if output.endswith(".tar.gz") else -len(".tgz")] or "snapshot"
         packed = io.BytesIO()
         write_tar(snapshot, top, packed)
-        write_output(output, packed.getvalue())
+        write_atomically(output, packed.getvalue())
     else:
         write_directory(snapshot, output)
     if arguments.json:

@@ -15,11 +15,10 @@ from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.service.watch_record import WatchRecord
 from crash_hotplug.core.service.watch_schedule import HEARTBEAT, MAX_DELAY, Schedule
 from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.service.metrics_file import write_metrics
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import UeventSocket
 from crash_hotplug.linux.service.watch_look import Reconciler
-from crash_hotplug.linux.service.watch_service import INFO, WARNING, Service
+from crash_hotplug.linux.service.watch_service import INFO, WARNING, Service, write_metrics
 from crash_hotplug.linux.sysroot import Sysroot
 
 DESCRIPTION = """\
@@ -118,7 +117,7 @@ def _once(reconciler: Reconciler, record: WatchRecord, arguments: argparse.Names
     seconds = time.monotonic() - started
     record.add(look, "start", time.time(), seconds)
     if arguments.metrics_file is not None:
-        write_metrics(arguments.metrics_file, record.metrics())
+        write_metrics(arguments.metrics_file, record)
     if arguments.json:
         print_json({
             "command": "watch",

@@ -1,10 +1,14 @@
-"""Save the files that ``--sysroot`` reads, crash-image/ included, for a support case."""
+"""Save the files that ``--sysroot`` reads, crash-image/ included, for a support case.
+
+Settings files may hold passwords (FTP_PASSWORD, KDUMP_SMTP_PASSWORD): only the assignments that doctor reads are saved.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import shlex
 import tarfile
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -22,12 +26,18 @@ from crash_hotplug.linux import (
     memory_blocks,
     possible_cpus,
 )
+from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
-from crash_hotplug.linux.doctor.doctor_snapshot import doctor_files
+from crash_hotplug.linux.doctor import diagnosis
+from crash_hotplug.linux.doctor.config_files import ACTIVE, RULES_DIRECTORIES, UNIT_DIRECTORIES
+from crash_hotplug.linux.doctor.kdump_family import KdumpSettings, append_default_line
+from crash_hotplug.linux.doctor.rooted_files import exists, to_bytes
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
 _CPU_FILES = ("possible", "present", "online", "offline", "kernel_max")
 _PER_CPU_FILES = ("online", "crash_notes", "crash_notes_size")
+_EMPTY = ".saved"
+"""An empty file that makes a directory exist in the saved tree."""
 
 
 @dataclass
@@ -80,12 +90,57 @@ def _copy(sysroot: Sysroot, snapshot: Snapshot, path: str, limit: int = 64 << 10
 
 def _save_doctor_files(sysroot: Sysroot, snapshot: Snapshot) -> None:
     try:
-        files = doctor_files(sysroot)
+        found = diagnosis.read_diagnosis(sysroot)
+        files = _doctor_files(sysroot, found)
+        if found.settings is not None:
+            files.update(_settings_files(sysroot, found.settings))
     except CrashHotplugError as error:
         snapshot.missing.append(str(error))
         return
     for path, data in files.items():
         snapshot.files.setdefault(path, data)
+
+
+def _doctor_files(sysroot: Sysroot, found: diagnosis.Diagnosis) -> dict[str, bytes]:
+    """Return what doctor reads beside /proc and /sys; a link is saved as an empty file, which doctor reads alike."""
+    directories = (*RULES_DIRECTORIES, *UNIT_DIRECTORIES, ACTIVE)
+    texts = {f"{directory}/{_EMPTY}": "" for directory in directories if exists(sysroot, directory)}
+    texts.update({rules.path: rules.text for rules in found.rules})
+    active = [unit for unit, is_active in found.situation.active_units.items() if is_active]
+    for unit in filter(None, (found.udevd, found.service, found.kdump)):
+        texts.update(unit.texts)
+        if unit.enabled_by is not None:
+            texts[unit.enabled_by] = ""
+        active += [unit.name] if unit.is_active else []
+    texts.update({f"{ACTIVE}/invocation:{unit}": "" for unit in active})
+    for path, value in ((diagnosis.AUTO_ONLINE, found.auto_online), (diagnosis.KPTR_RESTRICT, found.kptr_restrict)):
+        if value is not None:
+            texts[path] = f"{value}\n"
+    config = found.config
+    if config is not None:
+        lines = [f"{name}=y\n" if config.has(name) else f"# {name} is not set\n" for name in diagnosis.OPTIONS]
+        texts[config.path] = "".join(lines)
+    return {path: to_bytes(text) for path, text in texts.items()}
+
+
+def _settings_files(sysroot: Sysroot, settings: KdumpSettings) -> dict[str, bytes]:
+    family = settings.family
+    files = {}
+    if exists(sysroot, family.tool):
+        files[family.tool] = to_bytes(append_default_line(family, settings.append_default))
+    if settings.text is not None:
+        given = {
+            family.append: settings.append,
+            family.whole: settings.whole,
+            family.arguments: settings.arguments,
+        }
+        lines = [
+            f"{name}={'$(not saved)' if setting.value is None else shlex.quote(setting.value)}\n"
+            for name, setting in given.items()
+            if setting is not None
+        ]
+        files[family.settings] = to_bytes("".join(lines))
+    return files
 
 
 def _save_kernel_addresses(sysroot: Sysroot, snapshot: Snapshot) -> None:
@@ -137,8 +192,7 @@ def write_directory(snapshot: Snapshot, directory: str) -> None:
         for path, data in snapshot.files.items():
             target = os.path.join(directory, path.lstrip("/"))
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            with open(target, "wb") as file:
-                file.write(data)
+            write_atomically(target, data, 0o644)
     except OSError as error:
         raise InputError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
 

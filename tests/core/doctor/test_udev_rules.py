@@ -1,56 +1,64 @@
-"""Which reload does an event start?  Small rules files, one question each."""
+"""Reloads that an event starts, one small rules file each, and rules files without them."""
 
 from __future__ import annotations
 
 import pytest
 
-from crash_hotplug.core.doctor.udev_rules import Start, Surroundings, UEvent, mentions_reload, parse_rules, reloads
+from crash_hotplug.core.doctor.udev_rules import (
+    Reload,
+    RuleContext,
+    UEvent,
+    find_reloads,
+    mentions_reload,
+    parse_rules,
+    without_reload,
+)
 from tests.family_trees import FAMILIES
 
 ADD = UEvent("cpu", "add")
 RUN = 'RUN+="/usr/bin/kdumpctl reload"'
-NOWHERE = Surroundings({"cpu": None, "memory": None})
+NOWHERE = RuleContext({"cpu": None, "memory": None})
 EVENTS = [UEvent(s, a) for s in ("cpu", "memory") for a in ("add", "online", "offline", "remove")]
 
 
-def started(text: str, event: UEvent = ADD, around: Surroundings = NOWHERE) -> list[Start]:
-    return reloads(parse_rules(text), event, around)
+def started(text: str, event: UEvent = ADD, context: RuleContext = NOWHERE) -> list[Reload]:
+    return find_reloads(parse_rules(text), event, context)
 
 
-def certain(text: str, event: UEvent = ADD, around: Surroundings = NOWHERE) -> list[bool]:
-    return [start.certain for start in started(text, event, around)]
+def certain(text: str, event: UEvent = ADD, context: RuleContext = NOWHERE) -> list[bool]:
+    return [reload.certain for reload in started(text, event, context)]
 
 
 def events_of(family: str, path: str, crash_hotplug: bool | None) -> list[str]:
     text = (FAMILIES / family / path).read_text()
-    around = Surroundings({"cpu": crash_hotplug, "memory": crash_hotplug}, lambda _path: "1\n")
-    return [f"{event.subsystem} {event.action}" for event in EVENTS if certain(text, event, around) == [True]]
+    context = RuleContext({"cpu": crash_hotplug, "memory": crash_hotplug}, lambda _path: "1\n")
+    return [f"{event.subsystem} {event.action}" for event in EVENTS if certain(text, event, context) == [True]]
 
 
-def test_debians_rule_reloads_whatever_the_kernel_does() -> None:
+def test_debian_rule_reloads_whatever_the_kernel_does() -> None:
     expected = ["cpu add", "cpu online", "cpu remove", "memory online", "memory offline"]
     for says in (None, False, True):
         assert events_of("debian", "lib/udev/rules.d/50-kdump-tools.rules", says) == expected
 
 
-def test_red_hats_rule_stands_back_where_the_kernel_does_the_work() -> None:
+def test_red_hat_rule_skips_its_reload_where_the_kernel_updates() -> None:
     path = "usr/lib/udev/rules.d/98-kexec.rules"
     expected = ["cpu add", "cpu remove", "memory online", "memory offline"]
     assert events_of("redhat", path, None) == events_of("redhat", path, False) == expected
     assert events_of("redhat", path, True) == []
 
 
-def test_red_hats_reload_leaves_the_sandbox_and_asks_for_a_unit() -> None:
-    start = started((FAMILIES / "redhat/usr/lib/udev/rules.d/98-kexec.rules").read_text())[0]
-    assert (start.escapes_sandbox, start.needs_active, start.line) == (True, "kdump.service", 11)
+def test_red_hat_reload_escapes_the_sandbox_and_needs_a_unit() -> None:
+    reload = started((FAMILIES / "redhat/usr/lib/udev/rules.d/98-kexec.rules").read_text())[0]
+    assert (reload.escapes_sandbox, reload.needs_active, reload.line) == (True, "kdump.service", 11)
 
 
-def test_opensuses_rule_knows_memory_only_and_asks_for_a_loaded_image() -> None:
+def test_opensuse_rule_covers_memory_only_and_needs_a_loaded_image() -> None:
     path = "usr/lib/kdump/70-kdump.rules"
     assert events_of("opensuse", path, False) == ["memory add", "memory remove"]
     assert events_of("opensuse", path, True) == []
     text = (FAMILIES / "opensuse" / path).read_text()
-    assert started(text, UEvent("memory", "add"), Surroundings({"memory": False}, lambda _path: "0\n")) == []
+    assert started(text, UEvent("memory", "add"), RuleContext({"memory": False}, lambda _path: "0\n")) == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +88,7 @@ def test_opensuses_rule_knows_memory_only_and_asks_for_a_loaded_image() -> None:
         (f"this is no rule, {RUN}", []),
     ],
 )
-def test_one_rule(rule: str, expected: list[bool]) -> None:
+def test_rule_starts_certain_possible_or_no_reload(rule: str, expected: list[bool]) -> None:
     assert certain(rule) == expected
 
 
@@ -88,26 +96,26 @@ def test_one_rule(rule: str, expected: list[bool]) -> None:
     ("match", "expected"),
     [('SUBSYSTEM=="cpu"', []), ('SUBSYSTEM=="memory"', [True]), ('ENV{X}=="1"', [False])],
 )
-def test_a_goto_leads_past_the_reload_for_sure_never_or_perhaps(match: str, expected: list[bool]) -> None:
+def test_goto_skips_the_reload_always_never_or_possibly(match: str, expected: list[bool]) -> None:
     assert certain(f'{match}, GOTO="end"\n{RUN}\nLABEL="end"') == expected
 
 
-def test_a_goto_leads_down_only_and_without_its_label_nowhere() -> None:
+def test_goto_leads_down_only_and_is_ignored_without_its_label() -> None:
     assert certain(f'LABEL="up"\n{RUN}\nGOTO="up"') == [True]
     assert certain(f'GOTO="missing"\n{RUN}') == [True]
 
 
-def test_many_unknown_gotos_do_not_take_for_ever() -> None:
+def test_many_unknown_gotos_take_linear_time() -> None:
     text = "".join(f'ENV{{X{n}}}=="1", GOTO="l{n}"\n' for n in range(200))
     labels = "".join(f'LABEL="l{n}"\n' for n in range(200))
     assert certain(text + labels + RUN) == [False]
 
 
-def test_what_depends_on_an_unknown_programs_result_is_possible_only() -> None:
+def test_reload_that_depends_on_an_unknown_result_is_possible() -> None:
     assert certain(f'PROGRAM="/usr/local/bin/ask", RESULT=="yes", {RUN}') == [False]
 
 
-def test_a_program_that_cannot_be_read_fits_no_rule() -> None:
+def test_cat_of_a_missing_file_fails_the_match() -> None:
     assert certain(f'PROGRAM="/bin/cat /missing", {RUN}') == []
 
 
@@ -116,8 +124,54 @@ def test_line_numbers_are_those_of_the_file() -> None:
     assert [(rule.first, rule.last) for rule in rules] == [(3, 4), (5, 5)]
 
 
-def test_only_programs_that_load_an_image_count() -> None:
+def test_mentions_reload_only_for_programs_that_load_an_image() -> None:
     loads = ("kdumpctl reload", "/sbin/kexec -p -c", "sh -c 'kexec -p x'", "/usr/lib/kdump/load.sh")
     others = ("/bin/cat /sys/kernel/kexec_crash_loaded", "/bin/true", "systemctl is-active kdump.service")
     assert all(map(mentions_reload, loads))
     assert not any(map(mentions_reload, others))
+
+
+RULES = (
+    "debian/lib/udev/rules.d/50-kdump-tools.rules",
+    "redhat/usr/lib/udev/rules.d/98-kexec.rules",
+    "opensuse/usr/lib/kdump/70-kdump.rules",
+)
+
+
+def starts_any(text: str) -> bool:
+    context = RuleContext({"cpu": False, "memory": False}, lambda _path: "1\n")
+    return any(started(text, event, context) for event in EVENTS)
+
+
+@pytest.mark.parametrize("path", RULES)
+def test_without_reload_leaves_no_reload_in_the_rules_of_a_family(path: str) -> None:
+    text = (FAMILIES / path).read_text()
+    assert starts_any(text)
+    changed = without_reload(text, ["who wrote it"])
+    assert not starts_any(changed)
+    assert changed.startswith("# who wrote it\n")
+    assert without_reload(changed) == changed
+
+
+def test_without_reload_keeps_all_other_rules() -> None:
+    other = 'SUBSYSTEM=="memory", ACTION=="add", ATTR{state}="online"\nSUBSYSTEM=="net", RUN+="/bin/true"\n'
+    reload = 'SUBSYSTEM=="cpu", ACTION=="add", PROGRAM="/usr/sbin/kdump-config try-reload"\n'
+    assert without_reload(other) == other
+    assert without_reload(other + reload) == f"{other}# {reload}"
+
+
+def test_without_reload_keeps_a_reload_for_other_devices() -> None:
+    changed = without_reload('SUBSYSTEM=="block", GOTO="go"\nLABEL="go"\nRUN+="/usr/bin/kdumpctl reload"')
+    assert not starts_any(changed)
+    assert started(changed, UEvent("block", "add"), RuleContext({}))
+
+
+def test_without_reload_comments_out_every_line_of_a_rule() -> None:
+    text = (
+        'SUBSYSTEM=="cpu", \\\n  ACTION=="add", \\\n  RUN+="/usr/bin/kdumpctl reload"\nSUBSYSTEM=="cpu", MODE="0600"\n'
+    )
+    changed = without_reload(text)
+    assert changed == (
+        '# SUBSYSTEM=="cpu",\n#   ACTION=="add",\n#   RUN+="/usr/bin/kdumpctl reload"\nSUBSYSTEM=="cpu", MODE="0600"\n'
+    )
+    assert not starts_any(changed)

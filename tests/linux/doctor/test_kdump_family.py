@@ -1,4 +1,4 @@
-"""Which family's tools are installed, and what their settings say of the next capture kernel."""
+"""The installed family of kdump tools, and the next capture kernel's command line by its settings."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def settings(root: Path) -> KdumpSettings:
 
 
 @pytest.mark.parametrize(("name", "family"), [("debian", DEBIAN), ("redhat", RED_HAT), ("opensuse", OPENSUSE)])
-def test_each_family_is_known_by_its_files(tmp_path: Path, name: str, family: object) -> None:
+def test_family_is_recognized_by_its_files(tmp_path: Path, name: str, family: object) -> None:
     assert settings(build(tmp_path / "tree", name)).family is family
 
 
-def test_a_machine_without_any(tmp_path: Path) -> None:
+def test_machine_without_kdump_tools_has_no_settings(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     assert read_kdump_settings(Sysroot(str(tmp_path))) is None
 
@@ -41,14 +41,16 @@ def test_a_machine_without_any(tmp_path: Path) -> None:
         ("opensuse", 'KDUMP_COMMANDLINE="root=kdump"', False),
     ],
 )
-def test_the_next_capture_kernels_command_line(tmp_path: Path, name: str, line: str, expected: bool | None) -> None:
+def test_next_command_line_has_or_lacks_acpi_no_memhotplug(
+    tmp_path: Path, name: str, line: str, expected: bool | None
+) -> None:
     tree = build(tmp_path / "tree", name)
     path = tree / ("etc/default/kdump-tools" if name == "debian" else "etc/sysconfig/kdump")
     path.write_text(f"{path.read_text()}{line}\n")
     assert settings(tree).next_has_no_memhotplug is expected
 
 
-def test_kdump_configs_own_default_is_read_from_the_tool(tmp_path: Path) -> None:
+def test_default_of_kdump_config_is_read_from_the_tool(tmp_path: Path) -> None:
     tree = build(tmp_path / "tree", "debian")
     assert settings(tree).appended == "reset_devices nr_cpus=1 irqpoll"
     (tree / "usr/sbin/kdump-config").unlink()

@@ -21,7 +21,7 @@ from crash_hotplug.core.update import Outcome
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import Drained, Uevent, UeventSocket
 from crash_hotplug.linux.service.watch_look import Reconciler
-from crash_hotplug.linux.service.watch_service import Service
+from crash_hotplug.linux.service.watch_service import Service, write_metrics
 
 RIGHT = Look(Verdict.ACCURATE, "a panic now would be dumped completely")
 UPDATED = replace(RIGHT, strategy="in-place", outcome=Outcome.UPDATED, action="9 entries written", kexec_seconds=0.005)
@@ -180,6 +180,21 @@ def test_a_full_disk_is_said_once_and_passes(
     assert sum("cannot be written: No such file or directory; tried again" in line for line in said) == 1
     assert f"{path} is written again" in said
     assert "crash_hotplug_accurate 1" in path.read_text()
+
+
+def test_metrics_file_is_replaced_and_readable_by_the_collector(tmp_path: Path) -> None:
+    path = tmp_path / "crash-hotplug.prom"
+    record = WatchRecord("1.0", 0.0)
+    umask = os.umask(0o077)
+    try:
+        write_metrics(str(path), record)
+        record.overruns = 7
+        write_metrics(str(path), record)
+    finally:
+        os.umask(umask)
+    assert path.read_text() == record.metrics()
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_signals_are_given_back(uevents: FakeUevents) -> None:

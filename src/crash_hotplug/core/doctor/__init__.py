@@ -1,1 +1,1 @@
-"""What rules, settings and units mean for the next hot-plug; pure."""
+"""What udev rules, settings files and systemd units mean for the next hot-plug; pure."""

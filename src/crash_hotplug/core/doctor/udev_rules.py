@@ -1,7 +1,7 @@
-"""udev rules: which reload of the crash image does an event of a CPU or a memory block start?
+"""udev rules: the reloads of the crash image that an event starts, and a rules file without those reloads.
 
-Only what kdump's rules use is understood (udev(7), systemd's src/udev/udev-rules.c); a match on anything else is
-"unknown", and what depends on it is reported as possible, never as certain.
+Only the keys that kdump's rules use are interpreted (udev(7), systemd's src/udev/udev-rules.c).  A match on any other
+key is unknown, and a reload that depends on it is reported as possible, never as certain.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 _TOKEN = re.compile(
     r"""\s*(?P<key>[A-Z_]+)(?:\{(?P<attribute>[^}]*)\})?\s*
@@ -25,12 +25,14 @@ _RELOAD = re.compile(
 _SYSTEMCTL_VERB = re.compile(r"\b(?:re)?(?:start|load)\b")
 _NEEDS_ACTIVE = re.compile(r"systemctl is-active (\S+\.service) \|\| exit 0")
 _CAT = re.compile(r"(?:/usr)?/bin/cat (/[^\s;|&]+)")
-
 _LATE = {"PROGRAM": 1, "RESULT": 2}
 _UNKNOWN = object()
+_SUBSYSTEMS = frozenset({"cpu", "memory"})
 
-Truth = Optional[bool]
-"""Three-valued: None is "unknown"."""
+WRITTEN_BY = "Written by crash-hotplug doctor --fix"
+"""Beginning of the first line of a rules file that doctor writes."""
+GUARD = 'SUBSYSTEM!="cpu", SUBSYSTEM!="memory", '
+"""Put before a rule that other events may reach as well, it excludes the events of CPUs and memory."""
 
 
 class Token(NamedTuple):
@@ -43,19 +45,19 @@ class Token(NamedTuple):
 
     @property
     def is_match(self) -> bool:
-        """Whether the rule applies only where this fits."""
+        """Whether it is a condition of the rule, not an assignment."""
         return self.operator in ("==", "!=") or self.key in ("PROGRAM", "TEST", "RESULT")
 
     @property
     def starts_reload(self) -> bool:
-        """Whether it has a program run, or a unit started, that loads a crash image."""
+        """Whether it runs a program, or starts a unit, that loads a crash image."""
         if (self.key, self.attribute) == ("ENV", "SYSTEMD_WANTS"):
             return not self.is_match and "kdump" in self.value
         return self.key in ("RUN", "PROGRAM", "IMPORT") and self.operator != "-=" and mentions_reload(self.value)
 
 
 class Rule(NamedTuple):
-    """One rule: a line, or several that end in a backslash."""
+    """One rule: a line, or several lines joined by a backslash at the end."""
 
     first: int
     """Number of its first line, from 1."""
@@ -77,13 +79,16 @@ class UEvent(NamedTuple):
     """``add``, ``online``, ``offline`` or ``remove``."""
 
 
-class Start(NamedTuple):
+class Reload(NamedTuple):
     """A reload of the crash image that a rule starts."""
 
-    program: str
+    path: str
+    """The rules file."""
     line: int
+    """First line of the rule, from 1."""
     key: str
     """``RUN``, ``PROGRAM``, ``IMPORT``, or ``ENV`` for a unit that systemd is asked to start."""
+    program: str
     certain: bool
     """False where it depends on a match that is unknown here."""
 
@@ -94,29 +99,29 @@ class Start(NamedTuple):
 
     @property
     def needs_active(self) -> str | None:
-        """The unit that has to be active, or the command ends without having done anything."""
+        """The unit that has to be active for the command to do anything."""
         found = _NEEDS_ACTIVE.search(self.program)
         return found[1] if found else None
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What the rules ask the machine for."""
+class RuleContext:
+    """What rules read from the machine."""
 
     crash_hotplug: dict[str, bool | None]
-    """By subsystem, what its ``crash_hotplug`` attribute says; None where there is no such attribute."""
-    read: Callable[[str], str | None] = field(default=lambda _path: None)
+    """By subsystem, the value of its ``crash_hotplug`` attribute; None where it has no such attribute."""
+    read: Callable[[str], str | None] = lambda _path: None
     """Returns a file's contents, None where it does not exist."""
     architecture: str = "x86-64"
 
 
 def mentions_reload(text: str) -> bool:
-    """Whether a rules file, or a rule's program, names one of the programs that load a crash image."""
+    """Whether a rules file, or a rule's program, names a program that loads a crash image."""
     return _RELOAD.search(text) is not None or any("kdump" in command for command in _systemctl_starts(text))
 
 
 def _systemctl_starts(text: str) -> list[str]:
-    """Return the commands that have systemd start, restart or reload a unit, from ``systemctl`` on."""
+    """Return the commands that have systemd start, restart or reload a unit, without the word ``systemctl``."""
     if "systemctl" not in text:
         return []
     commands = (command.partition("systemctl")[2] for command in re.split(r"[;&|\n]", text))
@@ -124,65 +129,66 @@ def _systemctl_starts(text: str) -> list[str]:
 
 
 def parse_rules(text: str) -> list[Rule]:
-    """Split a rules file into rules; a line that udev would not understand is left out, as udev does."""
+    """Split a rules file into rules; as in udev, a line that cannot be parsed is ignored."""
     rules = []
     lines = text.split("\n")
     number = 0
     while number < len(lines):
-        first = number
-        parts = [lines[number]]
-        while parts[-1].endswith("\\") and number + 1 < len(lines):
+        first, joined = number, lines[number]
+        while joined.endswith("\\") and number + 1 < len(lines):
             number += 1
-            parts[-1] = parts[-1][:-1]
-            parts.append(lines[number])
+            joined = joined[:-1] + lines[number]
         number += 1
-        tokens = _tokens("".join(parts))
+        tokens = _tokens(joined)
         if tokens:
             rules.append(Rule(first + 1, number, tokens))
     return rules
 
 
 def _tokens(line: str) -> tuple[Token, ...]:
-    if line.lstrip().startswith("#"):
-        return ()
-    tokens = []
+    line = line.rstrip()
+    tokens: list[Token] = []
     at = 0
-    while at < len(line.rstrip()):
+    while at < len(line):
         matched = _TOKEN.match(line, at)
-        if matched is None:
+        if matched is None:  # a comment, or no rule
             return ()
         tokens.append(Token(matched["key"], matched["attribute"], matched["operator"], matched["value"]))
         at = matched.end()
     return tuple(tokens)
 
 
-def reloads(rules: Sequence[Rule], event: UEvent, around: Surroundings) -> list[Start]:
-    """Return the reloads that *event* starts, each once."""
-    found: dict[tuple[int, str], Start] = {}
-    for start in _Walk(rules, event, around).starts():
-        known = found.get((start.line, start.program))
-        if known is None or start.certain:
-            found[start.line, start.program] = start
-    return sorted(found.values(), key=lambda start: start.line)
+def find_reloads(rules: Sequence[Rule], event: UEvent, context: RuleContext, path: str = "") -> list[Reload]:
+    """Return the reloads that *event* starts, each once.
+
+    :param path: the rules file, for :attr:`Reload.path`
+    """
+    found: dict[tuple[int, str], Reload] = {}
+    for reload in _Walk(rules, event, context, path).reloads():
+        known = found.get((reload.line, reload.program))
+        if known is None or reload.certain:
+            found[reload.line, reload.program] = reload
+    return sorted(found.values(), key=lambda reload: reload.line)
 
 
 class _Walk:
     """One event on its way through one rules file."""
 
-    def __init__(self, rules: Sequence[Rule], event: UEvent, around: Surroundings) -> None:
-        self._rules = rules
-        self._event = event
-        self._around = around
+    def __init__(self, rules: Sequence[Rule], event: UEvent, context: RuleContext, path: str) -> None:
+        self._rules, self._event, self._context, self._path = rules, event, context, path
         self._result: str | None = None
-        self._found: list[Start] = []
+        """Output of the last PROGRAM; None where it is unknown."""
+        self._found: list[Reload] = []
         self._labels: dict[str, list[int]] = {}
         for at, rule in enumerate(rules):
-            self._labels.setdefault(rule.value_of("LABEL") or "", []).append(at)
-        self._labels.pop("", None)
+            label = rule.value_of("LABEL")
+            if label:
+                self._labels.setdefault(label, []).append(at)
 
-    def starts(self) -> list[Start]:
+    def reloads(self) -> list[Reload]:
         """Walk every way that the event may take: an unknown match before a GOTO makes two of one."""
         pending = {0: True}
+        """By the index of a rule, whether the event reaches it for certain."""
         for at, rule in enumerate(self._rules):
             certain = pending.pop(at, None)
             if certain is None:
@@ -192,59 +198,58 @@ class _Walk:
                 self._act(rule, certain and applies is True)
             jump = self._target(rule, at) if applies is not False else None
             sure = certain and (jump is None or applies is True)
-            ways = [at + 1] if jump is None else [jump] if applies is True else [jump, at + 1]
+            ways = [at + 1] if jump is None else [jump] if applies else [jump, at + 1]
             for way in ways:
                 pending[way] = pending.get(way, False) or sure
         return self._found
 
     def _target(self, rule: Rule, at: int) -> int | None:
-        """Return where a GOTO leads: labels are looked for further down only, as udev does."""
+        """Return the rule to which a GOTO leads; as in udev, only labels further down count."""
         places = self._labels.get(rule.value_of("GOTO") or "", [])
         following = bisect_right(places, at)
         return places[following] if following < len(places) else None
 
-    def _applies(self, rule: Rule, certain: bool) -> Truth:
-        """Whether the rule's matches fit; PROGRAM runs only where all others do."""
-        truth: Truth = True
+    def _applies(self, rule: Rule, certain: bool) -> bool | None:
+        """Tell whether all matches of the rule hold; None where that is unknown."""
+        truth: bool | None = True
         matches = [token for token in rule.tokens if token.is_match]
-        # udev sorts them: programs run behind every plain match, and RESULT is looked at last.
+        # udev sorts the tokens: a PROGRAM runs after every plain match, and RESULT is compared last.
         for token in sorted(matches, key=lambda token: _LATE.get(token.key, 0)):
-            is_program = token.key == "PROGRAM"
-            fits = self._program(rule, token, certain and truth is True) if is_program else self._fits(token)
-            if fits is False:
+            holds = self._run(rule, token, certain and truth is True) if token.key == "PROGRAM" else self._holds(token)
+            if holds is False:
                 return False
-            truth = None if fits is None else truth
+            truth = None if holds is None else truth
         return truth
 
-    def _program(self, rule: Rule, token: Token, certain: bool) -> Truth:
+    def _run(self, rule: Rule, token: Token, certain: bool) -> bool | None:
+        """Take a PROGRAM into account; of programs, only cat is understood."""
         cat = _CAT.fullmatch(token.value.strip())
         if cat is not None:
-            self._result = self._around.read(cat[1])
+            self._result = self._context.read(cat[1])
             return (self._result is not None) != (token.operator == "!=")
         self._result = None
         if token.starts_reload:
-            self._found.append(Start(token.value, rule.first, "PROGRAM", certain))
+            self._add(rule, token, certain)
         return None
 
-    def _fits(self, token: Token) -> Truth:
+    def _holds(self, token: Token) -> bool | None:
         value = self._value(token)
         if value is _UNKNOWN:
             return None
         if value is None:
             return token.operator == "!="
-        assert isinstance(value, str)
-        fits = any(fnmatchcase(value, pattern) for pattern in token.value.split("|"))
+        fits = any(fnmatchcase(str(value), pattern) for pattern in token.value.split("|"))
         return fits != (token.operator == "!=")
 
     def _value(self, token: Token) -> object:
         """Return what the token is compared with: text, None where the machine has no such thing, or _UNKNOWN."""
-        says = self._around.crash_hotplug.get(self._event.subsystem)
+        attribute = self._context.crash_hotplug.get(self._event.subsystem)
         plain: dict[tuple[str, str | None], object] = {
             ("ACTION", None): self._event.action,
             ("SUBSYSTEM", None): self._event.subsystem,
-            ("ATTR", "crash_hotplug"): None if says is None else str(int(says)),
-            ("ATTRS", "crash_hotplug"): None if says is None else str(int(says)),
-            ("CONST", "arch"): self._around.architecture,
+            ("ATTR", "crash_hotplug"): None if attribute is None else str(int(attribute)),
+            ("ATTRS", "crash_hotplug"): None if attribute is None else str(int(attribute)),
+            ("CONST", "arch"): self._context.architecture,
             ("RESULT", None): _UNKNOWN if self._result is None else self._result.strip(),
         }
         if (token.key, token.attribute) in plain:
@@ -252,11 +257,11 @@ class _Walk:
         if token.key == "KERNEL":
             return self._kernel_name(token.value)
         if token.key == "TEST" and re.fullmatch(r"/[^*?\[]*", token.value):
-            return token.value if self._around.read(token.value) is not None else None
+            return token.value if self._context.read(token.value) is not None else None
         return _UNKNOWN
 
     def _kernel_name(self, patterns: str) -> object:
-        """Return a name such as cpu9, or _UNKNOWN where only some numbers would fit."""
+        """Return a name such as cpu9, or _UNKNOWN where the patterns fit only some numbers."""
         name = f"{self._event.subsystem}9"
         split = patterns.split("|")
         if any(fnmatchcase(name, pattern) for pattern in split):
@@ -266,6 +271,37 @@ class _Walk:
     def _act(self, rule: Rule, certain: bool) -> None:
         for token in rule.tokens:
             if token.key == "RUN" and token.operator in ("=", ":=") and certain:
-                self._found = [start for start in self._found if start.key != "RUN"]  # the list begins anew
+                self._found = [reload for reload in self._found if reload.key != "RUN"]  # the list starts again
             if token.starts_reload and token.key != "PROGRAM":
-                self._found.append(Start(token.value, rule.first, token.key, certain))
+                self._add(rule, token, certain)
+
+    def _add(self, rule: Rule, token: Token, certain: bool) -> None:
+        self._found.append(Reload(self._path, rule.first, token.key, token.value, certain))
+
+
+def without_reload(text: str, heading: Sequence[str] = ()) -> str:
+    """Return a rules file in which no event of a CPU or of memory starts a reload.
+
+    A rule for those events alone becomes a comment.  A rule that other events may reach, through a GOTO, gets a guard.
+
+    :param heading: comment lines for the top
+    """
+    lines = text.split("\n")
+    for rule in parse_rules(text):
+        excluded = {token.value for token in rule.tokens if (token.key, token.operator) == ("SUBSYSTEM", "!=")}
+        if not any(token.starts_reload for token in rule.tokens) or excluded >= _SUBSYSTEMS:
+            continue
+        if _is_only_for_hotplug(rule):
+            for number in range(rule.first - 1, rule.last):
+                # Without its backslash: udev would take the next line as part of the comment.
+                lines[number] = f"# {lines[number]}".rstrip("\\").rstrip()
+        else:
+            lines[rule.first - 1] = GUARD + lines[rule.first - 1].lstrip()
+    return "".join(f"# {line}".rstrip() + "\n" for line in heading) + "\n".join(lines)
+
+
+def _is_only_for_hotplug(rule: Rule) -> bool:
+    return rule.value_of("LABEL") is None and any(
+        token.key == "SUBSYSTEM" and token.operator == "==" and set(token.value.split("|")) <= _SUBSYSTEMS
+        for token in rule.tokens
+    )

@@ -1,1 +1,1 @@
-"""What a distribution set up for kdump, and changing it: udev rules, settings, units."""
+"""Reading what handles hot-plug on a machine, and changing it."""

@@ -1,4 +1,4 @@
-"""Everything that ``doctor`` looks at, read once, and the situation that its forecast starts from."""
+"""Everything that ``doctor`` reads, and the situation on which its forecast is based."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crash_hotplug.core.assessment import Assessment, assess
-from crash_hotplug.core.doctor.hotplug_forecast import SERVICE, Change, RuleStart, Situation
-from crash_hotplug.core.doctor.udev_rules import Surroundings, UEvent, mentions_reload, parse_rules, reloads
-from crash_hotplug.core.doctor.unit_file import sandbox_of
+from crash_hotplug.core.doctor.forecast import SERVICE, Change, Situation
+from crash_hotplug.core.doctor.settings_files import sandbox_of
+from crash_hotplug.core.doctor.udev_rules import Reload, RuleContext, UEvent, find_reloads, mentions_reload, parse_rules
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.linux import acpi_memory, btf_file, kallsyms, kcore, machine_reader
 from crash_hotplug.linux.crash_image import read_crash_image
-from crash_hotplug.linux.doctor import systemd_units, udev_files
+from crash_hotplug.linux.doctor.config_files import (
+    RULES_DIRECTORIES,
+    UNIT_DIRECTORIES,
+    KernelConfig,
+    RulesFile,
+    Unit,
+    is_active,
+    read_kernel_config,
+    read_rules_files,
+    read_unit,
+)
 from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings, read_kdump_settings
-from crash_hotplug.linux.doctor.kernel_config import KernelConfig, read_kernel_config
-from crash_hotplug.linux.doctor.rooted_path import exists, read_config
-from crash_hotplug.linux.doctor.systemd_units import Unit, is_active, read_unit
-from crash_hotplug.linux.doctor.udev_files import RulesFile, read_rules_files
+from crash_hotplug.linux.doctor.rooted_files import exists, read_config
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state, why_locked_down, why_no_load
 from crash_hotplug.linux.loading.live_machine import LiveMachine, why_live_image_not_updatable
 from crash_hotplug.linux.loading.reload import can_reload, find_reload_tool
@@ -30,12 +37,12 @@ UDEVD = "systemd-udevd.service"
 AUTO_ONLINE = "/sys/devices/system/memory/auto_online_blocks"
 KPTR_RESTRICT = "/proc/sys/kernel/kptr_restrict"
 OPTIONS = ("CONFIG_KEXEC", "CONFIG_KEXEC_FILE", "CONFIG_CRASH_HOTPLUG")
-"""What is looked at in the kernel's configuration."""
+"""Options of the kernel's configuration that doctor reports."""
 
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """The loaded image against its machine."""
+    """The loaded image, compared with its machine."""
 
     machine: Machine
     image: CrashImage
@@ -44,27 +51,27 @@ class LoadedImage:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was read.  None means that the machine has no such thing, or does not say."""
+    """What was read.  None means that the machine has no such thing, or that it cannot be read."""
 
     is_live: bool
     """Whether this is the running machine, not a saved tree."""
     state: KexecState
     release: str | None
-    cmdline: str
-    """The running kernel's command line."""
+    crashkernel: str | None
+    """The ``crashkernel=`` options of the running kernel, as they were given."""
     config: KernelConfig | None
     has_btf: bool
     hidden_kernel: str | None
     """Why the crash image cannot be found through /proc/kcore and /proc/kallsyms; None where it can."""
     auto_online: str | None
-    """What becomes of new memory blocks: ``offline``, ``online``, ``online_movable``, ``online_kernel``."""
+    """State of new memory blocks: ``offline``, ``online``, ``online_movable``, ``online_kernel``."""
     kptr_restrict: str | None
     loaded: LoadedImage | None
     loaded_reason: str | None
     """Why *loaded* is None."""
     settings: KdumpSettings | None
     rules: Sequence[RulesFile]
-    """The rules files that start reloads, or that belong to the family and are switched off."""
+    """The rules files that start reloads, and that of the installed family."""
     udevd: Unit
     service: Unit
     kdump: Unit | None
@@ -72,7 +79,7 @@ class Diagnosis:
 
 
 def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
-    """Read it all; what is masked is None.
+    """Read everything; what is masked is None.
 
     :raise CannotTellError: a settings, rules or unit file may not be read
     :raise InputError: a file is not what it should be
@@ -82,39 +89,36 @@ def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
     config = read_kernel_config(sysroot, release)
     loaded, loaded_reason = _read_loaded(sysroot, state)
     settings = read_kdump_settings(sysroot)
-    rules = _rules(sysroot, settings)
-    service = read_unit(sysroot, SERVICE)
-    udevd = read_unit(sysroot, UDEVD)
-    starts = _starts(sysroot, state, rules)
-    in_place, in_place_reason = _in_place(sysroot, state, config, loaded)
+    own_rules = None if settings is None else settings.family.rules
+    rules = [file for file in read_rules_files(sysroot) if file.name == own_rules or mentions_reload(file.text)]
+    reloads = _find_reloads(sysroot, state, rules)
+    service, udevd = read_unit(sysroot, SERVICE), read_unit(sysroot, UDEVD)
+    in_place, in_place_reason = _can_update_in_place(sysroot, state, config, loaded)
+    asked = {reload.needs_active for found in reloads.values() for reload in found}
+    cmdline = (sysroot.read(machine_reader.CMDLINE) or b"").decode("ascii", "replace")
     situation = Situation(
         image_loaded=state.image_loaded,
         kernel_updates={"cpu": state.updates_cpus, "memory": state.updates_memory},
         describes_all_cpus=_describes_all_cpus(loaded),
-        service_active=_service_active(sysroot, service),
+        service_active=_is_service_active(sysroot, service),
         in_place=in_place,
         in_place_reason=in_place_reason,
         nothing_loads=why_no_load(state),
         reload_tool=_reload_tool(sysroot, settings),
-        reloads=starts,
-        rules_known=sysroot.is_live or any(exists(sysroot, directory) for directory in udev_files.DIRECTORIES),
-        sandbox=None if udevd.path is None else sandbox_of(udevd.texts),
-        active_units={
-            found.start.needs_active: is_active(sysroot, found.start.needs_active)
-            for found_here in starts.values()
-            for found in found_here
-            if found.start.needs_active is not None
-        },
+        reloads=reloads,
+        rules_known=sysroot.is_live or any(exists(sysroot, directory) for directory in RULES_DIRECTORIES),
+        sandbox=None if udevd.path is None else sandbox_of(list(udevd.texts.values())),
+        active_units={unit: is_active(sysroot, unit) for unit in asked if unit is not None},
         capture_kernel_claims_dimms=_claims_dimms(sysroot, loaded),
     )
     return Diagnosis(
         is_live=sysroot.is_live,
         state=state,
         release=release,
-        cmdline=(sysroot.read(machine_reader.CMDLINE) or b"").decode("ascii", "replace").strip(),
+        crashkernel=" ".join(re.findall(r"(?:^|\s)(crashkernel=\S+)", cmdline)) or None,
         config=config,
         has_btf=exists(sysroot, btf_file.PATH),
-        hidden_kernel=_hidden_kernel(sysroot),
+        hidden_kernel=_why_kernel_is_hidden(sysroot),
         auto_online=_text(sysroot, AUTO_ONLINE),
         kptr_restrict=_text(sysroot, KPTR_RESTRICT),
         loaded=loaded,
@@ -149,11 +153,11 @@ def _read_loaded(sysroot: Sysroot, state: KexecState) -> tuple[LoadedImage | Non
 def _describes_all_cpus(loaded: LoadedImage | None) -> bool | None:
     if loaded is None:
         return None
-    notes = {note.phys for note in loaded.assessment.header.cpu_notes}
-    places = [cpu.crash_notes for cpu in loaded.machine.cpus]
-    if None in places:
-        return None if len(notes) >= len(places) else False
-    return all(place.phys in notes for place in places if place is not None)
+    described = {note.phys for note in loaded.assessment.header.cpu_notes}
+    notes = [cpu.crash_notes for cpu in loaded.machine.cpus]
+    if None in notes:
+        return None if len(described) >= len(notes) else False
+    return all(note.phys in described for note in notes if note is not None)
 
 
 def _claims_dimms(sysroot: Sysroot, loaded: LoadedImage | None) -> bool | None:
@@ -164,34 +168,29 @@ def _claims_dimms(sysroot: Sysroot, loaded: LoadedImage | None) -> bool | None:
     return NO_MEMHOTPLUG not in loaded.image.cmdline.split()
 
 
-def _service_active(sysroot: Sysroot, service: Unit) -> bool | None:
-    if service.path is None and (sysroot.is_live or any(exists(sysroot, d) for d in systemd_units.DIRECTORIES)):
+def _is_service_active(sysroot: Sysroot, service: Unit) -> bool | None:
+    if service.path is None and (sysroot.is_live or any(exists(sysroot, place) for place in UNIT_DIRECTORIES)):
         return False
     return service.is_active
 
 
-def _rules(sysroot: Sysroot, settings: KdumpSettings | None) -> list[RulesFile]:
-    own = None if settings is None else settings.family.rules
-    return [file for file in read_rules_files(sysroot) if file.name == own or mentions_reload(file.text)]
-
-
-def _starts(sysroot: Sysroot, state: KexecState, rules: Sequence[RulesFile]) -> dict[UEvent, list[RuleStart]]:
+def _find_reloads(sysroot: Sysroot, state: KexecState, rules: Sequence[RulesFile]) -> dict[UEvent, list[Reload]]:
     def read(path: str) -> str | None:
         try:
             return read_config(sysroot, path)
         except CrashHotplugError:
             return None
 
-    around = Surroundings({"cpu": state.updates_cpus, "memory": state.updates_memory}, read)
-    parsed = [(file.path, parse_rules(file.text)) for file in rules]
+    context = RuleContext({"cpu": state.updates_cpus, "memory": state.updates_memory}, read)
+    parsed = {file.path: parse_rules(file.text) for file in rules}
     return {
-        event: [RuleStart(path, start) for path, parts in parsed for start in reloads(parts, event, around)]
+        event: [found for path, file in parsed.items() for found in find_reloads(file, event, context, path)]
         for change in Change
         for event in change.events
     }
 
 
-def _in_place(
+def _can_update_in_place(
     sysroot: Sysroot, state: KexecState, config: KernelConfig | None, loaded: LoadedImage | None
 ) -> tuple[bool | None, str | None]:
     """Tell whether the service could update the image in place, and why not."""
@@ -201,7 +200,7 @@ def _in_place(
     if locked_down is not None:
         return False, locked_down
     if not sysroot.is_live:
-        return None, "whether it can be updated in place is seen on the live machine only"
+        return None, "only the live machine tells whether it can be updated in place"
     if loaded is None:
         return None, "the loaded image cannot be read"
     try:
@@ -222,7 +221,7 @@ def _reload_tool(sysroot: Sysroot, settings: KdumpSettings | None) -> str | None
     return settings.family.reload
 
 
-def _hidden_kernel(sysroot: Sysroot) -> str | None:
+def _why_kernel_is_hidden(sysroot: Sysroot) -> str | None:
     try:
         if not kallsyms.read_symbols(sysroot, ("kexec_crash_image",)):
             return str(kallsyms.explain_masked(sysroot))
@@ -230,9 +229,3 @@ def _hidden_kernel(sysroot: Sysroot) -> str | None:
             return None
     except CrashHotplugError as error:
         return str(error)
-
-
-def crashkernel_option(cmdline: str) -> str | None:
-    """Return the running kernel's ``crashkernel=`` options, as they were given."""
-    found = re.findall(r"(?:^|\s)(crashkernel=\S+)", cmdline)
-    return " ".join(found) or None

@@ -1,4 +1,4 @@
-"""The three families of kdump tools: their rules file, their settings, and what they load the crash image with."""
+"""The three families of kdump tools: their files, and the settings with which they load the next crash image."""
 
 from __future__ import annotations
 
@@ -6,133 +6,130 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from crash_hotplug.core.doctor.shell_settings import Setting, read_setting
-from crash_hotplug.linux.doctor.rooted_path import exists, read_config
+from crash_hotplug.core.doctor.settings_files import Setting, read_setting
+from crash_hotplug.linux.doctor.rooted_files import exists, read_config
 from crash_hotplug.linux.sysroot import Sysroot
 
 NO_MEMHOTPLUG = "acpi_no_memhotplug"
-"""Without it a capture kernel takes the DIMMs that ACPI announces for its own RAM (docs/elfcorehdr.md)."""
+"""Without it a capture kernel uses the DIMMs that ACPI announces as its own RAM (docs/elfcorehdr.md)."""
 
 
 class Family(NamedTuple):
-    """One distribution's way."""
+    """The kdump tools of one family of distributions."""
 
     name: str
     tool: str
     """The program that loads the crash image."""
-    marks: tuple[str, ...]
-    """Files that only this family has."""
+    other_marks: tuple[str, ...]
+    """Files beside the tool that only this family has."""
     rules: str
     """Name of its udev rules file."""
-    settings: str
-    append: str
-    """The setting that is appended to the capture kernel's command line."""
-    whole: str
-    """The setting that replaces the command line that the tool would make."""
-    arguments: str
-    """The setting with more arguments for kexec."""
     unit: str
     reload: str
-    """What a person types to load the image again."""
+    """The command that loads the image again."""
+    settings: str
+    """The settings file, which has the next three settings."""
+    append: str
+    """Appended to the capture kernel's command line."""
+    whole: str
+    """Replaces the command line that the tool would build."""
+    arguments: str
+    """More arguments for kexec."""
     passes_no_memhotplug: bool = False
     """Whether the tool itself passes acpi_no_memhotplug, unless *whole* is set."""
 
 
 DEBIAN = Family(
-    "kdump-tools (Debian, Ubuntu)",
-    "/usr/sbin/kdump-config",
-    ("/usr/sbin/kdump-config", "/etc/default/kdump-tools"),
-    "50-kdump-tools.rules",
-    "/etc/default/kdump-tools",
-    "KDUMP_CMDLINE_APPEND",
-    "KDUMP_CMDLINE",
-    "KDUMP_KEXEC_ARGS",
-    "kdump-tools.service",
-    "kdump-config reload",
+    name="kdump-tools (Debian, Ubuntu)",
+    tool="/usr/sbin/kdump-config",
+    other_marks=("/etc/default/kdump-tools",),
+    rules="50-kdump-tools.rules",
+    unit="kdump-tools.service",
+    reload="kdump-config reload",
+    settings="/etc/default/kdump-tools",
+    append="KDUMP_CMDLINE_APPEND",
+    whole="KDUMP_CMDLINE",
+    arguments="KDUMP_KEXEC_ARGS",
 )
 OPENSUSE = Family(
-    "kdump (openSUSE)",
-    "/usr/lib/kdump/load.sh",
-    ("/usr/lib/kdump/load.sh", "/usr/lib/kdump/70-kdump.rules", "/usr/lib/udev/rules.d/70-kdump.rules"),
-    "70-kdump.rules",
-    "/etc/sysconfig/kdump",
-    "KDUMP_COMMANDLINE_APPEND",
-    "KDUMP_COMMANDLINE",
-    "KEXEC_OPTIONS",
-    "kdump.service",
-    "systemctl restart kdump.service",
+    name="kdump (openSUSE)",
+    tool="/usr/lib/kdump/load.sh",
+    other_marks=("/usr/lib/kdump/70-kdump.rules", "/usr/lib/udev/rules.d/70-kdump.rules"),
+    rules="70-kdump.rules",
+    unit="kdump.service",
+    reload="systemctl restart kdump.service",
+    settings="/etc/sysconfig/kdump",
+    append="KDUMP_COMMANDLINE_APPEND",
+    whole="KDUMP_COMMANDLINE",
+    arguments="KEXEC_OPTIONS",
     passes_no_memhotplug=True,
 )
 RED_HAT = Family(
-    "kdumpctl (Red Hat, Fedora)",
-    "/usr/bin/kdumpctl",
-    ("/usr/bin/kdumpctl", "/etc/kdump.conf", "/usr/lib/udev/rules.d/98-kexec.rules"),
-    "98-kexec.rules",
-    "/etc/sysconfig/kdump",
-    "KDUMP_COMMANDLINE_APPEND",
-    "KDUMP_COMMANDLINE",
-    "KEXEC_ARGS",
-    "kdump.service",
-    "kdumpctl reload",
+    name="kdumpctl (Red Hat, Fedora)",
+    tool="/usr/bin/kdumpctl",
+    other_marks=("/etc/kdump.conf", "/usr/lib/udev/rules.d/98-kexec.rules"),
+    rules="98-kexec.rules",
+    unit="kdump.service",
+    reload="kdumpctl reload",
+    settings="/etc/sysconfig/kdump",
+    append="KDUMP_COMMANDLINE_APPEND",
+    whole="KDUMP_COMMANDLINE",
+    arguments="KEXEC_ARGS",
 )
 FAMILIES = (DEBIAN, OPENSUSE, RED_HAT)
 
 
 @dataclass(frozen=True)
 class KdumpSettings:
-    """What the settings say of the next load of a crash image."""
+    """The settings for the next load of a crash image."""
 
     family: Family
     text: str | None
     """The settings file; None where it does not exist."""
     append: Setting | None
     append_default: str | None
-    """What the tool appends where *append* is not set; None where it is not known."""
+    """What the tool appends where *append* is not set; None where that is not known."""
     whole: Setting | None
     arguments: Setting | None
 
     @property
     def appended(self) -> str | None:
-        """What is appended to the capture kernel's command line; None where that cannot be told."""
+        """What is appended to the capture kernel's command line; None where that is not known."""
         if self.append is None or self.append.value == "":
             return self.append_default
         return self.append.value
 
     @property
     def next_has_no_memhotplug(self) -> bool | None:
-        """Whether the next capture kernel gets acpi_no_memhotplug; None where that cannot be told."""
-        is_whole = self.whole is not None and self.whole.value != ""
-        if self.family.passes_no_memhotplug and not is_whole:
+        """Whether the next capture kernel gets acpi_no_memhotplug; None where that is not known."""
+        given = [self.appended]
+        if self.whole is not None and self.whole.value != "":
+            given.append(self.whole.value)
+        elif self.family.passes_no_memhotplug:
             return True
-        given = [self.appended, *([self.whole.value] if is_whole and self.whole is not None else [])]
         if any(part is not None and NO_MEMHOTPLUG in part.split() for part in given):
             return True
         return None if None in given else False
 
 
 def read_kdump_settings(sysroot: Sysroot) -> KdumpSettings | None:
-    """Find the family and read its settings; None where none is installed.
+    """Find the installed family and read its settings; None where none is installed.
 
     :raise CannotTellError: a file may not be read
     :raise InputError: a file is not what it should be
     """
-    family = next((family for family in FAMILIES if any(exists(sysroot, mark) for mark in family.marks)), None)
-    if family is None:
-        return None
-    text = read_config(sysroot, family.settings)
-    given = text or ""
-    return KdumpSettings(
-        family,
-        text,
-        read_setting(given, family.append),
-        _append_default(sysroot, family),
-        read_setting(given, family.whole),
-        read_setting(given, family.arguments),
-    )
+    for family in FAMILIES:
+        if any(exists(sysroot, mark) for mark in (family.tool, *family.other_marks)):
+            text = read_config(sysroot, family.settings)
+            append, whole, arguments = (
+                read_setting(text or "", name) for name in (family.append, family.whole, family.arguments)
+            )
+            return KdumpSettings(family, text, append, _append_default(sysroot, family), whole, arguments)
+    return None
 
 
 def _append_default(sysroot: Sysroot, family: Family) -> str | None:
-    """Return what kdump-config itself appends where the setting is empty; the other tools then append nothing."""
+    """Return what kdump-config appends where the setting is empty; the other tools append nothing then."""
     if family is not DEBIAN:
         return ""
     script = read_config(sysroot, family.tool) or ""
@@ -141,5 +138,5 @@ def _append_default(sysroot: Sysroot, family: Family) -> str | None:
 
 
 def append_default_line(family: Family, default: str | None) -> str:
-    """Return the line of the tool that says its default, as it is read here; "" where there is none."""
+    """Return the line of the tool from which its default is read; "" where it has none."""
     return f'{family.append}=${{{family.append}:="{default}"}}\n' if default else ""

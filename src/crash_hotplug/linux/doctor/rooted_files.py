@@ -1,7 +1,8 @@
-"""Files that are written below a root directory: whole or not at all, and no link is ever followed.
+"""Files below a root directory: the live machine's root, a saved tree, or the mounted root of another machine.
 
-The root may be somebody else's tree: a link in it must not lead a write out of it.  So every directory on the way is
-opened by name from the one above (openat(2) with O_NOFOLLOW), and the file is renamed into its place.
+Reading follows symbolic links as the machine itself would, without leaving the root: an absolute link such as
+/etc/os-release leads to the tree's own file.  Writing follows no link at all: every directory on the way is opened by
+name from the one above (openat(2) with O_NOFOLLOW), because a link in a tree of unknown origin may lead out of it.
 """
 
 from __future__ import annotations
@@ -11,18 +12,84 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
+from crash_hotplug.linux.atomic_file import temporary_prefix, write_atomically
+from crash_hotplug.linux.sysroot import Sysroot
 
+NULL = "/dev/null"
+"""A link to it disables a unit or a rules file."""
+_MOST_LINKS = 40
+"""MAXSYMLINKS of the kernel."""
 _LIMIT = 1 << 20
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Bytes; no configuration file is larger."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def resolve(sysroot: Sysroot, path: str) -> str:
+    """Return the machine's absolute path to which *path* leads through all its links.
+
+    :raise InputError: the links form a circle
+    """
+    root = sysroot.directory or ""
+    left = path.split("/")
+    resolved = ""
+    links = 0
+    while left:
+        part = left.pop(0)
+        if part in ("", "."):
+            continue
+        if part == "..":
+            resolved = os.path.dirname(resolved).rstrip("/")
+            continue
+        try:
+            target = os.readlink(f"{root}{resolved}/{part}")
+        except (OSError, ValueError):  # not a link, or nothing there
+            resolved = f"{resolved}/{part}"
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise InputError(f"{path} leads through more than {_MOST_LINKS} symbolic links")
+        resolved = "" if target.startswith("/") else resolved
+        left = target.split("/") + left
+    return resolved or "/"
+
+
+def read_config(sysroot: Sysroot, path: str) -> str | None:
+    """Return a configuration file's text; "" where it is a link to /dev/null, None where it does not exist.
+
+    Bytes that are not UTF-8 become surrogate escapes; :func:`to_bytes` restores them.
+
+    :raise CannotTellError: the file may not be read
+    :raise InputError: it is not a regular file, is too large, or its links form a circle
+    """
+    resolved = resolve(sysroot, path)
+    if resolved == NULL:
+        return ""
+    data = sysroot.read(resolved, _LIMIT)
+    return None if data is None else to_text(data)
+
+
+def to_text(data: bytes) -> str:
+    """Decode a configuration file."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def to_bytes(text: str) -> bytes:
+    """Encode what :func:`to_text` decoded, byte for byte."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def exists(sysroot: Sysroot, path: str) -> bool:
+    """Whether there is anything at *path*, even a link that leads nowhere."""
+    parent, name = os.path.split(path)
+    return os.path.lexists(f"{sysroot.directory or ''}{resolve(sysroot, parent)}/{name}")
 
 
 @dataclass(frozen=True)
 class FileState:
-    """A regular file: what it holds and whose it is."""
+    """A regular file: its content, permissions and owner."""
 
     content: bytes
     mode: int
@@ -31,26 +98,26 @@ class FileState:
     gid: int
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_directory(root: str, path: str) -> Iterator[int]:
-    """Open a directory below *root* for as long as the block runs.
+    """Open a directory below *root* without following links; closed when the block ends.
 
     :raise FileNotFoundError: it does not exist
-    :raise InputError: it, or one on the way to it, is a link or no directory
+    :raise InputError: it, or a directory on the way to it, is a link or not a directory
     :raise CannotTellError: it may not be opened
     """
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(root, _DIRECTORY)
     try:
         walked = ""
-        for part in path.strip("/").split("/"):
+        for part in filter(None, path.split("/")):
             walked += f"/{part}"
-            if part in ("", ".", ".."):
-                raise InputError(f"{path} is no plain path")
+            if part in (".", ".."):
+                raise InputError(f"{path} is not a plain path")
             try:
-                below = os.open(part, _DIRECTORY, dir_fd=descriptor)
+                below = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
             except OSError as error:
                 if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                    raise InputError(f"{walked} is a link or no directory: nothing is written through it") from error
+                    raise InputError(f"{walked} is a link or not a directory: nothing is written there") from error
                 if error.errno in (errno.EACCES, errno.EPERM):
                     raise CannotTellError(f"{walked} cannot be opened: {error.strerror}; run as root") from error
                 raise
@@ -62,7 +129,7 @@ def open_directory(root: str, path: str) -> Iterator[int]:
 
 
 def missing_directories(root: str, path: str) -> list[str]:
-    """Return the directories on the way to *path* (and itself) that do not exist, the topmost first."""
+    """Return *path* and the directories on the way to it that do not exist, the topmost first."""
     missing = []
     while path not in ("", "/"):
         try:
@@ -75,14 +142,14 @@ def missing_directories(root: str, path: str) -> list[str]:
 
 
 def make_directories(root: str, path: str) -> None:
-    """Make a directory and those on the way to it, each mode 0755; what is there already stays as it is.
+    """Make the directories that :func:`missing_directories` returns, with mode 0755, on the disk on return.
 
     :raise CrashHotplugError: one cannot be made
     """
     for directory in missing_directories(root, path):
         parent, name = os.path.split(directory)
         try:
-            with _parent(root, parent) as descriptor:
+            with open_directory(root, parent) as descriptor:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o755, dir_fd=descriptor)
                     os.chmod(name, 0o755, dir_fd=descriptor)
@@ -91,133 +158,81 @@ def make_directories(root: str, path: str) -> None:
             raise CrashHotplugError(f"the directory {directory} cannot be made: {error.strerror}") from error
 
 
-@contextmanager
-def _parent(root: str, path: str) -> Iterator[int]:
-    if path.strip("/"):
-        with open_directory(root, path) as descriptor:
-            yield descriptor
-        return
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def remove_directory(root: str, path: str) -> None:
-    """Remove a directory where it is there and empty."""
+    """Remove a directory if it exists and is empty."""
     parent, name = os.path.split(path)
-    with contextlib.suppress(OSError, InputError), _parent(root, parent) as descriptor:
+    with contextlib.suppress(OSError, InputError), open_directory(root, parent) as descriptor:
         os.rmdir(name, dir_fd=descriptor)
         os.fsync(descriptor)
 
 
 def read_state(root: str, path: str) -> FileState | None:
-    """Return a file as it is; None where it does not exist.
+    """Return a file's state without following links; None where it does not exist.
 
-    :raise CannotTellError: it may not be read
-    :raise InputError: it is a link or another thing that is no regular file, or too large
+    :raise CannotTellError: the file may not be read
+    :raise InputError: it is not a regular file, or is too large
     """
     directory, name = os.path.split(path)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a FIFO must not wait for a writer
     try:
         with open_directory(root, directory) as parent:
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            descriptor = os.open(name, flags, dir_fd=parent)
     except FileNotFoundError:
         return None
     except PermissionError as error:
         raise CannotTellError(f"{path} cannot be read: {error.strerror}; run as root") from error
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise InputError(f"{path} is a link: it is left alone, change what it leads to by hand") from error
+            raise InputError(
+                f"{path} is a link and stays unchanged: edit the file to which it leads by hand"
+            ) from error
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is not a regular file: it is left alone")
+            raise InputError(f"{path} is not a regular file and stays unchanged")
         content = file.read(_LIMIT + 1)
     if len(content) > _LIMIT:
         raise InputError(f"{path} has more than {_LIMIT} bytes: it is not the file it should be")
     return FileState(content, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
-def temporary_name(name: str) -> str:
-    """Return the name under which a file is written before it takes its place."""
-    return f".{name}.crash-hotplug-new"
-
-
 def replace_file(root: str, path: str, state: FileState) -> None:
-    """Write a file whole, or leave it as it was; on the disk when this returns.
+    """Write a file whole or leave it as it was; on the disk on return.
 
-    :raise CrashHotplugError: it cannot be written
+    :raise InputError: the file cannot be written
     """
     directory, name = os.path.split(path)
-    temporary = temporary_name(name)
+    owner = (state.uid, state.gid)
     try:
         with open_directory(root, directory) as parent:
-            _unlink(temporary, parent)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, 0o600, dir_fd=parent)
-            try:
-                _fill(descriptor, state, _labels(parent, name))
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-            os.fsync(parent)
+            _remove_temporaries(parent, name)
+            write_atomically(path, state.content, state.mode, owner=owner, parent=parent, durable=True)
     except OSError as error:
-        raise CrashHotplugError(f"{path} cannot be written: {error.strerror}") from error
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def remove_file(root: str, path: str) -> None:
-    """Remove a file, and what a killed :func:`replace_file` left beside it.
+def remove_file(root: str, path: str, temporary_only: bool = False) -> None:
+    """Remove a file, if it exists, and what a killed :func:`replace_file` left beside it.
 
-    :raise CrashHotplugError: it cannot be removed
+    :param temporary_only: keep the file itself
+    :raise InputError: it cannot be removed
     """
     directory, name = os.path.split(path)
     try:
         with open_directory(root, directory) as parent:
-            _unlink(name, parent)
-            _unlink(temporary_name(name), parent)
+            if not temporary_only:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=parent)
+            _remove_temporaries(parent, name)
             os.fsync(parent)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise CrashHotplugError(f"{path} cannot be removed: {error.strerror}") from error
+        raise InputError(f"{path} cannot be removed: {error.strerror}") from error
 
 
-def clear_temporary(root: str, path: str) -> None:
-    """Remove what a killed :func:`replace_file` left beside *path*."""
-    directory, name = os.path.split(path)
-    remove_file(root, os.path.join(directory, temporary_name(name)))
-
-
-def _unlink(name: str, parent: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=parent)
-
-
-def _fill(descriptor: int, state: FileState, labels: dict[str, bytes]) -> None:
-    written = 0
-    while written < len(state.content):
-        written += os.write(descriptor, state.content[written:])
-    for name, value in labels.items():
-        with contextlib.suppress(OSError):  # a file system without them; SELinux relabels by its own policy
-            os.setxattr(descriptor, name, value)
-    status = os.fstat(descriptor)
-    if (status.st_uid, status.st_gid) != (state.uid, state.gid):
-        os.fchown(descriptor, state.uid, state.gid)
-    os.fchmod(descriptor, state.mode)
-
-
-def _labels(parent: int, name: str) -> dict[str, bytes]:
-    """Return the extended attributes of the file that is replaced: its SELinux label is one of them."""
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    except OSError:
-        return {}
-    try:
-        return {attribute: os.getxattr(descriptor, attribute) for attribute in os.listxattr(descriptor)}
-    except OSError:
-        return {}
-    finally:
-        os.close(descriptor)
+def _remove_temporaries(parent: int, name: str) -> None:
+    for entry in os.listdir(parent):
+        if entry.startswith(temporary_prefix(name)):
+            os.unlink(entry, dir_fd=parent)

@@ -14,7 +14,6 @@ from crash_hotplug.core.boot_params import SETUP_HEADER_END, check_bzimage, init
 from crash_hotplug.core.errors import CrashHotplugError, InputError
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import check_capture_kernel_fits
-from crash_hotplug.linux.failed_program import why_failed
 from crash_hotplug.linux.kexec_state import read_kexec_state
 from crash_hotplug.linux.loading.system_calls import (
     FILE_NO_INITRAMFS,
@@ -24,11 +23,9 @@ from crash_hotplug.linux.loading.system_calls import (
     KexecFileLoadError,
     kexec_file_load,
 )
+from crash_hotplug.linux.programs import SEARCH, run_tool, why_failed
 from crash_hotplug.linux.sysroot import Sysroot
 
-SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where root's tools are looked for: a service may have no PATH, and root's must not lead astray."""
-_SECONDS = 300
 _COMMAND_LINE_MAX = 2048
 """COMMAND_LINE_SIZE of x86."""
 _ONLY_KEXEC_LOAD = (errno.ENOSYS, errno.ENOEXEC, errno.EKEYREJECTED, errno.ENODATA, errno.ENOKEY, errno.ENOPKG)
@@ -54,17 +51,6 @@ class CaptureKernel(NamedTuple):
     initrd: str | None
     cmdline: str
     """Without ``elfcorehdr=``, which the loader adds."""
-
-
-def run_tool(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a program that loads or reloads a crash image.
-
-    :raise CrashHotplugError: it cannot be run, or does not finish
-    """
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CrashHotplugError(f"{' '.join(command[:2])} did not finish: {error}") from error
 
 
 class LoaderCalls(NamedTuple):

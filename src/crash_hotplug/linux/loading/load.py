@@ -13,6 +13,7 @@ from crash_hotplug.core.plan import room_for
 from crash_hotplug.core.reload import Loaded, load
 from crash_hotplug.core.steps import Say, Steps, say_nothing
 from crash_hotplug.core.update import CrashMachine, Wants, take_lock
+from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.kexec_state import read_kexec_state, why_no_load
 from crash_hotplug.linux.loading.capture_kernel import (
     CaptureKernel,
@@ -119,12 +120,9 @@ def save_record(record: LoadRecord, directory: str = DIRECTORY) -> None:
     path = os.path.join(directory, _NAME)
     try:
         os.makedirs(directory, mode=0o755, exist_ok=True)
-        descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(content, file, indent=1)
-        os.replace(f"{path}.new", path)
     except OSError as error:
         raise CrashHotplugError(f"{path} cannot be written: {error.strerror}") from error
+    write_atomically(path, json.dumps(content, indent=1).encode())
 
 
 def read_record(directory: str = DIRECTORY) -> LoadRecord | None:

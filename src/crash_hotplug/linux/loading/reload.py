@@ -17,9 +17,9 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.reload import make_ready, reload
 from crash_hotplug.core.steps import Say, Steps, say_nothing
 from crash_hotplug.core.update import CrashMachine, Outcome, Report, take_lock
-from crash_hotplug.linux.failed_program import why_failed
-from crash_hotplug.linux.loading.capture_kernel import SEARCH, CaptureKernel, Strategy, load_capture_kernel, run_tool
+from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy, load_capture_kernel
 from crash_hotplug.linux.loading.load import LoadRecord, read_record
+from crash_hotplug.linux.programs import SEARCH, run_tool, why_failed
 
 _HERE = str(Path(crash_hotplug.__file__).parents[1])
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from crash_hotplug.__main__ import run; run()"

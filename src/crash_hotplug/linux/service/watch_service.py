@@ -21,7 +21,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
 from crash_hotplug.core.service.watch_schedule import Schedule
 from crash_hotplug.core.sizes import count
-from crash_hotplug.linux.service.metrics_file import write_metrics
+from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import UeventSocket
 from crash_hotplug.linux.service.watch_look import Reconciler
@@ -150,7 +150,7 @@ class Service:
             return
         self._metrics_written = now
         try:
-            write_metrics(self._metrics_file, self._record.metrics())
+            write_metrics(self._metrics_file, self._record)
         except CrashHotplugError as error:
             if str(error) != self._metrics_error:
                 self._say(WARNING, f"{error}; tried again at each look")
@@ -165,6 +165,14 @@ class Service:
             self._reloads = True
         else:
             self._stops = True
+
+
+def write_metrics(path: str, record: WatchRecord) -> None:
+    """Write the metrics for node_exporter's textfile collector, which runs as another user and reads ``*.prom``.
+
+    :raise InputError: the file cannot be written; the former one stays
+    """
+    write_atomically(path, record.metrics().encode(), 0o644)
 
 
 _PRIORITIES = {

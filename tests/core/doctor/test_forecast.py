@@ -1,16 +1,16 @@
-"""Who reacts to a hot-plug, and does it work?  One situation, changed in one point at a time."""
+"""The forecast of one situation, changed in one point at a time."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from crash_hotplug.core.doctor.hotplug_forecast import Change, RuleStart, Situation, forecast, overall
-from crash_hotplug.core.doctor.udev_rules import Start, UEvent
-from crash_hotplug.core.doctor.unit_file import Sandbox
+from crash_hotplug.core.doctor.forecast import Change, Situation, forecast, overall
+from crash_hotplug.core.doctor.settings_files import Sandbox
+from crash_hotplug.core.doctor.udev_rules import Reload, UEvent
 
-RELOAD = RuleStart("/usr/lib/udev/rules.d/98-kexec.rules", Start("/usr/bin/kdumpctl reload", 3, "RUN", True))
+RELOAD = Reload("/usr/lib/udev/rules.d/98-kexec.rules", 3, "RUN", "/usr/bin/kdumpctl reload", True)
 EVENTS = [event for change in Change for event in change.events]
-NOBODY = Situation(
+NOTHING = Situation(
     image_loaded=True,
     kernel_updates={"cpu": None, "memory": None},
     describes_all_cpus=False,
@@ -25,13 +25,17 @@ NOBODY = Situation(
     active_units={},
     capture_kernel_claims_dimms=False,
 )
-UDEV = replace(NOBODY, reloads={event: [RELOAD] for event in EVENTS})
-KERNEL = replace(NOBODY, kernel_updates={"cpu": True, "memory": True})
-SERVICE = replace(NOBODY, service_active=True)
+UDEV = replace(NOTHING, reloads={event: [RELOAD] for event in EVENTS})
+KERNEL = replace(NOTHING, kernel_updates={"cpu": True, "memory": True})
+SERVICE = replace(NOTHING, service_active=True)
+
+
+def reloads(reload: Reload) -> dict[UEvent, list[Reload]]:
+    return {event: [reload] for event in EVENTS}
 
 
 def handled(situation: Situation) -> dict[str, bool | None]:
-    return {outcome.change.name: outcome.is_handled for outcome in forecast(situation)}
+    return {found.change.name: found.is_handled for found in forecast(situation)}
 
 
 def verdict(situation: Situation) -> bool | None:
@@ -39,42 +43,50 @@ def verdict(situation: Situation) -> bool | None:
 
 
 def sentences(situation: Situation) -> str:
-    return " | ".join(outcome.sentence for outcome in forecast(situation))
+    return " | ".join(found.sentence for found in forecast(situation))
 
 
-def test_nobody_reacts() -> None:
-    assert verdict(NOBODY) is False
-    assert "nothing reacts" in sentences(NOBODY)
+def test_without_kernel_rule_and_service_nothing_is_handled() -> None:
+    assert verdict(NOTHING) is False
+    assert "nothing updates the header" in sentences(NOTHING)
 
 
-def test_udevs_reload_works() -> None:
+def test_udev_reload_handles_every_change() -> None:
     assert verdict(UDEV) is True
     assert "/usr/lib/udev/rules.d/98-kexec.rules" in sentences(UDEV)
 
 
-def test_the_sandbox_stops_a_reload_but_not_one_that_leaves_it() -> None:
+def test_sandbox_stops_a_reload_unless_systemd_runs_it() -> None:
     boxed = replace(UDEV, sandbox=Sandbox.NO_SYSTEM_CALL)
     assert verdict(boxed) is False
     assert "fails silently" in sentences(boxed)
     assert verdict(replace(UDEV, sandbox=Sandbox.ONE_SYSTEM_CALL)) is None
-    outside = RuleStart(RELOAD.path, Start("systemd-run kdumpctl reload", 3, "RUN", True))
-    assert verdict(replace(boxed, reloads={event: [outside] for event in EVENTS})) is True
+    outside = RELOAD._replace(program="systemd-run kdumpctl reload")
+    assert verdict(replace(boxed, reloads=reloads(outside))) is True
 
 
-def test_a_reload_that_asks_for_a_unit() -> None:
+def test_reload_that_asks_for_a_unit_depends_on_its_state() -> None:
     command = "/bin/sh -c 'systemctl is-active kdump.service || exit 0; systemd-run kdumpctl reload'"
-    asks = replace(UDEV, reloads={event: [RuleStart("x", Start(command, 1, "RUN", True))] for event in EVENTS})
+    asks = replace(UDEV, reloads=reloads(RELOAD._replace(program=command)))
     assert verdict(replace(asks, active_units={"kdump.service": True})) is True
     assert verdict(replace(asks, active_units={"kdump.service": False})) is False
     assert verdict(replace(asks, active_units={"kdump.service": None})) is None
 
 
-def test_a_reload_that_is_only_possible_is_cannot_tell() -> None:
-    perhaps = RuleStart("x", Start("kdumpctl reload", 1, "RUN", False))
-    assert verdict(replace(UDEV, reloads={event: [perhaps] for event in EVENTS})) is None
+def test_certain_failure_of_a_reload_outweighs_a_possible_one() -> None:
+    command = "systemctl is-active kdump.service || exit 0; kdumpctl reload"
+    asks = replace(UDEV, sandbox=Sandbox.ONE_SYSTEM_CALL, reloads=reloads(RELOAD._replace(program=command)))
+    assert verdict(asks) is None
+    stopped = replace(asks, active_units={"kdump.service": False})
+    assert verdict(stopped) is False
+    assert "kdump.service is active, and it is not active" in sentences(stopped)
 
 
-def test_the_kernels_handler_leaves_removed_memory_in_the_header() -> None:
+def test_uncertain_reload_is_cannot_tell() -> None:
+    assert verdict(replace(UDEV, reloads=reloads(RELOAD._replace(certain=False)))) is None
+
+
+def test_kernel_leaves_removed_memory_in_the_header() -> None:
     expected = {"CPU_ADDED": True, "CPU_REMOVED": True, "MEMORY_ADDED": True, "MEMORY_REMOVED": False}
     assert handled(KERNEL) == expected
     assert verdict(KERNEL) is False
@@ -83,7 +95,7 @@ def test_the_kernels_handler_leaves_removed_memory_in_the_header() -> None:
     assert verdict(replace(KERNEL, reloads=repaired)) is True
 
 
-def test_the_service_updates_in_place_else_reloads_else_fails() -> None:
+def test_service_updates_in_place_else_reloads_else_fails() -> None:
     assert verdict(SERVICE) is True
     assert "in place" in sentences(SERVICE)
     refused = replace(SERVICE, in_place=False, in_place_reason="lockdown forbids it")
@@ -93,7 +105,7 @@ def test_the_service_updates_in_place_else_reloads_else_fails() -> None:
     assert verdict(replace(SERVICE, in_place=None)) is True
 
 
-def test_the_service_and_udev_at_once_are_told() -> None:
+def test_udev_reload_beside_the_service_is_reported() -> None:
     assert "udev reloads the whole image as well" in sentences(replace(UDEV, service_active=True))
     assert "as well" not in sentences(SERVICE)
     boxed = replace(UDEV, service_active=True, sandbox=Sandbox.NO_SYSTEM_CALL)
@@ -101,25 +113,25 @@ def test_the_service_and_udev_at_once_are_told() -> None:
     assert "fails silently" in sentences(boxed)
 
 
-def test_where_nothing_may_be_loaded_only_the_kernel_helps() -> None:
+def test_kernel_alone_can_update_where_nothing_may_be_loaded() -> None:
     forbidden = replace(UDEV, service_active=True, nothing_loads="kernel.kexec_load_disabled forbids it")
     assert verdict(forbidden) is False
     assert "kexec_load_disabled" in sentences(forbidden)
     assert handled(replace(forbidden, kernel_updates=KERNEL.kernel_updates))["CPU_ADDED"] is True
 
 
-def test_a_header_with_every_possible_cpu_needs_no_update_for_one() -> None:
-    found = handled(replace(NOBODY, describes_all_cpus=True))
+def test_header_with_every_possible_cpu_needs_no_update_for_one() -> None:
+    found = handled(replace(NOTHING, describes_all_cpus=True))
     assert found == {"CPU_ADDED": True, "CPU_REMOVED": True, "MEMORY_ADDED": False, "MEMORY_REMOVED": False}
 
 
-def test_a_capture_kernel_that_takes_dimms_for_itself_loses_them() -> None:
+def test_capture_kernel_that_claims_dimms_loses_added_memory() -> None:
     found = handled(replace(SERVICE, capture_kernel_claims_dimms=True))
     assert found == {"CPU_ADDED": True, "CPU_REMOVED": True, "MEMORY_ADDED": False, "MEMORY_REMOVED": True}
 
 
-def test_what_is_not_known_is_not_guessed() -> None:
+def test_unknown_facts_are_not_guessed() -> None:
     assert verdict(replace(SERVICE, image_loaded=None)) is None
-    assert verdict(replace(NOBODY, rules_known=False)) is None
-    assert verdict(replace(NOBODY, service_active=None)) is None
-    assert verdict(replace(NOBODY, reloads={UEvent("cpu", "add"): []})) is False
+    assert verdict(replace(NOTHING, rules_known=False)) is None
+    assert verdict(replace(NOTHING, service_active=None)) is None
+    assert verdict(replace(NOTHING, reloads={UEvent("cpu", "add"): []})) is False

@@ -1,4 +1,4 @@
-"""--fix and --undo on trees: what is written, that undo is exact, and that a kill at any step can be repaired."""
+"""--fix and --undo on trees: the files that they write, and the state that a kill at any step leaves."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crash_hotplug.core.doctor.hotplug_forecast import forecast
+from crash_hotplug.core.doctor.forecast import forecast
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
-from crash_hotplug.linux.doctor.doctor_fix import Done, apply_fix, plan_fix, undo_fix
-from crash_hotplug.linux.doctor.doctor_manifest import DIRECTORY, PATH
+from crash_hotplug.linux.doctor.fix import DIRECTORY, MANIFEST, FixPlan, Undone, apply_fix, plan_fix, undo_fix
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.family_trees import AWARE, FAMILIES, NAMES, UNAWARE, build, install_service, photograph
 
@@ -30,12 +29,14 @@ VENDOR = {
 }
 
 
-def fix(tree: Path) -> Done:
+def fix(tree: Path) -> FixPlan:
     sysroot = Sysroot(str(tree))
-    return apply_fix(sysroot, plan_fix(sysroot, read_diagnosis(sysroot)))
+    plan = plan_fix(sysroot, read_diagnosis(sysroot))
+    apply_fix(sysroot, plan)
+    return plan
 
 
-def undo(tree: Path) -> Done:
+def undo(tree: Path) -> Undone:
     return undo_fix(Sysroot(str(tree)))
 
 
@@ -54,28 +55,28 @@ def tree(tmp_path: Path, family: str) -> Path:
 
 
 @pytest.mark.parametrize("kernel", [UNAWARE, AWARE])
-def test_fix_then_undo_is_the_tree_as_it_was(tmp_path: Path, family: str, kernel: str) -> None:
+def test_undo_after_fix_restores_the_tree(tmp_path: Path, family: str, kernel: str) -> None:
     tree = install_service(build(tmp_path / "tree", family, kernel))
     before = photograph(tree)
     assert fix(tree).changed
     assert not any_reload(tree)
     assert (tree / "etc/udev/rules.d" / RULES[family]).stat().st_mode & 0o777 == 0o644
     changed = photograph(tree)
-    assert fix(tree) == Done()
+    assert fix(tree) == FixPlan()
     assert photograph(tree) == changed, "a second --fix has nothing to do"
     assert undo(tree).left_alone == []
     assert photograph(tree) == before
-    assert undo(tree) == Done()
+    assert undo(tree) == Undone()
 
 
-def test_the_packages_own_files_are_never_touched(tree: Path, family: str) -> None:
+def test_fix_does_not_touch_the_files_of_a_package(tree: Path, family: str) -> None:
     path = tree / VENDOR[family]
     before = path.read_bytes(), path.stat()
     fix(tree)
     assert (path.read_bytes(), path.stat()) == before
 
 
-def test_debians_settings_keep_the_tools_own_default_and_their_mode(tmp_path: Path) -> None:
+def test_debian_settings_keep_the_default_of_the_tool_and_their_mode(tmp_path: Path) -> None:
     tree = install_service(build(tmp_path / "tree", "debian"))
     path = tree / "etc/default/kdump-tools"
     path.chmod(0o600)
@@ -84,10 +85,10 @@ def test_debians_settings_keep_the_tools_own_default_and_their_mode(tmp_path: Pa
     assert path.read_text().startswith(before)
     assert path.read_text().endswith('\nKDUMP_CMDLINE_APPEND="reset_devices nr_cpus=1 irqpoll acpi_no_memhotplug"\n')
     assert path.stat().st_mode & 0o777 == 0o600
-    assert (tree / PATH.lstrip("/")).stat().st_mode & 0o777 == 0o600, "it may hold a password"
+    assert (tree / MANIFEST.lstrip("/")).stat().st_mode & 0o777 == 0o600, "it may hold a password"
 
 
-def test_an_update_of_the_package_is_taken_over(tree: Path, family: str) -> None:
+def test_fix_takes_over_an_update_of_the_package(tree: Path, family: str) -> None:
     before = photograph(tree)
     fix(tree)
     vendor = tree / VENDOR[family]
@@ -101,17 +102,17 @@ def test_an_update_of_the_package_is_taken_over(tree: Path, family: str) -> None
     assert differs <= {VENDOR[family], "run/udev/rules.d/70-kdump.rules"}
 
 
-def test_opensuses_rules_are_hidden_before_they_become_live(tmp_path: Path) -> None:
+def test_opensuse_rules_are_hidden_before_they_become_live(tmp_path: Path) -> None:
     tree = install_service(build(tmp_path / "tree", "opensuse"))
     (tree / "run/udev/rules.d/70-kdump.rules").unlink()
     fix(tree)
     (tree / "run/udev/rules.d/70-kdump.rules").write_bytes((tree / VENDOR["opensuse"]).read_bytes())
     assert not any_reload(tree)
-    assert fix(tree) == Done()
+    assert fix(tree) == FixPlan()
 
 
 @pytest.mark.parametrize("how", ["edited", "removed", "link"])
-def test_what_somebody_changed_since_is_left_alone_and_said_so(tree: Path, family: str, how: str) -> None:
+def test_file_changed_after_fix_is_left_alone_and_reported(tree: Path, family: str, how: str) -> None:
     fix(tree)
     path = tree / "etc/udev/rules.d" / RULES[family]
     path.unlink()
@@ -120,7 +121,7 @@ def test_what_somebody_changed_since_is_left_alone_and_said_so(tree: Path, famil
     elif how == "link":
         path.symlink_to("/dev/null")
     if how == "edited":
-        assert any("changed by somebody" in sentence for sentence in fix(tree).left_alone)
+        assert any("was changed after" in sentence for sentence in fix(tree).left_alone)
     before = photograph(tree)
     left = undo(tree).left_alone
     assert any(RULES[family] in sentence for sentence in left) == (how != "removed")
@@ -128,10 +129,10 @@ def test_what_somebody_changed_since_is_left_alone_and_said_so(tree: Path, famil
     if how != "removed":
         key = str(path.relative_to(tree))
         assert photograph(tree)[key] == before[key]
-        assert (tree / PATH.lstrip("/")).exists(), "what was there before is still kept"
+        assert (tree / MANIFEST.lstrip("/")).exists(), "what was there before is still kept"
 
 
-def test_an_administrators_own_file_is_changed_and_comes_back(tmp_path: Path) -> None:
+def test_rules_file_of_the_administrator_is_changed_and_restored(tmp_path: Path) -> None:
     tree = install_service(build(tmp_path / "tree", "redhat"))
     path = tree / "etc/udev/rules.d/99-mine.rules"
     path.parent.mkdir(parents=True)
@@ -147,7 +148,7 @@ def test_an_administrators_own_file_is_changed_and_comes_back(tmp_path: Path) ->
     assert photograph(tree) == before
 
 
-def test_a_rules_file_that_is_switched_off_already_stays_so(tree: Path, family: str) -> None:
+def test_disabled_rules_file_stays_disabled(tree: Path, family: str) -> None:
     path = tree / "etc/udev/rules.d" / RULES[family]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to("/dev/null")
@@ -159,7 +160,7 @@ class Killed(BaseException):
     """The process is no more."""
 
 
-STEPS = ("mkdir", "open", "write", "fsync", "fchmod", "rename", "unlink", "rmdir")
+STEPS = ("mkdir", "open", "write", "fsync", "fchmod", "replace", "unlink", "rmdir")
 
 
 @contextmanager
@@ -198,7 +199,7 @@ def without_empty_state(found: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in found.items() if f"{DIRECTORY}/".startswith(f"/{key}/") is False}
 
 
-def test_killed_at_any_step_of_fix_undo_takes_back_and_fix_finishes(tmp_path: Path) -> None:
+def test_fix_killed_at_any_step_is_undone_or_finished(tmp_path: Path) -> None:
     whole = install_service(build(tmp_path / "whole", "debian"))
     before = photograph(whole)
     steps = changing_calls(lambda: fix(whole))
@@ -210,13 +211,13 @@ def test_killed_at_any_step_of_fix_undo_takes_back_and_fix_finishes(tmp_path: Pa
             fix(tree)
         if step % 2:
             fix(tree)
-            comparable = {key: value for key, value in photograph(tree).items() if key != PATH.lstrip("/")}
-            assert comparable == {key: value for key, value in after.items() if key != PATH.lstrip("/")}, step
+            comparable = {key: value for key, value in photograph(tree).items() if key != MANIFEST.lstrip("/")}
+            assert comparable == {key: value for key, value in after.items() if key != MANIFEST.lstrip("/")}, step
         undo(tree)
         assert without_empty_state(photograph(tree)) == without_empty_state(before), step
 
 
-def test_killed_at_any_step_of_undo_the_next_undo_finishes(tmp_path: Path) -> None:
+def test_undo_killed_at_any_step_is_finished_by_the_next(tmp_path: Path) -> None:
     count = install_service(build(tmp_path / "count", "debian"))
     before = photograph(count)
     fix(count)
@@ -256,7 +257,7 @@ TEXTS = st.lists(LINES, max_size=6).map("\n".join)
     mode=st.sampled_from([0o600, 0o644, 0o444]),
     times=st.integers(1, 3),
 )
-def test_fix_then_undo_is_the_tree_as_it_was_whatever_it_holds(
+def test_undo_after_fix_restores_generated_trees(
     family: str, admin: str | None, vendor: str, appended: str | None, mode: int, times: int
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -291,7 +292,7 @@ def test_fix_then_undo_is_the_tree_as_it_was_whatever_it_holds(
 @pytest.mark.parametrize(
     "link", ["etc", "etc/udev", "etc/udev/rules.d", "etc/default", "var", "var/lib", "var/lib/crash-hotplug"]
 )
-def test_nothing_is_written_through_a_link(tmp_path: Path, link: str) -> None:
+def test_fix_writes_nothing_through_a_link(tmp_path: Path, link: str) -> None:
     tree = install_service(build(tmp_path / "tree", "debian"))
     outside = tmp_path / "outside"
     path = tree / link
@@ -309,7 +310,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, link: str) -> None:
     assert photograph(outside) == before
 
 
-def test_a_file_that_is_a_link_or_a_pipe_is_left_alone(tmp_path: Path) -> None:
+def test_settings_file_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
     tree = install_service(build(tmp_path / "tree", "debian"))
     path = tree / "etc/default/kdump-tools"
     path.rename(tmp_path / "outside")
@@ -330,10 +331,10 @@ def test_a_file_that_is_a_link_or_a_pipe_is_left_alone(tmp_path: Path) -> None:
         {"written": 7},
     ],
 )
-def test_a_forged_manifest_reaches_nothing_else(tmp_path: Path, change: dict[str, object]) -> None:
+def test_forged_manifest_reaches_no_other_file(tmp_path: Path, change: dict[str, object]) -> None:
     tree = install_service(build(tmp_path / "tree", "debian"))
     fix(tree)
-    manifest = tree / PATH.lstrip("/")
+    manifest = tree / MANIFEST.lstrip("/")
     report = json.loads(manifest.read_text())
     report["files"][0].update(change)
     manifest.write_text(json.dumps(report))
@@ -344,11 +345,13 @@ def test_a_forged_manifest_reaches_nothing_else(tmp_path: Path, change: dict[str
 
 
 @pytest.mark.parametrize("directory", ["/etc/../../x", "/home/x", "etc", "/var/.."])
-def test_a_forged_directory_is_not_removed(tmp_path: Path, directory: str) -> None:
+def test_forged_directory_is_not_removed(tmp_path: Path, directory: str) -> None:
     tree = install_service(build(tmp_path / "tree", "debian"))
     fix(tree)
-    (tmp_path / "x").mkdir()
-    manifest = tree / PATH.lstrip("/")
+    inside, outside = tree / "home/x", tmp_path / "x"
+    inside.mkdir(parents=True)
+    outside.mkdir()
+    manifest = tree / MANIFEST.lstrip("/")
     report = json.loads(manifest.read_text())
     report["directories"] = [directory]
     manifest.write_text(json.dumps(report))
@@ -356,21 +359,25 @@ def test_a_forged_directory_is_not_removed(tmp_path: Path, directory: str) -> No
         undo(tree)
     except InputError as error:
         assert "not a manifest" in str(error)
-    assert (tmp_path / "x").exists()
+    assert inside.exists()
+    assert outside.exists()
 
 
-@pytest.mark.parametrize("garbage", [b"", b"null", b"[]", b"{}", b"\xff", b"[" * 5000, b'{"schema": 2}'])
-def test_a_damaged_manifest_is_a_sentence(tmp_path: Path, garbage: bytes) -> None:
+OTHER_SCHEMA = b'{"schema": 2, "directories": [], "files": []}'
+
+
+@pytest.mark.parametrize("garbage", [b"", b"null", b"[]", b"{}", b"\xff", b"[" * 5000, b'{"schema": 2}', OTHER_SCHEMA])
+def test_damaged_manifest_is_an_input_error(tmp_path: Path, garbage: bytes) -> None:
     tree = install_service(build(tmp_path / "tree", "debian"))
     fix(tree)
-    (tree / PATH.lstrip("/")).write_bytes(garbage)
+    (tree / MANIFEST.lstrip("/")).write_bytes(garbage)
     for work in (fix, undo):
         with pytest.raises(InputError, match="not a manifest"):
             work(tree)
 
 
-def test_after_fix_the_forecast_is_the_services(tmp_path: Path, family: str) -> None:
+def test_forecast_after_fix_names_the_service(tmp_path: Path, family: str) -> None:
     tree = install_service(build(tmp_path / "tree", family), active=True)
     fix(tree)
-    outcomes = forecast(read_diagnosis(Sysroot(str(tree))).situation)
-    assert {outcome.sentence for outcome in outcomes} == {"crash-hotplug.service updates the header in place"}
+    forecasts = forecast(read_diagnosis(Sysroot(str(tree))).situation)
+    assert {found.sentence for found in forecasts} == {"crash-hotplug.service updates the header in place"}
