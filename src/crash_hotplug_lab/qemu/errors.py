@@ -13,10 +13,6 @@ class GuestError(LabError):
     """The guest died, hung, or answered that a step failed; the serial log says more."""
 
 
-class ScenarioError(LabError):
-    """A scenario file does not say something the lab can do; the sentence names file and key."""
-
-
 class StuckError(GuestError):
     """The guest goes nowhere after its panic."""
 

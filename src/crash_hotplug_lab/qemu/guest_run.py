@@ -21,7 +21,7 @@ from crash_hotplug_lab.qemu.errors import GuestError, LabError
 from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.qemu.machine import Machine
 from crash_hotplug_lab.qemu.results import Event, Moment, Result
-from crash_hotplug_lab.qemu.scenario import Scenario, Step
+from crash_hotplug_lab.scenario.records import BUSY_PATTERN, BUSY_REGISTERS, Action, Scenario
 
 _CAPTURE_APPEND = (
     "console=ttyS0", "quiet", "irqpoll", "nr_cpus=1", "reset_devices", "panic=1", "rdinit=/init",
@@ -34,7 +34,6 @@ _PROGRAMS = {
     "watch-idle": "watch_idle.py", "watch-events": "watch_events.py", "watch-trouble": "watch_trouble.py",
     "watch-forged": "watch_forged.py",
 }  # fmt: skip
-_BUSY_PATTERN = 0xC0FFEE00_00000000
 _BOOT_LIMIT = 180.0
 
 
@@ -83,7 +82,7 @@ class Guest:
         self._paced_at = 0.0
         self._machine: Machine
         self._agent: Agent
-        self._steps = {
+        self._actions = {
             "add-cpu": self._add_cpu, "remove-cpu": self._remove_cpu, "add-dimm": self._add_dimm,
             "remove-dimm": self._remove_dimm, "offline-block": self._offline_block, "online-block": self._online_block,
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
@@ -109,20 +108,20 @@ class Guest:
         if self._update == "watch":
             await guest_watch.start(self._agent)
             self.event("watch", await guest_watch.wait_accurate(self._agent))
-        if any(step.action == "panic-within" for step in self._scenario.steps):
+        if any(action.do == "panic-within" for action in self._scenario.actions):
             await self._live_until_it_panics(machine)
             return
-        for step in self._scenario.steps[:-1]:
-            await self._take(step)
-        looked = any(step.action == "look" for step in self._scenario.steps)
-        if len(self._scenario.steps) > 1 and not looked:
+        for action in self._scenario.actions[:-1]:
+            await self._take(action)
+        looked = any(action.do == "look" for action in self._scenario.actions)
+        if len(self._scenario.actions) > 1 and not looked:
             await self._look("before-panic")
         if self._update == "watch":
             self.event("watch's log", await guest_watch.log(self._agent))
         self.seen.plugged, self.seen.cpu_count = await machine.dimms(), await machine.cpu_count()
         words = await self._agent.order("where")
         self.seen.words = [(now, value) for now, (_, value) in zip(words, self.seen.words)]
-        await self._take(self._scenario.steps[-1])
+        await self._take(self._scenario.actions[-1])
         if self._scenario.ends_without_dump:
             return
         await machine.wait_dumped(self._scenario.time_limit)
@@ -130,8 +129,8 @@ class Guest:
     async def _live_until_it_panics(self, machine: Machine) -> None:
         """Take steps until the panic that one of them armed; only what was complete by then counts as plugged."""
         try:
-            for step in self._scenario.steps:
-                await self._take(step)
+            for action in self._scenario.actions:
+                await self._take(action)
         except GuestError as error:
             if not self.panicked:
                 raise
@@ -152,13 +151,13 @@ class Guest:
         elif size:
             self.seen.vmcore_error = failed.group(1).strip() if failed else "the capture kernel did not finish"
 
-    async def _take(self, step: Step) -> None:
-        await self._steps[step.action](step)
+    async def _take(self, action: Action) -> None:
+        await self._actions[action.do](action)
 
     @property
     def _append(self) -> str:
         """The capture kernel's command line."""
-        return " ".join(w for w in _CAPTURE_APPEND if w not in self._scenario.capture_without)
+        return " ".join(w for w in _CAPTURE_APPEND if w not in self._scenario.load.capture_without)
 
     def _load_command(self, *options: str) -> list[str]:
         return ["kexec", "-p", *options, "/boot/vmlinuz", "--initrd=/boot/capture.img", f"--append={self._append}"]
@@ -232,47 +231,50 @@ class Guest:
         how = "built from nothing" if dialect else "brought to this machine"
         self._result.check(f"own header, {name}", same, f"{how}, byte for byte the loaded one, padding aside")
 
-    async def _add_cpu(self, step: Step) -> None:
-        number = await self._machine.add_cpu(step.arguments["name"])
+    async def _add_cpu(self, action: Action) -> None:
+        wanted = action.arguments["cpu"]
+        number = await self._machine.add_cpu(f"cpu{wanted}")
+        if number != wanted:
+            raise GuestError(f"QEMU plugged CPU {number}, not CPU {wanted}: it plugs the first that is free")
         path = f"/sys/devices/system/cpu/cpu{number}/online"
         await self._until(lambda: self._agent.order("read", path=path), f"CPU {number} to appear")
         # one that is present but never started resets the machine when the panic's NMI reaches it, under emulation
         await self._agent.order("write", path=path, text="1")
-        self.event(str(step), f"CPU {number}, online")
+        self.event(str(action), f"CPU {number}, online")
 
-    async def _remove_cpu(self, step: Step) -> None:
-        gone = await self._machine.remove(step.arguments["name"])
-        if not gone:
-            raise GuestError(f"the guest did not let {step.arguments['name']} go")
-        self.event(str(step), "removed")
+    async def _remove_cpu(self, action: Action) -> None:
+        name = f"cpu{action.arguments['cpu']}"
+        if not await self._machine.remove(name):
+            raise GuestError(f"the guest did not let {name} go")
+        self.event(str(action), "removed")
 
-    async def _add_dimm(self, step: Step) -> None:
-        name = step.arguments["name"]
-        start, end = await self._machine.add_dimm(name, step.arguments["size"], step.arguments.get("address", 0))
+    async def _add_dimm(self, action: Action) -> None:
+        name = action.arguments["name"]
+        start, end = await self._machine.add_dimm(name, action.arguments["size"], action.arguments.get("address", 0))
         self.seen.dimms[name] = (start, end)
         self.seen.gone = {n: r for n, r in self.seen.gone.items() if r[0] >= end or r[1] <= start}
         await self._until(lambda: self._all_blocks(name, "online"), f"{name} to come online")
         self.seen.online.add(name)
-        self.event(str(step), f"phys {start:#x} to {end:#x}, online")
+        self.event(str(action), f"phys {start:#x} to {end:#x}, online")
 
-    async def _remove_dimm(self, step: Step) -> None:
-        name = step.arguments["name"]
+    async def _remove_dimm(self, action: Action) -> None:
+        name = action.arguments["name"]
         self.seen.online.discard(name)
         if not await self._machine.remove(name):
             raise GuestError(f"the guest did not let {name} go")
         self.seen.gone[name] = self.seen.dimms[name]
-        self.event(str(step), "removed")
+        self.event(str(action), "removed")
 
-    async def _offline_block(self, step: Step) -> None:
-        await self._set_block(step, "offline")
+    async def _offline_block(self, action: Action) -> None:
+        await self._set_block(action, "offline")
 
-    async def _online_block(self, step: Step) -> None:
-        await self._set_block(step, "online_movable")
+    async def _online_block(self, action: Action) -> None:
+        await self._set_block(action, "online_movable")
 
-    async def _set_block(self, step: Step, state: str) -> None:
-        path = f"{(await self._blocks(step.arguments['dimm']))[step.arguments['block']]}/state"
+    async def _set_block(self, action: Action, state: str) -> None:
+        path = f"{(await self._blocks(action.arguments['dimm']))[action.arguments['block']]}/state"
         await self._agent.order("write", path=path, text=state)
-        self.event(str(step), path)
+        self.event(str(action), path)
 
     async def _blocks(self, dimm: str) -> list[str]:
         """Return the sysfs directories of a DIMM's memory blocks (Documentation/admin-guide/mm/memory-hotplug)."""
@@ -288,27 +290,27 @@ class Guest:
             elif now != state:
                 raise GuestError(f"{block} is {now}")
 
-    async def _plant(self, step: Step) -> None:
-        start, end = self.seen.dimms[step.arguments["dimm"]]
+    async def _plant(self, action: Action) -> None:
+        start, end = self.seen.dimms[action.arguments["dimm"]]
         value = secrets.randbits(64)
         phys = await self._agent.order("plant", start=start, end=end, word=value)
         self.seen.words.append((phys, value))
-        self.event(str(step), f"{value:#018x} at phys {phys:#x}")
+        self.event(str(action), f"{value:#018x} at phys {phys:#x}")
 
-    async def _busy(self, step: Step) -> None:
-        self.seen.busy_cpu = step.arguments["cpu"]
-        await self._agent.order("busy", cpu=step.arguments["cpu"], pattern=_BUSY_PATTERN)
-        self.seen.registers = tuple(_BUSY_PATTERN + n for n in range(8, 16))
+    async def _busy(self, action: Action) -> None:
+        self.seen.busy_cpu = action.arguments["cpu"]
+        await self._agent.order("busy", cpu=action.arguments["cpu"], pattern=BUSY_PATTERN)
+        self.seen.registers = tuple(BUSY_REGISTERS.values())
         await asyncio.sleep(0.5)
-        self.event(str(step), f"r8 to r15 from {self.seen.registers[0]:#x}")
+        self.event(str(action), f"r8 to r15 from {self.seen.registers[0]:#x}")
 
-    async def _load_step(self, step: Step) -> None:
+    async def _load_step(self, action: Action) -> None:
         await self._load()
 
-    async def _update_step(self, step: Step) -> None:
+    async def _update_step(self, action: Action) -> None:
         if self._update == "reload":
             await self._load()
-        elif self._update == "in-place" and step.arguments.get("resident"):
+        elif self._update == "in-place" and action.arguments.get("resident"):
             self.event("update in place", await self._agent.order("update"))
         elif self._update == "in-place":
             done = await self._agent.run("python3", "-m", "crash_hotplug", "update")
@@ -323,72 +325,74 @@ class Guest:
         else:
             self.event("update", "nobody updates the image")
 
-    async def _flip(self, step: Step) -> None:
+    async def _flip(self, action: Action) -> None:
         if self.seen.snapshot is None:
             raise GuestError("no snapshot says where the crash image lies")
         image = dump.crash_image(self.seen.snapshot)
-        where = step.arguments["in"]
+        where = action.arguments["in"]
         # the last byte of the page: boot_params' own padding, or the zeros behind the header's last entry
         phys = (image.boot_params if where == "boot_params" else image.elfcorehdr) + 4095
         if where != "boot_params" and self._loader in ("c", "ch"):
             phys -= 4096 - 1024  # kexec-tools pads to 1 KiB
         await physmem.flip_bit(str(self._machine.gdb_socket), phys)
-        self.event(str(step), f"the byte at phys {phys:#x}")
+        self.event(str(action), f"the byte at phys {phys:#x}")
 
-    async def _command(self, step: Step) -> None:
-        await take_command(self._agent, self._machine, step, self.seen.snapshot, self._append, self._result, self.event)
+    async def _command(self, action: Action) -> None:
+        await take_command(
+            self._agent, self._machine, action, self.seen.snapshot, self._append, self._result, self.event
+        )
 
-    async def _shell(self, step: Step) -> None:
-        await take_shell(self._agent, step, self._append, self.event)
+    async def _shell(self, action: Action) -> None:
+        await take_shell(self._agent, action, self._append, self.event)
 
-    async def _look_step(self, step: Step) -> None:
+    async def _look_step(self, action: Action) -> None:
         await self._look("before-panic")
 
-    async def _measure(self, step: Step) -> None:
+    async def _measure(self, action: Action) -> None:
         """Run what measures in the guest (experiments/, or `bench`); what it prints goes into the time line."""
-        what, number = step.arguments["what"], str(step.arguments["number"])
+        what, number = action.arguments["what"], str(action.arguments["number"])
         if what == "bench":
             program = ["-m", "crash_hotplug_lab", "bench", "--yes", "--rounds", number]
             for option in ("-c", "-s"):
                 program += ["--against", shlex.join(self._load_command(option))]
         else:
-            program = [f"/lab/{_PROGRAMS[what]}", number, *step.arguments.get("of", "").split()]
+            program = [f"/lab/{_PROGRAMS[what]}", number, *action.arguments.get("of", "").split()]
             if what == "updates" and self._scenario.counts_instructions:
                 program.append("counted")
         done = await self._agent.run("python3", *program, timeout=self._scenario.time_limit)
         said = (done["out"] or done["err"]).strip()
         (self._directory / f"{what}.txt").write_text(f"{said}\n")
-        self.event(str(step), "; ".join(said.splitlines()))
+        self.event(str(action), "; ".join(said.splitlines()))
         if done["rc"]:
-            raise GuestError(f"{step} failed: {(done['err'] or done['out']).strip()[-300:]}")
+            raise GuestError(f"{action} failed: {(done['err'] or done['out']).strip()[-300:]}")
 
-    async def _storm(self, step: Step) -> None:
-        found = await guest_storm.storm(self._machine, self._agent, step, self._scenario.time_limit)
-        self.event(str(step), "; ".join(f"{key}: {value}" for key, value in found.items()))
+    async def _storm(self, action: Action) -> None:
+        found = await guest_storm.storm(self._machine, self._agent, action, self._scenario.time_limit)
+        self.event(str(action), "; ".join(f"{key}: {value}" for key, value in found.items()))
 
-    async def _end(self, step: Step) -> None:
-        self.event(str(step), "the guest is switched off")
+    async def _end(self, action: Action) -> None:
+        self.event(str(action), "the guest is switched off")
 
-    async def _wait(self, step: Step) -> None:
-        await asyncio.sleep(float(step.arguments["seconds"]))
+    async def _wait(self, action: Action) -> None:
+        await asyncio.sleep(float(action.arguments["seconds"]))
 
-    async def _pace(self, step: Step) -> None:
+    async def _pace(self, action: Action) -> None:
         """Wait until so many seconds have passed since the last such step: events come at one rate for everybody."""
-        await asyncio.sleep(max(0.0, self._paced_at + float(step.arguments["seconds"]) - time.monotonic()))
+        await asyncio.sleep(max(0.0, self._paced_at + float(action.arguments["seconds"]) - time.monotonic()))
         self._paced_at = time.monotonic()
 
-    async def _panic(self, step: Step) -> None:
-        self.seen.panic_cpu, self.seen.panic_pid = step.arguments["cpu"], self._agent.pid
-        self.event(str(step))
+    async def _panic(self, action: Action) -> None:
+        self.seen.panic_cpu, self.seen.panic_pid = action.arguments["cpu"], self._agent.pid
+        self.event(str(action))
         self.panicked = True
-        await self._agent.send("panic", cpu=step.arguments["cpu"])
+        await self._agent.send("panic", cpu=action.arguments["cpu"])
 
-    async def _panic_within(self, step: Step) -> None:
-        delay = secrets.randbelow(int(1000 * step.arguments["seconds"])) / 1000
-        self.seen.panic_cpu = step.arguments["cpu"]
-        self.seen.panic_pid = await self._agent.order("panic_after", cpu=step.arguments["cpu"], seconds=delay)
+    async def _panic_within(self, action: Action) -> None:
+        delay = secrets.randbelow(int(1000 * action.arguments["seconds"])) / 1000
+        self.seen.panic_cpu = action.arguments["cpu"]
+        self.seen.panic_pid = await self._agent.order("panic_after", cpu=action.arguments["cpu"], seconds=delay)
         self.panicked = True
-        self.event(str(step), f"in {delay} s")
+        self.event(str(action), f"in {delay} s")
 
     async def _until(self, attempt: Callable[[], object], what: str, limit: float = 60) -> None:
         end = time.monotonic() + limit

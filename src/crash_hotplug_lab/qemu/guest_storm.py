@@ -10,21 +10,19 @@ from typing import Any
 from crash_hotplug_lab.qemu.agent import Agent
 from crash_hotplug_lab.qemu.errors import GuestError
 from crash_hotplug_lab.qemu.machine import Machine
-from crash_hotplug_lab.qemu.scenario import Step
+from crash_hotplug_lab.scenario.records import Action
 
-KEEPERS = ("watch", "reload", "throttled")
-"""Who keeps the image accurate: guest/storm.py."""
 _BLOCK = 128 << 20
 _LOG = "/tmp/storm.log"
 
 
-async def storm(machine: Machine, agent: Agent, step: Step, limit: float) -> dict[str, Any]:
+async def storm(machine: Machine, agent: Agent, action: Action, limit: float) -> dict[str, Any]:
     """Plug everything and wait for the keeper; return what was measured in the guest.
 
     :raise GuestError: it did not end well, or not within *limit* seconds
     """
-    dimms, size, cpus = (int(step.arguments[key]) for key in ("dimms", "size", "cpus"))
-    program = ["python3", "/lab/storm.py", step.arguments["keeper"], str(dimms * size // _BLOCK), str(cpus)]
+    dimms, size, cpus = (int(action.arguments[key]) for key in ("dimms", "size", "cpus"))
+    program = ["python3", "/lab/storm.py", action.arguments["keeper"], str(dimms * size // _BLOCK), str(cpus)]
     end = time.monotonic() + limit
     await agent.order("spawn", argv=program, log=_LOG)
     await _line(agent, "ready", end)

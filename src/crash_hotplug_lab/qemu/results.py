@@ -84,6 +84,11 @@ class Result:
     moments: list[Moment] = field(default_factory=list)
     dump: list[tuple[int, int]] = field(default_factory=list)
     """Physical ranges in the vmcore."""
+    dimms: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Physical range of every DIMM that was ever plugged, as QEMU said."""
+    audit: dict[str, list[dict[str, Any]]] | None = None
+    """The audit of the vmcore, where there was one: ``findings`` and ``notes``, each with its kind and its ranges (or
+    its CPU), as ``audit --json`` has them, without sentences."""
     number: int = 0
     """Which repetition, from 1, where runs are repeated."""
     files: str = ""
@@ -130,6 +135,7 @@ def read(directory: Path) -> tuple[list[Result], dict[str, Any]]:
 
 
 def _with_hex(run: dict[str, Any]) -> dict[str, Any]:
+    run["dimms"] = {name: [hex(start), hex(end)] for name, (start, end) in run["dimms"].items()}
     for holder in (run, *run["moments"]):
         for key in ("ram", "described", "crashkernel", "dump"):
             if key in holder:
@@ -138,6 +144,7 @@ def _with_hex(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_json(run: dict[str, Any]) -> Result:
+    run["dimms"] = {name: (int(start, 16), int(end, 16)) for name, (start, end) in run.get("dimms", {}).items()}
     for holder in (run, *run["moments"]):
         for key in ("ram", "described", "crashkernel", "dump"):
             if key in holder:

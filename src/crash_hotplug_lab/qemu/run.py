@@ -14,7 +14,7 @@ from crash_hotplug_lab.qemu.judge import judge
 from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.qemu.machine import Machine
 from crash_hotplug_lab.qemu.results import Result
-from crash_hotplug_lab.qemu.scenario import Scenario
+from crash_hotplug_lab.scenario.records import Scenario
 
 
 async def run(kernel: Kernel, scenario: Scenario, loader: str, update: str, directory: Path,
@@ -37,11 +37,11 @@ async def run(kernel: Kernel, scenario: Scenario, loader: str, update: str, dire
             kernel,
             image,
             directory,
-            scenario.memory,
-            scenario.cpus,
-            scenario.ram_holes,
+            scenario.machine.memory,
+            scenario.machine.cpus,
+            scenario.machine.ram_holes,
             scenario.most_dimms,
-            scenario.max_memory,
+            scenario.machine.max_memory,
             scenario.counts_instructions,
         ) as machine:
             await asyncio.wait_for(guest.live(machine), scenario.time_limit)

@@ -11,7 +11,7 @@ from crash_hotplug_lab.qemu import guest_storm, guest_watch
 from crash_hotplug_lab.qemu.agent import Agent
 from crash_hotplug_lab.qemu.errors import GuestError
 from crash_hotplug_lab.qemu.machine import Machine
-from crash_hotplug_lab.qemu.scenario import Step
+from crash_hotplug_lab.scenario.records import Action
 
 METRICS = """\
 crash_hotplug_accurate {accurate}
@@ -70,7 +70,7 @@ def test_a_service_that_never_says_accurate(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def storm(agent: FakeAgent, machine: FakeMachine, limit: float = 5.0) -> dict[str, Any]:
-    step = Step("storm", {"dimms": 2, "size": 256 << 20, "cpus": 3, "keeper": "watch"})
+    step = Action("storm", {"dimms": 2, "size": 256 << 20, "cpus": 3, "keeper": "watch"})
     return asyncio.run(guest_storm.storm(cast(Machine, machine), cast(Agent, agent), step, limit))
 
 
