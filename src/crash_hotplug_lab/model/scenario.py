@@ -57,8 +57,8 @@ class Simulation:
         refusal = scenario.refusal(MODEL)
         if refusal is not None:
             raise InputError(refusal)
+        # The other actions, such as update and wait, change nothing here.
         self.scenario = replace(scenario, actions=tuple(a for a in scenario.actions if a.do in STARTS))
-        """Only with the actions that change something in the model."""
         self.policy: Policy = policy_named(policy_name)
         self.kexec = _kexec_for(scenario, policy_name)
         self.rules = rules_named(scenario.load.udev)

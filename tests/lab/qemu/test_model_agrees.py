@@ -98,8 +98,6 @@ def test_model_has_exactly_the_findings_that_a_scenario_expects(scenario: Scenar
     loader = next(iter(scenario.load.loaders), "s" if kernel == "6.12" else "c")
     machine, came_to = model_panic(scenario, kernel, loader, update)
     added = [action.arguments for action in scenario.actions if action.do == "add-dimm"]
-    gone = {
-        dimm["name"]: (4 << 30, (4 << 30) + dimm["size"]) for dimm in added
-    }  # alone in its time
+    gone = {dimm["name"]: (4 << 30, (4 << 30) + dimm["size"]) for dimm in added}  # alone in its time
     dimms = {name: (device.range.start, device.range.end) for name, device in machine.devices.items()}
     assert found_findings(findings(came_to)) == wanted_findings(scenario.expect[update], {**gone, **dimms})

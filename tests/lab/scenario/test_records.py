@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from crash_hotplug_lab.scenario.file import read_scenario
@@ -28,6 +30,12 @@ def test_every_key_of_an_action_and_of_a_table_can_be_read() -> None:
     assert used | {*MACHINE_KEYS, *LOAD_KEYS} <= KEYS.keys()
     for record, keys in ((Hardware(), MACHINE_KEYS), (Loading(), LOAD_KEYS)):
         assert {name.replace("_", "-") for name in vars(record)} == {*keys}
+
+
+def test_every_action_and_key_is_documented() -> None:
+    documented = (Path(__file__).parents[3] / "docs/scenarios.md").read_text()
+    for name in (*ACTIONS, *KEYS):
+        assert f"`{name}`" in documented or f"`{name} = " in documented, name
 
 
 CPU = Action("add-cpu", {"cpu": 2})
