@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.elf import parse_notes
-from crash_hotplug.core.steps import run
 from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.steps import run
 from crash_hotplug_lab.model.cpu_hotplug import add_cpu, online_cpu
 from crash_hotplug_lab.model.explore import explore
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.core.handler import run
 from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.steps import run
 from crash_hotplug_lab.model.panic import Outcome
 from crash_hotplug_lab.model.policies import POLICIES
 from crash_hotplug_lab.model.scenario import DEFAULT_POLICIES, PLANTED_OFFSET, PLANTED_WORD, STARTS, Simulation
