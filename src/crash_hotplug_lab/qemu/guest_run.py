@@ -363,8 +363,8 @@ class Guest:
             raise GuestError(f"{step} failed: {(done['err'] or done['out']).strip()[-300:]}")
 
     async def _storm(self, step: Step) -> None:
-        found = await guest_storm.storm(self._machine, self._agent, step, self._scenario.time_limit)
-        self.event(str(step), "; ".join(f"{key}: {value}" for key, value in found.items()))
+        self._result.storm = await guest_storm.storm(self._machine, self._agent, step, self._scenario.time_limit)
+        self.event(str(step), str(self._result.storm))
 
     async def _end(self, step: Step) -> None:
         self.event(str(step), "the guest is switched off")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any
 
 from crash_hotplug_lab.qemu.agent import Agent
 from crash_hotplug_lab.qemu.errors import GuestError
 from crash_hotplug_lab.qemu.machine import Machine
+from crash_hotplug_lab.qemu.results import StormRecord
 from crash_hotplug_lab.qemu.scenario import Step
 
 KEEPERS = ("watch", "reload", "throttled")
@@ -18,7 +18,7 @@ _BLOCK = 128 << 20
 _LOG = "/tmp/storm.log"
 
 
-async def storm(machine: Machine, agent: Agent, step: Step, limit: float) -> dict[str, Any]:
+async def storm(machine: Machine, agent: Agent, step: Step, limit: float) -> StormRecord:
     """Plug everything and wait for the keeper; return what was measured in the guest.
 
     :raise GuestError: it did not end well, or not within *limit* seconds
@@ -33,8 +33,8 @@ async def storm(machine: Machine, agent: Agent, step: Step, limit: float) -> dic
             await machine.add_dimm(f"storm{number}", size)
         if number < cpus:
             await machine.add_cpu(f"storm-cpu{number}")
-    result: dict[str, Any] = json.loads(await _line(agent, "{", end))
-    return result
+    record = json.loads(await _line(agent, "{", end))
+    return StormRecord(**{**record, "states": [(since, state) for since, state in record["states"]]})
 
 
 async def _line(agent: Agent, start: str, end: float) -> str:

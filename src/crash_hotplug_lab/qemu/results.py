@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from crash_hotplug_lab.in_guest.image_states import ACCURATE, NO_IMAGE, STALE
 from crash_hotplug_lab.qemu.errors import LabError
 
 SCHEMA = 1
@@ -65,6 +66,60 @@ class Moment:
 
 
 @dataclass
+class StormRecord:
+    """What experiments/storm.py measured in the guest; times are seconds since the first event."""
+
+    keeper: str
+    """``watch``, ``reload`` or ``throttled``."""
+    events: int
+    """Kernel uevents of CPUs and memory blocks."""
+    last_event: float
+    ended: float
+    """When the measurement ended: the keeper had nothing left to do."""
+    images_loaded: int
+    """Reloads, or updates in place."""
+    looks: int
+    """Times that the watch service looked at the machine; 0 for a keeper that only reloads."""
+    cpu_seconds: float
+    """CPU time of the keeper and of all that it started."""
+    states: list[tuple[float, str]]
+    """When each state of the loaded image began, and which (in_guest/image_states.py)."""
+    samples: int
+    samples_discarded: int
+    """Samples during which the image was replaced."""
+    sampler_cpu_seconds: float
+    """CPU time of the program that took the samples."""
+    status: str
+    """What ``status`` said at the end."""
+
+    def intervals(self) -> list[tuple[float, float, str]]:
+        """Return start, end and state of each interval."""
+        ends = [*(since for since, _ in self.states[1:]), self.ended]
+        return [(since, end, state) for (since, state), end in zip(self.states, ends)]
+
+    def share(self, state: str) -> float:
+        """Return which part of the whole time, from 0 to 1, the image was in a state."""
+        return sum(end - since for since, end, found in self.intervals() if found == state) / self.ended
+
+    @property
+    def accurate_after(self) -> float | None:
+        """Seconds from the last event until the image was accurate and stayed so; None where it never was."""
+        since, state = self.states[-1]
+        return max(0.0, since - self.last_event) if state == ACCURATE else None
+
+    def __str__(self) -> str:
+        """Return the figures for people."""
+        after = "never" if self.accurate_after is None else f"{self.accurate_after:.1f} s after the last event"
+        shares = ", ".join(f"{state} {self.share(state):.1%}" for state in (ACCURATE, STALE, NO_IMAGE))
+        return (
+            f"{self.keeper}: {self.events} events in {self.last_event:.1f} s; {self.images_loaded} images loaded, "
+            f"{self.looks} looks, {self.cpu_seconds:.1f} s of CPU; accurate {after}; of {self.ended:.1f} s {shares}; "
+            f"{self.samples} samples, {self.samples_discarded} discarded, {self.sampler_cpu_seconds:.1f} s of CPU; "
+            f"status {self.status}"
+        )
+
+
+@dataclass
 class Result:
     """One run of a scenario."""
 
@@ -88,6 +143,8 @@ class Result:
     """Which repetition, from 1, where runs are repeated."""
     files: str = ""
     """The run's directory, relative to the result file."""
+    storm: StormRecord | None = None
+    """What was measured in a storm, where the scenario has one."""
 
     @property
     def name(self) -> str:
@@ -145,4 +202,6 @@ def _from_json(run: dict[str, Any]) -> Result:
     run["checks"] = [Check(**c) for c in run["checks"]]
     run["events"] = [Event(**e) for e in run["events"]]
     run["moments"] = [Moment(**m) for m in run["moments"]]
+    if run.get("storm"):
+        run["storm"] = StormRecord(**{**run["storm"], "states": [(at, state) for at, state in run["storm"]["states"]]})
     return Result(**run)
