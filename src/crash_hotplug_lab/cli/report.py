@@ -31,14 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the page, then the pictures; print the path of each."""
     try:
-        from crash_hotplug_lab.qemu import cachedir, report, results, storm_picture  # noqa: PLC0415
+        from crash_hotplug_lab.qemu import report, results, storm_picture  # noqa: PLC0415
+        from crash_hotplug_lab.qemu.debian import cache_dir  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise missing_extra(error) from None
-    directory = Path(arguments.directory) if arguments.directory else cachedir.cache_dir("results") / "latest"
+    directory = Path(arguments.directory) if arguments.directory else cache_dir("results") / "latest"
     done, facts = results.read(directory)
     print(report.write(done, directory, facts))
     try:
-        pictures = storm_picture.draw(done, directory)
+        pictures = storm_picture.draw(done, directory, facts)
     except ModuleNotFoundError:
         raise InputError("drawing the storms needs matplotlib; install it with: pip install '.[report]'") from None
     for path in pictures:

@@ -12,7 +12,7 @@ from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug_lab.qemu.agent import Agent
 from crash_hotplug_lab.qemu.errors import GuestError, LabError
-from crash_hotplug_lab.qemu.machine import Machine
+from crash_hotplug_lab.qemu.machine import QemuMachine
 from crash_hotplug_lab.qemu.results import Result
 from crash_hotplug_lab.qemu.scenario import Step
 
@@ -20,7 +20,7 @@ Say = Callable[[str, str], None]
 
 
 async def take_command(
-    agent: Agent, machine: Machine, step: Step, snapshot: Path | None, append: str, result: Result, say: Say
+    agent: Agent, machine: QemuMachine, step: Step, snapshot: Path | None, append: str, result: Result, say: Say
 ) -> None:
     """Run one of this project's commands; exit code, sentence and what it does to the image must be as the step says.
 
@@ -62,7 +62,7 @@ async def take_shell(agent: Agent, step: Step, append: str, say: Say) -> None:
     say(str(step), done["out"].strip())
 
 
-async def image_state(machine: Machine, snapshot: Path | None) -> str:
+async def image_state(machine: QemuMachine, snapshot: Path | None) -> str:
     """Return a digest over the reserved region and the pointer to the loaded image, as QEMU has them in memory.
 
     :raise LabError: the snapshot does not say where they are

@@ -1,4 +1,4 @@
-"""What a run came to, as records that go to ``result.json`` and come back from it."""
+"""The results of runs: records that go to ``result.json`` and come back from it, and KTAP."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ SCHEMA = 1
 FILE = "result.json"
 
 
-class Outcome(str, Enum):
-    """How a run ended, against what the scenario expects."""
+class RunOutcome(str, Enum):
+    """How a run ended, compared with the expectation of its scenario."""
 
     PASS = "pass"
-    """As expected: an accurate dump, or a negative control that failed as it must."""
+    """As expected: an accurate dump, or a negative control that found the missing parts."""
     FAULT = "fault"
-    """As expected, and wrong: a known fault of the kernel, reproduced."""
+    """As expected, and wrong: a known fault of the kernel was reproduced."""
     FAIL = "fail"
     """Not as expected."""
     RECORDED = "recorded"
-    """A panic at a random moment: what came of it is the result, and there is nothing to expect."""
+    """A panic at a random moment; there is no expectation, and the reason says what was found."""
     BROKEN = "broken"
-    """The lab itself could not finish: the guest died or hung, or a step was refused."""
+    """The lab could not finish: the guest died or hung, or a step was refused."""
     SKIP = "skip"
     """The combination is known not to work; the reason says why."""
 
 
 @dataclass
 class Check:
-    """One thing that was compared."""
+    """One comparison."""
 
     name: str
     ok: bool
@@ -42,18 +42,18 @@ class Check:
 
 
 @dataclass
-class Event:
-    """One entry of the time line."""
+class TimelineEntry:
+    """One entry of a run's time line."""
 
     at: float
-    """Seconds since QEMU's start."""
+    """Seconds since QEMU was started."""
     what: str
     detail: str = ""
 
 
 @dataclass
 class Moment:
-    """What ``status`` said at one moment."""
+    """The verdict of ``status`` at one moment, and the memory map behind it."""
 
     name: str
     at: float
@@ -62,6 +62,7 @@ class Moment:
     ram: list[tuple[int, int]] = field(default_factory=list)
     """System RAM, physical, half-open."""
     described: list[tuple[int, int]] = field(default_factory=list)
+    """Ranges of the loaded elfcorehdr."""
     crashkernel: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -131,16 +132,16 @@ class Result:
     kernel_release: str
     loader: str
     update: str
-    outcome: str = Outcome.BROKEN.value
+    outcome: str = RunOutcome.BROKEN.value
     reason: str = ""
     seconds: float = 0.0
     checks: list[Check] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[TimelineEntry] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
     dump: list[tuple[int, int]] = field(default_factory=list)
     """Physical ranges in the vmcore."""
     number: int = 0
-    """Which repetition, from 1, where runs are repeated."""
+    """Number of the repetition, from 1, where runs are repeated."""
     files: str = ""
     """The run's directory, relative to the result file."""
     storm: StormRecord | None = None
@@ -173,7 +174,7 @@ def write(results: list[Result], directory: Path, facts: dict[str, Any]) -> Path
 def read(directory: Path) -> tuple[list[Result], dict[str, Any]]:
     """Read results back, with the facts of the machine.
 
-    :raise LabError: when there is no result file, or it is not one
+    :raise LabError: there is no result file, or it is not one
     """
     path = directory / FILE
     try:
@@ -200,8 +201,37 @@ def _from_json(run: dict[str, Any]) -> Result:
             if key in holder:
                 holder[key] = [(int(start, 16), int(end, 16)) for start, end in holder[key]]
     run["checks"] = [Check(**c) for c in run["checks"]]
-    run["events"] = [Event(**e) for e in run["events"]]
+    run["events"] = [TimelineEntry(**e) for e in run["events"]]
     run["moments"] = [Moment(**m) for m in run["moments"]]
     if run.get("storm"):
         run["storm"] = StormRecord(**{**run["storm"], "states": [(at, state) for at, state in run["storm"]["states"]]})
     return Result(**run)
+
+
+def ktap_lines(results: list[Result]) -> list[str]:
+    """Return a KTAP document (Documentation/dev-tools/ktap.rst): a test for each run, a subtest for each check."""
+    out = ["KTAP version 1", f"1..{len(results)}"]
+    for number, result in enumerate(results, 1):
+        if result.checks:
+            out += ["  KTAP version 1", f"  1..{len(result.checks)}"]
+            for place, check in enumerate(result.checks, 1):
+                detail = f" # {_plain(check.detail)}" if check.detail and not check.ok else ""
+                out.append(f"  {'ok' if check.ok else 'not ok'} {place} {_plain(check.name)}{detail}")
+        out.append(f"{_ktap_word(result)} {number} {_plain(result.name)}{_ktap_directive(result)}")
+    return out
+
+
+def _ktap_word(result: Result) -> str:
+    return "not ok" if result.outcome in (RunOutcome.FAIL.value, RunOutcome.BROKEN.value) else "ok"
+
+
+def _ktap_directive(result: Result) -> str:
+    if result.outcome == RunOutcome.SKIP.value:
+        return f" # SKIP {_plain(result.reason)}"
+    if result.outcome == RunOutcome.FAULT.value:
+        return f" # XFAIL {_plain(result.reason)}"
+    return "" if result.outcome == RunOutcome.PASS.value else f" # {_plain(result.reason)}"
+
+
+def _plain(text: str) -> str:
+    return text.replace("#", "").replace("\n", " ")

@@ -1,8 +1,8 @@
 """The time line of the storms of a session as one picture: the state of the crash image under each keeper.
 
-A band for each keeper shows when the loaded image was accurate, stale or missing.  Each state has a hue, a lightness and
-a hatching of its own, so the picture can be read in print and by the colour-blind.  Text is 20 pixels high at a width of
-1280 pixels and 10 at 640.  matplotlib is the ``report`` extra and is imported where it is used.
+A band for each keeper shows when the loaded image was accurate, stale or missing.  The states differ in hue, lightness
+and hatching, so the picture can be read in print and by the colour-blind.  Text is more than 20 pixels high at a width
+of 1280 pixels, and 10 at 640.  matplotlib is the ``report`` extra; it is imported where it is used.
 """
 
 from __future__ import annotations
@@ -30,37 +30,33 @@ _WORDS = {ACCURATE: "accurate", STALE: "stale", NO_IMAGE: "no image loaded"}
 _WIDTH, _DPI = 12.8, 100
 _BAND, _GAP = 0.72, 1.22
 """Heights in inches of a band, and of the text between two bands."""
-_TOP, _BOTTOM = 2.0, 1.35
+_TOP, _BOTTOM = 2.15, 1.35
 """Heights in inches of title, legend and first label, and of last figures and time axis."""
-_TEXT, _SMALL = 17, 15
+_TEXT, _SMALL = 18, 16.5
 """Sizes in points."""
 _BREAK_FROM = 3.0
 """The time axis is broken where the longest storm takes this many times as long as the others."""
 
 
-def draw(results: list[Result], directory: Path) -> list[Path]:
+def draw(results: list[Result], directory: Path, facts: dict[str, Any]) -> list[Path]:
     """Draw the storms among some results; return the files, none where there is no storm.
 
+    :param facts: of the host, from the result file
     :raise ModuleNotFoundError: matplotlib is not installed
     """
-    storms = sorted((r for r in results if r.storm is not None), key=lambda r: [*_KEEPERS].index(r.storm.keeper))  # type: ignore[union-attr]
+    order = [*_KEEPERS]
+    storms = sorted((r for r in results if r.storm), key=lambda r: order.index(r.storm.keeper if r.storm else ""))
     if not storms:
         return []
-    import matplotlib  # noqa: PLC0415
+    from matplotlib import rc_context  # noqa: PLC0415
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    kernels = {r.kernel_release for r in storms}
-    with pyplot.rc_context({"font.size": _TEXT, "svg.hashsalt": FILE, "hatch.linewidth": 1.6, "axes.linewidth": 1.2}):
-        figure = _figure(pyplot, [r.storm for r in storms if r.storm is not None], [_label(r, kernels) for r in storms])
-        where = f"kernel {kernels.pop()}" if len(kernels) == 1 else "kernels as named"
-        figure.suptitle(f"{_common_title(storms)}\n{where}, emulated guest", fontsize=_TEXT + 1, x=0.02, y=0.985,
-                        ha="left", va="top", linespacing=1.3)  # fmt: skip
+    with rc_context({"font.size": _TEXT, "svg.hashsalt": FILE, "hatch.linewidth": 1.6, "axes.linewidth": 1.2}):
+        figure = _figure(storms)
+        title = f"State of the crash image: {_common_title(storms)}\n{_where(storms, facts)}"
+        figure.suptitle(title, fontsize=_TEXT, x=0.02, y=0.985, ha="left", va="top", linespacing=1.3)
         paths = [directory / f"{FILE}.{kind}" for kind in ("svg", "png")]
         for path in paths:
             figure.savefig(path, dpi=_DPI, metadata={"Date": None} if path.suffix == ".svg" else None)
-        pyplot.close(figure)
     return paths
 
 
@@ -72,8 +68,15 @@ def figures(record: StormRecord) -> str:
     elif after < 0.05:
         accurate = "accurate at the last event"
     else:
-        accurate = f"accurate {after:.1f} s after the last event"
-    return f"{count(record.images_loaded, 'image')} loaded, {record.cpu_seconds:.1f} s of CPU time, {accurate}"
+        accurate = f"accurate {_seconds(after)} after the last event"
+    missing = _seconds(record.share(NO_IMAGE) * record.ended)
+    loaded = count(record.images_loaded, "image")
+    return f"{loaded} loaded · {_seconds(record.cpu_seconds)} of CPU time · no image for {missing} · {accurate}"
+
+
+def _seconds(value: float) -> str:
+    decimals = 0 if value >= 100 else 1 if value >= 0.1 or value == 0 else 2
+    return f"{value:.{decimals}f} s"
 
 
 def break_at(ends: list[float]) -> float | None:
@@ -87,26 +90,31 @@ def break_at(ends: list[float]) -> float | None:
     return float(5 * -(-others[-1] * 1.05 // 5))
 
 
-def _label(result: Result, kernels: set[str]) -> str:
-    assert result.storm is not None
-    name = _KEEPERS[result.storm.keeper]
-    return name if len(kernels) == 1 else f"{name}, {result.kernel_release}"
-
-
 def _common_title(storms: list[Result]) -> str:
-    """Return the storm's own words: what the titles of the scenarios say before the colon, where all say the same."""
+    """Return the part of the scenarios' titles before the colon, where they agree in it."""
     titles = {result.title.partition(":")[0] for result in storms}
-    return titles.pop() if len(titles) == 1 else "Storms of memory blocks and CPUs"
+    return titles.pop() if len(titles) == 1 else "storms of memory blocks and CPUs"
 
 
-def _figure(pyplot: Any, records: list[StormRecord], labels: list[str]) -> Any:  # noqa: ANN401 matplotlib
+def _where(storms: list[Result], facts: dict[str, Any]) -> str:
+    kernels = ", ".join(dict.fromkeys(result.kernel_release for result in storms))
+    processors = count(int(facts.get("processors", 0)), "processor")
+    emulated = "emulated " if facts.get("accelerator") == "tcg" else ""
+    return f"kernel {kernels}, {emulated}guest on a host with {processors}"
+
+
+def _figure(storms: list[Result]) -> Any:  # noqa: ANN401 matplotlib
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    records = [result.storm for result in storms if result.storm is not None]
+    several = len({result.kernel_release for result in storms}) > 1
+    labels = [_KEEPERS[r.keeper] + (f", {s.kernel_release}" if several else "") for r, s in zip(records, storms)]
     longest, broken = max(r.ended for r in records), break_at([r.ended for r in records])
     spans = [(0.0, longest)] if broken is None else [(0.0, broken), (broken, longest)]
     height = _TOP + _BAND * len(records) + _GAP * (len(records) - 1) + _BOTTOM
-    figure, grid = pyplot.subplots(
-        len(records), len(spans), squeeze=False, figsize=(_WIDTH, height), sharex="col",
-        width_ratios=[1.0] if broken is None else [1.15, 1.0],
-    )  # fmt: skip
+    figure = Figure(figsize=(_WIDTH, height))
+    widths = [1.0] if broken is None else [1.15, 1.0]
+    grid = figure.subplots(len(records), len(spans), squeeze=False, sharex="col", width_ratios=widths)
     figure.subplots_adjust(left=0.025, right=0.975, top=1 - _TOP / height, bottom=_BOTTOM / height, wspace=0.03,
                            hspace=_GAP / _BAND)  # fmt: skip
     for row, record, label in zip(grid, records, labels):
@@ -123,14 +131,16 @@ def _figure(pyplot: Any, records: list[StormRecord], labels: list[str]) -> Any: 
 
 
 def _band(axes: Any, record: StormRecord, start: float, end: float) -> None:  # noqa: ANN401 matplotlib
-    for state, style in _STYLES.items():
+    # Not snapped to pixels and drawn on one bar, so that intervals of less than a pixel blend into a mixed colour
+    axes.broken_barh([(0, record.ended)], (0, 1), snap=False, **_STYLES[NO_IMAGE])
+    for state in (STALE, ACCURATE):
         bars = [(a, b - a) for a, b, found in record.intervals() if found == state and b > start and a < end]
-        axes.broken_barh(bars, (0, 1), **style)
+        axes.broken_barh(bars, (0, 1), snap=False, **_STYLES[state])
     if start <= record.last_event < end:
         axes.axvline(record.last_event, color="#b00020", linewidth=2.5)
         axes.plot(record.last_event, 1.17, marker="v", markersize=12, color="#b00020", clip_on=False)
     if record.ended <= start:
-        said = f"{_WORDS[record.states[-1][1]]} when the measurement ended at {record.ended:.0f} s"
+        said = f"measured until {record.ended:.0f} s: {_WORDS[record.states[-1][1]]}"
         axes.text(0.03, 0.5, said, fontsize=_SMALL, color="#444444", transform=axes.transAxes, va="center")
     axes.set_xlim(start, end)
     axes.set_ylim(0, 1)

@@ -77,6 +77,9 @@ THROTTLED = record("throttled", 12.0, (0.0, ACCURATE), (1.0, STALE), (4.0, NO_IM
 RELOAD = record("reload", 100.0, *((float(n), NO_IMAGE if n % 2 else STALE) for n in range(99)), (99.5, ACCURATE))
 
 
+FACTS = {"accelerator": "tcg", "processors": 2, "host": "6.18"}
+
+
 def run(storm: StormRecord | None) -> Result:
     title = "256 memory blocks & 6 CPUs: somebody"
     return Result("storm", title, "6.1", "6.1.1-1", "6.1.0", "c", "reload", "pass", storm=storm)
@@ -105,7 +108,7 @@ def test_time_axis_is_broken_where_one_storm_takes_much_longer(ends: list[float]
 
 def test_picture_has_a_band_of_every_state_with_its_figures(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    paths = storm_picture.draw([run(WATCH), run(None), run(RELOAD), run(THROTTLED)], tmp_path)
+    paths = storm_picture.draw([run(WATCH), run(None), run(RELOAD), run(THROTTLED)], tmp_path, FACTS)
     assert [path.name for path in paths] == ["storm-timeline.svg", "storm-timeline.png"]
     png = (tmp_path / "storm-timeline.png").read_bytes()
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
@@ -114,13 +117,15 @@ def test_picture_has_a_band_of_every_state_with_its_figures(tmp_path: Path) -> N
     ElementTree.fromstring(svg)
     texts = [line.strip() for line in svg.splitlines() if "<!-- " in line]  # matplotlib names each text in a comment
     for words in (
-        "256 memory blocks &amp; 6 CPUs",
+        "State of the crash image: 256 memory blocks &amp; 6 CPUs",
+        "kernel 6.1.0, emulated guest on a host with 2 processors",
         "A reload for each event (kdump-tools)",
         "RHEL's throttle: one reload when events pause",
         "crash-hotplug watch: updates in place",
-        "4 images loaded, 3.5 s of CPU time, accurate 93.5 s after the last event",
-        "4 images loaded, 3.5 s of CPU time, accurate at the last event",
-        "accurate when the measurement ended at 10 s",
+        "4 images loaded · 3.5 s of CPU time · no image for 49.0 s · accurate 93.5 s after the last event",
+        "4 images loaded · 3.5 s of CPU time · no image for 5.0 s · accurate 3.0 s after the last event",
+        "4 images loaded · 3.5 s of CPU time · no image for 0.5 s · accurate at the last event",
+        "measured until 10 s: accurate",
         "seconds since the first event; the scale changes at 15 s",
         "stale",
         "no image loaded",
@@ -132,7 +137,7 @@ def test_picture_has_a_band_of_every_state_with_its_figures(tmp_path: Path) -> N
 
 
 def test_picture_of_a_session_without_storms_is_not_drawn(tmp_path: Path) -> None:
-    assert storm_picture.draw([run(None)], tmp_path) == []
+    assert storm_picture.draw([run(None)], tmp_path, FACTS) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -140,7 +145,7 @@ def test_report_draws_the_storms_of_a_session_and_names_a_missing_matplotlib(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
-    results.write([run(WATCH)], tmp_path, {})
+    results.write([run(WATCH)], tmp_path, FACTS)
     ran = run_lab(capsys, "report", str(tmp_path))
     assert (ran.code, ran.out.split()) == (
         0,
