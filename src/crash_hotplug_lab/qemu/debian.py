@@ -145,7 +145,7 @@ class Archive:
             "Dir::Cache::srcpkgcache": "",
             "APT::Architecture": "amd64",
             "APT::Architectures": "amd64",
-            "APT::Sandbox::User": "",  # the sandbox user cannot write below somebody's home
+            "APT::Sandbox::User": "",  # the sandbox user cannot write below a user's home
             "Acquire::Retries": "3",
         }
         if self.name != self.release:
