@@ -102,7 +102,7 @@ def wait(condition: Callable[[], object], what: str, seconds: float = 60) -> flo
 
 
 def status() -> tuple[str, bool]:
-    """Return the verdict of ``status``, and whether every possible CPU is described: on 6.1 only this project does so."""
+    """Return the verdict of ``status``, and whether every possible CPU is described, as this project does on 6.1."""
     command = [sys.executable, "-m", "crash_hotplug", "status", "--json"]
     report = json.loads(subprocess.run(command, capture_output=True, check=False).stdout)
     cpus = report.get("cpus", {"described": 0, "possible": [0]})

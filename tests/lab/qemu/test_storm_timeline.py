@@ -155,3 +155,29 @@ def test_report_draws_the_storms_of_a_session_and_names_a_missing_matplotlib(
     ran = run_lab(capsys, "report", str(tmp_path))
     assert ran.code == 1
     assert "drawing the storms needs matplotlib; install it with: pip install '.[report]'" in ran.err
+
+
+COLOURS = {
+    ACCURATE: (0x9E, 0xD3, 0xF0),
+    STALE: (0xF5, 0xA6, 0x23),
+    NO_IMAGE: (0x1C, 0x1C, 0x1C),
+    "last": (0xB0, 0, 0x20),
+}
+
+
+def test_picture_paints_each_state_over_its_time(tmp_path: Path) -> None:
+    image = pytest.importorskip("matplotlib.image")
+    storm_picture.draw([run(WATCH)], tmp_path, FACTS)
+    values = (image.imread(tmp_path / "storm-timeline.png") * 255).round().tolist()
+    pixels = [[tuple(pixel[:3]) for pixel in row] for row in values]
+    band = [row for row in pixels if row.count(COLOURS[ACCURATE]) > 500]
+    left = min(row.index(COLOURS[STALE]) for row in band)
+    width = max(x for x, pixel in enumerate(band[0]) if pixel == COLOURS[ACCURATE]) - left + 1
+    painted = {state: sum(row.count(colour) for row in band) / len(band) / width for state, colour in COLOURS.items()}
+    assert painted[ACCURATE] == pytest.approx(0.5, abs=0.01)
+    assert painted[NO_IMAGE] == pytest.approx(0.05, abs=0.01)
+    assert 0.1 < painted[STALE] < 0.4  # less than 0.45: the hatching covers part of it
+    (last_event,) = {row.index(COLOURS["last"]) for row in band}
+    assert (last_event - left) / width == pytest.approx(0.6, abs=0.005)
+    above = pixels[pixels.index(band[0]) - 20 : pixels.index(band[0])]
+    assert sum(row[last_event - 10 : last_event + 10].count(COLOURS["last"]) for row in above) > 50  # the triangle
