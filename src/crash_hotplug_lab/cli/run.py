@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     # Imported here, as in every command of the lab that needs its extras: --help works without them.
     from crash_hotplug_lab.cli.progress import Terminal  # noqa: PLC0415
-    from crash_hotplug_lab.qemu import ktap, plan, report, results, session  # noqa: PLC0415
+    from crash_hotplug_lab.qemu import plan, report, results, session  # noqa: PLC0415
 
     names = arguments.scenarios or plan.DEFAULT_SCENARIOS
     scenarios = plan.bundled() if arguments.all else [plan.read(name) for name in names]
@@ -82,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
     failed = session.exit_failed(done)
     page = report.write(done, directory, session.facts())
     if arguments.ktap:
-        print("\n".join(ktap.lines(done)))
+        print("\n".join(results.ktap_lines(done)))
     elif arguments.json:
         print((directory / results.FILE).read_text(), end="")
     else:

@@ -12,7 +12,7 @@ from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug_lab.qemu.agent import Agent
 from crash_hotplug_lab.qemu.errors import GuestError, LabError
-from crash_hotplug_lab.qemu.machine import Machine
+from crash_hotplug_lab.qemu.machine import QemuMachine
 from crash_hotplug_lab.qemu.results import Result
 from crash_hotplug_lab.scenario.records import Action
 
@@ -20,7 +20,7 @@ Say = Callable[[str, str], None]
 
 
 async def take_command(
-    agent: Agent, machine: Machine, action: Action, snapshot: Path | None, append: str, result: Result, say: Say
+    agent: Agent, machine: QemuMachine, action: Action, snapshot: Path | None, append: str, result: Result, say: Say
 ) -> None:
     """Run one of this project's commands; exit code, sentence and what it does to the image must be as the step says.
 
@@ -56,15 +56,14 @@ async def take_shell(agent: Agent, action: Action, append: str, say: Say) -> Non
     if await _is_left_out(agent, action):
         say(str(action), "left out: this kernel has no such file")
         return
-    done = await agent.run("sh", "-c", action.arguments["run"].replace("{append}", append))
+    line = action.arguments["run"]
+    done = await agent.run("sh", "-c", line.replace("{append}", append))
     if done["rc"]:
-        raise GuestError(
-            f"in the guest, {action.arguments['run']} failed: {(done['err'] or done['out']).strip()[-300:]}"
-        )
+        raise GuestError(f"in the guest, {line} failed: {(done['err'] or done['out']).strip()[-300:]}")
     say(str(action), done["out"].strip())
 
 
-async def image_state(machine: Machine, snapshot: Path | None) -> str:
+async def image_state(machine: QemuMachine, snapshot: Path | None) -> str:
     """Return a digest over the reserved region and the pointer to the loaded image, as QEMU has them in memory.
 
     :raise LabError: the snapshot does not say where they are

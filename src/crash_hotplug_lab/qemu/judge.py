@@ -10,7 +10,7 @@ from crash_hotplug.core.compare import Kind
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug_lab.qemu import dump
 from crash_hotplug_lab.qemu.errors import LabError
-from crash_hotplug_lab.qemu.results import Outcome, Result
+from crash_hotplug_lab.qemu.results import Result, RunOutcome
 from crash_hotplug_lab.scenario.records import Expectation, Scenario
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
     result.dimms = dict(seen.dimms)
     expectation = scenario.expect[result.update]
     if scenario.ends_without_dump:
-        result.outcome, result.reason = Outcome.PASS.value, "every step was taken"
+        result.outcome, result.reason = RunOutcome.PASS.value, "every step was taken"
         return
     if expectation.record:
         _record(result, seen)
@@ -39,17 +39,17 @@ def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
             result.check("vmcore", False, str(error))
     failed = [check for check in result.checks if not check.ok]
     if failed:
-        result.outcome = Outcome.FAIL.value
+        result.outcome = RunOutcome.FAIL.value
         result.reason = "; ".join(f"{c.name}: {c.detail}" if c.detail else c.name for c in failed)
     else:
         fault = bool(expectation.fault and expectation.findings)
-        result.outcome = (Outcome.FAULT if fault else Outcome.PASS).value
+        result.outcome = (RunOutcome.FAULT if fault else RunOutcome.PASS).value
         result.reason = expectation.fault if fault else _success(expectation)
 
 
 def _record(result: Result, seen: Observed) -> None:
     """Record the result of a panic at a random moment: no dump, or one that has or lacks what was plugged by then."""
-    result.outcome = Outcome.RECORDED.value
+    result.outcome = RunOutcome.RECORDED.value
     if seen.vmcore is None:
         why = seen.vmcore_error or ("no capture kernel started" if not seen.capture_started else "")
         result.reason = f"no dump: {why}"
@@ -118,7 +118,7 @@ def _judge_truth(result: Result, seen: Observed, status: dict[str, Any]) -> None
     result.check("memory: QMP and the snapshot agree", agree, f"{len(seen.plugged)} DIMMs plugged")
 
 
-def _judge_registers(result: Result, expectation: Expectation, seen: Observed, cpus: list[dump.Cpu]) -> None:
+def _judge_registers(result: Result, expectation: Expectation, seen: Observed, cpus: list[dump.SavedCpu]) -> None:
     undescribed = {f.cpu for f in expectation.findings if f.kind is Kind.CPU_MISSING}
     if seen.busy_cpu is not None:
         found = any(cpu.registers == seen.registers for cpu in cpus)

@@ -10,6 +10,7 @@ from crash_hotplug.core.errors import InputError
 from crash_hotplug_lab.qemu import guest_run, plan
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.kernels import Kernel
+from crash_hotplug_lab.qemu.machine import QemuMachine
 from crash_hotplug_lab.qemu.results import Result
 from crash_hotplug_lab.scenario.format import ACTIONS, MEASUREMENTS, MODEL
 
@@ -81,7 +82,8 @@ def test_own_loader_runs_where_it_is_asked_for_and_in_scenarios_for_it() -> None
 
 def test_format_and_guest_know_the_same_actions(tmp_path: Path) -> None:
     result = Result("hot-add", "", "6.1", "", "", "c", "nothing")
-    guest = guest_run.Guest(plan.read("hot-add"), kernel("6.1"), "c", "nothing", tmp_path, result, print)
+    machine = QemuMachine(kernel("6.1"), tmp_path, tmp_path)
+    guest = guest_run.GuestRun(machine, plan.read("hot-add"), "c", "nothing", tmp_path, result, print)
     assert guest._actions.keys() == {do for do, kind in ACTIONS.items() if kind.only != MODEL}
     assert {*guest_run._PROGRAMS, "bench"} == {*MEASUREMENTS}
 

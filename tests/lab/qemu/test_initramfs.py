@@ -1,4 +1,4 @@
-"""What a guest boots with: the cpio archive, the order of modules, kernels given as files."""
+"""The initramfs of a guest: the cpio archive, the order of modules, kernels given as files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug_lab.qemu import cpio, kernels, kmod
+from crash_hotplug_lab.qemu import initramfs, kernels
 from crash_hotplug_lab.qemu.errors import LabError
 
 
@@ -24,7 +24,7 @@ def make_tree(root: Path) -> None:
 def test_cpio_members_are_aligned_and_owned_by_root(tmp_path: Path) -> None:
     make_tree(tmp_path)
     out = io.BytesIO()
-    cpio.write_tree(tmp_path, out)
+    initramfs.write_tree(tmp_path, out)
     raw, place, names = out.getvalue(), 0, []
     while True:
         assert raw[place : place + 6] == b"070701"
@@ -40,10 +40,10 @@ def test_cpio_members_are_aligned_and_owned_by_root(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("cpio"), reason="no cpio on this machine to read the archive with")
-def test_cpio_as_cpio_reads_it(tmp_path: Path) -> None:
+def test_cpio_archive_is_read_by_cpio(tmp_path: Path) -> None:
     make_tree(tmp_path)
     out = io.BytesIO()
-    cpio.write_tree(tmp_path, out)
+    initramfs.write_tree(tmp_path, out)
     listed = subprocess.run(["cpio", "-t", "--quiet"], input=out.getvalue(), capture_output=True, check=True)
     assert listed.stdout.split() == [b"bin", b"sbin", b"bin/tool"]
 
@@ -52,11 +52,11 @@ def module(depends: str) -> bytes:
     return b"\x7fELF\0license=GPL\0depends=" + depends.encode() + b"\0intree=Y\0"
 
 
-def test_modules_come_after_what_they_depend_on(tmp_path: Path) -> None:
+def test_modules_come_after_their_dependencies(tmp_path: Path) -> None:
     (tmp_path / "virtio-pci.ko").write_bytes(module("virtio,virtio_ring"))
     (tmp_path / "virtio.ko.xz").write_bytes(lzma.compress(module("")))
     (tmp_path / "virtio_ring.ko").write_bytes(module("virtio"))
-    order = kmod.load_order(tmp_path, ("virtio_pci", "built_in"))
+    order = kernels.modules_in_load_order(tmp_path, ("virtio_pci", "built_in"))
     assert list(order) == ["virtio", "virtio_ring", "virtio_pci"]
     assert order["virtio"] == module("")
 
@@ -69,13 +69,13 @@ def bzimage(release: str) -> bytes:
     return bytes(head)
 
 
-def test_an_own_kernel_says_its_release(tmp_path: Path) -> None:
+def test_kernel_given_as_a_file_has_the_release_of_its_header(tmp_path: Path) -> None:
     (tmp_path / "bzImage").write_bytes(bzimage("6.17.0-mine+"))
     kernel = kernels.own(tmp_path / "bzImage", tmp_path)
     assert (kernel.release, kernel.series, kernel.has_crash_hotplug) == ("6.17.0-mine+", (6, 17), True)
 
 
-def test_what_is_no_kernel(tmp_path: Path) -> None:
+def test_kernel_given_as_a_file_is_refused_where_it_is_none(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no kernel")
     with pytest.raises(LabError, match="is not an x86 kernel image"):
         kernels.own(tmp_path / "text", tmp_path)
@@ -86,6 +86,6 @@ def test_what_is_no_kernel(tmp_path: Path) -> None:
         kernels.own(tmp_path / "bzImage", tmp_path / "nothing")
 
 
-def test_an_unknown_key() -> None:
+def test_kernel_key_that_is_not_known_is_refused() -> None:
     with pytest.raises(LabError, match=r"no kernel is known as 2\.6; known are 5\.10"):
         kernels.ready("2.6")

@@ -1,4 +1,4 @@
-"""What a run of a full Debian guest has to show: in the journal, in the loaded header, in the dump."""
+"""Judges a run of a full Debian guest by its uevents, its journal, the loaded header and the dump."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from crash_hotplug.core.ranges import RangeList
 from crash_hotplug_lab.distro.sides import LAST_RESORT, RELOAD, RULE, WITH, WITHOUT
 from crash_hotplug_lab.qemu import dump
 from crash_hotplug_lab.qemu.judge import found_findings
-from crash_hotplug_lab.qemu.results import Outcome, Result
+from crash_hotplug_lab.qemu.results import Result, RunOutcome
 
 _SECONDS_ALLOWED = 1.0
-"""Between the last event and an accurate header: the service's own promise (``--max-delay``)."""
+"""Between the last event and an accurate header: the service's own limit (``--max-delay``)."""
 
 
 @dataclass(frozen=True)
 class Reloads:
-    """What kdump-config wrote into the journal."""
+    """How often kdump-config reloaded, by its lines in the journal."""
 
     unloaded: int
     loaded: int
     failed: int
 
     def __str__(self) -> str:
-        """Return it for people."""
+        """Return the numbers in words."""
         return f"kdump-config: {self.unloaded} unloaded, {self.loaded} loaded, {self.failed} failed to unload"
 
 
 @dataclass(frozen=True)
-class Event:
-    """What the kernel told udev."""
+class TimedUevent:
+    """A uevent of a CPU or a memory block, as udev received it."""
 
     at: float
     """Monotonic time in the guest, seconds."""
@@ -48,10 +48,10 @@ class Event:
         return self.device.startswith("cpu") and self.action in ("add", "remove", "online")
 
 
-def parse_events(monitor: str) -> list[Event]:
-    """Read what ``udevadm monitor --kernel`` wrote."""
+def parse_events(monitor: str) -> list[TimedUevent]:
+    """Parse the output of ``udevadm monitor --kernel``."""
     found = re.findall(r"^KERNEL\[([\d.]+)\] (\S+) +(\S+) ", monitor, re.MULTILINE)
-    return [Event(float(at), action, device.rpartition("/")[2]) for at, action, device in found]
+    return [TimedUevent(float(at), action, device.rpartition("/")[2]) for at, action, device in found]
 
 
 def journal_since(journal: str, mark: float) -> list[tuple[float, str]]:
@@ -65,7 +65,7 @@ def journal_since(journal: str, mark: float) -> list[tuple[float, str]]:
 
 
 def reloads(journal: list[tuple[float, str]]) -> Reloads:
-    """Count what kdump-config did."""
+    """Count the reloads of kdump-config."""
     said = [line.rpartition("]: ")[2] for _, line in journal if " kdump-config[" in line]
     return Reloads(
         said.count("unloaded kdump kernel"),
@@ -74,17 +74,17 @@ def reloads(journal: list[tuple[float, str]]) -> Reloads:
     )
 
 
-def seconds_until_right(events: list[Event], journal: list[tuple[float, str]]) -> float | None:
-    """Return how long after the last event the service had dealt with it, as its own log tells; None if it had not."""
+def seconds_until_right(events: list[TimedUevent], journal: list[tuple[float, str]]) -> float | None:
+    """Return the seconds from the last event to the service's answer to it in the journal; None without an answer."""
     last = max((event.at for event in events if event.is_debians), default=0.0)
     said = [at for at, line in journal if re.search(r" crash-hotplug\[\d+\]: .*(: updated: |nothing to do)", line)]
     return next((at - last for at in said if at >= last), None)
 
 
 def judge_hotplug(
-    result: Result, side: str, events: list[Event], journal: list[tuple[float, str]], trees: tuple[Path, Path]
+    result: Result, side: str, events: list[TimedUevent], journal: list[tuple[float, str]], trees: tuple[Path, Path]
 ) -> None:
-    """Judge what happened between two snapshots: before CPUs and DIMMs were plugged, and before the panic."""
+    """Judge the time between two snapshots: before CPUs and DIMMs were plugged, and before the panic."""
     relevant = sum(event.is_debians for event in events)
     seen = reloads(journal)
     said = f"{relevant} events that Debian's rule is about; {seen}"
@@ -123,7 +123,7 @@ def judge_dump(
     plugged: tuple[list[tuple[int, int]], list[int]],
     planted: tuple[int, int],
 ) -> None:
-    """Judge what kdump-tools saved by itself.
+    """Judge the dump that kdump-tools saved by itself.
 
     :param tree: the snapshot taken shortly before the panic
     :param plugged: physical ranges of the DIMMs, and numbers of the CPUs
@@ -148,9 +148,9 @@ def judge_dump(
 
 
 def judge_broken_dump(result: Result, serial_log: Path) -> None:
-    """Judge the dump where nobody gave the capture kernel ``acpi_no_memhotplug``: it cannot be read to its end.
+    """Judge the dump of a capture kernel without ``acpi_no_memhotplug``: it cannot be read to its end.
 
-    The capture kernel finds the DIMMs in ACPI, adds them to itself, and /proc/vmcore answers EFAULT there.
+    That capture kernel finds the DIMMs in ACPI and adds them to itself, and /proc/vmcore answers EFAULT there.
     """
     said = serial_log.read_text(errors="replace")
     found = re.search(r"Can't read the dump memory\(/proc/vmcore\)\. Bad address", said)
@@ -160,11 +160,11 @@ def judge_broken_dump(result: Result, serial_log: Path) -> None:
 def conclude(result: Result, side: str, storm: bool) -> None:
     """Fill in outcome and reason."""
     failed = [check for check in result.checks if not check.ok]
-    result.outcome = (Outcome.FAIL if failed else Outcome.PASS).value
+    result.outcome = (RunOutcome.FAIL if failed else RunOutcome.PASS).value
     if failed:
         result.reason = "; ".join(f"{c.name}: {c.detail}" if c.detail else c.name for c in failed)
     elif side == RULE and not storm:
-        result.outcome = Outcome.FAULT.value
+        result.outcome = RunOutcome.FAULT.value
         result.reason = "a reload per event, and still the dump breaks off: the capture kernel adds the DIMMs to itself"
     elif not result.dump:
         result.reason = "the header stays as it was, as it must" if side == WITHOUT else "the header is right"

@@ -1,4 +1,4 @@
-"""The root directory of a Debian guest, put together from packages: what dpkg and the guest rely on."""
+"""The root directory of a Debian guest, made from packages: the properties that dpkg and the guest rely on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug_lab.distro.distro_root import RootTar
+from crash_hotplug_lab.distro.root_tar import RootTar
 from crash_hotplug_lab.qemu.debian import Package
 
 pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
@@ -63,14 +63,14 @@ def read(root: Path, name: str) -> str:
         return file.read().decode()
 
 
-def test_what_packages_have_in_bin_lies_in_usr_bin(root: Path) -> None:
+def test_files_in_bin_of_packages_lie_in_usr_bin(root: Path) -> None:
     with tarfile.open(root) as tar:
         assert tar.getmember("./bin").linkname == "usr/bin"
         assert tar.getmember("./usr/bin/other").linkname == "tool"
         assert read(root, "usr/bin/tool") == "a tool\n"
 
 
-def test_everything_belongs_to_root_and_is_there_once_after_its_directory(root: Path) -> None:
+def test_members_belong_to_root_and_come_once_after_their_directory(root: Path) -> None:
     with tarfile.open(root) as tar:
         members = tar.getmembers()
     names = [m.name for m in members]
@@ -81,11 +81,11 @@ def test_everything_belongs_to_root_and_is_there_once_after_its_directory(root: 
         assert parent == "." or parent in names[:place]
 
 
-def test_own_files_stay(root: Path) -> None:
+def test_files_of_the_lab_are_kept_over_those_of_packages(root: Path) -> None:
     assert read(root, "etc/own") == "by the lab\n"
 
 
-def test_dpkg_takes_its_database(root: Path, tmp_path: Path) -> None:
+def test_dpkg_database_is_read_by_dpkg_query(root: Path, tmp_path: Path) -> None:
     admin = tmp_path / "unpacked"
     with tarfile.open(root) as tar:
         tar.extractall(admin, members=[m for m in tar if m.name.startswith("./var")])

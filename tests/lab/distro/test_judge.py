@@ -1,4 +1,4 @@
-"""What the run of a full Debian guest takes from udev's and the journal's own words."""
+"""The judge of a full Debian guest: uevents as udevadm prints them, the journal, the verdict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug_lab.distro import distro_judge, sides
+from crash_hotplug_lab.distro import judge, sides
 from crash_hotplug_lab.qemu.results import Moment, Result
 
 JOURNAL = """\
@@ -31,28 +31,28 @@ KERNEL[125.200000] change   /devices/system/memory/memory32 (memory)
 }
 
 
-def test_journal_from_a_time_on() -> None:
-    lines = distro_judge.journal_since(JOURNAL, 100.0)
+def test_journal_lines_from_a_time_on() -> None:
+    lines = judge.journal_since(JOURNAL, 100.0)
     assert [at for at, _ in lines] == [121.944169, 124.2, 125.7]
 
 
 @pytest.mark.parametrize(
     ("last", "seconds"), [("online", 0.5), ("change", 0.2), ("later", None)], ids=["cpu", "not-ours", "unanswered"]
 )
-def test_seconds_until_the_last_event_was_dealt_with(last: str, seconds: float | None) -> None:
-    events = distro_judge.parse_events(MONITOR[last])
-    found = distro_judge.seconds_until_right(events, distro_judge.journal_since(JOURNAL, 100.0))
+def test_seconds_until_right_counts_from_the_last_event_of_debians_rule(last: str, seconds: float | None) -> None:
+    events = judge.parse_events(MONITOR[last])
+    found = judge.seconds_until_right(events, judge.journal_since(JOURNAL, 100.0))
     assert found == (None if seconds is None else pytest.approx(seconds))
 
 
-def test_events_that_debians_rule_is_about() -> None:
-    events = distro_judge.parse_events(MONITOR["change"])
+def test_uevents_of_debians_rule_are_told_from_others() -> None:
+    events = judge.parse_events(MONITOR["change"])
     assert [(event.device, event.is_debians) for event in events] == [("memory32", True), ("memory32", False)]
 
 
-def test_what_kdump_config_did() -> None:
-    lines = distro_judge.journal_since(JOURNAL, 0.0)
-    assert distro_judge.reloads(lines) == distro_judge.Reloads(unloaded=0, loaded=1, failed=1)
+def test_reloads_are_counted_from_the_journal() -> None:
+    lines = judge.journal_since(JOURNAL, 0.0)
+    assert judge.reloads(lines) == judge.Reloads(unloaded=0, loaded=1, failed=1)
 
 
 def result_at(verdict: str) -> Result:
@@ -72,37 +72,39 @@ def trees(tmp_path: Path, before: bytes, after: bytes) -> tuple[Path, Path]:
     ("side", "after", "verdict", "outcome"),
     [
         (sides.WITHOUT, b"old", "not accurate", "pass"),
-        (sides.WITHOUT, b"new", "not accurate", "fail"),  # nobody can have written it
+        (sides.WITHOUT, b"new", "not accurate", "fail"),  # the rule's reload failed, so nothing can have written it
         (sides.WITHOUT, b"old", "accurate", "fail"),
         (sides.WITH, b"new", "accurate", "fail"),  # Debian's rule was still there
         (sides.RELOAD, b"new", "accurate", "fail"),
         (sides.LAST_RESORT, b"new", "accurate", "fail"),
     ],
 )
-def test_one_failed_reload_for_one_event(tmp_path: Path, side: str, after: bytes, verdict: str, outcome: str) -> None:
-    journal = distro_judge.journal_since(JOURNAL, 100.0)
-    events = distro_judge.parse_events(MONITOR["change"])
+def test_judge_hotplug_of_one_failed_reload_for_one_event(
+    tmp_path: Path, side: str, after: bytes, verdict: str, outcome: str
+) -> None:
+    journal = judge.journal_since(JOURNAL, 100.0)
+    events = judge.parse_events(MONITOR["change"])
     result = result_at(verdict)
-    distro_judge.judge_hotplug(result, side, events, journal, trees(tmp_path, b"old", after))
-    distro_judge.conclude(result, side, storm=True)
+    judge.judge_hotplug(result, side, events, journal, trees(tmp_path, b"old", after))
+    judge.conclude(result, side, storm=True)
     assert result.outcome == outcome, result.reason
 
 
-def test_no_reload_and_a_header_that_is_right_at_once(tmp_path: Path) -> None:
-    journal = [(at, line) for at, line in distro_judge.journal_since(JOURNAL, 100.0) if "kdump-config" not in line]
+def test_judge_hotplug_of_the_service_without_a_reload(tmp_path: Path) -> None:
+    journal = [(at, line) for at, line in judge.journal_since(JOURNAL, 100.0) if "kdump-config" not in line]
     result = result_at("accurate")
-    events = distro_judge.parse_events(MONITOR["online"])
-    distro_judge.judge_hotplug(result, sides.WITH, events, journal, trees(tmp_path, b"old", b"new"))
-    distro_judge.conclude(result, sides.WITH, storm=True)
+    events = judge.parse_events(MONITOR["online"])
+    judge.judge_hotplug(result, sides.WITH, events, journal, trees(tmp_path, b"old", b"new"))
+    judge.conclude(result, sides.WITH, storm=True)
     assert result.outcome == "pass", result.reason
 
 
 @pytest.mark.parametrize(
     ("said", "outcome"), [("Can't read the dump memory(/proc/vmcore). Bad address", "fault"), ("", "fail")]
 )
-def test_a_dump_that_breaks_off(tmp_path: Path, said: str, outcome: str) -> None:
+def test_judge_broken_dump_finds_bad_address(tmp_path: Path, said: str, outcome: str) -> None:
     (tmp_path / "serial.log").write_text(f"write_elf_load_segment: {said}\n")
     result = result_at("accurate")
-    distro_judge.judge_broken_dump(result, tmp_path / "serial.log")
-    distro_judge.conclude(result, sides.RULE, storm=False)
+    judge.judge_broken_dump(result, tmp_path / "serial.log")
+    judge.conclude(result, sides.RULE, storm=False)
     assert result.outcome == outcome

@@ -1,7 +1,7 @@
-"""Disk images of full Debian guests: systemd, udev, kdump-tools and a kernel.  Built without root, kept in the cache.
+"""Disk images of full Debian guests (systemd, udev, kdump-tools and a kernel), and the machine that boots them.
 
-The packages' files become one tar file (distro_root.py), out of which mke2fs makes a file system; the packages are
-configured by the guest itself, in its first boot, where kdump-tools also makes its initrd.
+An image is built without root and kept in the cache.  The packages' files become one tar file (root_tar.py), and mke2fs
+makes a file system out of it.  The guest configures its packages in its first boot, where kdump-tools makes its initrd.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import time
 from pathlib import Path
 from typing import Callable
 
-from crash_hotplug_lab.distro import disk_tools
-from crash_hotplug_lab.distro.distro_machine import CONFIGURE, DebianMachine
-from crash_hotplug_lab.distro.distro_root import RootTar
-from crash_hotplug_lab.qemu import cpio, debian, hosttools, kmod
-from crash_hotplug_lab.qemu.cachedir import cache_dir
-from crash_hotplug_lab.qemu.debian import Archive, Package
+from crash_hotplug_lab.distro.root_tar import RootTar
+from crash_hotplug_lab.qemu import debian, host_tools, initramfs
+from crash_hotplug_lab.qemu.debian import Archive, Package, cache_dir
 from crash_hotplug_lab.qemu.errors import LabError
-from crash_hotplug_lab.qemu.kernels import Kernel
+from crash_hotplug_lab.qemu.kernels import Kernel, modules_in_load_order
+from crash_hotplug_lab.qemu.machine import QemuMachine
 
 RELEASES = {"bullseye": "11", "bookworm": "12", "trixie": "13"}
 """Debian releases that can be built, and their numbers."""
@@ -39,15 +37,41 @@ _OWN = "usr/lib/crash-hotplug-lab"
 _PROGRAMS = ("configure", "settings", "agent.py")
 _UNIT = "crash-hotplug-lab.service"
 _CONFIGURE_LIMIT = 2400.0
+_SYSTEM, _CONFIGURE = "/sbin/init", f"/{_OWN}/configure"
+"""First process of a run, and of the first boot."""
+MEMORY = 1536 << 20
+_CRASHKERNEL = "320M"
+"""Enough for Debian's capture kernel with the initrd of kdump-tools, which runs systemd."""
+
+
+class DebianMachine(QemuMachine):
+    """A running QEMU with a full Debian on its disk.  It ends when the guest resets, as the capture kernel does."""
+
+    def __init__(self, kernel: Kernel, initramfs: Path, disk: Path, out: Path, init: str = _SYSTEM,
+                 memory: int = MEMORY) -> None:  # fmt: skip
+        """Take the kernel, the small initramfs that mounts the disk, and the disk, which is written to."""
+        super().__init__(kernel, initramfs, out, memory, max_memory=64 << 30)
+        self.dump = disk
+        self._init = init
+
+    def make_disk(self) -> None:
+        """Leave the disk as it is."""
+
+    def _append(self, shell: bool) -> str:
+        # memory comes online by itself when it is added, as an administrator has to set it up on Debian
+        return (
+            f"console=ttyS0 quiet panic=1 root=/dev/vda rw crashkernel={_CRASHKERNEL} memhp_default_state=online "
+            f"init={self._init}"
+        )
 
 
 class DebianImage:
-    """A release's image: where its parts are in the cache."""
+    """The image of a Debian release; its parts are in the cache."""
 
     def __init__(self, release: str) -> None:
         """Name the release; nothing is built yet.
 
-        :raise LabError: for one that is not known
+        :raise LabError: the release is not known
         """
         if release not in RELEASES:
             raise LabError(f"no Debian {release} can be built; known are {', '.join(RELEASES)}")
@@ -61,7 +85,7 @@ class DebianImage:
 
     @property
     def initramfs(self) -> Path:
-        """What mounts it."""
+        """The initramfs that mounts it."""
         return self._dir / "initramfs.cpio"
 
     @property
@@ -98,12 +122,13 @@ class DebianImage:
     async def build(self, say: Callable[[str], None]) -> None:
         """Build it: packages, file system, first boot.
 
-        :raise LabError: when something cannot be had, or the packages cannot be configured
+        :raise LabError: a package cannot be had or configured
         """
-        if not hosttools.ready():
+        if not host_tools.EMULATOR.ready:
             say("fetching QEMU and makedumpfile")
-            hosttools.fetch()
-        disk_tools.fetch()
+            host_tools.EMULATOR.fetch()
+        if not host_tools.DISK_TOOLS.ready:
+            host_tools.DISK_TOOLS.fetch()
         say(f"fetching the packages of a Debian {RELEASES[self.release]} guest")
         archive = Archive(self.release)
         archive.update()
@@ -123,7 +148,7 @@ class DebianImage:
 
     def _build_disk(self, packages: list[Package], disk: Path) -> None:
         tar = self._dir / "root.tar"
-        with RootTar(tar) as root:  # what comes first stays: these files take the place of packages' own
+        with RootTar(tar) as root:  # the first of two files of one name stays: these replace the packages' own
             for master, name in (("passwd.master", "passwd"), ("group.master", "group")):
                 base = next(p for p in packages if p.name == "base-passwd")
                 root.file(f"etc/{name}", _file_of(base, f"./usr/share/base-passwd/{master}"))
@@ -138,25 +163,17 @@ class DebianImage:
             root.file(f"etc/systemd/system/{_UNIT}", (_GUEST / _UNIT).read_bytes())
             for package in packages:
                 root.package(package)
-        disk_tools.make_file_system(tar, disk, _SIZE)
+        host_tools.make_file_system(tar, disk, _SIZE)
         tar.unlink()
 
     def _build_initramfs(self) -> None:
         kernel = self.kernel()
-        modules = kmod.load_order(kernel.modules, _MODULES)
+        modules = modules_in_load_order(kernel.modules, _MODULES)
         root = self._dir / "initramfs"
-        shutil.rmtree(root, ignore_errors=True)
-        (root / "bin").mkdir(parents=True)
-        shutil.copy2(disk_tools.busybox(), root / "bin/busybox")
-        (root / "lab/modules").mkdir(parents=True)
-        shutil.copyfile(_GUEST / "init-root", root / "init")
-        (root / "init").chmod(0o755)
-        (root / "lab/modules.order").write_text("".join(f"{name}\n" for name in modules))
-        for name, content in modules.items():
-            (root / f"lab/modules/{name}.ko").write_bytes(content)
+        initramfs.make_root(root, "init-root", modules, host_tools.busybox())
         with self.initramfs.open("wb") as out:
-            cpio.write_console(out)
-            cpio.write_tree(root, out)
+            initramfs.write_console(out)
+            initramfs.write_tree(root, out)
         shutil.rmtree(root)
 
     async def _configure(self, disk: Path) -> None:
@@ -164,7 +181,7 @@ class DebianImage:
         out.mkdir(exist_ok=True)
         log = out / "serial.log"
         log.unlink(missing_ok=True)
-        async with DebianMachine(self.kernel(), self.initramfs, disk, out, CONFIGURE) as machine:
+        async with DebianMachine(self.kernel(), self.initramfs, disk, out, _CONFIGURE) as machine:
             end = time.monotonic() + _CONFIGURE_LIMIT
             while machine.running and time.monotonic() < end:
                 await asyncio.sleep(1)
@@ -174,7 +191,7 @@ class DebianImage:
 
 
 def recipe() -> str:
-    """Return a digest of all that is our own in an image: another one asks for a new image."""
+    """Return a digest of the lab's own part of an image; an image with another digest is built again."""
     digest = hashlib.sha256(repr((_PACKAGES, _EXTRA, _MODULES, _SIZE)).encode())
     for name in (*_PROGRAMS, _UNIT, "init-root"):
         digest.update((_GUEST / name).read_bytes())
@@ -197,7 +214,7 @@ def _run(command: list[str]) -> None:
 
 
 def build(release: str, say: Callable[[str], None], again: bool = False) -> DebianImage:
-    """Return a release's image, built now unless it is there."""
+    """Return the image of a release, built now unless the cache has it."""
     image = DebianImage(release)
     if again or not image.ready:
         asyncio.run(image.build(say))

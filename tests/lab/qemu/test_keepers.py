@@ -1,16 +1,19 @@
-"""The host's side of the watch service and of the storm, with an agent that only pretends."""
+"""The host's side of the watch service and of the storm, with a fake agent."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import asdict
 from typing import Any, cast
 
 import pytest
 
-from crash_hotplug_lab.qemu import guest_storm, guest_watch
+from crash_hotplug_lab.qemu import keepers
 from crash_hotplug_lab.qemu.agent import Agent
 from crash_hotplug_lab.qemu.errors import GuestError
-from crash_hotplug_lab.qemu.machine import Machine
+from crash_hotplug_lab.qemu.machine import QemuMachine
+from crash_hotplug_lab.qemu.results import StormRecord
 from crash_hotplug_lab.scenario.records import Action
 
 METRICS = """\
@@ -56,36 +59,39 @@ def metrics(accurate: int, looked: int) -> str:
     return METRICS.format(accurate=accurate, looked=looked)
 
 
-def test_a_look_that_began_before_does_not_count() -> None:
+def test_wait_accurate_ignores_a_look_that_began_before() -> None:
     agent = FakeAgent(metrics(1, 10), metrics(1, 10), metrics(0, 11), metrics(0, 11), metrics(1, 12))
-    said = asyncio.run(guest_watch.wait_accurate(cast(Agent, agent)))
+    said = asyncio.run(keepers.wait_accurate(cast(Agent, agent)))
     assert said.endswith("4 looks, 2 updates so far")
 
 
-def test_a_service_that_never_says_accurate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guest_watch, "_LIMIT", 0.3)
+def test_wait_accurate_fails_with_the_log_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keepers, "_LIMIT", 0.3)
     agent = FakeAgent("crash-hotplug watch: one\ncrash-hotplug watch: two\n")
     with pytest.raises(GuestError, match=r"did not say accurate .* one; two"):
-        asyncio.run(guest_watch.wait_accurate(cast(Agent, agent)))
+        asyncio.run(keepers.wait_accurate(cast(Agent, agent)))
 
 
-def storm(agent: FakeAgent, machine: FakeMachine, limit: float = 5.0) -> dict[str, Any]:
-    step = Action("storm", {"dimms": 2, "size": 256 << 20, "cpus": 3, "keeper": "watch"})
-    return asyncio.run(guest_storm.storm(cast(Machine, machine), cast(Agent, agent), step, limit))
+RECORD = StormRecord("watch", 524, 8.5, 13.6, 4, 10, 4.1, [(0.0, "stale"), (6.5, "accurate")], 295, 1, 4.9, "accurate")
 
 
-def test_a_storm_is_plugged_once_the_keeper_is_ready_and_its_result_is_read() -> None:
-    agent, machine = FakeAgent("ready\n", 'ready\n{"changes": 7}\n'), FakeMachine()
-    assert storm(agent, machine) == {"changes": 7}
+def storm(agent: FakeAgent, machine: FakeMachine, limit: float = 5.0) -> StormRecord:
+    action = Action("storm", {"dimms": 2, "size": 256 << 20, "cpus": 3, "keeper": "watch"})
+    return asyncio.run(keepers.storm(cast(QemuMachine, machine), cast(Agent, agent), action, limit))
+
+
+def test_storm_is_plugged_when_the_keeper_is_ready_and_its_record_is_read() -> None:
+    agent, machine = FakeAgent("ready\n", f"ready\n{json.dumps(asdict(RECORD))}\n"), FakeMachine()
+    assert storm(agent, machine) == RECORD
     assert agent.spawned == [["python3", "/lab/storm.py", "watch", "4", "3"]]
     assert machine.plugged == ["storm0", "storm-cpu0", "storm1", "storm-cpu1", "storm-cpu2"]
 
 
-def test_a_storm_that_fails_in_the_guest() -> None:
+def test_storm_fails_with_the_traceback_of_the_guest() -> None:
     with pytest.raises(GuestError, match="Traceback"):
         storm(FakeAgent("Traceback (most recent call last)"), FakeMachine())
 
 
-def test_a_storm_that_does_not_end() -> None:
+def test_storm_fails_after_its_time_limit() -> None:
     with pytest.raises(GuestError, match="did not end in time"):
         storm(FakeAgent("ready\n", "ready\n"), FakeMachine(), limit=1.5)

@@ -1,7 +1,7 @@
-"""The same full Debian guest without this package and with it: plugged CPUs and DIMMs, a panic, kdump-tools' own dump.
+"""One run of a full Debian guest, with or without this package: hot-plug, a panic, and the dump of kdump-tools.
 
-Without it, the distribution's own rule has to keep the crash image up to date.  With it, the service, after
-``doctor --fix``.
+Without the package, the distribution's udev rule has to keep the crash image up to date; with it, the service does,
+after ``doctor --fix``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from crash_hotplug_lab.distro import distro_judge
-from crash_hotplug_lab.distro.distro_guest import DebianGuest, saved_dumps
-from crash_hotplug_lab.distro.distro_image import RELEASES, DebianImage
-from crash_hotplug_lab.distro.distro_machine import MEMORY, DebianMachine
+from crash_hotplug_lab.distro import judge
+from crash_hotplug_lab.distro.guest import DebianGuest, saved_dumps
+from crash_hotplug_lab.distro.image import MEMORY, RELEASES, DebianImage, DebianMachine
 from crash_hotplug_lab.distro.sides import LAST_RESORT, RELOAD, RULE, SIDES, WITH, WITHOUT
 from crash_hotplug_lab.qemu.errors import GuestError, LabError
 from crash_hotplug_lab.qemu.results import Result
@@ -28,12 +27,12 @@ _DUMP_LIMIT = 900.0
 _LOCK = "/var/crash/kdump_lock"
 _LOCKED_SECONDS = 20
 _RELOADS_OVER = 60
-"""Seconds after the last event in which the service has waited for quiet and reloaded."""
+"""Seconds after the last event until the service has waited for quiet and reloaded."""
 
 
 @dataclass(frozen=True)
 class Plugged:
-    """What is plugged into a guest."""
+    """The CPUs and DIMMs that are plugged into a guest."""
 
     name: str
     dimms: int
@@ -53,10 +52,10 @@ STORM = Plugged("debian-storm", 16, 2 << 30, 6, 3 << 30, panics=False)
 
 async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, say: Callable[[str], None],
               plugged: Plugged = FEW) -> Result:  # fmt: skip
-    """Do one side.  Whatever happens in the guest is in the result; the serial log and the journal are beside it.
+    """Run one side.  The result tells whatever happens in the guest; the serial log and the journal are beside it.
 
-    :param deb: the package that is installed, for every side but ``without``
-    :raise LabError: when the lab is not set up; never for what a guest did
+    :param deb: the package to install, for every side but ``without`` and ``rule``
+    :raise LabError: the lab is not set up; never for a fault of the guest
     """
     kernel = image.kernel()
     result = Result(plugged.name, f"Debian {RELEASES[image.release]}, {SIDES[side]}", kernel.key, kernel.version,
@@ -74,7 +73,7 @@ async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, 
     except (GuestError, asyncio.TimeoutError) as error:
         result.reason = str(error) or f"the time limit of {_LIMIT:.0f} s is over"
     else:
-        distro_judge.conclude(result, side, storm=not plugged.panics)
+        judge.conclude(result, side, storm=not plugged.panics)
     finally:
         disk.unlink(missing_ok=True)
     result.seconds = round(time.monotonic() - begin, 1)
@@ -99,23 +98,24 @@ async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result,
     if side == RELOAD:
         await _reload(guest, result)
     await guest.look("before-panic")
-    events, journal = await guest.events(), distro_judge.journal_since(await guest.journal(), mark)
+    events, journal = await guest.events(), judge.journal_since(await guest.journal(), mark)
     trees = (guest.directory / "loaded", guest.directory / "before-panic")
-    distro_judge.judge_hotplug(result, side, events, journal, trees)
+    judge.judge_hotplug(result, side, events, journal, trees)
     if plugged.panics:
-        await guest.plant(f"d{plugged.dimms - 1}", secrets.randbits(64))
+        word = secrets.randbits(64)
+        guest.planted = (await guest.plant(f"d{plugged.dimms - 1}", word), word)
         await guest.panic(guest.cpus[-1], _DUMP_LIMIT)
 
 
 def _judge_dump(guest: DebianGuest, side: str, result: Result) -> None:
     assert guest.planted is not None
     if side == RULE:
-        distro_judge.judge_broken_dump(result, guest.machine.serial_log)
+        judge.judge_broken_dump(result, guest.machine.serial_log)
         return
     plugged = (sorted(guest.dimms.values()), guest.cpus)
     try:
         dumps = saved_dumps(guest.machine.dump, guest.directory)
-        distro_judge.judge_dump(result, side, dumps, guest.directory / "before-panic", plugged, guest.planted)
+        judge.judge_dump(result, side, dumps, guest.directory / "before-panic", plugged, guest.planted)
         for vmcore in dumps:
             vmcore.unlink()
     except LabError as error:
@@ -123,12 +123,12 @@ def _judge_dump(guest: DebianGuest, side: str, result: Result) -> None:
 
 
 async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | None) -> None:
-    """Hear what doctor has to say of the guest as it is; but for ``without``, install the package and mend that."""
+    """Let ``doctor`` judge the guest as it is; then prepare the side: install the package, or change udev's unit."""
     await guest.copy_source()
     before = await guest.own("doctor")
     said = (before["out"] or before["err"]).strip()
     guest.event("doctor", said)
-    if guest.machine.kernel.has_crash_hotplug:  # whether anybody has to do anything depends on who loaded the image
+    if guest.machine.kernel.has_crash_hotplug:  # an update may not be needed there, depending on the loader
         result.check("doctor has an answer", before["rc"] in (0, 4), said)
     else:
         result.check("doctor says that the rule will fail", before["rc"] == 4 and "50-kdump-tools" in said, said)
@@ -157,7 +157,7 @@ async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | Non
 
 
 async def _reload(guest: DebianGuest, result: Result) -> None:
-    """Reload through kdump-config while somebody else has its lock: it has to wait for that."""
+    """Reload through kdump-config while another process has its lock, which kdump-config has to wait for."""
     await guest.run("systemd-run", "-q", "--unit=lab-lock", "flock", _LOCK, "sleep", str(_LOCKED_SECONDS))
     done = await guest.own("update", "--strategy", "reload")
     said = (done["out"] or done["err"]).strip()

@@ -19,7 +19,7 @@ from crash_hotplug_lab.qemu.debian import Package
 from crash_hotplug_lab.qemu.errors import LabError
 
 _MERGED = ("bin", "sbin", "lib", "lib64")
-"""Directories that are links into /usr on every Debian since 10, whatever the packages say."""
+"""Directories that are links into /usr on every Debian since 10, also where packages have files in them."""
 _INFO = "var/lib/dpkg/info"
 
 
@@ -49,7 +49,7 @@ class RootTar:
         self._tar.close()
 
     def package(self, package: Package) -> None:
-        """Add a package's files, and what dpkg has to know about it."""
+        """Add a package's files and its entry in dpkg's database."""
         control = _control(package)
         conffiles = control.pop("conffiles", b"").decode().split("\n")
         names, digests = self._files(package, {name.strip() for name in conffiles if name.startswith("/")})
@@ -94,7 +94,7 @@ class RootTar:
                 name = _plain(member.name)
                 names.append(f"/{name}" if name else "/.")
                 if f"/{name}" in conffiles:
-                    digests[f"/{name}"] = hashlib.md5(content).hexdigest()  # what dpkg keeps
+                    digests[f"/{name}"] = hashlib.md5(content).hexdigest()  # the digest that dpkg keeps
                 if not name or name in _MERGED:
                     continue
                 member.name = f"./{_merged(name)}"
@@ -135,7 +135,7 @@ def _members(package: Package, part: str) -> Iterator[Iterator[tuple[tarfile.Tar
     assert process.stdout is not None
     with process.stdout as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         yield ((member, _content(tar, member)) for member in tar)
-        stream.read()  # what fills up the last record
+        stream.read()  # the padding of the last record
     if process.wait():
         raise LabError(f"{package.deb.name} cannot be unpacked")
 
