@@ -19,7 +19,7 @@ test-main: $(VENV)/ready
 	$(VENV)/bin/python -m pytest
 
 test-pythons: $(VENV)/ready
-	$(VENV)/bin/python tools/test_every_python.py tests/core tests/linux tests/cli tests/lab/model \
+	$(VENV)/bin/python tools/test_every_python.py tests/core tests/linux tests/cli tests/lab/model tests/lab/scenario \
 		tests/test_captures.py tests/test_fuzz.py --ignore tests/lab/model/test_external_tools.py --ignore tests/lab/model/test_explore.py
 
 lint: $(VENV)/ready

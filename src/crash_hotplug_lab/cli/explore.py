@@ -10,14 +10,15 @@ from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.cli.output import print_json
 from crash_hotplug.core.sizes import count
 from crash_hotplug_lab.cli.simulate import chosen_scenario
-from crash_hotplug_lab.model import scenario_file
 from crash_hotplug_lab.model.explore import STATE_LIMIT, Exploration, explore
 from crash_hotplug_lab.model.panic import Outcome
 from crash_hotplug_lab.model.policies import POLICIES
+from crash_hotplug_lab.scenario.file import bundled_scenarios
 
 DESCRIPTION = """\
 Searches every interleaving of what happens in a scenario (hot-plug, udev, the update, other loaders), panics
-the model in each state, and audits the dump.  Without a scenario it searches all bundled ones.
+the model in each state, and audits the dump.  Without a scenario it searches all bundled ones that name
+policies.
 
 Exits with 1 where the update in place left a dump that must never happen.
 """
@@ -58,7 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     :return: 1 where this program's own policy ends in a dump that must never happen
     """
-    names = [arguments.scenario] if arguments.scenario is not None else scenario_file.bundled_names()
+    names = [arguments.scenario]
+    if arguments.scenario is None:
+        names = [scenario.name for scenario in bundled_scenarios() if scenario.policies]
     limit = arguments.states or (STATE_LIMIT if arguments.scenario is not None else ALL_STATE_LIMIT)
     report = []
     total = broken = 0

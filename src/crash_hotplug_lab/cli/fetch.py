@@ -1,4 +1,4 @@
-"""``crash-hotplug-lab fetch``: download or renew what the lab boots."""
+"""``crash-hotplug-lab fetch``: download or renew the kernels, QEMU and the guests' userland."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ them in the cache.  Nothing is installed.  `run` fetches what it needs by itself
 """
 EXAMPLES = """\
 examples:
-  crash-hotplug-lab fetch                  everything that is known
+  crash-hotplug-lab fetch                  every known kernel
   crash-hotplug-lab fetch --kernel 6.12
 """
 

@@ -1,4 +1,4 @@
-"""``crash-hotplug-lab guest``: the same full Debian guest without this package, and with it."""
+"""``crash-hotplug-lab guest``: a full Debian guest, without this package and with it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deb", metavar="FILE", help="this project's package; without it only that side is run")
     parser.add_argument("--side", choices=tuple(SIDES), help="only this side")
     parser.add_argument("--storm", action="store_true", help="16 DIMMs of 2 GiB and 6 CPUs at once, and no panic")
-    parser.add_argument("--build", action="store_true", help="only build the guest's disk image, and say where it is")
-    parser.add_argument("--rebuild", action="store_true", help="build the image anew, from the newest packages")
+    parser.add_argument("--build", action="store_true", help="only build the guest's disk image, and print its path")
+    parser.add_argument("--rebuild", action="store_true", help="build the image again, from the newest packages")
     parser.add_argument("-o", "--output", metavar="DIR", help="where results go (default: a new one in the cache)")
 
 
@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from crash_hotplug_lab.cli.progress import say  # noqa: PLC0415
-    from crash_hotplug_lab.distro import distro_image, distro_run  # noqa: PLC0415
+    from crash_hotplug_lab.distro import image as images  # noqa: PLC0415
+    from crash_hotplug_lab.distro import run as one_run  # noqa: PLC0415
     from crash_hotplug_lab.qemu import report, results, session  # noqa: PLC0415
 
     deb = Path(arguments.deb) if arguments.deb else None
@@ -58,18 +59,18 @@ def _run(arguments: argparse.Namespace) -> int:
     sides = [arguments.side] if arguments.side else list(SIDES) if deb else [WITHOUT, RULE]
     if deb is None and sides[0] in (WITH, RELOAD, LAST_RESORT):
         raise InputError(f"the side `{sides[0]}` needs the package file to install (--deb FILE; `make deb` builds it)")
-    image = distro_image.build(arguments.release, say, arguments.rebuild)
+    image = images.build(arguments.release, say, arguments.rebuild)
     if arguments.build:
         print(image.disk)
         return exit_codes.DONE
     directory = Path(arguments.output) if arguments.output else session.new_directory()
-    plugged = distro_run.STORM if arguments.storm else distro_run.FEW
+    plugged = one_run.STORM if arguments.storm else one_run.FEW
     done: list[Result] = []
     for side in sides:
         own = directory / f"debian-{image.release}-{side}"
         own.mkdir(parents=True, exist_ok=True)
-        say(f"Debian {distro_image.RELEASES[image.release]}, {side} this package")
-        result = asyncio.run(distro_run.run(image, side, deb, own, lambda what: say(f"  {what}"), plugged))
+        say(f"Debian {images.RELEASES[image.release]}, {side} this package")
+        result = asyncio.run(one_run.run(image, side, deb, own, lambda what: say(f"  {what}"), plugged))
         done.append(result)
         results.write(done, directory, session.facts())
         _print(result)

@@ -1,4 +1,4 @@
-"""The options that name kernels, and the kernels that they name."""
+"""The options that choose kernels: ``--kernel``, ``--modules`` and ``--userland``."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
 
 
 def kernel_keys(given: list[str]) -> list[str]:
-    """Return the keys of the kernels that were asked for; ``all`` stands for every one that is known."""
+    """Return the keys of the chosen kernels; ``all`` stands for every known one."""
     from crash_hotplug_lab.qemu import kernels  # noqa: PLC0415
 
     return list(kernels.KNOWN) if "all" in given else given
 
 
 def chosen_kernels(arguments: argparse.Namespace, default: list[str]) -> list[Kernel]:
-    """Fetch and return the kernels that a command is to use.
+    """Fetch and return the kernels that the options choose.
 
-    :raise InputError: a kernel is not known, or a file without its modules
+    :raise InputError: a kernel is not known, or is a file and its modules are not given
     """
     from crash_hotplug_lab.cli.progress import say  # noqa: PLC0415
     from crash_hotplug_lab.qemu import kernels, session  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""``crash-hotplug-lab list``: scenarios, kernels, loaders and combinations that are known not to work."""
+"""``crash-hotplug-lab list``: scenarios, kernels, loaders, and combinations that are known not to work."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.cli.output import print_json
 from crash_hotplug_lab.cli.main import missing_extra
-from crash_hotplug_lab.model import scenario_file
+from crash_hotplug_lab.scenario.file import bundled_scenarios
+from crash_hotplug_lab.scenario.format import LOADERS
 
 DESCRIPTION = """\
-Lists the scenarios of the model (`simulate`, `explore`) and of real kernels (`run`), the kernels, the loaders,
-and the combinations that are known not to work.
+Lists the bundled scenarios: those that name policies of the model (`simulate`, `explore`) and those that say
+what must come of them on real kernels (`run`).  Lists the kernels, the loaders, and the combinations that are
+known not to work.
 """
 EXAMPLES = """\
 examples:
@@ -29,27 +31,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     try:
-        from crash_hotplug_lab.qemu import kernels, plan, scenario  # noqa: PLC0415
+        from crash_hotplug_lab.qemu import kernels, plan  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise missing_extra(error) from None
-    models = {name: scenario_file.read_scenario(name) for name in scenario_file.bundled_names()}
+    scenarios = bundled_scenarios()
+    modelled, expected = [s for s in scenarios if s.policies], [s for s in scenarios if s.expect]
     ready = {key: kernels.ready(key) for key in kernels.KNOWN}
-    scenarios = [scenario.load(name) for name in scenario.bundled()]
     if arguments.json:
         found = {key: kernel.version if kernel else None for key, kernel in ready.items()}
         print_json({
             "command": "list",
             "kernels": found,
-            "loaders": scenario.LOADERS,
-            "scenarios": {s.name: {"title": s.title, "updates": list(s.expect)} for s in scenarios},
+            "loaders": LOADERS,
+            "scenarios": {s.name: {"title": s.title, "updates": list(s.expect)} for s in expected},
             "known_broken": [vars(known) for known in plan.KNOWN_BROKEN],
-            "model_scenarios": {name: {"title": s.title, "policies": s.policies} for name, s in models.items()},
+            "model_scenarios": {s.name: {"title": s.title, "policies": s.policies} for s in modelled},
         })  # fmt: skip
         return exit_codes.DONE
-    _print("Scenarios of the model (simulate, explore)", {name: s.title for name, s in models.items()})
-    _print("Scenarios of real kernels (run)", {s.name: s.title for s in scenarios})
+    _print("Scenarios of the model (simulate, explore)", {s.name: s.title for s in modelled})
+    _print("Scenarios of real kernels (run)", {s.name: s.title for s in expected})
     _print("Kernels", {key: kernel.release if kernel else "not fetched" for key, kernel in ready.items()})
-    _print("Loaders", scenario.LOADERS)
+    _print("Loaders", LOADERS)
     print("Known not to work")
     for known in plan.KNOWN_BROKEN:
         print(f"  {known.scenario} {known.kernel} {known.loader}: {known.reason}")

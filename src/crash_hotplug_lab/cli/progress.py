@@ -1,4 +1,4 @@
-"""What ``lab run`` shows while it works: a line for each run that ended, and one that moves for each that goes on."""
+"""The progress of runs on the terminal: a line for each run that ended, and a moving one for each that goes on."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _COLOURS = {
 
 
 def say(what: str) -> None:
-    """Say what takes time now."""
+    """Show a step that takes time, on standard error."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"{what} ...", markup=False)
 
 
 class Terminal:
-    """Shows runs; results go to standard output unless something else is to be printed there."""
+    """Shows runs, on standard output unless another form of the results is printed there."""
 
     def __init__(self, total: int, quiet: bool) -> None:
-        """Prepare for ``total`` runs."""
+        """Prepare for ``total`` runs; ``quiet`` shows them on standard error."""
         self._out = Console(stderr=quiet, highlight=False, soft_wrap=True)
         columns = (
             SpinnerColumn(),

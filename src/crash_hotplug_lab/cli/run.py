@@ -32,8 +32,8 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="bundled name or FILE.toml")
-    parser.add_argument("--all", action="store_true", help="every bundled scenario")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="a bundled scenario's name, or FILE.toml")
+    parser.add_argument("--all", action="store_true", help="every bundled scenario that is for real kernels")
     add_kernel(parser)
     parser.add_argument("--loader", action="append", default=[], metavar="c|s|ch|all", help="how to load the image")
     parser.add_argument(
@@ -64,10 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     # Imported here, as in every command of the lab that needs its extras: --help works without them.
     from crash_hotplug_lab.cli.progress import Terminal  # noqa: PLC0415
-    from crash_hotplug_lab.qemu import ktap, plan, report, results, scenario, session  # noqa: PLC0415
+    from crash_hotplug_lab.qemu import plan, report, results, session  # noqa: PLC0415
 
-    names = scenario.bundled() if arguments.all else arguments.scenarios or plan.DEFAULT_SCENARIOS
-    scenarios = [scenario.load(name) for name in names]
+    names = arguments.scenarios or plan.DEFAULT_SCENARIOS
+    scenarios = plan.bundled() if arguments.all else [plan.read(name) for name in names]
     if arguments.count_instructions:
         scenarios = [chosen.counted() for chosen in scenarios]
     if arguments.jobs < 1:
@@ -82,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
     failed = session.exit_failed(done)
     page = report.write(done, directory, session.facts())
     if arguments.ktap:
-        print("\n".join(ktap.lines(done)))
+        print("\n".join(results.ktap_lines(done)))
     elif arguments.json:
         print((directory / results.FILE).read_text(), end="")
     else:

@@ -7,7 +7,7 @@ import argparse
 from crash_hotplug_lab.cli.kernel_options import add_kernel, chosen_kernels
 from crash_hotplug_lab.cli.main import missing_extra
 
-DESCRIPTION = "Boots a guest with a shell on this terminal, to look around in."
+DESCRIPTION = "Boots a guest with a shell on this terminal."
 EXAMPLES = """\
 examples:
   crash-hotplug-lab shell --kernel 6.12
@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the guest's exit code."""
     try:
-        from crash_hotplug_lab.qemu import shell  # noqa: PLC0415
+        from crash_hotplug_lab.qemu import session  # noqa: PLC0415
 
         kernel = chosen_kernels(arguments, ["6.12"])[0]
     except ModuleNotFoundError as error:
         raise missing_extra(error) from None
-    print(shell.HELLO.format(release=kernel.release), flush=True)
-    return shell.run(kernel)
+    print(session.HELLO.format(release=kernel.release), flush=True)
+    return session.run_shell(kernel)

@@ -15,21 +15,22 @@ from crash_hotplug.cli.output import comparison_json, print_json, print_labelled
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.sizes import human_size
 from crash_hotplug.linux.snapshot import write_directory
-from crash_hotplug_lab.model import scenario_file
 from crash_hotplug_lab.model.panic import Outcome
 from crash_hotplug_lab.model.policies import POLICIES
-from crash_hotplug_lab.model.scenario import Scenario
+from crash_hotplug_lab.model.scenario import DEFAULT_POLICIES
 from crash_hotplug_lab.model.simulate import Result, run_scenario
 from crash_hotplug_lab.model.snapshot import take_snapshot
 from crash_hotplug_lab.model.story import STORY, WHAT_A_POLICY_DOES, window_sentence
+from crash_hotplug_lab.scenario.file import read_scenario
+from crash_hotplug_lab.scenario.records import Scenario
 
 DESCRIPTION = """\
 Runs the whole system as a model: a machine in memory whose CPUs and memory come and go, a crash image in
 it, a panic, and a real vmcore file at the end.  Needs no root and touches nothing of this machine.
 
-Without a file it tells one story under three policies: reload (what distributions do), merged (what Linux
-6.6 and newer do themselves) and in-place (what this program does).  With a file, or the name of a bundled
-scenario, it runs that.
+Without a scenario it tells one story under three policies: reload (what distributions do), merged (what
+Linux 6.6 and newer do themselves) and in-place (what this program does).  With a scenario, a file or the name
+of a bundled one, it runs that.
 """
 EXAMPLES = """\
 examples:
@@ -48,7 +49,7 @@ _WITH_ARTICLE = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("scenario", nargs="?", metavar="FILE", help="a scenario (TOML), or a bundled one's name")
+    parser.add_argument("scenario", nargs="?", metavar="SCENARIO", help="a bundled scenario's name, or FILE.toml")
     parser.add_argument("--policy", action="append", choices=list(POLICIES), help="only this policy (may be repeated)")
     parser.add_argument("--output", metavar="DIR", help="where the vmcore files go (default: a new directory in /tmp)")
     parser.add_argument(
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
-    :return: 0; the policies' own failures are what is shown
+    :return: 0, also where a policy leaves no dump
     """
     scenario = chosen_scenario(arguments.scenario, arguments.policy)
     results = [run_scenario(scenario, policy) for policy in scenario.policies]
@@ -77,9 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def chosen_scenario(name: str | None, policies: list[str] | None) -> Scenario:
-    """Return the scenario that a person named (the story without a name), under the policies chosen."""
-    scenario = STORY if name is None else scenario_file.read_scenario(name)
-    return scenario if policies is None else replace(scenario, policies=tuple(dict.fromkeys(policies)))
+    """Return the scenario of that name (the story without a name), under the chosen policies, else under its own."""
+    scenario = STORY if name is None else read_scenario(name)
+    return replace(scenario, policies=tuple(dict.fromkeys(policies or scenario.policies or DEFAULT_POLICIES)))
 
 
 def _write_vmcores(results: Iterable[Result], directory: str | None) -> dict[str, str]:

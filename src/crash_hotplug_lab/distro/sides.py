@@ -1,6 +1,6 @@
-"""The sides that a full Debian guest is run from: who brings its crash image up to date.
+"""The sides of a full Debian guest: the service, rule or command that keeps its crash image up to date.
 
-Imports nothing: the command line names them without the lab's extra packages.
+Imports nothing: the command line needs the names without the lab's extra packages.
 """
 
 WITHOUT, WITH, RELOAD, RULE, LAST_RESORT = "without", "with", "reload", "rule", "last-resort"
@@ -11,4 +11,4 @@ SIDES = {
     RULE: "Debian's own rule, let through udev's sandbox",
     LAST_RESORT: "this package's service, which may only reload",
 }
-"""What each is, for people."""
+"""The description of each in results."""

@@ -1,9 +1,17 @@
 """In the guest: a storm of hot-plugged memory blocks and CPUs, and what one of three keepers of the image does in it.
 
-``storm.py KEEPER BLOCKS CPUS``; KEEPER is ``watch`` (the service), ``reload`` (kdump-tools' udev rule: unload and load
-for each event, one after the other) or ``throttled`` (RHEL's kdump-udev-throttler: 1 s, then up to 3 s until events
-pause, then a reload).  The reloads stand in for the distributions' scripts, with nothing but kexec in them.  Prints
-``ready``, and at the end one line of JSON.  New CPUs are brought online here, as a udev rule does.
+``storm.py KEEPER BLOCKS CPUS``.  KEEPER is one of these:
+
+``watch``
+    the service of this project
+``reload``
+    kdump-tools' udev rule: the image is unloaded and loaded again for each event, one after the other
+``throttled``
+    RHEL's kdump-udev-throttler: 1 s, then up to 3 s until events pause, then one reload
+
+The reloads stand in for the distributions' scripts and run kexec alone, so they cost less than the scripts.  New CPUs
+are brought online here, as a udev rule does.  Prints ``ready``, and at the end one line of JSON with the fields of
+``results.StormRecord``.
 """
 
 from __future__ import annotations
@@ -13,19 +21,22 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from crash_hotplug.linux.service.uevents import Uevent, UeventSocket
+from crash_hotplug_lab.in_guest.image_states import ACCURATE, Sampler, transitions
 from crash_hotplug_lab.in_guest.watched import Watched, load, status, write
 
 _SAMPLE = 0.05
+"""Seconds between two samples."""
 _CALM = 5.0
 """Seconds without an event after which the storm is over."""
 _STATE = "/tmp/reloader.json"
 _RELOADED = {("cpu", "add"), ("cpu", "remove"), ("cpu", "online"), ("memory", "online"), ("memory", "offline")}
-"""What Debian's 50-kdump-tools.rules and RHEL's 98-kexec.rules react to, together."""
+"""Events that Debian's 50-kdump-tools.rules and RHEL's 98-kexec.rules react to, together."""
 
 
 def reloader(throttled: bool) -> None:
@@ -56,15 +67,17 @@ def reloader(throttled: bool) -> None:
 
 
 class Keeper:
-    """Who keeps the image accurate."""
+    """The service or the reloader that keeps the image accurate."""
 
     def __init__(self, name: str) -> None:
         """Start it and wait until it listens."""
         self.service: Watched | None = None
         self._child = 0
+        self._cpu_before = 0.0
         if name == "watch":
             self.service = Watched()
             self.service.wait_accurate(120)
+            self._cpu_before = self.service.cpu_seconds()
             return
         self._child = os.fork()
         if self._child == 0:
@@ -82,43 +95,48 @@ class Keeper:
             state = json.load(file)
         return bool(state["waiting"] == 0 and state["ended"] > last_event)
 
-    def report(self) -> dict[str, Any]:
-        """Return how often it changed the image, when last, and how much CPU time that took; it ends."""
+    def stop(self) -> dict[str, Any]:
+        """Stop it; return how many images it loaded, how often it looked, and its CPU time since the start."""
         if self.service is not None:
             service = self.service
-            ended = service.metric("last_update_timestamp_seconds") - time.time() + time.monotonic()
-            result = {"changes": service.metric("updates_total") - 1, "ended": ended, "cpu": service.cpu_seconds()}
-            result["looks"] = service.metric("looks_total")
+            loaded = int(service.metric("updates_total")) - 1  # the first was the take-over, before the storm
+            found = {"images_loaded": loaded, "looks": int(service.metric("looks_total"))}
+            cpu_seconds = service.cpu_seconds()
             service.kill()
-            return result
-        with open(_STATE) as file:
-            state = json.load(file)
-        os.kill(self._child, 9)
-        usage = os.wait4(self._child, 0)[2]
-        return {"changes": state["reloads"], "ended": state["ended"], "cpu": usage.ru_utime + usage.ru_stime}
+        else:
+            with open(_STATE) as file:
+                found = {"images_loaded": json.load(file)["reloads"], "looks": 0}
+            os.kill(self._child, 9)
+            usage = os.wait4(self._child, 0)[2]
+            cpu_seconds = usage.ru_utime + usage.ru_stime
+        return {**found, "cpu_seconds": round(cpu_seconds - self._cpu_before, 2)}
 
 
 class Storm:
-    """What is seen of the storm."""
+    """The events of the storm, and samples of the image meanwhile."""
 
     def __init__(self) -> None:
-        """Listen."""
+        """Listen, and take a first sample."""
         self.uevents = UeventSocket()
         self.count = 0
         self.first = self.last = 0.0
+        """Monotonic time of the first and of the last event."""
         self.online: set[str] = set()
-        self.samples = self.missing = 0
+        self.sampler = Sampler()
+        self.sampler.take()
+        self._sample_at = time.monotonic()
 
-    def watch_for(self, seconds: float) -> None:
-        """Take events for so long, and sample whether an image is loaded."""
+    def watch(self) -> None:
+        """Take the events that come until the next sample, and that sample."""
         poller = select.poll()
         poller.register(self.uevents.fileno(), select.POLLIN)
-        poller.poll(1000 * seconds)
-        for event in self.uevents.drain().events:
-            self._take(event)
-        with open("/sys/kernel/kexec_crash_loaded") as file:
-            self.missing += file.read().strip() == "0"
-        self.samples += 1
+        left = self._sample_at - time.monotonic()
+        while left > 0 and poller.poll(1000 * left):
+            for event in self.uevents.drain().events:
+                self._take(event)
+            left = self._sample_at - time.monotonic()
+        self._sample_at = max(self._sample_at + _SAMPLE, time.monotonic())
+        self.sampler.take()
 
     def _take(self, event: Uevent) -> None:
         self.last = time.monotonic()
@@ -127,30 +145,34 @@ class Storm:
         if event.action == "online":
             self.online.add(event.device)
         if event.subsystem == "cpu" and event.action == "add":
-            write(f"/sys/devices/system/cpu/{event.device}/online", "1")
+            # In a thread: the write returns when the CPU runs, and samples go on meanwhile
+            path = f"/sys/devices/system/cpu/{event.device}/online"
+            threading.Thread(target=write, args=(path, "1"), daemon=True).start()
 
 
 def main(name: str, blocks: int, cpus: int) -> None:
     """Watch the storm until all of it has come and the keeper is done."""
     keeper, storm = Keeper(name), Storm()
-    cpu_before = keeper.service.cpu_seconds() if keeper.service is not None else 0.0
+    own_cpu = time.process_time()
     print("ready", flush=True)
     while len(storm.online) < blocks + cpus:
-        storm.watch_for(_SAMPLE)
-    samples, missing = storm.samples, storm.missing
+        storm.watch()
     while time.monotonic() < storm.last + _CALM or not keeper.is_idle(storm.last):
-        storm.watch_for(_SAMPLE)
-    report = keeper.report()
+        storm.watch()
+    ended, own_cpu = time.monotonic(), time.process_time() - own_cpu
+    stopped, states = keeper.stop(), storm.sampler.states()
+    if states[0][1] != ACCURATE:
+        sys.exit(f"waited for an accurate image before the storm; it was {states[0][1]}")
     result = {
         "keeper": name,
         "events": storm.count,
-        "storm seconds": round(storm.last - storm.first, 1),
-        "changes": int(report["changes"]),
-        "looks": int(report.get("looks", 0)),
-        "cpu seconds": round(report["cpu"] - cpu_before, 2),
-        "accurate after the last event": round(max(0.0, report["ended"] - storm.last), 2),
-        "no image, part of the samples": round(storm.missing / max(1, storm.samples), 3),
-        "no image, while events came": round(missing / max(1, samples), 3),
+        "last_event": round(storm.last - storm.first, 3),
+        "ended": round(ended - storm.first, 3),
+        **stopped,
+        "states": transitions(states, storm.first),
+        "samples": len(storm.sampler.samples),
+        "samples_discarded": storm.sampler.discarded,
+        "sampler_cpu_seconds": round(own_cpu, 2),
         "status": status()[0],
     }
     print(json.dumps(result), flush=True)

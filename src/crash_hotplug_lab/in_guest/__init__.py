@@ -1,1 +1,1 @@
-"""Programs that run inside a guest; they share what stands in watched.py."""
+"""Programs that run inside a guest, and the modules that they share: watched.py and image_states.py."""

@@ -30,7 +30,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def run(argv: list[str], limit: float = 170, uid: int = 0) -> dict[str, Any]:
-    """Run a program to its end; what it said comes back as text."""
+    """Run a program to its end; return its exit code, its output as text, and the seconds it took."""
 
     def unprivileged() -> None:
         os.setgroups([])
@@ -50,7 +50,7 @@ def run(argv: list[str], limit: float = 170, uid: int = 0) -> dict[str, Any]:
 
 
 def spawn(argv: list[str], log: str) -> int:
-    """Start a program that goes on by itself, what it says going to a file; return its process id."""
+    """Start a program in the background, with its output in a file; return its process id."""
     with open(log, "wb") as file:
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True).pid
 
@@ -62,7 +62,7 @@ def read(path: str) -> str:
 
 
 def write(path: str, text: str) -> None:
-    """Write a file, such as one of sysfs; the kernel's refusal is an OSError."""
+    """Write a text file, such as one of sysfs; raises OSError where the kernel refuses."""
     with open(path, "w") as file:
         file.write(text)
 
@@ -90,7 +90,7 @@ def _physical(address: int) -> int:
 
 
 def _available() -> int:
-    """Return how many bytes of memory can still be had without trouble."""
+    """Return how many bytes of memory are available (MemAvailable of /proc/meminfo)."""
     with open("/proc/meminfo") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
 
@@ -98,7 +98,7 @@ def _available() -> int:
 def plant(start: int, end: int, word: int) -> int:
     """Write a 64-bit word into a page of this process that lies in a physical range; return its physical address.
 
-    Pages are taken from the kernel until one lies in the range; the others are given back.
+    Pages are allocated until one lies in the range; the others are freed.
     """
     held: list[mmap.mmap] = []
     chunk = 8 << 20
@@ -116,7 +116,7 @@ def plant(start: int, end: int, word: int) -> int:
                 _libc.mlock(ctypes.c_void_p(address), PAGE)
                 _planted.append((memory, address))
                 return _physical(address)
-    raise RuntimeError(f"no page between {start:#x} and {end:#x} was to be had after {len(held) * chunk >> 20} MiB")
+    raise RuntimeError(f"no page between {start:#x} and {end:#x} was found after {len(held) * chunk >> 20} MiB")
 
 
 def where() -> list[int]:
@@ -141,7 +141,7 @@ def busy(cpu: int, pattern: int) -> int:
 
 
 def update() -> str:
-    """Update the crash image in place from this process, which stays: what a service does, without its start."""
+    """Update the crash image in place from this process, as a service does: without the start of a new process."""
     module = importlib.import_module("crash_hotplug.linux.loading.live_machine")
     live = module.LiveMachine()
     report = module.run_patiently(importlib.import_module("crash_hotplug.core.update").update(live))
@@ -149,7 +149,7 @@ def update() -> str:
 
 
 def panic_after(cpu: int, seconds: float) -> int:
-    """Let another process panic the kernel on a given CPU after some time; return its id."""
+    """Let another process panic the kernel on a given CPU after some seconds; return its process id."""
     child = os.fork()
     if child == 0:
         time.sleep(seconds)
@@ -194,7 +194,7 @@ def _obey(order: bytes) -> dict[str, Any]:
     try:
         name, arguments = json.loads(order)
         return {"value": ORDERS[name](**arguments)}
-    except BaseException as error:  # whatever it was, the host has to hear of it
+    except BaseException as error:  # the host has to receive every failure
         return {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
 
 

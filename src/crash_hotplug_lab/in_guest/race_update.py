@@ -1,7 +1,7 @@
-"""In the guest: let somebody else load an image between the last look of an update and the kernel's own lock.
+"""In the guest: another loader loads an image between the last check of an update and the kernel's lock.
 
-The update is stopped at the entry of its kexec_load, kexec loads another image, the update goes on.  Prints what the
-update says; exit code 1 unless it noticed, and healed the image by a reload.
+The update is stopped at the entry of its kexec_load, kexec loads another image, and the update goes on.  Prints the
+output of the update; exit code 1 unless the update detected the other image and repaired it by a reload.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _libc.ptrace.restype = ctypes.c_long
 
 
 def start_update(output: int) -> int:
-    """Start `crash-hotplug update` in a traced process that waits to be let on; return its id."""
+    """Start `crash-hotplug update` in a traced process, stopped at its beginning; return its process id."""
     child = os.fork()
     if child == 0:
         os.dup2(output, 1)
@@ -38,7 +38,7 @@ def start_update(output: int) -> int:
 
 
 def run_to_kexec_load(child: int) -> bool:
-    """Let the update go on up to the entry of its first kexec_load; False where it ends before."""
+    """Let the update run to the entry of its first kexec_load; return False where it ends before."""
     while True:
         _libc.ptrace(_SYSCALL, child, 0, 0)
         if os.WIFEXITED(os.waitpid(child, 0)[1]):
@@ -48,7 +48,7 @@ def run_to_kexec_load(child: int) -> bool:
 
 
 def race(kexec: list[str]) -> tuple[str, int]:
-    """Return what the update said, and its exit code."""
+    """Return the output of the update, and its exit code."""
     reading, writing = os.pipe()
     child = start_update(writing)
     os.close(writing)

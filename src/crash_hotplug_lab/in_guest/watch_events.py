@@ -1,6 +1,6 @@
-"""In the guest: 10,000 synthetic uevents and many real ones; nothing may be lost, nothing may grow.
+"""In the guest: 10,000 synthetic uevents and many real ones; the watch service may lose none and may not grow.
 
-The machine has to have a CPU 2 and a DIMM at 4 GiB.  Exit code 1 where something is not as it must be.
+The machine needs a CPU 2 and a DIMM at 4 GiB.  Exit code 1 where a check fails.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _MEMORY = "/sys/devices/system/memory"
 
 
 def slab_kib() -> int:
-    """Return the kernel's memory that cannot be given back, in KiB."""
+    """Return the kernel's unreclaimable slab memory, in KiB."""
     with open("/proc/meminfo") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("SUnreclaim:"))
 
 
 def all_seen(service: Watched, before: float, number: int) -> float:
-    """Wait until the metrics show so many events, or that some were lost; return how many they show."""
+    """Wait until the metrics show so many events, or an overrun; return how many they show."""
 
     def seen() -> float:
         return service.metric("uevents_total") - before
@@ -34,7 +34,7 @@ def all_seen(service: Watched, before: float, number: int) -> float:
 
 
 def synthetic(service: Watched) -> None:
-    """Write to uevent files as fast as that goes."""
+    """Write to uevent files as fast as possible."""
     began = time.monotonic()
     before = service.metric("uevents_total")
     files = [os.open(f"{path}/uevent", os.O_WRONLY) for path in (_CPU, f"{_MEMORY}/memory0")]
@@ -77,12 +77,12 @@ def main(number: int) -> None:
     resident, descriptors, slab = int(service.status("VmRSS").split()[0]), service.descriptors(), slab_kib()
     real(service, number)
     updates = service.metric("updates_total")
-    load()  # somebody else's image: the service is awake and takes it over
-    took = wait(lambda: status() == ("accurate", True), "that", 90)
-    # It is loaded, but the look that did it goes on: the image is hashed once more.
+    load()  # another loader's image: the service is awake and takes it over
+    took = wait(lambda: status() == ("accurate", True), "the take-over", 90)
+    # The image is loaded, and the look that loaded it goes on: it hashes the image once more.
     wait(lambda: service.metric("updates_total") > updates, "the end of that look", 90)
     time.sleep(5)
-    print(f"an image loaded by somebody else was taken over after {took:.0f} s")
+    print(f"an image of another loader was taken over after {took:.0f} s")
     grown = int(service.status("VmRSS").split()[0]) - resident
     print(
         f"grown by {grown} KiB resident, {service.descriptors() - descriptors} descriptors, "

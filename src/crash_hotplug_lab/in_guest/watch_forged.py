@@ -1,6 +1,6 @@
-"""In the guest: forged uevents, from a user without privilege and from root; the service must not believe any.
+"""In the guest: forged uevents from an unprivileged user and from root; the watch service must ignore all of them.
 
-Prints one line for each attempt; exit code 1 where one was believed.
+Prints one line for each attempt; exit code 1 where the service took a forged event for a real one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def port_of(pid: int) -> int:
 
 
 def forge(port: int, group: int, uid: int, namespaces: int = 0) -> str:
-    """Send one message from another process; return what came of it."""
+    """Send a message from another process; return ``sent``, or the error."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -62,8 +62,8 @@ def forge(port: int, group: int, uid: int, namespaces: int = 0) -> str:
         return file.read()
 
 
-def in_a_network_of_its_own() -> bool:
-    """Whether uevents reach a process with a network name space of its own (PrivateNetwork= of the unit)."""
+def in_another_network() -> bool:
+    """Whether uevents reach a process in another network namespace (PrivateNetwork= of the unit)."""
     child = os.fork()
     if child == 0:
         if _libc.unshare(_NEWNET):
@@ -76,7 +76,7 @@ def in_a_network_of_its_own() -> bool:
 
 
 def main(_number: int) -> None:
-    """Try each way."""
+    """Send from each user to each address."""
     service = Watched()
     service.wait_accurate()
     time.sleep(4)
@@ -85,18 +85,15 @@ def main(_number: int) -> None:
     for who, uid in (("user 65534", 65534), ("root", 0)):
         print(f"{who}, to the service's socket: {forge(port, 0, uid)}")
         print(f"{who}, to the kernel's group: {forge(0, 1, uid)}")
-    print(
-        "user 65534 in a user and network name space of its own, to the group: "
-        f"{forge(0, 1, 65534, _NEWUSER | _NEWNET)}"
-    )
+    print(f"user 65534 in another user and network namespace, to the group: {forge(0, 1, 65534, _NEWUSER | _NEWNET)}")
     write("/sys/devices/system/cpu/cpu1/uevent", "change")  # a real one, so that the metrics are written
     wait(lambda: service.metric("uevents_total") > before, "the real event")
     time.sleep(2)
     seen, ignored = service.metric("uevents_total") - before, service.metric("uevents_ignored_total")
     print(f"the service saw {seen:.0f} event(s) from the kernel and ignored {ignored:.0f}; the image is {status()[0]}")
-    print(f"uevents reach a network name space of its own: {in_a_network_of_its_own()}")
-    if seen != 1 or service.said("memory99") or not in_a_network_of_its_own():
-        sys.exit("a forged event was believed, or a real one did not come")
+    print(f"uevents reach another network namespace: {in_another_network()}")
+    if seen != 1 or service.said("memory99") or not in_another_network():
+        sys.exit("a forged event was taken for a real one, or the real one did not arrive")
     service.kill()
 
 

@@ -1,6 +1,6 @@
-"""In the guest: what the watch service costs: its start, one look, and doing nothing for a while.
+"""In the guest: the cost of the watch service: of its start, of one look, and of an idle time.
 
-Prints one line a finding; exit code 1 where something is not as it must be.  Times are for comparison only.
+Prints one line for each measurement; exit code 1 where one is over its limit.  Times are for comparison only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LIMIT_KIB = 22 << 10
 
 
 def cost(action: Callable[[], object], number: int) -> str:
-    """Return median wall and CPU time of an action."""
+    """Return the median wall and CPU time of an action, in words."""
     walls, cpus = [], []
     for _ in range(number):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -32,7 +32,7 @@ def cost(action: Callable[[], object], number: int) -> str:
 
 
 def looks() -> None:
-    """Measure a look that finds nothing changed, and one that reads and judges everything."""
+    """Measure a look at an unchanged machine, and one that reads and judges everything."""
     sysroot = Sysroot()
     reconciler = Reconciler(LiveMachine(sysroot), sysroot)
     reconciler.look(is_quiet=True)
@@ -46,7 +46,7 @@ def looks() -> None:
 
 
 def main(seconds: int) -> None:
-    """Measure; idle for so many seconds."""
+    """Measure starts, an idle time of so many seconds, and looks."""
     first = Watched()
     print(f"start to first verdict, image taken over: {first.wait_accurate():.2f} s")
     print(f"clean stop: {first.kill():.2f} s")
@@ -70,7 +70,7 @@ def main(seconds: int) -> None:
     print(f"clean stop: {service.kill():.2f} s")
     looks()
     if resident > _LIMIT_KIB or looked > seconds / 60 + 1 or wakes > 4 * looked:
-        sys.exit("more than it may be")
+        sys.exit("a measurement is over its limit")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""In the guest: what happens to the watch service on a bad day, and that it recovers and says so.
+"""In the guest: failures around the watch service, from which it has to recover and which it has to report.
 
-Prints one line for each trouble; exit code 1 where it did not recover.
+Prints one line for each failure; exit code 1 where the service did not recover.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CPU_UEVENT = "/sys/devices/system/cpu/cpu1/uevent"
 
 
 def killed() -> None:
-    """SIGKILL, another image meanwhile, a new start."""
+    """SIGKILL; another image is loaded before the service starts again."""
     service = Watched()
     service.wait_accurate()
     service.kill(signal.SIGKILL)
@@ -37,7 +37,7 @@ def killed() -> None:
 
 
 def stopped(seconds: int) -> None:
-    """SIGSTOP for a minute, with events and another image meanwhile."""
+    """SIGSTOP; events come and another image is loaded before SIGCONT."""
     service = Watched()
     service.wait_accurate()
     updates = service.metric("updates_total")
@@ -60,7 +60,7 @@ def stopped(seconds: int) -> None:
 
 
 def out_of_memory() -> None:
-    """A memory limit that it cannot keep, as a cgroup would have it."""
+    """A memory limit of its cgroup that kills it."""
     os.makedirs("/tmp/cgroup", exist_ok=True)
     subprocess.run(["mount", "-t", "cgroup2", "none", "/tmp/cgroup"], check=True, capture_output=True)
     write("/tmp/cgroup/cgroup.subtree_control", "+memory")
@@ -101,7 +101,7 @@ def full_disk() -> None:
             pass
     old = service.metric("looks_total")
     write(_CPU_UEVENT, "change")
-    wait(lambda: service.said("No space left on device"), "its complaint")
+    wait(lambda: service.said("No space left on device"), "its error message")
     kept = service.metric("looks_total") == old
     os.unlink("/tmp/small/ballast")
     write(_CPU_UEVENT, "change")
@@ -109,12 +109,12 @@ def full_disk() -> None:
     said = sum("No space left" in line for line in service.log())
     print(f"full disk: said {said} time(s), the old file stayed: {kept}; written again once there was room")
     if not kept or said != 1:
-        sys.exit("a full disk is not what it should be")
+        sys.exit("the full disk was not reported once, or the old metrics were lost")
     service.kill()
 
 
 def unloaded() -> None:
-    """The image goes, and comes back from somebody else, without any event."""
+    """Another loader unloads the image and loads it again, without any event."""
     service = Watched("--heartbeat", "5")
     service.wait_accurate()
     updates = service.metric("updates_total")
@@ -132,7 +132,7 @@ def unloaded() -> None:
 
 
 def locked(seconds: int) -> None:
-    """Somebody holds the wrappers' lock, while there is something to do."""
+    """Another process holds the lock of the distributions' wrappers while an image waits to be taken over."""
     service = Watched("--heartbeat", "5")
     service.wait_accurate()
     updates = service.metric("updates_total")
@@ -150,7 +150,7 @@ def locked(seconds: int) -> None:
 
 
 def crowded(number: int) -> None:
-    """Somebody loads images all the time, without a lock."""
+    """Another loader loads images all the time, without a lock."""
     service = Watched("--heartbeat", "5")
     service.wait_accurate()
     for _ in range(number):
@@ -166,7 +166,7 @@ def crowded(number: int) -> None:
 
 
 def main(seconds: int) -> None:
-    """Go through all of it."""
+    """Go through all failures; ``seconds`` is the time of SIGSTOP."""
     os.makedirs("/run/lock", exist_ok=True)
     killed()
     stopped(seconds)

@@ -1,4 +1,4 @@
-"""In the guest: the watch service as a process, and what can be seen of it from outside."""
+"""In the guest: the watch service as a process, its metrics and its log; and the loads of another loader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOAD = (
     "--append=console=ttyS0 quiet irqpoll nr_cpus=1 reset_devices panic=1 rdinit=/init no_timer_check "
     "acpi_no_memhotplug",
 )  # fmt: skip
-"""How the lab loads the image; an option says with which loader."""
+"""Command line that loads the image; an option for the system call is added."""
 
 
 class Watched:
@@ -34,7 +34,7 @@ class Watched:
         self.pid = self._process.pid
 
     def metric(self, name: str) -> float:
-        """Return a metric, summed over its labels; 0 where it is not there."""
+        """Return a metric, summed over its labels; 0 where it is missing."""
         try:
             with open(self.metrics_file) as file:
                 text = file.read()
@@ -43,12 +43,12 @@ class Watched:
         return sum(map(float, re.findall(rf"^crash_hotplug_{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)))
 
     def log(self) -> list[str]:
-        """Return the lines it wrote."""
+        """Return the lines of its log."""
         with open(self.log_file) as file:
             return file.read().splitlines()
 
     def said(self, words: str) -> bool:
-        """Whether a line has these words."""
+        """Whether a line of its log has these words."""
         return any(words in line for line in self.log())
 
     def status(self, key: str) -> str:
@@ -57,7 +57,7 @@ class Watched:
             return next(line.split(":")[1].strip() for line in file if line.startswith(f"{key}:"))
 
     def descriptors(self) -> int:
-        """Return how many file descriptors it has."""
+        """Return how many file descriptors it has open."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def cpu_seconds(self) -> float:
@@ -67,7 +67,7 @@ class Watched:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def kill(self, number: int = signal.SIGTERM) -> float:
-        """Send a signal that ends it, and wait; return the seconds that took."""
+        """Send a signal that ends it, and wait for its end; return the seconds until then."""
         began = time.monotonic()
         self._process.send_signal(number)
         self._process.wait(60)
@@ -92,7 +92,7 @@ class Watched:
 
 
 def wait(condition: Callable[[], object], what: str, seconds: float = 60) -> float:
-    """Wait until something holds; return how long that took.  Ends the program where it does not come."""
+    """Wait until a condition holds; return the seconds until then.  Ends this program where it never does."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > seconds:
@@ -102,7 +102,7 @@ def wait(condition: Callable[[], object], what: str, seconds: float = 60) -> flo
 
 
 def status() -> tuple[str, bool]:
-    """Return what ``status`` says, and whether every possible CPU is described: then this project wrote the header."""
+    """Return the verdict of ``status``, and whether every possible CPU is described, as this project does on 6.1."""
     command = [sys.executable, "-m", "crash_hotplug", "status", "--json"]
     report = json.loads(subprocess.run(command, capture_output=True, check=False).stdout)
     cpus = report.get("cpus", {"described": 0, "possible": [0]})
@@ -110,7 +110,7 @@ def status() -> tuple[str, bool]:
 
 
 def load(*options: str) -> None:
-    """Load an image as somebody else would, with kexec-tools."""
+    """Load an image with kexec-tools, as another loader."""
     subprocess.run([*LOAD, *(options or ("-c",))], check=True, capture_output=True)
 
 

@@ -19,8 +19,9 @@ from crash_hotplug.core.steps import Steps
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.notifier import NotifierChain
 from crash_hotplug_lab.model.panic import Outcome, panic
-from crash_hotplug_lab.model.scenario import Action, Scenario, Simulation
+from crash_hotplug_lab.model.scenario import Simulation
 from crash_hotplug_lab.model.user_space import IDLE, Kexec, ModelObservation, UserMachine
+from crash_hotplug_lab.scenario.records import Action, Scenario
 
 STATE_LIMIT = 20_000
 SERVICE = "service"

@@ -1,18 +1,21 @@
-"""Scenarios: what happens to a model machine, and when it panics.  scenario_file.py reads them from TOML."""
+"""Runs scenarios on a model machine: what each action does to it, and the software that runs on it."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, field, replace
-from typing import Union
+from dataclasses import replace
+from typing import Any
 
+from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import Step, Steps
 from crash_hotplug_lab.model.cpu_hotplug import add_cpu, offline_cpu, online_cpu, remove_cpu
+from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
 from crash_hotplug_lab.model.loader import small_capture_kernel
-from crash_hotplug_lab.model.machine import ModelMachine, boot
+from crash_hotplug_lab.model.machine import MemoryDevice, ModelMachine, boot
 from crash_hotplug_lab.model.memory_hotplug import (
     KMEM_RAM,
     add_memory,
@@ -22,58 +25,24 @@ from crash_hotplug_lab.model.memory_hotplug import (
     remove_memory,
 )
 from crash_hotplug_lab.model.policies import KernelPolicy, Merged, Policy, policy_named
-from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, SYSTEM_RAM, CrashHotplug, default_profile
-from crash_hotplug_lab.model.udev import RULES, UdevRules
+from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, CrashHotplug, MachineProfile, default_profile
+from crash_hotplug_lab.model.udev import rules_named
 from crash_hotplug_lab.model.user_space import Kexec, Loader, service
+from crash_hotplug_lab.scenario.format import MODEL
+from crash_hotplug_lab.scenario.records import BUSY_REGISTERS, Action, Scenario
 
-Value = Union[int, str, bool, tuple[int, ...]]
+__all__ = ["Action", "Scenario", "Simulation"]  # explore.py takes all three from here
 
 DEFAULT_KERNEL = "5.10.0-model"
 V6_KERNEL = "5.18.0-v6-model"
 MERGED_KERNEL = "6.12.0-model"
-
-
-@dataclass(frozen=True)
-class Action:
-    """One thing that somebody does to the machine."""
-
-    do: str
-    """A key of :data:`ACTIONS`."""
-    values: Mapping[str, Value] = field(default_factory=dict)
-    actor: str = "hotplug"
-    """Who does it: actions of one actor follow each other, those of two may fall into each other."""
-
-    def __str__(self) -> str:
-        shown = (
-            f"{key}={value:#x}" if _is_address(key, value) else f"{key}={value}" for key, value in self.values.items()
-        )
-        return " ".join((self.do, *shown))
-
-
-def _is_address(key: str, value: Value) -> bool:
-    return key in ("at", "size", "word", "value") and isinstance(value, int)
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A machine, how its crash image was loaded, what happens, and when it panics."""
-
-    title: str
-    actions: tuple[Action, ...]
-    description: str = ""
-    policies: tuple[str, ...] = ("reload", "merged", "in-place")
-    kernel: str = DEFAULT_KERNEL
-    """Kernel of reload and in-place; v6 and merged run on a kernel that has them."""
-    machine: Mapping[str, Value] = field(default_factory=dict)
-    """Parameters of :func:`~crash_hotplug_lab.model.profile.default_profile`."""
-    kexec: Kexec = field(default_factory=lambda: Kexec(small_capture_kernel()))
-    hotplug: bool | None = None
-    """``kexec --hotplug``; None: where the policy needs it."""
-    rules: UdevRules = RULES["rhel"]
-    panic_after: int | None = None
-    """After how many actions the machine panics; None: after all."""
-    panic_step: str | None = None
-    """The step, by the beginning of its name, right after which it panics; None: when all is quiet."""
+DEFAULT_POLICIES = ("reload", "merged", "in-place")
+"""The policies of a scenario that names none."""
+PLANTED_WORD = 0x6B64756D_70212121
+PLANTED_OFFSET = 0x123000
+"""Where in a DIMM ``plant`` writes the word."""
+_LOADERS = {"c": Loader.KEXEC_LOAD, "ch": Loader.KEXEC_LOAD, "s": Loader.KEXEC_FILE_LOAD}
+_GIB = 1 << 30
 
 
 class Simulation:
@@ -82,14 +51,18 @@ class Simulation:
     def __init__(self, scenario: Scenario, policy_name: str) -> None:
         """Boot the machine and load the crash image.
 
+        :raise InputError: the scenario has something that the model does not
         :raise CrashHotplugError: the image could not be loaded
         """
-        self.scenario = scenario
+        refusal = scenario.refusal(MODEL)
+        if refusal is not None:
+            raise InputError(refusal)
+        # The other actions, such as update and wait, change nothing here.
+        self.scenario = replace(scenario, actions=tuple(a for a in scenario.actions if a.do in STARTS))
         self.policy: Policy = policy_named(policy_name)
         self.kexec = _kexec_for(scenario, policy_name)
-        options: dict[str, Value] = {**scenario.machine, "kernel_release": _kernel_for(scenario, policy_name)}
-        profile = default_profile(**options, has_v6_patches=policy_name == "v6")  # type: ignore[arg-type]
-        self.machine: ModelMachine = boot(profile)
+        self.rules = rules_named(scenario.load.udev)
+        self.machine: ModelMachine = boot(_profile_for(scenario, policy_name))
         for _step in self.kexec.load(self.machine):
             pass
         self._run_software()
@@ -111,83 +84,122 @@ class Simulation:
             install_in_kernel_handler(self.machine, self.policy if isinstance(self.policy, KernelPolicy) else Merged())
         self.service: Steps[None] | None = None
         if not isinstance(self.policy, KernelPolicy):
-            self.service = service(self.machine, self.policy, self.kexec, self.scenario.rules)
+            self.service = service(self.machine, self.policy, self.kexec, self.rules)
 
     def start(self, action: Action) -> Steps[None]:
         """Return the steps of an action."""
-        return ACTIONS[action.do].start(self.machine, self.kexec, action.values)
+        return STARTS[action.do](self.machine, self.kexec, action.arguments)
+
+
+def _profile_for(scenario: Scenario, policy_name: str) -> MachineProfile:
+    hardware = scenario.machine
+    return default_profile(
+        _kernel_for(scenario, policy_name),
+        hardware.memory,
+        hardware.possible_cpus,
+        hardware.cpus,
+        hardware.crashkernel,
+        hardware.block_size,
+        hardware.crashkernel_low,
+        hardware.auto_online,
+        hardware.max_memory_ranges,
+        has_v6_patches=policy_name == "v6",
+    )
 
 
 def _kernel_for(scenario: Scenario, policy_name: str) -> str:
+    """Return the release of the kernel: of reload and in-place the scenario's, of v6 and merged one that has them."""
     if policy_name == "v6":
         return V6_KERNEL
-    has_merged = default_profile(scenario.kernel).crash_hotplug is CrashHotplug.MERGED
-    return MERGED_KERNEL if policy_name == "merged" and not has_merged else scenario.kernel
+    release = next((f"{series}.0-model" for series in scenario.machine.kernels), DEFAULT_KERNEL)
+    has_merged = default_profile(release).crash_hotplug is CrashHotplug.MERGED
+    return MERGED_KERNEL if policy_name == "merged" and not has_merged else release
 
 
 def _kexec_for(scenario: Scenario, policy_name: str) -> Kexec:
-    kexec = scenario.kexec
-    if kexec.loader is Loader.KEXEC_FILE_LOAD:
-        return kexec
-    if policy_name == "v6" and kexec.hotplug_size is None:
-        return replace(kexec, hotplug_size=CRASH_HOTPLUG_ELFCOREHDR_SZ)
-    hotplug = policy_name == "merged" if scenario.hotplug is None else scenario.hotplug
-    return replace(kexec, hotplug=hotplug)
+    """Return how the image is loaded: as the scenario says, else by kexec_load with what the policy needs."""
+    load = scenario.load
+    loader = next(iter(load.loaders), None)
+    if loader not in (None, *_LOADERS):
+        raise InputError(f"the model has no loader {loader}; it has {', '.join(_LOADERS)}")
+    kexec = Kexec(small_capture_kernel(load.kernel_pages), hotplug_size=load.hotplug_size)
+    if loader == "s":
+        return replace(kexec, loader=Loader.KEXEC_FILE_LOAD)
+    if policy_name == "v6":
+        return replace(kexec, hotplug_size=load.hotplug_size or CRASH_HOTPLUG_ELFCOREHDR_SZ)
+    return replace(kexec, hotplug=loader == "ch" or (loader is None and policy_name == "merged"))
 
 
-Start = Callable[[ModelMachine, Kexec, Mapping[str, Value]], Steps[None]]
+Start = Callable[[ModelMachine, Kexec, Mapping[str, Any]], Steps[None]]
+"""Returns the steps of an action, by the action's arguments."""
 
 
-@dataclass(frozen=True)
-class ActionKind:
-    """What an action is called with, and what it does."""
-
-    start: Start
-    required: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
+def _add_cpu(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) -> Steps[None]:
+    yield from add_cpu(machine, arguments["cpu"])
+    if arguments.get("online", True):
+        yield from online_cpu(machine, arguments["cpu"])
 
 
-def number_of(values: Mapping[str, Value], key: str) -> int:
-    """Return a value that the reader of the scenario checked to be a number."""
-    value = values[key]
-    assert isinstance(value, int)
-    return value
+def _place(machine: ModelMachine, arguments: Mapping[str, Any]) -> Range:
+    """Return where a memory device goes: to its address, else where QEMU puts a DIMM.
+
+    QEMU's memory devices begin at the first GiB boundary from 4 GiB on behind the RAM; a new one takes the first gap
+    that is large enough (memory_device_get_free_addr() in hw/mem/memory-device.c).
+    """
+    size = arguments["size"]
+    if "address" in arguments:
+        return Range(arguments["address"], arguments["address"] + size)
+    start = max(4 * _GIB, -(-machine.profile.boot_ram[-1].end // _GIB) * _GIB)
+    for device in sorted(machine.devices.values(), key=lambda device: device.range.start):
+        if device.range.start - start >= size:
+            break
+        start = max(start, device.range.end)
+    return Range(start, start + size)
 
 
-def _add_cpu(machine: ModelMachine, kexec: Kexec, values: Mapping[str, Value]) -> Steps[None]:
-    yield from add_cpu(machine, number_of(values, "cpu"))
-    if values.get("online", True):
-        yield from online_cpu(machine, number_of(values, "cpu"))
+def _add_dimm(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) -> Steps[None]:
+    yield from add_memory(machine, arguments["name"], _place(machine, arguments))
 
 
-def _memory(values: Mapping[str, Value]) -> tuple[str, Range]:
-    start = number_of(values, "at")
-    return str(values["name"]), Range(start, start + number_of(values, "size"))
+def _add_kmem(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) -> Steps[None]:
+    yield from add_memory(machine, arguments["name"], _place(machine, arguments), KMEM_RAM)
 
 
-def _add_memory(machine: ModelMachine, kexec: Kexec, values: Mapping[str, Value]) -> Steps[None]:
-    yield from add_memory(machine, *_memory(values), KMEM_RAM if values.get("driver") == "kmem" else SYSTEM_RAM)
+def _add_virtio_mem(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) -> Steps[None]:
+    yield from add_virtio_mem(machine, arguments["name"], _place(machine, arguments), arguments["blocks"])
 
 
-def _add_virtio_mem(machine: ModelMachine, kexec: Kexec, values: Mapping[str, Value]) -> Steps[None]:
-    blocks = values["blocks"]
-    assert isinstance(blocks, tuple)
-    yield from add_virtio_mem(machine, *_memory(values), blocks)
+def _device(machine: ModelMachine, name: str) -> MemoryDevice:
+    """Return the memory device that has this name.
+
+    :raise ModelError: there is none (ENODEV)
+    """
+    if name not in machine.devices:
+        raise ModelError(errno.ENODEV, f"there is no memory device {name}")
+    return machine.devices[name]
 
 
-def _plant(machine: ModelMachine, kexec: Kexec, values: Mapping[str, Value]) -> Steps[None]:
-    machine.memory.write(number_of(values, "at"), number_of(values, "word").to_bytes(8, "little"))
+def _block(machine: ModelMachine, arguments: Mapping[str, Any]) -> int:
+    """Return the number of a memory block, which the scenario counts from the beginning of its DIMM."""
+    first = _device(machine, arguments["dimm"]).range.start // machine.profile.block_size
+    return int(first + arguments["block"])
+
+
+def _plant(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) -> Steps[None]:
+    start = _device(machine, arguments["dimm"]).range.start
+    machine.memory.write(start + PLANTED_OFFSET, PLANTED_WORD.to_bytes(8, "little"))
     yield Step("word planted in memory")
 
 
-def _plant_register(machine: ModelMachine, kexec: Kexec, values: Mapping[str, Value]) -> Steps[None]:
-    cpu = machine.cpus[number_of(values, "cpu")]
-    register = (str(values["register"]), number_of(values, "value"))
-    machine.cpus[cpu.number] = replace(cpu, registers=(*cpu.registers, register))
-    yield Step("value planted in a register")
+def _busy(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) -> Steps[None]:
+    if arguments["cpu"] not in machine.online_cpus:
+        raise ModelError(errno.ENODEV, f"CPU {arguments['cpu']} does not run")
+    cpu = machine.cpus[arguments["cpu"]]
+    machine.cpus[cpu.number] = replace(cpu, registers=(*cpu.registers, *BUSY_REGISTERS.items()))
+    yield Step(f"CPU {cpu.number}: known values in r8 to r15")
 
 
-def _under_flock(machine: ModelMachine, steps: Steps[None], careful: Value) -> Steps[None]:
+def _under_flock(machine: ModelMachine, steps: Steps[None], careful: bool) -> Steps[None]:
     """Take steps as the distributions' wrappers do, with the lock file held; a careless administrator does not."""
     if careful:
         yield from machine.take_lock("flock_taken")
@@ -199,28 +211,30 @@ def _under_flock(machine: ModelMachine, steps: Steps[None], careful: Value) -> S
     yield Step("kexec: done")
 
 
-def _load(machine: ModelMachine, kexec: Kexec, values: Mapping[str, Value]) -> Steps[None]:
-    chosen = replace(kexec, loader=Loader(values["loader"])) if "loader" in values else kexec
-    yield from _under_flock(machine, chosen.load(machine), values.get("flock", True))
+def _load(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) -> Steps[None]:
+    if "loader" in arguments:
+        kexec = replace(kexec, loader=_LOADERS[arguments["loader"]], hotplug=arguments["loader"] == "ch")
+    yield from _under_flock(machine, kexec.load(machine), arguments.get("flock", True))
 
 
-def _unload(machine: ModelMachine, kexec: Kexec, values: Mapping[str, Value]) -> Steps[None]:
-    yield from _under_flock(machine, kexec.unload(machine), values.get("flock", True))
+def _unload(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) -> Steps[None]:
+    yield from _under_flock(machine, kexec.unload(machine), arguments.get("flock", True))
 
 
-ACTIONS: dict[str, ActionKind] = {
-    "cpu-add": ActionKind(_add_cpu, ("cpu",), ("online",)),
-    "cpu-online": ActionKind(lambda m, k, v: online_cpu(m, number_of(v, "cpu")), ("cpu",)),
-    "cpu-offline": ActionKind(lambda m, k, v: offline_cpu(m, number_of(v, "cpu")), ("cpu",)),
-    "cpu-remove": ActionKind(lambda m, k, v: remove_cpu(m, number_of(v, "cpu")), ("cpu",)),
-    "memory-add": ActionKind(_add_memory, ("name", "at", "size"), ("driver",)),
-    "memory-remove": ActionKind(lambda m, k, v: remove_memory(m, str(v["name"])), ("name",)),
-    "virtio-mem-add": ActionKind(_add_virtio_mem, ("name", "at", "size", "blocks")),
-    "block-online": ActionKind(lambda m, k, v: online_block(m, number_of(v, "block")), ("block",)),
-    "block-offline": ActionKind(lambda m, k, v: offline_block(m, number_of(v, "block")), ("block",)),
-    "plant-word": ActionKind(_plant, ("at", "word")),
-    "plant-register": ActionKind(_plant_register, ("cpu", "register", "value")),
-    "load": ActionKind(_load, (), ("loader", "flock")),
-    "unload": ActionKind(_unload, (), ("flock",)),
+STARTS: dict[str, Start] = {
+    "add-cpu": _add_cpu,
+    "remove-cpu": lambda m, k, a: remove_cpu(m, a["cpu"]),
+    "online-cpu": lambda m, k, a: online_cpu(m, a["cpu"]),
+    "offline-cpu": lambda m, k, a: offline_cpu(m, a["cpu"]),
+    "add-dimm": _add_dimm,
+    "add-kmem": _add_kmem,
+    "add-virtio-mem": _add_virtio_mem,
+    "remove-dimm": lambda m, k, a: remove_memory(m, a["name"]),
+    "online-block": lambda m, k, a: online_block(m, _block(m, a)),
+    "offline-block": lambda m, k, a: offline_block(m, _block(m, a)),
+    "plant": _plant,
+    "busy": _busy,
+    "load": _load,
+    "unload": _unload,
 }
-"""Every action by the name that scenarios use."""
+"""Every action that changes something in the model.  The others have no effect there: updates are the policies' own."""

@@ -13,8 +13,9 @@ from crash_hotplug_lab.model.events import EventKind, Handled
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.panic import Panic, panic
 from crash_hotplug_lab.model.policies import InPlace
-from crash_hotplug_lab.model.scenario import Scenario, Simulation
+from crash_hotplug_lab.model.scenario import Simulation
 from crash_hotplug_lab.model.user_space import IDLE
+from crash_hotplug_lab.scenario.records import Scenario
 
 
 class TakenStep(NamedTuple):
@@ -28,7 +29,7 @@ class TakenStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What a scenario came to under one policy."""
+    """The result of a scenario under one policy."""
 
     policy: str
     kernel: str
@@ -36,7 +37,7 @@ class Result:
     """The machine as it was at the panic."""
     panic: Panic
     reports: tuple[Handled, ...]
-    """What the handler did, quiet looks left out."""
+    """What the handler did, except looks that found nothing to do."""
     steps: int
     windows: int
     """How often the machine was without a crash image, or with the kexec lock held, for some steps."""
@@ -47,15 +48,16 @@ class Result:
 def run_scenario(scenario: Scenario, policy_name: str) -> Result:
     """Run *scenario* until it panics.
 
-    :raise InputError: the step at which it should panic never came, or an action failed
+    :raise InputError: the model cannot run the scenario, the step at which it should panic never came, or an action
+        failed
     """
     simulation = Simulation(scenario, policy_name)
     machine = simulation.machine
     steps = windows = 0
     vulnerable = False
     stopped_at = None
-    last = len(scenario.actions) if scenario.panic_after is None else scenario.panic_after
-    for taken in _steps(simulation, last):
+    last = len(simulation.scenario.actions)
+    for taken in _steps(simulation):
         steps += 1
         was, vulnerable = vulnerable, machine.crash_image is None or machine.kexec_locked
         windows += vulnerable and not was
@@ -81,10 +83,10 @@ def _tells_something(report: Handled) -> bool:
     return report.event.kind is not EventKind.LOOK or report.outcome is not Outcome.UNCHANGED
 
 
-def _steps(simulation: Simulation, actions: int) -> Iterator[TakenStep]:
-    """Take the steps of the first *actions* actions, one after the other, with the service's in between."""
+def _steps(simulation: Simulation) -> Iterator[TakenStep]:
+    """Take the steps of each action, one after the other, with the service's in between."""
     machine, service = simulation.machine, simulation.service
-    for number, action in enumerate(simulation.scenario.actions[:actions], 1):
+    for number, action in enumerate(simulation.scenario.actions, 1):
         try:
             for step in simulation.start(action):
                 yield TakenStep(number, action.actor, step)

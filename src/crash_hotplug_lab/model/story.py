@@ -1,25 +1,23 @@
-"""The story that ``simulate`` tells without arguments, and what a policy's times without an image are taken to be."""
+"""The story that ``simulate`` tells without arguments, and how long each policy leaves a machine without an image."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from crash_hotplug_lab.model.scenario import Action, Scenario
+from crash_hotplug_lab.scenario.records import Action, Scenario
 
-GIB = 1 << 30
-WORD = 0x6B64756D_70212121
-WORD_AT = 4 * GIB + 0x123000
+MIB, GIB = 1 << 20, 1 << 30
 
 STORY = Scenario(
     title="Two CPUs and a DIMM come, another DIMM comes and goes, then the kernel panics",
     description="A guest with 2 CPUs and 1 GiB of RAM, whose kdump was loaded when it booted:",
     actions=(
-        Action("cpu-add", {"cpu": 2}),
-        Action("cpu-add", {"cpu": 3}),
-        Action("memory-add", {"name": "dimm0", "at": 4 * GIB, "size": 256 << 20}),
-        Action("plant-word", {"at": WORD_AT, "word": WORD}),
-        Action("memory-add", {"name": "dimm1", "at": 5 * GIB, "size": 128 << 20}),
-        Action("memory-remove", {"name": "dimm1"}),
+        Action("add-cpu", {"cpu": 2}),
+        Action("add-cpu", {"cpu": 3}),
+        Action("add-dimm", {"name": "dimm0", "size": 256 * MIB}),
+        Action("plant", {"dimm": "dimm0"}),
+        Action("add-dimm", {"name": "dimm1", "size": 128 * MIB, "address": 5 * GIB}),
+        Action("remove-dimm", {"name": "dimm1"}),
     ),
     policies=("reload", "merged", "in-place"),
 )

@@ -1,4 +1,4 @@
-"""The host's end of the serial line to the guest's agent (``guest/agent.py``)."""
+"""The host's end of the serial line to the guest's agent (``in_guest/agent.py``)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from crash_hotplug_lab.qemu.errors import GuestError
-from crash_hotplug_lab.qemu.machine import Machine
+from crash_hotplug_lab.qemu.machine import QemuMachine
 
 
 class Agent:
-    """Gives orders to the program in the guest, one at a time."""
+    """Sends orders to the program in the guest, one at a time."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: QemuMachine) -> None:
         """Take the machine; nothing is connected yet."""
         self._machine = machine
         self.pid = 0
-        """The agent's process in the guest: the one that panics."""
+        """Process id of the agent in the guest, which writes to sysrq-trigger."""
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
     async def connect(self, timeout: float) -> None:
-        """Wait until the guest has booted and its agent speaks.
+        """Wait until the guest has booted and its agent answers.
 
-        :raise GuestError: when it does not within ``timeout`` seconds.
+        :raise GuestError: it does not answer within ``timeout`` seconds
         """
         path = str(self._machine.agent_socket)
         self._reader, self._writer = await asyncio.open_unix_connection(path, limit=1 << 28)
@@ -35,9 +35,9 @@ class Agent:
         self.pid = int(answer.get("ready", 0))
 
     async def order(self, name: str, timeout: float = 180, **arguments: Any) -> Any:  # noqa: ANN401 JSON
-        """Give one order and return its answer.
+        """Send one order and return its answer.
 
-        :raise GuestError: when it fails, takes longer than ``timeout`` seconds, or the guest dies.
+        :raise GuestError: it fails, takes longer than ``timeout`` seconds, or the guest dies
         """
         await self.send(name, **arguments)
         answer = await self._answer(timeout, name)
@@ -46,7 +46,7 @@ class Agent:
         return answer["value"]
 
     async def send(self, name: str, **arguments: Any) -> None:  # noqa: ANN401 JSON
-        """Give an order that is not answered: a panic."""
+        """Send an order without waiting for its answer; a panic has none."""
         self._writer.write(json.dumps([name, arguments]).encode() + b"\n")
         try:
             await self._writer.drain()
@@ -78,5 +78,5 @@ class Agent:
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError:
-            raise GuestError(f"the guest's agent said something that is no answer ({what})") from None
+            raise GuestError(f"the guest's agent did not answer in JSON ({what})") from None
         return answer

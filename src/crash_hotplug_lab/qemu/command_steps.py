@@ -12,34 +12,34 @@ from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug_lab.qemu.agent import Agent
 from crash_hotplug_lab.qemu.errors import GuestError, LabError
-from crash_hotplug_lab.qemu.machine import Machine
+from crash_hotplug_lab.qemu.machine import QemuMachine
 from crash_hotplug_lab.qemu.results import Result
-from crash_hotplug_lab.qemu.scenario import Step
+from crash_hotplug_lab.scenario.records import Action
 
 Say = Callable[[str, str], None]
 
 
 async def take_command(
-    agent: Agent, machine: Machine, step: Step, snapshot: Path | None, append: str, result: Result, say: Say
+    agent: Agent, machine: QemuMachine, action: Action, snapshot: Path | None, append: str, result: Result, say: Say
 ) -> None:
     """Run one of this project's commands; exit code, sentence and what it does to the image must be as the step says.
 
     :param snapshot: the tree saved last, which says where the image lies
     :param append: the capture kernel's command line, put in for ``{append}``
     """
-    if await _is_left_out(agent, step):
-        say(str(step), "left out: this kernel has no such file")
+    if await _is_left_out(agent, action):
+        say(str(action), "left out: this kernel has no such file")
         return
-    arguments = [append if word == "{append}" else word for word in shlex.split(step.arguments["run"])]
-    watched = step.arguments.get("image")
+    arguments = [append if word == "{append}" else word for word in shlex.split(action.arguments["run"])]
+    watched = action.arguments.get("image")
     before = await image_state(machine, snapshot) if watched else ""
-    uid = step.arguments.get("uid", 0)
+    uid = action.arguments.get("uid", 0)
     done = await agent.run("python3", "-m", "crash_hotplug", *arguments, uid=uid)
     said = (done["out"].strip() + "\n" + done["err"].strip()).strip()
     shown = said if len(said) < 400 else said[:400] + "..."
-    name = f"crash-hotplug {step.arguments['run']}" + (f" as user {uid}" if uid else "")
+    name = f"crash-hotplug {action.arguments['run']}" + (f" as user {uid}" if uid else "")
     say(name, f"exit code {done['rc']}: {shown}")
-    code, words = step.arguments.get("code", 0), step.arguments.get("says", "")
+    code, words = action.arguments.get("code", 0), action.arguments.get("says", "")
     as_said = done["rc"] == code and words in said
     result.check(name, as_said, f"exit code {done['rc']}: {shown}" + ("" if as_said else f"; expected {code}: {words}"))
     if watched:
@@ -48,21 +48,22 @@ async def take_command(
         result.check(f"image {watched} by {name}", same is (watched == "untouched"), how)
 
 
-async def take_shell(agent: Agent, step: Step, append: str, say: Say) -> None:
+async def take_shell(agent: Agent, action: Action, append: str, say: Say) -> None:
     """Run a shell line in the guest, the capture kernel's command line put in for ``{append}``.
 
     :raise GuestError: it failed
     """
-    if await _is_left_out(agent, step):
-        say(str(step), "left out: this kernel has no such file")
+    if await _is_left_out(agent, action):
+        say(str(action), "left out: this kernel has no such file")
         return
-    done = await agent.run("sh", "-c", step.arguments["run"].replace("{append}", append))
+    line = action.arguments["run"]
+    done = await agent.run("sh", "-c", line.replace("{append}", append))
     if done["rc"]:
-        raise GuestError(f"in the guest, {step.arguments['run']} failed: {(done['err'] or done['out']).strip()[-300:]}")
-    say(str(step), done["out"].strip())
+        raise GuestError(f"in the guest, {line} failed: {(done['err'] or done['out']).strip()[-300:]}")
+    say(str(action), done["out"].strip())
 
 
-async def image_state(machine: Machine, snapshot: Path | None) -> str:
+async def image_state(machine: QemuMachine, snapshot: Path | None) -> str:
     """Return a digest over the reserved region and the pointer to the loaded image, as QEMU has them in memory.
 
     :raise LabError: the snapshot does not say where they are
@@ -86,8 +87,8 @@ async def image_state(machine: Machine, snapshot: Path | None) -> str:
     return digest.hexdigest()
 
 
-async def _is_left_out(agent: Agent, step: Step) -> bool:
-    path = step.arguments.get("if-exists")
+async def _is_left_out(agent: Agent, action: Action) -> bool:
+    path = action.arguments.get("if-exists")
     if path is None:
         return False
     found: int = (await agent.run("test", "-e", path))["rc"]

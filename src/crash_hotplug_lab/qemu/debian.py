@@ -1,8 +1,8 @@
-"""Packages of any Debian release, downloaded and unpacked, never installed.
+"""Packages of any Debian release: downloaded and unpacked in the lab's cache, run from there, never installed.
 
-apt itself resolves, downloads and verifies; it is only given a sources list, lists and archives of our own, and an
-empty dpkg status so that it neither sees nor touches what the machine has installed.  No root needed.  The mirror is
-the one that the machine's own apt sources name.
+apt itself resolves, downloads and verifies.  It gets a sources list, lists and archives of the lab's own, and an empty
+dpkg status, so that it neither sees nor changes the packages that the machine has installed.  Root is not needed.  The
+mirror is the one in the machine's own apt sources.
 """
 
 from __future__ import annotations
@@ -14,11 +14,21 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from crash_hotplug_lab.qemu.cachedir import cache_dir
 from crash_hotplug_lab.qemu.errors import LabError
 
 MIRROR_VARIABLE = "CRASH_HOTPLUG_LAB_MIRROR"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def cache_dir(*parts: str) -> Path:
+    """Return a directory of the lab's cache, and create it.
+
+    The cache is ``$XDG_CACHE_HOME/crash-hotplug/lab``, by default below ``~/.cache``.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    path = Path(base, "crash-hotplug", "lab", *parts)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Package:
 def machine_mirror() -> str:
     """Return the address of the Debian archive that this machine's apt uses.
 
-    :raise LabError: when there is no apt, or it has no Debian archive among its sources.
+    :raise LabError: there is no apt, or its sources name no Debian archive
     """
     given = os.environ.get(MIRROR_VARIABLE)
     if given:
@@ -62,7 +72,7 @@ class Archive:
     def update(self) -> None:
         """Download the suites' package lists.
 
-        :raise LabError: when the mirror cannot be reached or does not hold the suite.
+        :raise LabError: the mirror cannot be reached or does not have the suite
         """
         mirror = machine_mirror()
         for sub in ("lists/partial", "archives/partial"):
@@ -81,9 +91,9 @@ class Archive:
         return any((self._dir / "lists").glob("*_Packages*"))
 
     def candidate(self, package: str) -> str:
-        """Return the version of a package that this archive would give.
+        """Return the version of a package that apt would download.
 
-        :raise LabError: when it has none.
+        :raise LabError: the archive has no such package
         """
         policy = self._apt("apt-cache", "policy", package)
         match = re.search(r"Candidate: (\S+)", policy)
@@ -103,9 +113,9 @@ class Archive:
     def download(self, *packages: str, closure: bool = True) -> list[Package]:
         """Download packages, with everything that they depend on where ``closure`` is true.
 
-        :raise LabError: when one is not to be had.
+        :raise LabError: the archive lacks one
         """
-        # --print-uris leaves out what is downloaded already, so that question is asked with no archives
+        # --print-uris leaves out packages that are downloaded already, so it is given no archives
         if closure:
             wanted = ["-o", "APT::Install-Recommends=0", "--yes", "install", *packages]
         else:
@@ -128,29 +138,58 @@ class Archive:
             "Dir::Etc::preferences": "/dev/null",
             "Dir::Etc::preferencesparts": "/dev/null",
             "Dir::State::Lists": self._dir / "lists",
-            # empty, else apt looks for what is installed, and fails; a file of our own, as apt makes its lock beside it
+            # empty, else apt looks for installed packages and fails; here, because apt locks a file beside it
             "Dir::State::status": self._dir / "status",
             "Dir::Cache::archives": self._dir / "archives",
             "Dir::Cache::pkgcache": "",
             "Dir::Cache::srcpkgcache": "",
             "APT::Architecture": "amd64",
             "APT::Architectures": "amd64",
-            "APT::Sandbox::User": "",  # the sandbox user cannot write below somebody's home
+            "APT::Sandbox::User": "",  # the sandbox user cannot write below a user's home
             "Acquire::Retries": "3",
         }
         if self.name != self.release:
             own["APT::Default-Release"] = self.name  # backports are not chosen unless asked for
         options = [word for key, value in own.items() for word in ("-o", f"{key}={value}")]
-        # `apt-get download` writes to the current directory, and does not list what it finds there
+        # `apt-get download` writes to the current directory, and does not list packages that are there
         cwd = self._dir / "archives" if "--print-uris" not in command else self._dir
         return _run([command[0], *options, *command[1:]], cwd=cwd)
 
 
 def unpack(packages: list[Package], tree: Path) -> None:
-    """Unpack packages into one directory, as ``dpkg -x`` does: files only, no scripts are run."""
+    """Unpack packages into one directory as ``dpkg -x`` does: files only, no scripts are run."""
     tree.mkdir(parents=True, exist_ok=True)
     for package in packages:
         _run(["dpkg-deb", "-x", str(package.deb), str(tree)])
+
+
+def program_in(tree: Path, program: str) -> list[str]:
+    """Return the command line that runs a program of an unpacked tree with the tree's own libraries.
+
+    :raise LabError: the tree has no such program
+    """
+    for directory in ("usr/bin", "usr/sbin", "bin", "sbin"):
+        path = tree / directory / program
+        if path.exists():
+            return [str(dynamic_loader(tree)), "--library-path", library_path(tree), str(path)]
+    raise LabError(f"{program} was not fetched; run `crash-hotplug-lab fetch`")
+
+
+def library_path(tree: Path) -> str:
+    """Return the library directories of an unpacked tree, in the form of ``ld.so --library-path``."""
+    return ":".join(str(tree / d) for d in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu") if (tree / d).is_dir())
+
+
+def dynamic_loader(tree: Path) -> Path:
+    """Return the dynamic loader of an unpacked tree (ld.so).
+
+    :raise LabError: the tree has none
+    """
+    for directory in library_path(tree).split(":"):
+        path = Path(directory, "ld-linux-x86-64.so.2")
+        if path.exists():
+            return Path(os.path.realpath(path))
+    raise LabError(f"no dynamic loader below {tree}; run `crash-hotplug-lab fetch`")
 
 
 def _run(command: list[str], cwd: Path | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Readers of the vmcore that came back: this project's ``audit``, and two that are independent of it."""
+"""Readers of the vmcore: this project's ``audit``, and makedumpfile and pyelftools, which are independent of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
-from crash_hotplug_lab.qemu import hosttools
+from crash_hotplug_lab.qemu import host_tools
 from crash_hotplug_lab.qemu.errors import LabError
 
 NT_PRSTATUS = 1
@@ -24,8 +24,8 @@ _R8_TO_R15 = (9, 8, 7, 6, 3, 2, 1, 0)  # their places in struct pt_regs
 
 
 @dataclass(frozen=True)
-class Cpu:
-    """What one NT_PRSTATUS note says."""
+class SavedCpu:
+    """The contents of one NT_PRSTATUS note."""
 
     pid: int
     registers: tuple[int, ...]
@@ -35,7 +35,7 @@ class Cpu:
 def audit(vmcore: Path, sysroot: Path) -> dict[str, Any]:
     """Compare a vmcore with a snapshot by this project's own command, run as a user runs it.
 
-    :raise LabError: when it ends without a report
+    :raise LabError: it ends without a report
     """
     report = own_command("audit", str(vmcore), "--sysroot", str(sysroot), "--json")
     if "findings" not in report:
@@ -61,17 +61,17 @@ def own_command(*arguments: str) -> dict[str, Any]:
 
 
 def accepted_by_makedumpfile(vmcore: Path) -> tuple[bool, str]:
-    """Let makedumpfile filter and compress the vmcore as kdump does (``-l -d 31``); return whether, or why not."""
+    """Let makedumpfile filter and compress the vmcore as kdump does (``-l -d 31``); return whether it did, else why."""
     target = vmcore.with_name("vmcore.filtered")
-    command = [*hosttools.makedumpfile(), "-l", "-d", "31", "--message-level", "4", str(vmcore), str(target)]
+    command = [*host_tools.makedumpfile(), "-l", "-d", "31", "--message-level", "4", str(vmcore), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     target.unlink(missing_ok=True)
     said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     return done.returncode == 0, said[-1] if said and done.returncode else ""
 
 
-def cpus(vmcore: Path) -> list[Cpu]:
-    """Return what each CPU saved, read by pyelftools in the order of the notes."""
+def cpus(vmcore: Path) -> list[SavedCpu]:
+    """Return the registers of each CPU, read by pyelftools in the order of the notes."""
     found = []
     with vmcore.open("rb") as file:
         segments: Iterator[Any] = ELFFile(file).iter_segments("PT_NOTE")
@@ -82,12 +82,12 @@ def cpus(vmcore: Path) -> list[Cpu]:
                 raw = note["n_descdata"]
                 registers = struct.unpack_from("<27Q", raw, _REGISTERS_OFFSET)
                 (pid,) = struct.unpack_from("<I", raw, _PID_OFFSET)
-                found.append(Cpu(pid, tuple(registers[n] for n in _R8_TO_R15)))
+                found.append(SavedCpu(pid, tuple(registers[n] for n in _R8_TO_R15)))
     return found
 
 
 def ranges(vmcore: Path) -> list[tuple[int, int]]:
-    """Return the physical ranges that the vmcore holds, the kernel text's own header left out, read by pyelftools."""
+    """Return the physical ranges of the vmcore without the header of the kernel text, read by pyelftools."""
     with vmcore.open("rb") as file:
         loads = [s.header for s in ELFFile(file).iter_segments("PT_LOAD")]
     direct = [h for h in loads if h["p_vaddr"] < 0xFFFFFFFF80000000]
@@ -107,20 +107,20 @@ def word_at(vmcore: Path, phys: int) -> int | None:
 
 @dataclass(frozen=True)
 class CrashImage:
-    """Where the parts of a loaded crash image lie, as a snapshot has them; physical addresses."""
+    """Physical addresses of the parts of a loaded crash image, from a snapshot."""
 
     boot_params: int
     elfcorehdr: int
     entry: int
-    """Where the image is entered: in purgatory."""
+    """Entry point, in purgatory."""
     purgatory: tuple[int, int]
     """The segment that holds the entry."""
 
 
 def crash_image(snapshot: Path) -> CrashImage:
-    """Read where a snapshot says that the crash image lies.
+    """Read where the crash image of a snapshot lies.
 
-    :raise LabError: when it does not say
+    :raise LabError: the snapshot does not say it
     """
     try:
         content = json.loads((snapshot / "crash-image/image.json").read_text())

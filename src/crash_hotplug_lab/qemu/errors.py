@@ -1,4 +1,4 @@
-"""What the lab raises: one sentence for the person at the terminal, shown by the command line and nowhere else."""
+"""Exceptions of the lab.  ``str()`` of each is one sentence for the user, which the command line prints."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ from crash_hotplug.core.errors import CrashHotplugError
 
 
 class LabError(CrashHotplugError):
-    """Something the lab needs is missing or did not work; ``str()`` is the sentence to show."""
+    """Something that the lab needs is missing or failed."""
 
 
 class GuestError(LabError):
-    """The guest died, hung, or answered that a step failed; the serial log says more."""
-
-
-class ScenarioError(LabError):
-    """A scenario file does not say something the lab can do; the sentence names file and key."""
+    """The guest died, hung, or reported that a step failed; the serial log has the details."""
 
 
 class StuckError(GuestError):
-    """The guest goes nowhere after its panic."""
+    """The guest hangs after its panic."""
 
     def __init__(self, addresses: list[int]) -> None:
-        """Take where each CPU is."""
-        super().__init__("the guest goes nowhere after its panic; its CPUs are at " + ", ".join(map(hex, addresses)))
+        """Take the instruction pointer of each CPU."""
+        super().__init__("the guest hangs after its panic; its CPUs are at " + ", ".join(map(hex, addresses)))
         self.addresses = addresses

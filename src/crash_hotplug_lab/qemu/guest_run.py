@@ -1,4 +1,4 @@
-"""A guest on its way from boot to panic: each step of a scenario, and what is seen on the way."""
+"""One run of a scenario in a guest: boot, load, every step, and the panic."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ import os
 import re
 import secrets
 import shlex
-import tarfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from crash_hotplug_lab.qemu import dump, guest_storm, guest_watch, physmem
-from crash_hotplug_lab.qemu.agent import Agent
+from crash_hotplug_lab.qemu import dump, keepers
 from crash_hotplug_lab.qemu.command_steps import take_command, take_shell
-from crash_hotplug_lab.qemu.errors import GuestError, LabError
-from crash_hotplug_lab.qemu.kernels import Kernel
-from crash_hotplug_lab.qemu.machine import Machine
-from crash_hotplug_lab.qemu.results import Event, Moment, Result
-from crash_hotplug_lab.qemu.scenario import Scenario, Step
+from crash_hotplug_lab.qemu.errors import GuestError
+from crash_hotplug_lab.qemu.guest import Guest, said
+from crash_hotplug_lab.qemu.machine import QemuMachine
+from crash_hotplug_lab.qemu.results import Result
+from crash_hotplug_lab.scenario.records import BUSY_PATTERN, BUSY_REGISTERS, Action, Scenario
 
 _CAPTURE_APPEND = (
     "console=ttyS0", "quiet", "irqpoll", "nr_cpus=1", "reset_devices", "panic=1", "rdinit=/init",
@@ -34,20 +32,19 @@ _PROGRAMS = {
     "watch-idle": "watch_idle.py", "watch-events": "watch_events.py", "watch-trouble": "watch_trouble.py",
     "watch-forged": "watch_forged.py",
 }  # fmt: skip
-_BUSY_PATTERN = 0xC0FFEE00_00000000
 _BOOT_LIMIT = 180.0
 
 
 @dataclass
 class Observed:
-    """What a run saw, for the judge."""
+    """Facts that a run collected, for the judge."""
 
     dimms: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Physical range of every DIMM that was ever plugged, as QEMU said."""
+    """Physical range of every DIMM that was ever plugged, as QEMU reported it."""
     online: set[str] = field(default_factory=set)
-    """Those of them that the guest was seen to have brought online, and that were not asked to go."""
+    """DIMMs that the guest brought online and was not asked to release."""
     gone: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Those that were seen to be gone, where nothing else was plugged since."""
+    """DIMMs that were removed, where nothing else was plugged in their place since."""
     plugged: list[tuple[int, int, str]] = field(default_factory=list)
     """DIMMs that QEMU had at the panic."""
     cpu_count: int = 0
@@ -56,7 +53,7 @@ class Observed:
     """Physical address at the panic and value of each planted word."""
     busy_cpu: int | None = None
     registers: tuple[int, ...] = ()
-    """What the busy CPU has in r8 to r15."""
+    """Values of r8 to r15 of the busy CPU."""
     panic_cpu: int = 0
     panic_pid: int = 0
     capture_started: bool = False
@@ -64,26 +61,23 @@ class Observed:
     """The whole vmcore, where one came back."""
     vmcore_error: str = ""
     stuck_at: list[int] = field(default_factory=list)
-    """Where each CPU was when a guest was given up after its panic."""
+    """Instruction pointer of each CPU when a guest was given up after its panic."""
     snapshot: Path | None = None
     """The tree saved last before the panic."""
 
 
-class Guest:
-    """A guest on its way from boot to panic."""
+class GuestRun(Guest):
+    """A guest that goes through the steps of a scenario."""
 
-    def __init__(self, scenario: Scenario, kernel: Kernel, loader: str, update: str, directory: Path, result: Result,
-                 say: Callable[[str], None]) -> None:  # fmt: skip
-        """Take what the run is about; nothing happens yet."""
-        self.seen = Observed()
+    def __init__(self, machine: QemuMachine, scenario: Scenario, loader: str, update: str, directory: Path,
+                 result: Result, say: Callable[[str], None]) -> None:  # fmt: skip
+        """Take the scenario and how to load and update the image; nothing happens yet."""
+        super().__init__(machine, directory, result, say)
+        self.seen = Observed(dimms=self.dimms)
         self.panicked = False
-        self._scenario, self._kernel, self._loader, self._update = scenario, kernel, loader, update
-        self._directory, self._result, self._say = directory, result, say
-        self._began = time.monotonic()
+        self._scenario, self._loader, self._update = scenario, loader, update
         self._paced_at = 0.0
-        self._machine: Machine
-        self._agent: Agent
-        self._steps = {
+        self._actions = {
             "add-cpu": self._add_cpu, "remove-cpu": self._remove_cpu, "add-dimm": self._add_dimm,
             "remove-dimm": self._remove_dimm, "offline-block": self._offline_block, "online-block": self._online_block,
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
@@ -93,72 +87,66 @@ class Guest:
             "panic-within": self._panic_within,
         }  # fmt: skip
 
-    def event(self, what: str, detail: str = "") -> None:
-        """Add to the time line, and tell the person who waits."""
-        self._result.events.append(Event(round(time.monotonic() - self._began, 2), what, detail))
-        self._say(what)
-
-    async def live(self, machine: Machine) -> None:
-        """Boot, load, take every step; the last one is a panic, and its dump is waited for."""
-        self._machine, self._agent = machine, Agent(machine)
+    async def live(self) -> None:
+        """Boot, load, take every step; wait for the dump of the panic, which is the last step."""
         self._began = time.monotonic()
         await self._agent.connect(_BOOT_LIMIT)
-        self.event("booted", self._kernel.release)
+        self.event("booted", self.machine.kernel.release)
         await self._load()
         await self._look("loaded")
         if self._update == "watch":
-            await guest_watch.start(self._agent)
-            self.event("watch", await guest_watch.wait_accurate(self._agent))
-        if any(step.action == "panic-within" for step in self._scenario.steps):
-            await self._live_until_it_panics(machine)
+            await keepers.start_watch(self._agent)
+            self.event("watch", await keepers.wait_accurate(self._agent))
+        if any(action.do == "panic-within" for action in self._scenario.actions):
+            await self._live_until_it_panics()
             return
-        for step in self._scenario.steps[:-1]:
-            await self._take(step)
-        looked = any(step.action == "look" for step in self._scenario.steps)
-        if len(self._scenario.steps) > 1 and not looked:
+        for action in self._scenario.actions[:-1]:
+            await self._take(action)
+        looked = any(action.do == "look" for action in self._scenario.actions)
+        if len(self._scenario.actions) > 1 and not looked:
             await self._look("before-panic")
         if self._update == "watch":
-            self.event("watch's log", await guest_watch.log(self._agent))
-        self.seen.plugged, self.seen.cpu_count = await machine.dimms(), await machine.cpu_count()
+            self.event("watch's log", await keepers.watch_log(self._agent))
+        self.seen.plugged, self.seen.cpu_count = await self.machine.dimms(), await self.machine.cpu_count()
         words = await self._agent.order("where")
         self.seen.words = [(now, value) for now, (_, value) in zip(words, self.seen.words)]
-        await self._take(self._scenario.steps[-1])
+        await self._take(self._scenario.actions[-1])
         if self._scenario.ends_without_dump:
             return
-        await machine.wait_dumped(self._scenario.time_limit)
+        await self.machine.wait_dumped(self._scenario.time_limit)
 
-    async def _live_until_it_panics(self, machine: Machine) -> None:
-        """Take steps until the panic that one of them armed; only what was complete by then counts as plugged."""
+    async def _live_until_it_panics(self) -> None:
+        """Take steps until the panic that one of them armed; only completed steps count as plugged."""
         try:
-            for step in self._scenario.steps:
-                await self._take(step)
+            for action in self._scenario.actions:
+                await self._take(action)
         except GuestError as error:
             if not self.panicked:
                 raise
             self.event("panicked", str(error))
-        await machine.wait_dumped(self._scenario.time_limit)
+        await self.machine.wait_dumped(self._scenario.time_limit)
 
     def after_death(self) -> None:
-        """Find out from the serial log what the capture kernel did, and cut the dump's disk to its size."""
-        log = (self._directory / "serial.log").read_text(errors="replace")
+        """Read from the serial log whether the capture kernel saved the vmcore, and cut the dump's disk to its size."""
+        log = (self.directory / "serial.log").read_text(errors="replace")
         size = re.search(r"crash-hotplug-lab: vmcore size (\d+)", log)
         self.seen.capture_started = size is not None
         failed = re.search(r"crash-hotplug-lab: vmcore failed: (.*)", log)
         if size:
             self.event("capture kernel", f"{int(size.group(1)) >> 20} MiB of vmcore")
         if size and "crash-hotplug-lab: vmcore saved" in log:
-            self.seen.vmcore = self._directory / "vmcore"
+            self.seen.vmcore = self.directory / "vmcore"
             os.truncate(self.seen.vmcore, int(size.group(1)))
         elif size:
             self.seen.vmcore_error = failed.group(1).strip() if failed else "the capture kernel did not finish"
 
-    async def _take(self, step: Step) -> None:
-        await self._steps[step.action](step)
+    async def _take(self, action: Action) -> None:
+        await self._actions[action.do](action)
 
     @property
     def _append(self) -> str:
         """The capture kernel's command line."""
-        return " ".join(w for w in _CAPTURE_APPEND if w not in self._scenario.capture_without)
+        return " ".join(w for w in _CAPTURE_APPEND if w not in self._scenario.load.capture_without)
 
     def _load_command(self, *options: str) -> list[str]:
         return ["kexec", "-p", *options, "/boot/vmlinuz", "--initrd=/boot/capture.img", f"--append={self._append}"]
@@ -166,241 +154,193 @@ class Guest:
     async def _load(self) -> None:
         if self._loader == "own":
             files = ("/boot/vmlinuz", "--initrd", "/boot/capture.img", "--append", self._append)
-            done = await self._agent.run("python3", "-m", "crash_hotplug", "load", *files)
-            said = (done["out"] or done["err"]).strip()
-            if done["rc"] or "; ready for hot-plug" not in said:
-                raise GuestError(f"crash-hotplug load failed in the guest: {said}")
-            self.event("loaded", f"crash-hotplug load, {done['seconds']} s: {said}")
+            done = await self.own("load", *files)
+            if done["rc"] or "; ready for hot-plug" not in said(done):
+                raise GuestError(f"crash-hotplug load failed in the guest: {said(done)}")
+            self.event("loaded", f"crash-hotplug load, {done['seconds']} s: {said(done)}")
             return
         options = _LOADER_OPTIONS[self._loader]
-        done = await self._agent.run(*self._load_command(*options))
+        done = await self.answer(*self._load_command(*options))
         if done["rc"]:
-            said = (done["err"] or done["out"]).strip().splitlines()
-            raise GuestError(f"kexec -p {' '.join(options)} failed in the guest: {said[-1] if said else done['rc']}")
+            lines = (done["err"] or done["out"]).strip().splitlines()
+            raise GuestError(f"kexec -p {' '.join(options)} failed in the guest: {lines[-1] if lines else done['rc']}")
         self.event("loaded", f"kexec -p {' '.join(options)}, {done['seconds']} s")
 
     async def _look(self, name: str) -> None:
-        """Save a snapshot in the guest, bring it back, and let this checkout judge it here and there."""
-        target = f"/tmp/{name}.tar.gz"
-        done = await self._agent.run("python3", "-m", "crash_hotplug", "snapshot", "-o", target)
-        if done["rc"]:
-            raise GuestError(f"snapshot failed in the guest: {(done['err'] or done['out']).strip()[-300:]}")
-        await self._agent.fetch(target, self._directory / f"{name}.tar.gz")
-        with tarfile.open(self._directory / f"{name}.tar.gz") as archive:
-            for member in archive.getmembers():
-                if member.name.startswith("/") or ".." in member.name.split("/"):
-                    raise LabError(f"the snapshot holds a path that leads out of it: {member.name}")
-            archive.extractall(self._directory)
-        tree = self._directory / name
-        self.seen.snapshot = tree
-        report = dump.own_command("status", "--sysroot", str(tree), "--json")
-        moment = Moment(name, round(time.monotonic() - self._began, 2), report["verdict"], report.get("reason", ""))
-        memory = report.get("memory", {})
-        for key, target_list in (
-            ("ram", moment.ram),
-            ("described", moment.described),
-            ("crashkernel", moment.crashkernel),
-        ):
-            target_list.extend((int(r["start"], 16), int(r["end"], 16)) for r in memory.get(key, ()))
-        self._result.moments.append(moment)
-        live = await self._agent.run("python3", "-m", "crash_hotplug", "status", "--json")
+        """Save a snapshot; compare ``status`` there and here, and the header that this checkout builds."""
+        moment = await self.look(name)
+        self.seen.snapshot = self.directory / name
+        live = await self.own("status", "--json")
         there = json.loads(live["out"] or "{}")
         layout = there.get("in_place", {}).get("kimage_layout")
-        detail = f"{there.get('reason') or live['err'].strip()}; struct kimage laid out as {layout} says"
-        self._result.check(f"status in the guest, {name}", there.get("verdict") == report["verdict"], detail)
-        self.event(f"status {name}", f"{report['verdict']}: {report.get('reason', '')}")
-        await self._own_header(name, tree, report)
+        detail = f"{there.get('reason') or live['err'].strip()}; layout of struct kimage: {layout}"
+        self._result.check(f"status in the guest, {name}", there.get("verdict") == moment.verdict, detail)
+        self.event(f"status {name}", f"{moment.verdict}: {moment.reason}")
+        if moment.verdict == "accurate":
+            await self._own_header(name)
 
-    async def _own_header(self, name: str, tree: Path, report: dict[str, object]) -> None:
+    async def _own_header(self, name: str) -> None:
         """Compare the header that this checkout builds in the guest with the loaded one, byte for byte."""
-        loaded = tree / "crash-image/elfcorehdr"
-        if not loaded.exists() or report["verdict"] != "accurate":
+        loaded = self.directory / name / "crash-image/elfcorehdr"
+        if not loaded.exists():
             return
         dialect: tuple[str, ...] = ()
         if name == "loaded":
             dialect = ("--dialect", "kexec-tools" if self._loader in ("c", "ch") else "kernel")
-            if self._loader == "own":  # taken over: every possible CPU, on kernels that describe present ones too
+            if self._loader == "own":  # the take-over describes every possible CPU on every kernel
                 dialect = (*dialect, "--possible-cpus")
         target = f"/tmp/{name}.elfcorehdr"
-        done = await self._agent.run("python3", "-m", "crash_hotplug", "header", *dialect, "-o", target)
+        done = await self.own("header", *dialect, "-o", target)
         if done["rc"]:
             self._result.check(f"own header, {name}", False, (done["err"] or done["out"]).strip()[-200:])
             return
-        own = self._directory / f"{name}.elfcorehdr"
+        own = self.directory / f"{name}.elfcorehdr"
         await self._agent.fetch(target, own)
         same = _header(own.read_bytes()) == _header(loaded.read_bytes())
         how = "built from nothing" if dialect else "brought to this machine"
         self._result.check(f"own header, {name}", same, f"{how}, byte for byte the loaded one, padding aside")
 
-    async def _add_cpu(self, step: Step) -> None:
-        number = await self._machine.add_cpu(step.arguments["name"])
-        path = f"/sys/devices/system/cpu/cpu{number}/online"
-        await self._until(lambda: self._agent.order("read", path=path), f"CPU {number} to appear")
-        # one that is present but never started resets the machine when the panic's NMI reaches it, under emulation
-        await self._agent.order("write", path=path, text="1")
-        self.event(str(step), f"CPU {number}, online")
+    async def _add_cpu(self, action: Action) -> None:
+        cpu = action.arguments["cpu"]
+        number = await self.plug_cpu(f"cpu{cpu}")
+        if number != cpu:
+            raise GuestError(f"QEMU plugged CPU {number}, not CPU {cpu}: it plugs the first that is free")
+        self.event(str(action), f"CPU {number}, online")
 
-    async def _remove_cpu(self, step: Step) -> None:
-        gone = await self._machine.remove(step.arguments["name"])
-        if not gone:
-            raise GuestError(f"the guest did not let {step.arguments['name']} go")
-        self.event(str(step), "removed")
+    async def _remove_cpu(self, action: Action) -> None:
+        name = f"cpu{action.arguments['cpu']}"
+        if not await self.machine.remove(name):
+            raise GuestError(f"the guest did not release {name}")
+        self.event(str(action), "removed")
 
-    async def _add_dimm(self, step: Step) -> None:
-        name = step.arguments["name"]
-        start, end = await self._machine.add_dimm(name, step.arguments["size"], step.arguments.get("address", 0))
-        self.seen.dimms[name] = (start, end)
+    async def _add_dimm(self, action: Action) -> None:
+        name, size, address = action.arguments["name"], action.arguments["size"], action.arguments.get("address", 0)
+        start, end = self.dimms[name] = await self.machine.add_dimm(name, size, address)
         self.seen.gone = {n: r for n, r in self.seen.gone.items() if r[0] >= end or r[1] <= start}
-        await self._until(lambda: self._all_blocks(name, "online"), f"{name} to come online")
+        await self.wait_online(name, bring_online=True)
         self.seen.online.add(name)
-        self.event(str(step), f"phys {start:#x} to {end:#x}, online")
+        self.event(str(action), f"phys {start:#x} to {end:#x}, online")
 
-    async def _remove_dimm(self, step: Step) -> None:
-        name = step.arguments["name"]
+    async def _remove_dimm(self, action: Action) -> None:
+        name = action.arguments["name"]
         self.seen.online.discard(name)
-        if not await self._machine.remove(name):
-            raise GuestError(f"the guest did not let {name} go")
+        if not await self.machine.remove(name):
+            raise GuestError(f"the guest did not release {name}")
         self.seen.gone[name] = self.seen.dimms[name]
-        self.event(str(step), "removed")
+        self.event(str(action), "removed")
 
-    async def _offline_block(self, step: Step) -> None:
-        await self._set_block(step, "offline")
+    async def _offline_block(self, action: Action) -> None:
+        await self._set_block(action, "offline")
 
-    async def _online_block(self, step: Step) -> None:
-        await self._set_block(step, "online_movable")
+    async def _online_block(self, action: Action) -> None:
+        await self._set_block(action, "online_movable")
 
-    async def _set_block(self, step: Step, state: str) -> None:
-        path = f"{(await self._blocks(step.arguments['dimm']))[step.arguments['block']]}/state"
-        await self._agent.order("write", path=path, text=state)
-        self.event(str(step), path)
+    async def _set_block(self, action: Action, state: str) -> None:
+        path = f"{(await self.blocks(action.arguments['dimm']))[action.arguments['block']]}/state"
+        await self.write(path, state)
+        self.event(str(action), path)
 
-    async def _blocks(self, dimm: str) -> list[str]:
-        """Return the sysfs directories of a DIMM's memory blocks (Documentation/admin-guide/mm/memory-hotplug)."""
-        size = int(await self._agent.order("read", path="/sys/devices/system/memory/block_size_bytes"), 16)
-        start, end = self.seen.dimms[dimm]
-        return [f"/sys/devices/system/memory/memory{n}" for n in range(start // size, end // size)]
-
-    async def _all_blocks(self, dimm: str, state: str) -> None:
-        for block in await self._blocks(dimm):
-            now = (await self._agent.order("read", path=f"{block}/state")).strip()
-            if now == "offline":  # boot parameters bring it online, but they may be missing from an own kernel
-                await self._agent.order("write", path=f"{block}/state", text="online_movable")
-            elif now != state:
-                raise GuestError(f"{block} is {now}")
-
-    async def _plant(self, step: Step) -> None:
-        start, end = self.seen.dimms[step.arguments["dimm"]]
+    async def _plant(self, action: Action) -> None:
         value = secrets.randbits(64)
-        phys = await self._agent.order("plant", start=start, end=end, word=value)
+        phys = await self.plant(action.arguments["dimm"], value)
         self.seen.words.append((phys, value))
-        self.event(str(step), f"{value:#018x} at phys {phys:#x}")
+        self.event(str(action), f"{value:#018x} at phys {phys:#x}")
 
-    async def _busy(self, step: Step) -> None:
-        self.seen.busy_cpu = step.arguments["cpu"]
-        await self._agent.order("busy", cpu=step.arguments["cpu"], pattern=_BUSY_PATTERN)
-        self.seen.registers = tuple(_BUSY_PATTERN + n for n in range(8, 16))
+    async def _busy(self, action: Action) -> None:
+        self.seen.busy_cpu = action.arguments["cpu"]
+        await self._agent.order("busy", cpu=action.arguments["cpu"], pattern=BUSY_PATTERN)
+        self.seen.registers = tuple(BUSY_REGISTERS.values())
         await asyncio.sleep(0.5)
-        self.event(str(step), f"r8 to r15 from {self.seen.registers[0]:#x}")
+        self.event(str(action), f"r8 to r15 from {self.seen.registers[0]:#x}")
 
-    async def _load_step(self, step: Step) -> None:
+    async def _load_step(self, action: Action) -> None:
         await self._load()
 
-    async def _update_step(self, step: Step) -> None:
+    async def _update_step(self, action: Action) -> None:
         if self._update == "reload":
             await self._load()
-        elif self._update == "in-place" and step.arguments.get("resident"):
+        elif self._update == "in-place" and action.arguments.get("resident"):
             self.event("update in place", await self._agent.order("update"))
         elif self._update == "in-place":
-            done = await self._agent.run("python3", "-m", "crash_hotplug", "update")
-            self.event("update in place", (done["out"] or done["err"]).strip())
+            done = await self.own("update")
+            self.event("update in place", said(done))
             if done["rc"]:
-                raise GuestError(f"the update in place failed: {(done['out'] or done['err']).strip()}")
+                raise GuestError(f"the update in place failed: {said(done)}")
         elif self._update == "watch":
-            self.event("watch", await guest_watch.wait_accurate(self._agent))
+            self.event("watch", await keepers.wait_accurate(self._agent))
         elif self._update == "kernel":
-            await asyncio.sleep(0.3)  # the handler has run by the time sysfs says online; removals may lag
+            await asyncio.sleep(0.3)  # the handler has run when sysfs says online; removals may take longer
             self.event("update", "left to the kernel's own handler")
         else:
-            self.event("update", "nobody updates the image")
+            self.event("update", "the image is not updated")
 
-    async def _flip(self, step: Step) -> None:
+    async def _flip(self, action: Action) -> None:
         if self.seen.snapshot is None:
             raise GuestError("no snapshot says where the crash image lies")
         image = dump.crash_image(self.seen.snapshot)
-        where = step.arguments["in"]
+        where = action.arguments["in"]
         # the last byte of the page: boot_params' own padding, or the zeros behind the header's last entry
         phys = (image.boot_params if where == "boot_params" else image.elfcorehdr) + 4095
         if where != "boot_params" and self._loader in ("c", "ch"):
             phys -= 4096 - 1024  # kexec-tools pads to 1 KiB
-        await physmem.flip_bit(str(self._machine.gdb_socket), phys)
-        self.event(str(step), f"the byte at phys {phys:#x}")
+        await self.machine.flip_bit(phys)
+        self.event(str(action), f"the byte at phys {phys:#x}")
 
-    async def _command(self, step: Step) -> None:
-        await take_command(self._agent, self._machine, step, self.seen.snapshot, self._append, self._result, self.event)
+    async def _command(self, action: Action) -> None:
+        await take_command(
+            self._agent, self.machine, action, self.seen.snapshot, self._append, self._result, self.event
+        )
 
-    async def _shell(self, step: Step) -> None:
-        await take_shell(self._agent, step, self._append, self.event)
+    async def _shell(self, action: Action) -> None:
+        await take_shell(self._agent, action, self._append, self.event)
 
-    async def _look_step(self, step: Step) -> None:
+    async def _look_step(self, action: Action) -> None:
         await self._look("before-panic")
 
-    async def _measure(self, step: Step) -> None:
-        """Run what measures in the guest (experiments/, or `bench`); what it prints goes into the time line."""
-        what, number = step.arguments["what"], str(step.arguments["number"])
+    async def _measure(self, action: Action) -> None:
+        """Run a program in the guest that measures (experiments/, or `bench`); its output goes into the time line."""
+        what, number = action.arguments["what"], str(action.arguments["number"])
         if what == "bench":
             program = ["-m", "crash_hotplug_lab", "bench", "--yes", "--rounds", number]
             for option in ("-c", "-s"):
                 program += ["--against", shlex.join(self._load_command(option))]
         else:
-            program = [f"/lab/{_PROGRAMS[what]}", number, *step.arguments.get("of", "").split()]
+            program = [f"/lab/{_PROGRAMS[what]}", number, *action.arguments.get("of", "").split()]
             if what == "updates" and self._scenario.counts_instructions:
                 program.append("counted")
-        done = await self._agent.run("python3", *program, timeout=self._scenario.time_limit)
-        said = (done["out"] or done["err"]).strip()
-        (self._directory / f"{what}.txt").write_text(f"{said}\n")
-        self.event(str(step), "; ".join(said.splitlines()))
+        done = await self.answer("python3", *program, timeout=self._scenario.time_limit)
+        (self.directory / f"{what}.txt").write_text(f"{said(done)}\n")
+        self.event(str(action), "; ".join(said(done).splitlines()))
         if done["rc"]:
-            raise GuestError(f"{step} failed: {(done['err'] or done['out']).strip()[-300:]}")
+            raise GuestError(f"{action} failed: {(done['err'] or done['out']).strip()[-300:]}")
 
-    async def _storm(self, step: Step) -> None:
-        found = await guest_storm.storm(self._machine, self._agent, step, self._scenario.time_limit)
-        self.event(str(step), "; ".join(f"{key}: {value}" for key, value in found.items()))
+    async def _storm(self, action: Action) -> None:
+        self._result.storm = await keepers.storm(self.machine, self._agent, action, self._scenario.time_limit)
+        self.event(str(action), str(self._result.storm))
 
-    async def _end(self, step: Step) -> None:
-        self.event(str(step), "the guest is switched off")
+    async def _end(self, action: Action) -> None:
+        self.event(str(action), "the guest is switched off")
 
-    async def _wait(self, step: Step) -> None:
-        await asyncio.sleep(float(step.arguments["seconds"]))
+    async def _wait(self, action: Action) -> None:
+        await asyncio.sleep(float(action.arguments["seconds"]))
 
-    async def _pace(self, step: Step) -> None:
-        """Wait until so many seconds have passed since the last such step: events come at one rate for everybody."""
-        await asyncio.sleep(max(0.0, self._paced_at + float(step.arguments["seconds"]) - time.monotonic()))
+    async def _pace(self, action: Action) -> None:
+        """Wait until so many seconds have passed since the last such step: events come at one rate for every update."""
+        await asyncio.sleep(max(0.0, self._paced_at + float(action.arguments["seconds"]) - time.monotonic()))
         self._paced_at = time.monotonic()
 
-    async def _panic(self, step: Step) -> None:
-        self.seen.panic_cpu, self.seen.panic_pid = step.arguments["cpu"], self._agent.pid
-        self.event(str(step))
+    async def _panic(self, action: Action) -> None:
+        self.seen.panic_cpu, self.seen.panic_pid = action.arguments["cpu"], self._agent.pid
+        self.event(str(action))
         self.panicked = True
-        await self._agent.send("panic", cpu=step.arguments["cpu"])
+        await self._agent.send("panic", cpu=action.arguments["cpu"])
 
-    async def _panic_within(self, step: Step) -> None:
-        delay = secrets.randbelow(int(1000 * step.arguments["seconds"])) / 1000
-        self.seen.panic_cpu = step.arguments["cpu"]
-        self.seen.panic_pid = await self._agent.order("panic_after", cpu=step.arguments["cpu"], seconds=delay)
+    async def _panic_within(self, action: Action) -> None:
+        delay = secrets.randbelow(int(1000 * action.arguments["seconds"])) / 1000
+        self.seen.panic_cpu = action.arguments["cpu"]
+        self.seen.panic_pid = await self._agent.order("panic_after", cpu=action.arguments["cpu"], seconds=delay)
         self.panicked = True
-        self.event(str(step), f"in {delay} s")
-
-    async def _until(self, attempt: Callable[[], object], what: str, limit: float = 60) -> None:
-        end = time.monotonic() + limit
-        while True:
-            try:
-                await attempt()  # type: ignore[misc]
-            except GuestError as error:
-                if not self._machine.running or time.monotonic() > end:
-                    raise GuestError(f"waited {limit:.0f} s for {what}: {error}") from None
-                await asyncio.sleep(0.2)
-            else:
-                return
+        self.event(str(action), f"in {delay} s")
 
 
 def _header(raw: bytes) -> bytes:

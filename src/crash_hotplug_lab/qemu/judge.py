@@ -1,7 +1,8 @@
-"""Decides what a run came to: truth from QMP, the snapshot and the vmcore, against what the scenario expects."""
+"""Judges a run: what QEMU plugged, the snapshot and the vmcore, against what the scenario expects."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,18 +10,19 @@ from crash_hotplug.core.compare import Kind
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug_lab.qemu import dump
 from crash_hotplug_lab.qemu.errors import LabError
-from crash_hotplug_lab.qemu.results import Outcome, Result
-from crash_hotplug_lab.qemu.scenario import Expectation, Scenario
+from crash_hotplug_lab.qemu.results import Result, RunOutcome
+from crash_hotplug_lab.scenario.records import Expectation, Scenario
 
 if TYPE_CHECKING:
     from crash_hotplug_lab.qemu.guest_run import Observed
 
 
 def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
-    """Fill in the result's checks, outcome and reason."""
+    """Fill in the result's checks, outcome and reason, what was plugged and what the audit found."""
+    result.dimms = dict(seen.dimms)
     expectation = scenario.expect[result.update]
     if scenario.ends_without_dump:
-        result.outcome, result.reason = Outcome.PASS.value, "every step was taken"
+        result.outcome, result.reason = RunOutcome.PASS.value, "every step was taken"
         return
     if expectation.record:
         _record(result, seen)
@@ -37,17 +39,17 @@ def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
             result.check("vmcore", False, str(error))
     failed = [check for check in result.checks if not check.ok]
     if failed:
-        result.outcome = Outcome.FAIL.value
+        result.outcome = RunOutcome.FAIL.value
         result.reason = "; ".join(f"{c.name}: {c.detail}" if c.detail else c.name for c in failed)
     else:
         fault = bool(expectation.fault and expectation.findings)
-        result.outcome = (Outcome.FAULT if fault else Outcome.PASS).value
+        result.outcome = (RunOutcome.FAULT if fault else RunOutcome.PASS).value
         result.reason = expectation.fault if fault else _success(expectation)
 
 
 def _record(result: Result, seen: Observed) -> None:
-    """Say what came of a panic at a random moment: nothing, or a dump that has or lacks what was plugged by then."""
-    result.outcome = Outcome.RECORDED.value
+    """Record the result of a panic at a random moment: no dump, or one that has or lacks what was plugged by then."""
+    result.outcome = RunOutcome.RECORDED.value
     if seen.vmcore is None:
         why = seen.vmcore_error or ("no capture kernel started" if not seen.capture_started else "")
         result.reason = f"no dump: {why}"
@@ -86,7 +88,8 @@ def _judge_dump(result: Result, expectation: Expectation, seen: Observed, vmcore
     _judge_truth(result, seen, status)
     report = dump.audit(vmcore, snapshot)
     result.dump = dump.ranges(vmcore)
-    wanted, found = wanted_findings(expectation, seen), found_findings(report)
+    result.audit = without_sentences(report)
+    wanted, found = wanted_findings(expectation, seen.dimms), found_findings(report)
     result.check(
         "audit", wanted == found, _sentences(report) if wanted == found else f"found {found}, expected {wanted}"
     )
@@ -105,7 +108,7 @@ def _judge_dump(result: Result, expectation: Expectation, seen: Observed, vmcore
 
 
 def _judge_truth(result: Result, seen: Observed, status: dict[str, Any]) -> None:
-    """The guest's snapshot against what QEMU plugged."""
+    """Compare the guest's snapshot with what QEMU plugged."""
     present = len(status["cpus"]["present"])
     result.check("CPUs: QMP and the snapshot agree", present == seen.cpu_count, f"{seen.cpu_count} and {present}")
     ram = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for r in status["memory"]["ram"])
@@ -115,7 +118,7 @@ def _judge_truth(result: Result, seen: Observed, status: dict[str, Any]) -> None
     result.check("memory: QMP and the snapshot agree", agree, f"{len(seen.plugged)} DIMMs plugged")
 
 
-def _judge_registers(result: Result, expectation: Expectation, seen: Observed, cpus: list[dump.Cpu]) -> None:
+def _judge_registers(result: Result, expectation: Expectation, seen: Observed, cpus: list[dump.SavedCpu]) -> None:
     undescribed = {f.cpu for f in expectation.findings if f.kind is Kind.CPU_MISSING}
     if seen.busy_cpu is not None:
         found = any(cpu.registers == seen.registers for cpu in cpus)
@@ -132,13 +135,16 @@ def _judge_registers(result: Result, expectation: Expectation, seen: Observed, c
         result.check(f"the panic was on CPU {place}", ok, f"process {seen.panic_pid}; notes are of processes {pids}")
 
 
-def wanted_findings(expectation: Expectation, seen: Observed) -> set[tuple[str, Any]]:
-    """Return the findings that are expected: kinds with a CPU or a physical range, ranges that touch as one."""
+def wanted_findings(expectation: Expectation, dimms: Mapping[str, tuple[int, int]]) -> set[tuple[str, Any]]:
+    """Return the findings that are expected: kinds with a CPU or a physical range, ranges that touch as one.
+
+    :param dimms: physical range of each DIMM
+    """
     wanted: set[tuple[str, Any]] = set()
     memory: dict[str, list[Range]] = {}
     for finding in expectation.findings:
         if finding.dimm is not None:
-            memory.setdefault(finding.kind.value, []).append(Range(*seen.dimms[finding.dimm]))
+            memory.setdefault(finding.kind.value, []).append(Range(*dimms[finding.dimm]))
         else:
             wanted.add((finding.kind.value, finding.cpu))
     for kind, ranges in memory.items():
@@ -147,15 +153,25 @@ def wanted_findings(expectation: Expectation, seen: Observed) -> set[tuple[str, 
 
 
 def found_findings(report: dict[str, Any]) -> set[tuple[str, Any]]:
-    """Return the findings of an audit's report in the same form."""
+    """Return the findings of an audit in the same form.
+
+    :param report: the audit's JSON, with or without sentences
+    """
     found: set[tuple[str, Any]] = set()
     for finding in report["findings"]:
-        if finding["ranges"] and "cpu" not in finding:
+        if finding.get("ranges") and "cpu" not in finding:
             merged = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for r in finding["ranges"])
             found |= {(finding["kind"], (r.start, r.end)) for r in merged}
         else:
             found.add((finding["kind"], finding.get("cpu")))
     return found
+
+
+def without_sentences(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return an audit's findings and notes by kind, ranges and CPU, which stay when a sentence is reworded."""
+    kept = ("kind", "ranges", "cpu")
+    return {part: [{k: f[k] for k in kept if f.get(k) not in (None, [])} for f in report[part]]
+            for part in ("findings", "notes")}  # fmt: skip
 
 
 def _sentences(report: dict[str, Any]) -> str:

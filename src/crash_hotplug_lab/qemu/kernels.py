@@ -1,14 +1,20 @@
-"""The kernels the lab runs: Debian's, by key, or somebody's own."""
+"""The kernels that the lab boots, Debian's by key or a file of the user's own, and the modules that they need.
+
+The order in which modules are loaded comes from each module's own ``.modinfo`` (``depends=virtio,virtio_ring``):
+packages that were only unpacked have no ``modules.dep``, which depmod writes when they are installed.
+"""
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import re
+import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from crash_hotplug_lab.qemu.cachedir import cache_dir
-from crash_hotplug_lab.qemu.debian import Archive, unpack
+from crash_hotplug_lab.qemu.debian import Archive, cache_dir, unpack
 from crash_hotplug_lab.qemu.errors import LabError
 
 OWN = "own"
@@ -20,9 +26,9 @@ class Source:
     """Where a known kernel and the guest's userland for it come from."""
 
     release: str
-    """Debian release whose userland runs on it."""
+    """Debian release of the guest's userland."""
     suite: str = ""
-    """Suite of the kernel where it is another one."""
+    """Suite of the kernel, where it is another one."""
 
 
 KNOWN: dict[str, Source] = {
@@ -32,7 +38,7 @@ KNOWN: dict[str, Source] = {
     "6.18": Source("trixie", "trixie-backports"),
     "7.2": Source("sid"),
 }
-"""Keys are series; the newest version of it that the suite holds is fetched, recorded and reported."""
+"""Each key is a series; the newest version in the suite is fetched, recorded and reported."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Kernel:
 
     key: str
     version: str
-    """The package's version, or the release of an own kernel."""
+    """Version of the package, or the release of a kernel given as a file."""
     release: str
     """What ``uname -r`` says in the guest."""
     vmlinuz: Path
@@ -65,7 +71,7 @@ class Kernel:
 def fetch(key: str) -> Kernel:
     """Resolve, download and unpack a known kernel.
 
-    :raise LabError: for a key that is not known, or when it cannot be had.
+    :raise LabError: the key is not known, or its packages cannot be had
     """
     source = _source(key)
     archive = Archive(source.release, source.suite)
@@ -100,9 +106,9 @@ def ready(key: str) -> Kernel | None:
 
 
 def own(vmlinuz: Path, modules: Path, userland: str = "trixie") -> Kernel:
-    """Return somebody's own kernel, its release read from the bzImage header (Documentation/arch/x86/boot.rst).
+    """Return a kernel given as a file, its release read from the bzImage header (Documentation/arch/x86/boot.rst).
 
-    :raise LabError: when the file is not an x86 bzImage, or the directory is none.
+    :raise LabError: the file is not an x86 bzImage, or there is no directory of modules
     """
     try:
         with vmlinuz.open("rb") as file:
@@ -143,3 +149,49 @@ def _describe(key: str, version: str, tree: Path, userland: str) -> Kernel:
             if vmlinuz.is_file():
                 return Kernel(key, version, release, vmlinuz, modules, userland)
     raise LabError(f"the packages of kernel {key} ({version}) hold no vmlinuz where it was expected")
+
+
+def modules_in_load_order(modules: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
+    """Return name and uncompressed content of the wanted modules and of their dependencies, in the order of loading.
+
+    Modules that are not below the directory are taken to be built into the kernel and are left out.
+
+    :raise LabError: a module is compressed in a way that cannot be read here
+    """
+    files = {_module_name(path): path for path in modules.rglob("*.ko*")}
+    order: dict[str, bytes] = {}
+
+    def visit(name: str) -> None:
+        if name in order or name not in files:
+            return
+        content = _read_module(files[name])
+        for needed in _depends(content):
+            visit(needed)
+        order[name] = content
+
+    for name in wanted:
+        visit(name)
+    return order
+
+
+def _module_name(path: Path) -> str:
+    return path.name.split(".ko")[0].replace("-", "_")
+
+
+def _depends(content: bytes) -> list[str]:
+    found = re.search(rb"\0depends=([^\0]*)\0", content)
+    return [name.replace("-", "_") for name in found.group(1).decode().split(",") if name] if found else []
+
+
+def _read_module(path: Path) -> bytes:
+    raw = path.read_bytes()
+    if path.suffix == ".ko":
+        return raw
+    if path.suffix == ".xz":
+        return lzma.decompress(raw)
+    if path.suffix == ".gz":
+        return gzip.decompress(raw)
+    try:
+        return subprocess.run(["zstd", "-dc", str(path)], capture_output=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        raise LabError(f"cannot uncompress the module {path.name}; zstd is needed for it") from None

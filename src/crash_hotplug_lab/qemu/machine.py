@@ -1,4 +1,4 @@
-"""One QEMU machine: its command line, its QMP connection, and what is plugged into it."""
+"""One QEMU machine: its command line, its QMP connection, its CPUs and DIMMs, and its gdb stub."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import Any
 
 from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
-from crash_hotplug_lab.qemu import hosttools
+from crash_hotplug_lab.qemu import host_tools
 from crash_hotplug_lab.qemu.errors import GuestError, LabError, StuckError
 from crash_hotplug_lab.qemu.kernels import Kernel
 
 MIB = 1 << 20
 _MAX_MEMORY = 64 << 30
 _SLOTS = 16
-"""For DIMMs, where a scenario does not need more; QEMU has 256."""
+"""Slots for DIMMs, where a scenario does not need more; QEMU allows 256."""
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 _SPINNING = 10
 """Seconds after which CPUs that never moved are taken to spin."""
 CPU_MODEL = "Haswell-noTSX-IBRS"
 """Not ``max``: with 5-level paging the jump into the capture kernel resets the machine under emulation."""
 _NOT_EMULATED = ",-pcid,-tsc-deadline,-invpcid,-spec-ctrl"
-"""What that model has and QEMU's emulation has not: left out, or QEMU says so on every start."""
+"""Features of that model that QEMU's emulation lacks; QEMU warns about each on every start unless it is disabled."""
 
 
 def has_kvm() -> bool:
@@ -41,17 +41,17 @@ def has_kvm() -> bool:
     return "vmx" in flags or "svm" in flags
 
 
-class Machine:
-    """A running QEMU.  Use as an asynchronous context manager: on leaving, QEMU is gone whatever happened."""
+class QemuMachine:
+    """A running QEMU.  Use it as an asynchronous context manager, which ends QEMU in any case."""
 
     def __init__(self, kernel: Kernel, initramfs: Path, out: Path, memory: int = 1 << 30, cpus: int = 2,
                  ram_holes: int = 0, slots: int = 0, max_memory: int = 32 << 30,
                  counts_instructions: bool = False) -> None:  # fmt: skip
         """Describe the machine; ``out`` takes the serial log and the dump's disk."""
+        self.kernel = kernel
         self.out = out
         self.serial_log = out / "serial.log"
         self.dump = out / "vmcore"
-        self._kernel = kernel
         self._initramfs = initramfs
         self._memory = memory
         self._cpus = cpus
@@ -65,33 +65,36 @@ class Machine:
 
     @property
     def agent_socket(self) -> Path:
-        """Where the guest's second serial port comes out."""
+        """Socket of the guest's second serial port."""
         return self._run / "agent"
 
     @property
     def gdb_socket(self) -> Path:
-        """Where QEMU's gdb stub listens."""
+        """Socket of QEMU's gdb stub."""
         return self._run / "gdb"
 
     def make_disk(self) -> None:
-        """Make the sparse disk that takes the vmcore: room for all memory there can be."""
+        """Make the sparse disk that takes the vmcore, as large as all memory the machine can have."""
         with self.dump.open("wb") as disk:
             disk.truncate(self._max_memory + self._memory)
 
     def command(self, shell: bool = False) -> list[str]:
-        """Return QEMU's command line, with a shell on this terminal where that is asked for."""
+        """Return QEMU's command line.
+
+        :param shell: put the guest's console on this terminal and start a shell there
+        """
         kvm = has_kvm() and not self._counts_instructions
         cpu, machine, extra = CPU_MODEL if kvm else CPU_MODEL + _NOT_EMULATED, "q35", []
-        if self._kernel.series >= (6, 12) and not self._counts_instructions:  # QEMU's vmport cannot count
+        if self.kernel.series >= (6, 12) and not self._counts_instructions:  # QEMU's vmport cannot count
             # From late 2025 on Linux ignores disabled CPUs in the MADT unless it sees a hypervisor it knows
             cpu, machine = f"{cpu},-hypervisor", "q35,vmport=on"
             extra = ["-smbios", "type=1,serial=VMware-42"]
         return [
-            *hosttools.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            *host_tools.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             *self._accelerator(kvm), "-machine", machine, "-cpu", cpu, *extra,
             "-m", f"{self._memory // MIB}M,slots={self._slots},maxmem={self._max_memory >> 30}G",
             "-smp", f"{self._cpus},sockets=8,cores=1,threads=1,maxcpus=8",
-            "-kernel", str(self._kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(shell),
+            "-kernel", str(self.kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(shell),
             "-gdb", f"unix:{self.gdb_socket},server=on,wait=off",
             "-qmp", f"unix:{self._run / 'qmp'},server=on,wait=off",
             "-serial", "mon:stdio" if shell else f"file:{self.serial_log}",
@@ -102,26 +105,26 @@ class Machine:
 
     def _accelerator(self, kvm: bool) -> list[str]:
         if self._counts_instructions:
-            # A nanosecond each: what else the host does, and when it lets QEMU run, does not show in the guest's clock
+            # A nanosecond each: the guest's clock does not depend on the load of the host
             return ["-accel", "tcg,thread=single", "-icount", "shift=0"]
         return ["-accel", "kvm" if kvm else "tcg,thread=multi"]
 
     def _append(self, shell: bool) -> str:
-        # Memory is put where it can be taken out again; Debian's kernels since 6.12 would choose a zone where it cannot
+        # Memory goes to a zone that it can be removed from; Debian's kernels since 6.12 would choose another
         words = "console=ttyS0 quiet panic=1 crashkernel=192M memhp_default_state=online_movable rdinit=/init"
         if self._ram_holes:
-            # one page every 2 MiB from 64 MiB on, below where crashkernel= finds its place
+            # one page every 2 MiB from 64 MiB on, below the place that crashkernel= finds
             holes = ",".join(f"4K${(64 << 20) + hole * (2 << 20):#x}" for hole in range(self._ram_holes))
             words = f"{words} memmap={holes}"
         return f"{words} lab=shell" if shell else words
 
-    async def __aenter__(self) -> Machine:
+    async def __aenter__(self) -> QemuMachine:
         """Start QEMU and connect to it."""
         self.make_disk()
         command = self.command()
         (self.out / "qemu.log").write_text(" ".join(command) + "\n")
         with (self.out / "qemu.log").open("ab") as log:
-            # QEMU ends with us, however we end
+            # setpriv ends QEMU when this process ends, in whatever way
             self._process = await asyncio.create_subprocess_exec(*_DIE_WITH_PARENT, *command, stdout=log, stderr=log)
         for _ in range(100):
             try:
@@ -137,11 +140,11 @@ class Machine:
         raise LabError(f"QEMU did not start: {said[-1] if said else 'it said nothing'}")
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop QEMU and forget its sockets."""
+        """Stop QEMU and remove its sockets."""
         if self._process and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
-        with contextlib.suppress(QMPError, OSError, EOFError):  # it is gone, which is what was wanted
+        with contextlib.suppress(QMPError, OSError, EOFError):  # QEMU is gone already
             await self._qmp.disconnect()
         shutil.rmtree(self._run, ignore_errors=True)
 
@@ -153,7 +156,7 @@ class Machine:
     async def qmp(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401 JSON
         """Execute one QMP command.
 
-        :raise GuestError: when QEMU refuses it or is gone.
+        :raise GuestError: QEMU refuses it or is gone
         """
         named = {key.replace("_", "-"): value for key, value in arguments.items()}
         try:
@@ -184,9 +187,9 @@ class Machine:
         raise GuestError(f"QEMU does not list the DIMM {name} that was just plugged")
 
     async def remove(self, name: str, timeout: float = 60) -> bool:
-        """Ask the guest to let a device go; return whether it did before the time was over (it may refuse).
+        """Ask the guest to release a device; return whether it did within ``timeout`` seconds (it may refuse).
 
-        Whether it went is read from QEMU's tree of devices: no DEVICE_DELETED comes for a CPU under emulation.
+        The answer is read from QEMU's tree of devices: no DEVICE_DELETED comes for a CPU under emulation.
         """
         refusals: EventListener = EventListener(("MEM_UNPLUG_ERROR", "DEVICE_UNPLUG_GUEST_ERROR"))
         end = time.monotonic() + timeout
@@ -201,7 +204,7 @@ class Machine:
         return True
 
     async def dimms(self) -> list[tuple[int, int, str]]:
-        """Return physical range and name of each DIMM that is plugged, as QEMU says."""
+        """Return physical start, end and name of each plugged DIMM, as QEMU reports them."""
         found = []
         for device in await self.qmp("query-memory-devices"):
             data = device["data"]
@@ -209,12 +212,12 @@ class Machine:
         return sorted(found)
 
     async def wait_dumped(self, timeout: float) -> None:
-        """Wait until QEMU has ended after a panic, but no longer than until a CPU spins on one instruction.
+        """Wait until QEMU has ended after a panic, or until a CPU spins on one instruction.
 
-        That is how purgatory ends when the digest does not match.  It runs where virtual is physical; a kernel that
-        copies with one `rep movs` for seconds (memory that is gone reads slowly) must not be taken for it.
+        Purgatory spins when the digest does not match.  It runs identity-mapped, so only low addresses count: a kernel
+        that copies with one ``rep movs`` for seconds (removed memory reads slowly) is not taken for it.
 
-        :raise StuckError: when the guest will not end
+        :raise StuckError: the guest does not end
         """
         assert self._process is not None
         last: set[int] = set()
@@ -234,10 +237,46 @@ class Machine:
         raise StuckError(sorted(last))
 
     async def instruction_pointers(self) -> list[int]:
-        """Return where each CPU is now, as QEMU says (virtual addresses; purgatory runs identity-mapped)."""
+        """Return the instruction pointer of each CPU (virtual addresses; purgatory runs identity-mapped)."""
         shown = await self.qmp("human-monitor-command", command_line="info registers -a")
         return [int(found, 16) for found in re.findall(r"RIP=([0-9a-f]+)", shown)]
 
     async def cpu_count(self) -> int:
-        """Return how many CPUs are plugged, as QEMU says."""
+        """Return how many CPUs are plugged, as QEMU reports it."""
         return len(await self.qmp("query-cpus-fast"))
+
+    async def flip_bit(self, phys: int) -> None:
+        """Flip the lowest bit of the byte at a physical address, through QEMU's gdb stub.
+
+        The guest's kernel protects the crash image from every process in the guest (STRICT_DEVMEM, write-protected
+        pages), so a changed byte that the digest must detect is written from outside.
+
+        :raise GuestError: the stub does not do it
+        """
+        reader, writer = await asyncio.open_unix_connection(str(self.gdb_socket))
+        try:
+            if await _gdb_ask(reader, writer, "Qqemu.PhyMemMode:1") != "OK":
+                raise GuestError("QEMU's gdb stub cannot address physical memory")
+            old = int(await _gdb_ask(reader, writer, f"m{phys:x},1"), 16)
+            if await _gdb_ask(reader, writer, f"M{phys:x},1:{old ^ 1:02x}") != "OK":
+                raise GuestError(f"QEMU's gdb stub could not write at phys {phys:#x}")
+            await _gdb_ask(reader, writer, "Qqemu.PhyMemMode:0")
+            await _gdb_send(writer, "D")  # detach: the guest, which the connection stopped, goes on
+            await reader.readuntil(b"#")
+        except (ValueError, OSError, asyncio.IncompleteReadError, asyncio.TimeoutError) as error:
+            raise GuestError(f"QEMU's gdb stub did not answer as expected ({error})") from None
+        finally:
+            writer.close()
+
+
+async def _gdb_send(writer: asyncio.StreamWriter, packet: str) -> None:
+    writer.write(b"+$" + packet.encode() + b"#" + b"%02x" % (sum(packet.encode()) & 0xFF))
+    await writer.drain()
+
+
+async def _gdb_ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, packet: str) -> str:
+    await _gdb_send(writer, packet)
+    await asyncio.wait_for(reader.readuntil(b"$"), 10)
+    answer = await asyncio.wait_for(reader.readuntil(b"#"), 10)
+    await reader.readexactly(2)
+    return answer[:-1].decode()

@@ -1,13 +1,16 @@
-"""Which runs there are: scenarios times kernels, loaders and ways of updating, less those that cannot be."""
+"""The runs to do: each scenario with each kernel, loader and way of updating that can be combined."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from crash_hotplug.core.errors import InputError
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.qemu.results import run_name
-from crash_hotplug_lab.qemu.scenario import KEXECS, LOADERS, Scenario
+from crash_hotplug_lab.scenario.file import bundled_scenarios, read_scenario
+from crash_hotplug_lab.scenario.format import KEXECS, LOADERS, QEMU, UPDATES
+from crash_hotplug_lab.scenario.records import Scenario
 
 DEFAULT_KERNELS = ("6.1", "6.12")
 DEFAULT_SCENARIOS = ("hot-add",)
@@ -53,7 +56,26 @@ KNOWN_BROKEN: tuple[Known, ...] = (
     Known("*", "5.10", "ch", "kexec-tools of bullseye has no --hotplug, and neither has the kernel"),
     Known("*", "6.1", "ch", "kexec-tools of bookworm (2.0.25) has no --hotplug, and neither has the kernel"),
 )
-"""Shown by ``lab list`` and in every report."""
+"""Shown by ``list`` and in every report."""
+
+
+def bundled() -> list[Scenario]:
+    """Return the bundled scenarios that say what must come of them under QEMU."""
+    return [scenario for scenario in bundled_scenarios() if scenario.expect]
+
+
+def read(name: str) -> Scenario:
+    """Read a scenario, for QEMU.
+
+    :raise InputError: it is not there, something in it is wrong, or QEMU cannot run it
+    """
+    scenario = read_scenario(name)
+    refusal = scenario.refusal(QEMU)
+    if refusal is not None:
+        raise InputError(refusal)
+    if not scenario.expect:
+        raise InputError(f"{name} has no [expect.UPDATE] table, for any UPDATE of {', '.join(UPDATES)}")
+    return scenario
 
 
 def natural_loader(kernel: Kernel) -> str:
@@ -62,7 +84,7 @@ def natural_loader(kernel: Kernel) -> str:
 
 
 def who_updates(kernel: Kernel, loader: str) -> str:
-    """Return who keeps the image up to date when nobody in user space does: the kernel, or nothing."""
+    """Return the update that happens without user space: the kernel's own, or nothing."""
     return "kernel" if kernel.has_crash_hotplug and loader in ("s", "ch", "own") else "nothing"
 
 
@@ -74,7 +96,7 @@ def plan(
     :param loaders: names of loaders, ``all`` for all of kexec-tools; empty means each kernel's natural one
     :param updates: names of updates; empty means every one that the scenario has expectations for
     :param repeat: how often each
-    :raise LabError: when an update that was asked for is not there yet, or a loader is not known
+    :raise LabError: a loader is not known
     """
     for loader in loaders:
         if loader != "all" and loader not in LOADERS:
@@ -82,10 +104,10 @@ def plan(
     runs = []
     for scenario in scenarios:
         for kernel in kernels:
-            if scenario.kernels and kernel.key not in scenario.kernels:
+            if scenario.machine.kernels and kernel.key not in scenario.machine.kernels:
                 continue
             for loader in _loaders(scenario, kernel, loaders):
-                if scenario.loaders and loader not in scenario.loaders:
+                if scenario.load.loaders and loader not in scenario.load.loaders:
                     continue
                 runs += _runs(scenario, kernel, loader, updates)
     if repeat > 1:
@@ -96,8 +118,9 @@ def plan(
 def _loaders(scenario: Scenario, kernel: Kernel, loaders: list[str]) -> list[str]:
     if "all" in loaders:
         return list(KEXECS)
-    # A scenario for one loader needs no telling.
-    return loaders or (list(scenario.loaders) if len(scenario.loaders) == 1 else [natural_loader(kernel)])
+    # Nobody has to name the loader of a scenario that is for one loader only.
+    only = list(scenario.load.loaders) if len(scenario.load.loaders) == 1 else []
+    return loaders or only or [natural_loader(kernel)]
 
 
 def _runs(scenario: Scenario, kernel: Kernel, loader: str, updates: list[str]) -> list[Run]:

@@ -1,4 +1,4 @@
-"""``report.html``: every run of a session on one page that needs nothing from anywhere else."""
+"""``report.html``: every run of a session on one page without external files."""
 
 from __future__ import annotations
 

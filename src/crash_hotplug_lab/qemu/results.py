@@ -1,4 +1,4 @@
-"""What a run came to, as records that go to ``result.json`` and come back from it."""
+"""The results of runs: records that go to ``result.json`` and come back from it, and KTAP."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from crash_hotplug_lab.in_guest.image_states import ACCURATE, NO_IMAGE, STALE
 from crash_hotplug_lab.qemu.errors import LabError
 
 SCHEMA = 1
 FILE = "result.json"
 
 
-class Outcome(str, Enum):
-    """How a run ended, against what the scenario expects."""
+class RunOutcome(str, Enum):
+    """How a run ended, compared with the expectation of its scenario."""
 
     PASS = "pass"
-    """As expected: an accurate dump, or a negative control that failed as it must."""
+    """As expected: an accurate dump, or a negative control that found the missing parts."""
     FAULT = "fault"
-    """As expected, and wrong: a known fault of the kernel, reproduced."""
+    """As expected, and wrong: a known fault of the kernel was reproduced."""
     FAIL = "fail"
     """Not as expected."""
     RECORDED = "recorded"
-    """A panic at a random moment: what came of it is the result, and there is nothing to expect."""
+    """A panic at a random moment; there is no expectation, and the reason says what was found."""
     BROKEN = "broken"
-    """The lab itself could not finish: the guest died or hung, or a step was refused."""
+    """The lab could not finish: the guest died or hung, or a step was refused."""
     SKIP = "skip"
     """The combination is known not to work; the reason says why."""
 
 
 @dataclass
 class Check:
-    """One thing that was compared."""
+    """One comparison."""
 
     name: str
     ok: bool
@@ -41,18 +42,18 @@ class Check:
 
 
 @dataclass
-class Event:
-    """One entry of the time line."""
+class TimelineEntry:
+    """One entry of a run's time line."""
 
     at: float
-    """Seconds since QEMU's start."""
+    """Seconds since QEMU was started."""
     what: str
     detail: str = ""
 
 
 @dataclass
 class Moment:
-    """What ``status`` said at one moment."""
+    """The verdict of ``status`` at one moment, and the memory map behind it."""
 
     name: str
     at: float
@@ -61,7 +62,62 @@ class Moment:
     ram: list[tuple[int, int]] = field(default_factory=list)
     """System RAM, physical, half-open."""
     described: list[tuple[int, int]] = field(default_factory=list)
+    """Ranges of the loaded elfcorehdr."""
     crashkernel: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass
+class StormRecord:
+    """What experiments/storm.py measured in the guest; times are seconds since the first event."""
+
+    keeper: str
+    """``watch``, ``reload`` or ``throttled``."""
+    events: int
+    """Kernel uevents of CPUs and memory blocks."""
+    last_event: float
+    ended: float
+    """When the measurement ended: the keeper had nothing left to do."""
+    images_loaded: int
+    """Reloads, or updates in place."""
+    looks: int
+    """Times that the watch service looked at the machine; 0 for a keeper that only reloads."""
+    cpu_seconds: float
+    """CPU time of the keeper and of all that it started."""
+    states: list[tuple[float, str]]
+    """When each state of the loaded image began, and which (in_guest/image_states.py)."""
+    samples: int
+    samples_discarded: int
+    """Samples during which the image was replaced."""
+    sampler_cpu_seconds: float
+    """CPU time of the program that took the samples."""
+    status: str
+    """What ``status`` said at the end."""
+
+    def intervals(self) -> list[tuple[float, float, str]]:
+        """Return start, end and state of each interval."""
+        ends = [*(since for since, _ in self.states[1:]), self.ended]
+        return [(since, end, state) for (since, state), end in zip(self.states, ends)]
+
+    def share(self, state: str) -> float:
+        """Return which part of the whole time, from 0 to 1, the image was in a state."""
+        return sum(end - since for since, end, found in self.intervals() if found == state) / self.ended
+
+    @property
+    def accurate_after(self) -> float | None:
+        """Seconds from the last event until the image was accurate and stayed so; None where it never was."""
+        since, state = self.states[-1]
+        return max(0.0, since - self.last_event) if state == ACCURATE else None
+
+    def __str__(self) -> str:
+        """Return the figures for people."""
+        after = "never" if self.accurate_after is None else f"{self.accurate_after:.1f} s after the last event"
+        shares = ", ".join(f"{state} {self.share(state):.1%}" for state in (ACCURATE, STALE, NO_IMAGE))
+        return (
+            f"{self.keeper}: {self.events} events in {self.last_event:.1f} s; {self.images_loaded} images loaded, "
+            f"{self.looks} looks, {self.cpu_seconds:.1f} s of CPU; accurate {after}; of {self.ended:.1f} s {shares}; "
+            f"{self.samples} samples, {self.samples_discarded} discarded, {self.sampler_cpu_seconds:.1f} s of CPU; "
+            f"status {self.status}"
+        )
 
 
 @dataclass
@@ -76,18 +132,25 @@ class Result:
     kernel_release: str
     loader: str
     update: str
-    outcome: str = Outcome.BROKEN.value
+    outcome: str = RunOutcome.BROKEN.value
     reason: str = ""
     seconds: float = 0.0
     checks: list[Check] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[TimelineEntry] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
     dump: list[tuple[int, int]] = field(default_factory=list)
     """Physical ranges in the vmcore."""
+    dimms: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Physical range of every DIMM that was ever plugged, as QEMU said."""
+    audit: dict[str, list[dict[str, Any]]] | None = None
+    """The audit of the vmcore, where there was one: ``findings`` and ``notes``, each with its kind and its ranges (or
+    its CPU), as ``audit --json`` has them, without sentences."""
     number: int = 0
-    """Which repetition, from 1, where runs are repeated."""
+    """Number of the repetition, from 1, where runs are repeated."""
     files: str = ""
     """The run's directory, relative to the result file."""
+    storm: StormRecord | None = None
+    """What was measured in a storm, where the scenario has one."""
 
     @property
     def name(self) -> str:
@@ -116,7 +179,7 @@ def write(results: list[Result], directory: Path, facts: dict[str, Any]) -> Path
 def read(directory: Path) -> tuple[list[Result], dict[str, Any]]:
     """Read results back, with the facts of the machine.
 
-    :raise LabError: when there is no result file, or it is not one
+    :raise LabError: there is no result file, or it is not one
     """
     path = directory / FILE
     try:
@@ -130,6 +193,7 @@ def read(directory: Path) -> tuple[list[Result], dict[str, Any]]:
 
 
 def _with_hex(run: dict[str, Any]) -> dict[str, Any]:
+    run["dimms"] = {name: [hex(start), hex(end)] for name, (start, end) in run["dimms"].items()}
     for holder in (run, *run["moments"]):
         for key in ("ram", "described", "crashkernel", "dump"):
             if key in holder:
@@ -138,11 +202,43 @@ def _with_hex(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_json(run: dict[str, Any]) -> Result:
+    run["dimms"] = {name: (int(start, 16), int(end, 16)) for name, (start, end) in run.get("dimms", {}).items()}
     for holder in (run, *run["moments"]):
         for key in ("ram", "described", "crashkernel", "dump"):
             if key in holder:
                 holder[key] = [(int(start, 16), int(end, 16)) for start, end in holder[key]]
     run["checks"] = [Check(**c) for c in run["checks"]]
-    run["events"] = [Event(**e) for e in run["events"]]
+    run["events"] = [TimelineEntry(**e) for e in run["events"]]
     run["moments"] = [Moment(**m) for m in run["moments"]]
+    if run.get("storm"):
+        run["storm"] = StormRecord(**{**run["storm"], "states": [(at, state) for at, state in run["storm"]["states"]]})
     return Result(**run)
+
+
+def ktap_lines(results: list[Result]) -> list[str]:
+    """Return a KTAP document (Documentation/dev-tools/ktap.rst): a test for each run, a subtest for each check."""
+    out = ["KTAP version 1", f"1..{len(results)}"]
+    for number, result in enumerate(results, 1):
+        if result.checks:
+            out += ["  KTAP version 1", f"  1..{len(result.checks)}"]
+            for place, check in enumerate(result.checks, 1):
+                detail = f" # {_plain(check.detail)}" if check.detail and not check.ok else ""
+                out.append(f"  {'ok' if check.ok else 'not ok'} {place} {_plain(check.name)}{detail}")
+        out.append(f"{_ktap_word(result)} {number} {_plain(result.name)}{_ktap_directive(result)}")
+    return out
+
+
+def _ktap_word(result: Result) -> str:
+    return "not ok" if result.outcome in (RunOutcome.FAIL.value, RunOutcome.BROKEN.value) else "ok"
+
+
+def _ktap_directive(result: Result) -> str:
+    if result.outcome == RunOutcome.SKIP.value:
+        return f" # SKIP {_plain(result.reason)}"
+    if result.outcome == RunOutcome.FAULT.value:
+        return f" # XFAIL {_plain(result.reason)}"
+    return "" if result.outcome == RunOutcome.PASS.value else f" # {_plain(result.reason)}"
+
+
+def _plain(text: str) -> str:
+    return text.replace("#", "").replace("\n", " ")

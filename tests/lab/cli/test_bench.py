@@ -1,4 +1,4 @@
-"""``crash-hotplug bench`` as a person runs it; what it measures is a stand-in's."""
+"""``crash-hotplug-lab bench`` as a person runs it, with a stand-in for the measurement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEXEC = "kexec -p /boot/vmlinuz"
 
 
 class Machine:
-    """What the command asks of the live machine."""
+    """The part of the live machine that the command uses."""
 
     refused: str | None = None
     image: object | None = object()
@@ -43,7 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[list[str]], int]]:
     return asked
 
 
-def test_a_reload_costs_so_many_times_an_update(
+def test_bench_shows_a_reload_as_a_multiple_of_an_update(
     asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = run_lab(capsys, "bench", "--yes", "--rounds", "3", "--against", KEXEC)
@@ -52,7 +52,9 @@ def test_a_reload_costs_so_many_times_an_update(
     assert ["without", "an", "image", "600.00", "(600.00", "to", "600.00)", "x", "150.00"] in lines
 
 
-def test_json_has_every_value(asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_json_has_every_value(
+    asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str]
+) -> None:
     report = run_lab(capsys, "bench", "--yes", "--rounds", "2", "--against", KEXEC, "--json").json
     ours, theirs = report["measured"]
     assert ours["in_place"]
@@ -60,7 +62,7 @@ def test_json_has_every_value(asked: list[tuple[list[list[str]], int]], capsys: 
     assert theirs["without_image_seconds"]["values"] == [0.6, 0.6]
 
 
-def test_nothing_is_done_without_consent(
+def test_bench_without_yes_measures_nothing(
     asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = run_lab(capsys, "bench", "--against", KEXEC)
@@ -78,7 +80,7 @@ def test_nothing_is_done_without_consent(
         (["--yes", "--no-reload", "--against", KEXEC], 2, "not allowed with"),
     ],
 )
-def test_wrong_usage(
+def test_bench_usage_error_is_a_sentence_and_a_code(
     asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str], arguments: list[str], code: int,
     said: str,
 ) -> None:  # fmt: skip
@@ -87,7 +89,7 @@ def test_wrong_usage(
     assert said in shown.err
 
 
-def test_refused(
+def test_bench_on_a_machine_that_forbids_loading(
     asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Machine, "refused", "lockdown (integrity) forbids kexec_load")
@@ -96,7 +98,7 @@ def test_refused(
     assert "lockdown" in shown.err
 
 
-def test_no_image(
+def test_bench_without_a_crash_image(
     asked: list[tuple[list[list[str]], int]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Machine, "image", None)

@@ -47,7 +47,7 @@ def test_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch:
 
 
 @pytest.mark.usefixtures("extra")
-def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_has_scenarios_and_kernels(capsys: pytest.CaptureFixture[str]) -> None:
     ran = run_lab(capsys, "list", "--json")
     assert ran.code == 0
     assert ran.json["scenarios"]["hot-add"]["updates"] == ["nothing", "kernel", "reload", "in-place", "watch"]
@@ -60,6 +60,8 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [
         (("run", "nonsense"), "there is no scenario nonsense"),
+        (("run", "cpu-leaves"), "QEMU cannot run cpu-leaves: only the model has the step offline-cpu 3"),
+        (("simulate", "flipped-byte"), "the model cannot run flipped-byte: only QEMU has the step flip boot_params"),
         (("guest", "--release", "potato"), "no Debian potato can be built"),
         (("guest", "--deb", "/nonexistent.deb"), "there is no package file"),
         (("guest", "--side", "with"), "needs the package file"),
@@ -70,7 +72,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
         (("report",), "`crash-hotplug-lab run` writes it"),
     ],
 )
-def test_wrong_choice_is_said(
+def test_wrong_choice_is_a_sentence_and_code_1(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")  # nothing may be fetched here
@@ -80,7 +82,9 @@ def test_wrong_choice_is_said(
 
 
 @pytest.mark.usefixtures("extra")
-def test_no_apt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_without_apt_names_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     ran = run_lab(capsys, "fetch")
     assert ran.code == 1

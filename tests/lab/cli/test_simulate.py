@@ -1,16 +1,14 @@
-"""The command: story, scenarios, search, snapshot, JSON."""
+"""``simulate`` and ``explore``: story, scenarios, search, snapshot, JSON."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.running import run, run_lab
-
-needs_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+from tests.lab.scenario.toml import needs_toml
 
 
 def test_story_shows_three_policies_and_writes_their_dumps(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -35,7 +33,7 @@ def test_snapshot_of_several_policies_is_refused(capsys: pytest.CaptureFixture[s
     assert run_lab(capsys, "simulate", "--snapshot", str(tmp_path / "t"), "--output", str(tmp_path)).code == 1
 
 
-def test_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_simulate_json_has_the_outcome_of_each_policy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     report = json.loads(run_lab(capsys, "simulate", "--json", "--output", str(tmp_path)).out)
     assert report["schema"] == 1
     assert [(r["policy"], r["outcome"]) for r in report["results"]] == [
@@ -51,7 +49,7 @@ def test_list_names_the_bundled_scenarios(capsys: pytest.CaptureFixture[str]) ->
 
 
 @needs_toml
-def test_search_of_one_scenario_shows_a_table_and_traces(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explore_of_one_scenario_shows_a_table_and_traces(capsys: pytest.CaptureFixture[str]) -> None:
     result = run_lab(capsys, "explore", "cpu-leaves", "--policy", "in-place", "--policy", "merged")
     assert result.code == 0
     assert "refused by digest" in result.out
@@ -59,7 +57,7 @@ def test_search_of_one_scenario_shows_a_table_and_traces(capsys: pytest.CaptureF
 
 
 @needs_toml
-def test_search_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explore_json_counts_every_state_once(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(run_lab(capsys, "explore", "cpu-leaves", "--json", "--policy", "v6").out)
     assert report["states"] == sum(report["explored"][0]["policies"][0]["outcomes"].values())
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug_lab.model.scenario import Action
+from crash_hotplug_lab.model.scenario import PLANTED_OFFSET, PLANTED_WORD
 from crash_hotplug_lab.model.simulate import run_scenario
-from crash_hotplug_lab.model.story import STORY, WORD, WORD_AT
+from crash_hotplug_lab.model.story import STORY
+from crash_hotplug_lab.scenario.records import BUSY_REGISTERS, Action
 
-REGISTER = 0x1122_3344_5566_7788
+WORD_PHYS = (4 << 30) + PLANTED_OFFSET
 POLICIES = ("reload", "merged", "in-place")
 
 
@@ -32,8 +33,7 @@ def output(*command: str) -> str:
 @pytest.fixture(scope="module", params=POLICIES)
 def dump(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """Return a vmcore, and its direct map: virtual minus physical address."""
-    planted = Action("plant-register", {"cpu": 3, "register": "rbx", "value": REGISTER})
-    story = replace(STORY, actions=(*STORY.actions[:4], planted))
+    story = replace(STORY, actions=(*STORY.actions[:4], Action("busy", {"cpu": 3})))
     result = run_scenario(story, request.param)
     assert result.panic.vmcore is not None
     path = tmp_path_factory.mktemp("dump") / "vmcore"
@@ -52,11 +52,11 @@ def test_readelf_has_no_complaint(dump: tuple[Path, int]) -> None:
 @needs("gdb")
 def test_gdb_reads_the_planted_word_and_register_of_hot_added_parts(dump: tuple[Path, int]) -> None:
     path, offset = dump
-    commands = ("info threads", "thread 4", "p/x $rbx", f"x/gx {WORD_AT + offset:#x}")
+    commands = ("info threads", "thread 4", "p/x $r12", f"x/gx {WORD_PHYS + offset:#x}")
     shown = output("gdb", "-nx", "-batch", "-c", str(path), *(part for c in commands for part in ("-ex", c)))
     assert shown.count("LWP 100") >= 4
-    assert f"= {REGISTER:#x}" in shown
-    assert f"{WORD:#018x}" in shown
+    assert f"= {BUSY_REGISTERS['r12']:#x}" in shown
+    assert f"{PLANTED_WORD:#018x}" in shown
 
 
 @needs("makedumpfile")
@@ -69,7 +69,7 @@ def test_makedumpfile_saves_it(dump: tuple[Path, int], tmp_path: Path, options: 
 @needs("makedumpfile")
 def test_makedumpfile_keeps_the_planted_word(dump: tuple[Path, int], tmp_path: Path) -> None:
     output("makedumpfile", "-E", "-d", "31", str(dump[0]), str(tmp_path / "out"))
-    assert WORD.to_bytes(8, "little") in (tmp_path / "out").read_bytes()
+    assert PLANTED_WORD.to_bytes(8, "little") in (tmp_path / "out").read_bytes()
 
 
 @needs("makedumpfile")

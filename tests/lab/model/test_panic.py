@@ -18,8 +18,8 @@ from crash_hotplug_lab.model.memory_hotplug import add_memory
 from crash_hotplug_lab.model.panic import Outcome, panic
 from crash_hotplug_lab.model.policies import Merged
 from crash_hotplug_lab.model.profile import default_profile
-from crash_hotplug_lab.model.scenario import Action, Scenario
 from crash_hotplug_lab.model.user_space import Kexec, Loader
+from crash_hotplug_lab.scenario.records import Action, Scenario
 
 DIMM = Range(4 << 30, (4 << 30) + (128 << 20))
 LOADERS = list(Loader)
@@ -110,7 +110,7 @@ def test_dump_is_sparse_and_has_what_was_planted(tmp_path: Path) -> None:
         assert file.read(7) == b"planted"
 
 
-SMALL = Scenario("a DIMM", (Action("memory-add", {"name": "d", "at": 4 << 30, "size": 128 << 20}),))
+SMALL = Scenario("a DIMM", (Action("add-dimm", {"name": "d", "size": 128 << 20}),))
 
 
 def test_no_policy_ends_in_a_torn_header_or_a_wrong_digest() -> None:
@@ -134,6 +134,6 @@ def test_header_written_with_the_image_in_its_place_is_torn_at_times() -> None:
 
 
 def test_removed_memory_stays_described_by_merged_and_not_by_in_place() -> None:
-    removed = Scenario("", (*SMALL.actions, Action("memory-remove", {"name": "d"})))
+    removed = Scenario("", (*SMALL.actions, Action("remove-dimm", {"name": "d"})))
     assert set(explore(removed, "merged").at_rest) == {Outcome.STALE}
     assert Outcome.ACCURATE in explore(removed, "in-place").at_rest

@@ -10,7 +10,7 @@ import pytest
 from crash_hotplug_lab.qemu import judge
 from crash_hotplug_lab.qemu.guest_run import Observed
 from crash_hotplug_lab.qemu.results import Result
-from crash_hotplug_lab.qemu.scenario import load
+from crash_hotplug_lab.scenario.file import read_scenario
 
 DIMM = (0x1_0000_0000, 0x1_1000_0000)
 
@@ -39,32 +39,41 @@ CPU = {"kind": "cpu-missing", "cpu": 2, "ranges": [], "sentence": ""}
     ],
 )
 def test_findings_must_be_exactly_those_expected(findings: list[dict[str, Any]], as_expected: bool) -> None:
-    seen = Observed(dimms={"d0": DIMM})
-    wanted = judge.wanted_findings(load("hot-add").expect["nothing"], seen)
+    wanted = judge.wanted_findings(read_scenario("hot-add").expect["nothing"], {"d0": DIMM})
     assert (wanted == judge.found_findings(report(*findings))) is as_expected
 
 
-def test_dimms_that_touch_are_one_range() -> None:
-    seen = Observed(dimms={f"d{n}": (n << 28, (n + 1) << 28) for n in range(8)})
-    assert judge.wanted_findings(load("eight-dimms").expect["nothing"], seen) == {("memory-missing", (0, 8 << 28))}
+def test_wanted_dimms_that_touch_are_one_range() -> None:
+    dimms = {f"d{n}": (n << 28, (n + 1) << 28) for n in range(8)}
+    expectation = read_scenario("eight-dimms").expect["nothing"]
+    assert judge.wanted_findings(expectation, dimms) == {("memory-missing", (0, 8 << 28))}
+
+
+def test_audit_without_sentences_has_the_same_findings() -> None:
+    said = {**report(CPU, memory(*DIMM)), "notes": [{"kind": "room-left", "ranges": [], "sentence": "room for 9"}]}
+    kept = judge.without_sentences(said)
+    assert kept["findings"][0] == {"kind": "cpu-missing", "cpu": 2}
+    assert kept["notes"] == [{"kind": "room-left"}]
+    assert judge.found_findings(kept) == judge.found_findings(said)
 
 
 @pytest.mark.parametrize(("update", "started", "outcome"), [("nothing", False, "pass"), ("nothing", True, "pass")])
 def test_no_dump_where_there_must_be_none(update: str, started: bool, outcome: str) -> None:
     result = Result("flipped-byte", "", "6.1", "", "", "c", update)
-    judge.judge(result, load("flipped-byte"), Observed(capture_started=started, vmcore_error="it failed"))
+    judge.judge(result, read_scenario("flipped-byte"), Observed(capture_started=started, vmcore_error="it failed"))
     assert result.outcome == outcome
 
 
 def test_no_dump_where_there_must_be_one() -> None:
     result = Result("hot-add", "", "6.1", "", "", "c", "reload")
-    judge.judge(result, load("hot-add"), Observed())
+    judge.judge(result, read_scenario("hot-add"), Observed(dimms={"d0": DIMM}))
     assert (result.outcome, result.reason) == ("fail", "vmcore: no capture kernel started")
+    assert (result.dimms, result.audit) == ({"d0": DIMM}, None)
 
 
-def test_a_panic_at_a_random_moment_is_recorded_and_not_judged() -> None:
+def test_panic_at_a_random_moment_is_recorded_and_not_judged() -> None:
     result = Result("panic-in-a-storm", "", "6.1", "", "", "c", "reload")
-    judge.judge(result, load("panic-in-a-storm"), Observed(dimms={"d0": DIMM}, online={"d0"}))
+    judge.judge(result, read_scenario("panic-in-a-storm"), Observed(dimms={"d0": DIMM}, online={"d0"}))
     assert (result.outcome, result.reason) == ("recorded", "no dump: no capture kernel started")
 
 
@@ -77,12 +86,12 @@ def test_a_panic_at_a_random_moment_is_recorded_and_not_judged() -> None:
         (set(), {"d0": DIMM}, [DIMM], "stale dump: has a DIMM that was gone"),
     ],
 )
-def test_a_recorded_dump_is_complete_or_stale(
+def test_recorded_dump_is_complete_or_stale(
     monkeypatch: pytest.MonkeyPatch, online: set[str], gone: dict[str, tuple[int, int]],
     described: list[tuple[int, int]], reason: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("crash_hotplug_lab.qemu.dump.ranges", lambda _vmcore: described)
     result = Result("panic-in-50-updates", "", "6.1", "", "", "c", "in-place")
     seen = Observed(dimms={"d0": DIMM}, online=online, gone=gone, vmcore=Path("vmcore"))
-    judge.judge(result, load("panic-in-50-updates"), seen)
+    judge.judge(result, read_scenario("panic-in-50-updates"), seen)
     assert (result.outcome, result.reason) == ("recorded", reason)

@@ -1,4 +1,4 @@
-"""Which runs there are."""
+"""The runs that a person's choice comes to."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug_lab.qemu import plan, scenario
+from crash_hotplug.core.errors import InputError
+from crash_hotplug_lab.qemu import guest_run, plan
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.kernels import Kernel
+from crash_hotplug_lab.qemu.machine import QemuMachine
+from crash_hotplug_lab.qemu.results import Result
+from crash_hotplug_lab.scenario.format import ACTIONS, MEASUREMENTS, MODEL
 
 
 def kernel(key: str) -> Kernel:
@@ -16,11 +20,11 @@ def kernel(key: str) -> Kernel:
 
 
 def planned(name: str, key: str, loaders: list[str], updates: list[str]) -> list[tuple[str, str, bool]]:
-    runs = plan.plan([scenario.load(name)], [kernel(key)], loaders, updates)
+    runs = plan.plan([plan.read(name)], [kernel(key)], loaders, updates)
     return [(run.loader, run.update, bool(run.skipped)) for run in runs]
 
 
-def test_the_natural_loader_and_every_update() -> None:
+def test_plan_has_the_natural_loader_and_every_update() -> None:
     assert planned("hot-add", "6.1", [], []) == [
         ("c", "nothing", False),
         ("c", "reload", False),
@@ -35,11 +39,11 @@ def test_the_natural_loader_and_every_update() -> None:
     ]
 
 
-def test_an_image_loaded_without_hotplug_is_left_alone_by_every_kernel() -> None:
+def test_image_loaded_without_hotplug_is_updated_by_no_kernel() -> None:
     assert planned("hot-add", "6.12", ["c"], ["nothing", "kernel"]) == [("c", "nothing", False)]
 
 
-def test_combinations_known_not_to_work_are_skipped_with_a_reason() -> None:
+def test_known_broken_combination_is_skipped_with_a_reason() -> None:
     assert planned("hot-add", "6.1", ["all"], ["nothing"]) == [
         ("c", "nothing", False),
         ("s", "nothing", False),
@@ -47,11 +51,11 @@ def test_combinations_known_not_to_work_are_skipped_with_a_reason() -> None:
     ]
 
 
-def test_every_known_combination_has_a_reason() -> None:
+def test_known_broken_combinations_all_have_a_reason() -> None:
     assert all(known.reason for known in plan.KNOWN_BROKEN)
 
 
-def test_only_updates_with_an_expectation() -> None:
+def test_plan_has_only_updates_with_an_expectation() -> None:
     assert planned("flipped-byte", "6.12", [], []) == [("s", "kernel", False)]
 
 
@@ -59,18 +63,43 @@ def test_in_place_runs_with_every_loader() -> None:
     assert planned("hot-add", "6.12", ["all"], ["in-place"]) == [(name, "in-place", False) for name in ("c", "s", "ch")]
 
 
-def test_no_such_loader() -> None:
+def test_unknown_loader_is_a_sentence() -> None:
     with pytest.raises(LabError, match="no loader is known as grub"):
         planned("hot-add", "6.1", ["grub"], [])
 
 
 def test_repeated_runs_have_names_of_their_own() -> None:
-    runs = plan.plan([scenario.load("panic-in-a-storm")], [kernel("6.1")], [], ["reload"], repeat=3)
+    runs = plan.plan([plan.read("panic-in-a-storm")], [kernel("6.1")], [], ["reload"], repeat=3)
     assert [run.name for run in runs] == [f"panic-in-a-storm-6.1-c-reload-{n}" for n in (1, 2, 3)]
 
 
-def test_our_own_load_is_for_who_asks_and_for_scenarios_about_it() -> None:
+def test_own_loader_runs_where_it_is_asked_for_and_in_scenarios_for_it() -> None:
     assert ("own", "in-place", False) not in planned("hot-add", "6.12", ["all"], ["in-place"])
     assert planned("hot-add", "6.12", ["own"], ["in-place"]) == [("own", "in-place", False)]
     assert planned("own-load", "6.12", [], []) == [("own", "kernel", False), ("own", "in-place", False)]
     assert planned("own-load", "6.1", [], []) == [("own", "nothing", False), ("own", "in-place", False)]
+
+
+def test_format_and_guest_know_the_same_actions(tmp_path: Path) -> None:
+    result = Result("hot-add", "", "6.1", "", "", "c", "nothing")
+    machine = QemuMachine(kernel("6.1"), tmp_path, tmp_path)
+    guest = guest_run.GuestRun(machine, plan.read("hot-add"), "c", "nothing", tmp_path, result, print)
+    assert guest._actions.keys() == {do for do, kind in ACTIONS.items() if kind.only != MODEL}
+    assert {*guest_run._PROGRAMS, "bench"} == {*MEASUREMENTS}
+
+
+def test_bundled_scenarios_with_expectations_run_under_qemu() -> None:
+    names = [scenario.name for scenario in plan.bundled()]
+    assert len(names) >= 30
+    assert [plan.read(name).name for name in names] == names
+
+
+def test_scenario_that_is_for_the_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="QEMU cannot run cpu-leaves: only the model has the step offline-cpu 3"):
+        plan.read("cpu-leaves")
+    path = tmp_path / "mine.toml"
+    path.write_text('[[step]]\ndo = "panic"\ncpu = 0\n')
+    with pytest.raises(
+        InputError, match=r"mine.toml has no \[expect.UPDATE\] table, for any UPDATE of nothing, kernel"
+    ):
+        plan.read(str(path))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug_lab.qemu import run, scenario, session
+from crash_hotplug_lab.qemu import plan, session
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.kernels import Kernel
 
@@ -46,7 +46,7 @@ def lab_kernels() -> dict[str, Kernel]:
 def test_run(
     lab_kernels: dict[str, Kernel], tmp_path: Path, name: str, key: str, loader: str, update: str, outcome: str
 ) -> None:
-    result = asyncio.run(run.run(lab_kernels[key], scenario.load(name), loader, update, tmp_path, print))
+    result = asyncio.run(session.run_once(lab_kernels[key], plan.read(name), loader, update, tmp_path, print))
     log = (tmp_path / "serial.log").read_text(errors="replace")
     shown = "\n".join([*(f"{c.name}: {c.ok} {c.detail}" for c in result.checks), log[-3000:]])
     assert result.outcome == outcome, f"{result.reason}\n{shown}"

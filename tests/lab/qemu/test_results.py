@@ -1,4 +1,4 @@
-"""Results: to a file and back, as KTAP, as a page, as a picture."""
+"""Results: to a file and back, as KTAP, as a page, as a picture of the memory map."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from xml.etree import ElementTree
 import pytest
 
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug_lab.qemu import ktap, memory_picture, report, results
+from crash_hotplug_lab.qemu import memory_picture, report, results
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.memory_picture import Bar
-from crash_hotplug_lab.qemu.results import Event, Moment, Outcome, Result
+from crash_hotplug_lab.qemu.results import Moment, Result, RunOutcome, TimelineEntry
 
 GIB = 1 << 30
 
 
-def result(outcome: Outcome, reason: str = "because") -> Result:
+def result(outcome: RunOutcome, reason: str = "because") -> Result:
     made = Result("hot-add", "A & B", "6.1", "6.1.1-1", "6.1.0", "c", "nothing", outcome.value, reason, 12.5)
-    made.check("audit", outcome is not Outcome.FAIL, "one # thing\nmissing")
-    made.events.append(Event(1.5, "booted", "<6.1>"))
+    made.check("audit", outcome is not RunOutcome.FAIL, "one # thing\nmissing")
+    made.events.append(TimelineEntry(1.5, "booted", "<6.1>"))
     made.moments.append(
         Moment("loaded", 2.0, "accurate", "fine", [(0, GIB)], [(1 << 20, GIB)], [(GIB // 2, GIB // 2 + 4096)])
     )
@@ -28,8 +28,8 @@ def result(outcome: Outcome, reason: str = "because") -> Result:
     return made
 
 
-def test_to_a_file_and_back(tmp_path: Path) -> None:
-    runs = [result(outcome) for outcome in Outcome]
+def test_results_come_back_from_their_file(tmp_path: Path) -> None:
+    runs = [result(outcome) for outcome in RunOutcome]
     path = results.write(runs, tmp_path, {"accelerator": "tcg"})
     content = json.loads(path.read_text())
     assert content["schema"] == 1
@@ -37,7 +37,7 @@ def test_to_a_file_and_back(tmp_path: Path) -> None:
     assert results.read(tmp_path) == (runs, {"schema": 1, "command": "lab run", "accelerator": "tcg"})
 
 
-def test_no_result_file(tmp_path: Path) -> None:
+def test_results_without_a_valid_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="there is no"):
         results.read(tmp_path)
     (tmp_path / results.FILE).write_text('{"runs": [{"scenario": 1}]}')
@@ -45,8 +45,10 @@ def test_no_result_file(tmp_path: Path) -> None:
         results.read(tmp_path)
 
 
-def test_ktap() -> None:
-    lines = ktap.lines([result(Outcome.PASS), result(Outcome.FAIL), result(Outcome.SKIP), result(Outcome.FAULT)])
+def test_ktap_has_a_test_for_each_run_and_a_subtest_for_each_check() -> None:
+    lines = results.ktap_lines(
+        [result(RunOutcome.PASS), result(RunOutcome.FAIL), result(RunOutcome.SKIP), result(RunOutcome.FAULT)]
+    )
     assert lines[:2] == ["KTAP version 1", "1..4"]
     assert [line for line in lines if line.startswith(("ok", "not ok"))] == [
         "ok 1 hot-add-6.1-c-nothing",
@@ -57,8 +59,8 @@ def test_ktap() -> None:
     assert "  not ok 1 audit # one  thing missing" in lines
 
 
-def test_the_page_needs_nothing_from_elsewhere() -> None:
-    page = report.page([result(Outcome.FAIL)], {"processors": 2, "accelerator": "tcg", "host": "6.1"})
+def test_page_needs_no_external_file() -> None:
+    page = report.page([result(RunOutcome.FAIL)], {"processors": 2, "accelerator": "tcg", "host": "6.1"})
     assert "A &amp; B" in page
     assert "&lt;6.1&gt;" in page
     for outside in ("http:", "https:", "src=", "@import", "url("):
@@ -69,7 +71,7 @@ def bar(present: list[tuple[int, int]], described: list[tuple[int, int]]) -> Bar
     return Bar("now", RangeList(present), RangeList(described), RangeList([(GIB // 2, GIB // 2 + 4096)]))
 
 
-def test_the_parts_of_a_bar() -> None:
+def test_bar_is_divided_into_ranges_by_state() -> None:
     parts = bar([(0, GIB), (4 * GIB, 5 * GIB)], [(1 << 20, GIB // 2), (8 * GIB, 9 * GIB)]).parts()
     assert parts["ok"] == RangeList([(1 << 20, GIB // 2)])
     assert parts["missing"] == RangeList([(GIB // 2 + 4096, GIB), (4 * GIB, 5 * GIB)])
@@ -77,7 +79,7 @@ def test_the_parts_of_a_bar() -> None:
     assert parts["crash"] == RangeList([(GIB // 2, GIB // 2 + 4096)])
 
 
-def test_the_picture_is_xml_and_keeps_to_its_width() -> None:
+def test_memory_picture_is_xml_and_keeps_to_its_width() -> None:
     picture = memory_picture.svg([bar([(0, GIB)], []), bar([(0, GIB), (256 * GIB, 257 * GIB)], [(0, GIB)])])
     root = ElementTree.fromstring(picture)
     rectangles = root.findall("rect")
@@ -88,10 +90,10 @@ def test_the_picture_is_xml_and_keeps_to_its_width() -> None:
         assert 0 < width <= 960 - left + 0.1
 
 
-def test_a_picture_of_nothing() -> None:
+def test_memory_picture_without_ranges_is_xml() -> None:
     nothing = RangeList([])
     ElementTree.fromstring(memory_picture.svg([Bar("nothing", nothing, nothing, nothing)]))
 
 
-def test_a_recorded_run_is_no_failure() -> None:
-    assert ktap.lines([result(Outcome.RECORDED)])[-1] == "ok 1 hot-add-6.1-c-nothing # because"
+def test_ktap_of_a_recorded_run_is_no_failure() -> None:
+    assert results.ktap_lines([result(RunOutcome.RECORDED)])[-1] == "ok 1 hot-add-6.1-c-nothing # because"

@@ -1,0 +1,92 @@
+"""Tools that run on the host: QEMU, makedumpfile, and those that make and read ext4 images without root.
+
+They come from Debian packages and run in place, so the lab has the same QEMU on every machine and changes nothing on
+the host.  All are trixie's: QEMU 7.2 (bookworm) once broke a 6.12 guest at boot inside cmpxchg16b and 10.0 did not;
+mke2fs makes a file system out of a tar file, with the owners named there, since e2fsprogs 1.47.1.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from crash_hotplug_lab.qemu.debian import Archive, cache_dir, program_in, unpack
+from crash_hotplug_lab.qemu.errors import LabError
+
+_RELEASE = "trixie"
+_FEATURES = "^orphan_file,^metadata_csum_seed"  # unknown to the older e2fsprogs of the guests
+
+
+@dataclass(frozen=True)
+class ToolSet:
+    """Packages that are unpacked into one tree."""
+
+    name: str
+    """Directory in the cache."""
+    packages: tuple[str, ...]
+
+    @property
+    def tree(self) -> Path:
+        """The directory of the unpacked packages."""
+        return cache_dir("tools", self.name)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the tools were fetched before."""
+        return (self.tree / ".complete").exists()
+
+    def fetch(self) -> None:
+        """Download and unpack the tools.
+
+        :raise LabError: a package cannot be had
+        """
+        archive = Archive(_RELEASE)
+        archive.update()
+        unpack(archive.download(*self.packages), self.tree)
+        (self.tree / ".complete").touch()
+
+
+EMULATOR = ToolSet(_RELEASE, ("qemu-system-x86", "makedumpfile"))
+DISK_TOOLS = ToolSet(f"{_RELEASE}-disk", ("e2fsprogs", "libarchive13t64", "busybox-static"))
+
+
+def qemu() -> list[str]:
+    """Return the beginning of a QEMU command line: program and firmware directories."""
+    share = EMULATOR.tree / "usr/share"
+    return [*program_in(EMULATOR.tree, "qemu-system-x86_64"), "-L", str(share / "seabios"), "-L", str(share / "qemu")]
+
+
+def makedumpfile() -> list[str]:
+    """Return the beginning of a makedumpfile command line."""
+    return program_in(EMULATOR.tree, "makedumpfile")
+
+
+def busybox() -> Path:
+    """Return the path of a statically linked busybox."""
+    return Path(program_in(DISK_TOOLS.tree, "busybox")[-1])
+
+
+def make_file_system(tar: Path, image: Path, size: str) -> None:
+    """Make an ext4 file system with the files of a tar file; the image is sparse."""
+    image.unlink(missing_ok=True)
+    _run("mke2fs", "-q", "-t", "ext4", "-O", _FEATURES, "-d", str(tar), str(image), size)
+
+
+def replay_journal(image: Path) -> None:
+    """Repair a file system that was not unmounted."""
+    _run("e2fsck", "-f", "-y", str(image), good=(0, 1))
+
+
+def read_directory(image: Path, directory: str, target: Path) -> None:
+    """Copy a directory of a file system into an existing directory of the host."""
+    _run("debugfs", "-R", f"rdump {directory} {target}", str(image))
+
+
+def _run(program: str, *arguments: str, good: tuple[int, ...] = (0,)) -> None:
+    command = [*program_in(DISK_TOOLS.tree, program), *arguments]
+    env = {**os.environ, "LC_ALL": "C", "MKE2FS_CONFIG": str(DISK_TOOLS.tree / "etc/mke2fs.conf")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=900)
+    if done.returncode not in good:
+        raise LabError(f"{program} failed: {(done.stderr or done.stdout).strip()[-300:]}")

@@ -1,0 +1,1 @@
+"""Scenarios, which the model and QEMU both run: their format and their reader."""

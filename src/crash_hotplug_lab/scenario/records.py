@@ -1,0 +1,179 @@
+"""A scenario: a machine, how its crash image was loaded, what happens to it, and what must come of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from crash_hotplug.core.compare import Kind
+from crash_hotplug_lab.scenario.format import ACTIONS, KEYS, MODEL, QEMU
+
+_MIB = 1 << 20
+HOTPLUG_ACTOR = "hotplug"
+"""The actor of an action that names none."""
+BUSY_PATTERN = 0xC0FFEE00_00000000
+BUSY_REGISTERS = {f"r{n}": BUSY_PATTERN + n for n in range(8, 16)}
+"""What a CPU that ``busy`` keeps in a loop has in its registers."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """One step of a scenario.  (A :class:`crash_hotplug.core.steps.Step` is a part of what an action does.)"""
+
+    do: str
+    """A key of :data:`~crash_hotplug_lab.scenario.format.ACTIONS`."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Keys and values; sizes and physical addresses in bytes."""
+    actor: str = HOTPLUG_ACTOR
+    """Whoever does it.  Actions of one actor follow each other; those of two may happen at the same time."""
+
+    def __str__(self) -> str:
+        """Return the action as a time line shows it: ``add-dimm d0 256M``."""
+        return " ".join([self.do, *(_shown(key, value) for key, value in self.arguments.items())])
+
+
+def _shown(key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"{key}={str(value).lower()}"
+    if isinstance(value, int) and key == "address":
+        return hex(value)
+    if isinstance(value, int) and key == "size":
+        return f"{value // _MIB}M" if value % _MIB == 0 else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """``[machine]``: the machine as it boots, and its kernel."""
+
+    kernels: tuple[str, ...] = ()
+    """Kernel series.  QEMU boots each of them (all where there is none), the model the first."""
+    memory: int = 1 << 30
+    """Bytes of RAM at boot."""
+    cpus: int = 2
+    """CPUs at boot."""
+    possible_cpus: int = 8
+    crashkernel: int = 192 * _MIB
+    """Bytes reserved for the capture kernel."""
+    crashkernel_low: int = 0
+    """Bytes of the low reservation; with it the main one lies above 4 GiB."""
+    block_size: int = 128 * _MIB
+    """Bytes in a memory block."""
+    auto_online: bool = True
+    """Whether the kernel puts added memory online by itself."""
+    max_memory_ranges: int = 8192
+    """The kernel's CRASH_MAX_MEMORY_RANGES."""
+    max_memory: int = 32 << 30
+    """Bytes of RAM that QEMU's machine can have with all DIMMs."""
+    ram_holes: int = 0
+    """Pages that the guest reserves at boot, each of which makes one more range of its RAM."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """``[load]``: how the crash image was loaded."""
+
+    loaders: tuple[str, ...] = ()
+    """Keys of :data:`~crash_hotplug_lab.scenario.format.LOADERS`.  QEMU loads with each of them, the model with the
+    first.  Where there is none, QEMU loads with any, and the model by kexec_load (with ``--hotplug`` where the policy
+    needs it)."""
+    hotplug_size: int | None = None
+    """``kexec --hotplug-size=`` of the v6 patches, in bytes."""
+    udev: str = "rhel"
+    """The rules file that starts reloads."""
+    kernel_pages: int = 4
+    """Pages of the model's capture kernel."""
+    capture_without: tuple[str, ...] = ()
+    """Words left out of the capture kernel's command line."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One finding that the audit must have: of a kind, about a CPU or about a DIMM's whole range."""
+
+    kind: Kind
+    cpu: int | None = None
+    dimm: str | None = None
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """``[expect.UPDATE]``: what must come of a scenario under one way of updating."""
+
+    dump: bool = True
+    """Whether there must be a readable vmcore."""
+    findings: tuple[Expected, ...] = ()
+    """Exactly these findings, no more."""
+    fault: str = ""
+    """Why the findings are the kernel's fault, where they are; else findings are a negative control."""
+    record: bool = False
+    """Whether the result is only recorded (complete, stale or no dump): for panics at a random moment."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario, which the model and QEMU can run, or one of them."""
+
+    title: str
+    actions: tuple[Action, ...]
+    """In order.  A scenario from a file has one of :data:`~crash_hotplug_lab.scenario.format.ENDS`; the model panics
+    after the last action without one, too."""
+    name: str = ""
+    description: str = ""
+    policies: tuple[str, ...] = ()
+    """Policies of the model.  ``explore`` without a scenario searches the bundled ones that have some."""
+    expect: Mapping[str, Expectation] = field(default_factory=dict)
+    """By update.  ``run --all`` runs the bundled scenarios that have some."""
+    machine: Hardware = Hardware()
+    load: Loading = Loading()
+    time_limit: float = 420
+    """Seconds from QEMU's start until the guest is given up."""
+    counts_instructions: bool = False
+    """Whether the guest's clock counts instructions and not time, so that nothing outside the guest slows it down."""
+
+    def counted(self) -> Scenario:
+        """Return this scenario on a machine whose clock counts instructions: much slower, and the same every time."""
+        return replace(self, name=f"{self.name}-counted", counts_instructions=True, time_limit=4 * self.time_limit)
+
+    @property
+    def ends_without_dump(self) -> bool:
+        """Whether there is no panic."""
+        return self.actions[-1].do == "end"
+
+    @property
+    def panic_step(self) -> str | None:
+        """The beginning of the name of the model's step right after which the panic comes; None: when all is quiet."""
+        steps = (action.arguments.get("after-step") for action in self.actions if action.do == "panic")
+        return next(steps, None)
+
+    @property
+    def most_dimms(self) -> int:
+        """How many DIMMs are plugged at once, at most."""
+        plugged = most = 0
+        for action in self.actions:
+            plugged += (action.do == "add-dimm") - (action.do == "remove-dimm")
+            most = max(most, plugged)
+        return most
+
+    def refusal(self, side: str) -> str | None:
+        """Return why *side* (MODEL or QEMU) cannot run this scenario, in one sentence; None where it can."""
+        other = QEMU if side == MODEL else MODEL
+        found = next(self._only(other), None)
+        return None if found is None else f"{side} cannot run {self.name or 'the scenario'}: only {other} has {found}"
+
+    def _only(self, side: str) -> Iterator[str]:
+        """Yield what *side* alone has."""
+        for table, record in (("machine", self.machine), ("load", self.load)):
+            for known in fields(record):
+                key = known.name.replace("_", "-")
+                if KEYS[key].only == side and getattr(record, known.name) != known.default:
+                    yield f"the key {table}.{key}"
+        for action in self.actions:
+            if ACTIONS[action.do].only == side:
+                yield f"the step {action}"
+            for key in action.arguments:
+                if KEYS[key].only == side:
+                    yield f"the key {key} of the step {action}"
+            if side == MODEL and action.actor != HOTPLUG_ACTOR:
+                yield f"the key actor of the step {action}"

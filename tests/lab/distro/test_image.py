@@ -1,0 +1,22 @@
+"""When the image of a Debian guest has to be built again; nothing is built here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug_lab.distro import image as images
+from crash_hotplug_lab.distro.image import DebianImage
+
+
+def test_image_of_another_recipe_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    image = DebianImage("bookworm")
+    assert not image.ready
+    image.disk.write_bytes(b"")
+    assert not image.ready
+    image.disk.with_name("recipe").write_text(images.recipe())
+    assert image.ready
+    monkeypatch.setattr(images, "_PACKAGES", ("systemd",))
+    assert not image.ready

@@ -1,0 +1,110 @@
+"""The judge of a full Debian guest: uevents as udevadm prints them, the journal, the verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug_lab.distro import judge, sides
+from crash_hotplug_lab.qemu.results import Moment, Result
+
+JOURNAL = """\
+[   99.000000] guest kdump-config[1]: loaded kdump kernel
+[  121.944169] guest kdump-config[2039]: failed to unload kdump kernel
+[  124.200000] guest crash-hotplug[300]: memory32 online: in-place: updated: the header lacked memory (35 ms)
+[  125.700000] guest crash-hotplug[300]: cpu2 add, cpu2 online: nothing to do (20 ms)
+                             a line that goes on
+"""
+
+MONITOR = {
+    "online": """\
+KERNEL[124.000000] online   /devices/system/memory/memory32 (memory)
+KERNEL[125.200000] online   /devices/system/cpu/cpu2 (cpu)
+""",
+    "change": """\
+monitor will print the received events for:
+KERNEL[124.000000] online   /devices/system/memory/memory32 (memory)
+KERNEL[125.200000] change   /devices/system/memory/memory32 (memory)
+""",
+    "later": "KERNEL[126.000000] online   /devices/system/memory/memory33 (memory)\n",
+}
+
+
+def test_journal_lines_from_a_time_on() -> None:
+    lines = judge.journal_since(JOURNAL, 100.0)
+    assert [at for at, _ in lines] == [121.944169, 124.2, 125.7]
+
+
+@pytest.mark.parametrize(
+    ("last", "seconds"), [("online", 0.5), ("change", 0.2), ("later", None)], ids=["cpu", "not-ours", "unanswered"]
+)
+def test_seconds_until_right_counts_from_the_last_event_of_debians_rule(last: str, seconds: float | None) -> None:
+    events = judge.parse_events(MONITOR[last])
+    found = judge.seconds_until_right(events, judge.journal_since(JOURNAL, 100.0))
+    assert found == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_uevents_of_debians_rule_are_told_from_others() -> None:
+    events = judge.parse_events(MONITOR["change"])
+    assert [(event.device, event.is_debians) for event in events] == [("memory32", True), ("memory32", False)]
+
+
+def test_reloads_are_counted_from_the_journal() -> None:
+    lines = judge.journal_since(JOURNAL, 0.0)
+    assert judge.reloads(lines) == judge.Reloads(unloaded=0, loaded=1, failed=1)
+
+
+def result_at(verdict: str) -> Result:
+    result = Result("debian-guest", "t", "debian-12", "6.1", "6.1", "kdump-tools", "with")
+    result.moments.append(Moment("before-panic", 0.0, verdict, "a reason"))
+    return result
+
+
+def trees(tmp_path: Path, before: bytes, after: bytes) -> tuple[Path, Path]:
+    for name, header in (("loaded", before), ("before-panic", after)):
+        (tmp_path / name / "crash-image").mkdir(parents=True)
+        (tmp_path / name / "crash-image/elfcorehdr").write_bytes(header)
+    return tmp_path / "loaded", tmp_path / "before-panic"
+
+
+@pytest.mark.parametrize(
+    ("side", "after", "verdict", "outcome"),
+    [
+        (sides.WITHOUT, b"old", "not accurate", "pass"),
+        (sides.WITHOUT, b"new", "not accurate", "fail"),  # the rule's reload failed, so nothing can have written it
+        (sides.WITHOUT, b"old", "accurate", "fail"),
+        (sides.WITH, b"new", "accurate", "fail"),  # Debian's rule was still there
+        (sides.RELOAD, b"new", "accurate", "fail"),
+        (sides.LAST_RESORT, b"new", "accurate", "fail"),
+    ],
+)
+def test_judge_hotplug_of_one_failed_reload_for_one_event(
+    tmp_path: Path, side: str, after: bytes, verdict: str, outcome: str
+) -> None:
+    journal = judge.journal_since(JOURNAL, 100.0)
+    events = judge.parse_events(MONITOR["change"])
+    result = result_at(verdict)
+    judge.judge_hotplug(result, side, events, journal, trees(tmp_path, b"old", after))
+    judge.conclude(result, side, storm=True)
+    assert result.outcome == outcome, result.reason
+
+
+def test_judge_hotplug_of_the_service_without_a_reload(tmp_path: Path) -> None:
+    journal = [(at, line) for at, line in judge.journal_since(JOURNAL, 100.0) if "kdump-config" not in line]
+    result = result_at("accurate")
+    events = judge.parse_events(MONITOR["online"])
+    judge.judge_hotplug(result, sides.WITH, events, journal, trees(tmp_path, b"old", b"new"))
+    judge.conclude(result, sides.WITH, storm=True)
+    assert result.outcome == "pass", result.reason
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"), [("Can't read the dump memory(/proc/vmcore). Bad address", "fault"), ("", "fail")]
+)
+def test_judge_broken_dump_finds_bad_address(tmp_path: Path, said: str, outcome: str) -> None:
+    (tmp_path / "serial.log").write_text(f"write_elf_load_segment: {said}\n")
+    result = result_at("accurate")
+    judge.judge_broken_dump(result, tmp_path / "serial.log")
+    judge.conclude(result, sides.RULE, storm=False)
+    assert result.outcome == outcome
