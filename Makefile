@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
 
-.PHONY: run test test-main test-pythons lint lab lab-full lab-debian fuzz bench-core man install deb try-deb rpm clean python
+.PHONY: run test test-main test-pythons lint coverage lab lab-full lab-debian fuzz bench-core man install deb try-deb rpm clean python
 
 # The main job: what a hot-plug does to a crash image, and what comes of it, on a machine in memory.
 run: python
@@ -27,6 +27,18 @@ lint: $(VENV)/ready
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy --python-version 3.10 tests tools
+	$(VENV)/bin/codespell
+	$(VENV)/bin/python tools/spdx.py --check
+
+# Branch coverage of the tests that need no guest and no packaging tools, including the commands that they start.  The
+# search of every bundled scenario runs the same lines for minutes, so it is left out.
+coverage: $(VENV)/ready
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(VENV)/bin/coverage run -m pytest -q -m "not lab" --ignore tests/packaging --ignore tests/test_linters.py \
+		--deselect tests/lab/model/test_explore.py::test_in_place
+	$(VENV)/bin/coverage combine -q
+	$(VENV)/bin/coverage report
 
 # 200,000 mutated inputs through every reader.
 fuzz: $(VENV)/ready
