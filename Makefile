@@ -38,7 +38,8 @@ coverage: $(VENV)/ready
 	$(VENV)/bin/coverage run -m pytest -q -m "not lab" --ignore tests/packaging --ignore tests/test_linters.py \
 		--deselect tests/lab/model/test_explore.py::test_in_place
 	$(VENV)/bin/coverage combine -q
-	$(VENV)/bin/coverage report
+	$(VENV)/bin/coverage report --include 'src/crash_hotplug_lab/*'
+	$(VENV)/bin/coverage report --include 'src/crash_hotplug/*'
 
 # 200,000 mutated inputs through every reader.
 fuzz: $(VENV)/ready
