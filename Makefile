@@ -7,7 +7,7 @@ PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
 
 .PHONY: run test test-main test-pythons lint coverage lab lab-full lab-debian fuzz bench-core man install deb try-deb rpm clean python
 
-# The main job: what a hot-plug does to a crash image, and what comes of it, on a machine in memory.
+# Hot-plugs and panics a machine in memory under three policies, and audits each dump.
 run: python
 	@PYTHONPATH=src $(PYTHON) -m crash_hotplug_lab simulate
 
@@ -41,7 +41,7 @@ coverage: $(VENV)/ready
 	$(VENV)/bin/coverage report --include 'src/crash_hotplug_lab/*'
 	$(VENV)/bin/coverage report --include 'src/crash_hotplug/*'
 
-# 200,000 mutated inputs through every reader.
+# Feeds 200,000 mutated inputs to every reader.
 fuzz: $(VENV)/ready
 	PYTHONPATH=src $(VENV)/bin/python -m tests.fuzz --inputs 200000
 
@@ -49,11 +49,11 @@ fuzz: $(VENV)/ready
 bench-core: $(VENV)/ready
 	$(VENV)/bin/python -m pytest tests/benchmarks -q -s --benchmark-enable --benchmark-columns=min,median,max
 
-# Man pages, out of what --help says.
+# Man pages, generated from the parsers behind --help.
 man: python
 	PYTHONPATH=src $(PYTHON) -m crash_hotplug.cli.man_page build/man
 
-# What a server runs: command, service, man pages, completions, docs.  tools/install.py has the list.
+# Installs the files of a server: command, service, man pages, completions, docs.  tools/install.py has the list.
 install: python
 	$(PYTHON) tools/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --python-directory "$(PYTHONDIR)"
 
@@ -67,7 +67,7 @@ try-deb: deb
 	@sh tools/debian-packages.sh debootstrap
 	@sh tools/try_deb.sh dist/crash-hotplug_*_all.deb
 
-# The .rpm, from its spec file, which rpmlint reads first.
+# The .rpm.  rpmlint checks its spec file first.
 rpm:
 	@sh tools/debian-packages.sh rpm rpmlint python3
 	rpmlint -c packaging/rpm/rpmlint.toml packaging/rpm/crash-hotplug.spec
