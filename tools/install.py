@@ -33,8 +33,9 @@ COPIED = {
     "packaging/systemd/*.service": "lib/systemd/system",
     "packaging/prometheus/*": "share/doc/crash-hotplug/prometheus",
     "packaging/grafana/*": "share/doc/crash-hotplug/grafana",
-    "docs/*": "share/doc/crash-hotplug/docs",
-    "README.md": "share/doc/crash-hotplug",
+    "docs/*.*": "share/doc/crash-hotplug/docs",
+    "docs/evidence/*": "share/doc/crash-hotplug/docs/evidence",
+    "*.md": "share/doc/crash-hotplug",
 }
 """Which files of the source go where, under the prefix."""
 

@@ -108,15 +108,16 @@ def files_in(listing: str, column: int) -> set[str]:
     return {re.sub(r"^/usr|\.gz$", "", name) for name in names}
 
 
-def test_pip_installs_the_command_and_nothing_else(tmp_path: Path) -> None:
+def test_pip_installs_both_commands_and_nothing_else(tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     binaries = tmp_path / "venv" / "bin"
     before = {path.name for path in binaries.iterdir()}
     run(str(binaries / "pip"), "install", "--quiet", "--disable-pip-version-check", str(ROOT))
-    assert {path.name for path in binaries.iterdir()} - before == {"crash-hotplug"}
+    assert {path.name for path in binaries.iterdir()} - before == {"crash-hotplug", "crash-hotplug-lab"}
     shown = run(str(binaries / "crash-hotplug"), "status", "--help", PYTHONPATH="")
     assert shown.startswith("usage: crash-hotplug status")
     packages = {path.name.split("-")[0] for path in (tmp_path / "venv").glob("lib/python3*/site-packages/*")}
-    assert packages - {"pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils"} == {"crash_hotplug"}
+    packages -= {"pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils"}
+    assert packages == {"crash_hotplug", "crash_hotplug_lab"}
     assert not (tmp_path / "venv" / "share").exists()
     assert sys.prefix not in shown
