@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from crash_hotplug.cli import exit_codes
@@ -10,7 +12,7 @@ from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.cli.output import print_json
 from crash_hotplug.core.sizes import count
 from crash_hotplug_lab.cli.simulate import chosen_scenario
-from crash_hotplug_lab.model.explore import STATE_LIMIT, Exploration, explore
+from crash_hotplug_lab.model.explore import Exploration, explore
 from crash_hotplug_lab.model.panic import Outcome
 from crash_hotplug_lab.model.policies import POLICIES
 from crash_hotplug_lab.scenario.file import bundled_scenarios
@@ -29,56 +31,54 @@ examples:
   crash-hotplug-lab explore hot-add --policy in-place --json
 """
 _SHOWN_STEPS = 12
-ALL_STATE_LIMIT = 6000
-"""States a policy where all bundled scenarios are searched, so that it ends within minutes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("scenario", nargs="?", metavar="SCENARIO", help="a bundled scenario's name, or FILE.toml")
     parser.add_argument(
-        "--states",
-        metavar="N",
-        type=_positive,
-        help=f"search N states a policy, the nearest first (default {STATE_LIMIT}; of all bundled ones "
-        f"{ALL_STATE_LIMIT})",
+        "--states", metavar="N", type=_positive, help="search N states a policy, the nearest first (default: all)"
     )
     parser.add_argument("--policy", action="append", choices=list(POLICIES), help="only this policy (may be repeated)")
+    parser.add_argument(
+        "-j", "--jobs", type=_positive, metavar="N", help="searches at a time (default: one for each processor)"
+    )
     add_json(parser)
 
 
 def _positive(text: str) -> int:
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of states from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return number
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Search the states and show a table a scenario.
 
-    :return: 1 where this program's own policy ends in a dump that must never happen
+    :return: 1 where the update in place leaves a dump that must never be
     """
     names = [arguments.scenario]
     if arguments.scenario is None:
         names = [scenario.name for scenario in bundled_scenarios() if scenario.policies]
-    limit = arguments.states or (STATE_LIMIT if arguments.scenario is not None else ALL_STATE_LIMIT)
+    scenarios = [chosen_scenario(name, arguments.policy) for name in names]
     report = []
     total = broken = 0
-    for name in names:
-        scenario = chosen_scenario(name, arguments.policy)
-        if not arguments.json:
-            print(f"{name}: {scenario.title}")
-        explored = []
-        for policy in scenario.policies:
-            found = explore(scenario, policy, limit)
-            explored.append(found)
-            total += found.states
-            broken += found.outcomes[Outcome.BROKEN] + found.outcomes[Outcome.REFUSED] if policy == "in-place" else 0
-        if arguments.json:
-            report.append({"scenario": name, "policies": [_exploration_json(found) for found in explored]})
-        else:
-            _show_explorations(explored, arguments.scenario is not None)
+    with ProcessPoolExecutor(arguments.jobs or os.cpu_count()) as pool:
+        searches = [
+            [pool.submit(explore, scenario, policy, arguments.states) for policy in scenario.policies]
+            for scenario in scenarios
+        ]
+        for name, scenario, running in zip(names, scenarios, searches):
+            if not arguments.json:
+                print(f"{name}: {scenario.title}", flush=True)
+            explored = [search.result() for search in running]
+            total += sum(found.states for found in explored)
+            broken += sum(found.never_may_be(scenario) for found in explored if found.policy == "in-place")
+            if arguments.json:
+                report.append({"scenario": name, "policies": [_exploration_json(found) for found in explored]})
+            else:
+                _show_explorations(explored, arguments.scenario is not None)
     if arguments.json:
         print_json({"command": "explore", "states": total, "explored": report})
     else:

@@ -1,8 +1,8 @@
 """A panic at every step of every interleaving: what would it leave behind?
 
-The states of a scenario are searched in breadth, so that the first bad one found has a shortest trace.  A state is
-the machine, and of each actor the step it stands at and a digest of what it has read since it last knew nothing.
-Generators cannot be copied, so a branch is reached again by taking its steps again on a new machine.
+The states of a scenario are searched in breadth, so that the first bad one found has a shortest trace.  A state is the
+machine, and of each actor the step at which it stands and the values of its local variables, read out of its
+generators: two ways that lead to the same values are one state, whatever was read and forgotten on the way.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Any
 
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.steps import Steps
+from crash_hotplug_lab.model.events import Event, EventKind
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.notifier import NotifierChain
 from crash_hotplug_lab.model.panic import Outcome, panic
+from crash_hotplug_lab.model.policies import InPlace
 from crash_hotplug_lab.model.scenario import Simulation
 from crash_hotplug_lab.model.user_space import IDLE, Kexec, ModelObservation, UserMachine
 from crash_hotplug_lab.scenario.records import Action, Scenario
 
-STATE_LIMIT = 20_000
 SERVICE = "service"
 
 
@@ -100,13 +101,14 @@ _ONE_EACH = (
 
 def _value_of(value: object) -> Hashable:
     """Return what tells a variable's value from another one."""
-    if isinstance(value, _ONE_EACH):
+    is_report = isinstance(value, Event) and value.kind is not EventKind.CPU_OFFLINE  # whose CPU v6 leaves out
+    if isinstance(value, _ONE_EACH) or is_report:
         return type(value).__name__
     if isinstance(value, GeneratorType):
         return memory_of(value)
     if isinstance(value, dict):
         return tuple((key, _value_of(held)) for key, held in value.items())
-    if isinstance(value, (list, set)):
+    if isinstance(value, (list, set)) or type(value) is tuple:
         return tuple(map(_value_of, value))
     if isinstance(value, (ModelObservation, Exception)):
         return value.loaded if isinstance(value, ModelObservation) else str(value)
@@ -114,10 +116,11 @@ def _value_of(value: object) -> Hashable:
     return value
 
 
-class _Run:
+class Run:
     """One way through the scenario, at some state."""
 
     def __init__(self, simulation: Simulation) -> None:
+        """Begin with the machine as it is when its image has just been loaded."""
         self.simulation = simulation
         actions = simulation.scenario.actions
         names = dict.fromkeys(action.actor for action in actions)
@@ -135,16 +138,24 @@ class _Run:
         if self.simulation.service is None:
             self.simulation.machine.uevents = ()
 
-    def again(self, loaded: ModelMachine, path: list[str]) -> _Run:
+    def again(self, loaded: ModelMachine, path: list[str]) -> Run:
         """Return a second run at the same state: the steps at which the actors in *path* came here are taken again."""
-        made = _Run(self.simulation.again(loaded))
+        made = Run(self.simulation.again(loaded))
         for name in path:
             made.advance(name)
         return made
 
     @property
     def key(self) -> int:
-        return hash((self.simulation.machine.key(), tuple(actor.key for actor in self.actors.values())))
+        """A number that is the same for two runs at the same state."""
+        actors = tuple(actor.key for actor in self.actors.values())
+        return hash((self.simulation.machine.key(), self._pending, actors))
+
+    @property
+    def _pending(self) -> Hashable:
+        """What counts of the waiting uevents: their kinds; for the update in place only whether there are any."""
+        kinds = tuple(event.kind for event in self.simulation.machine.uevents)
+        return bool(kinds) if isinstance(self.simulation.policy, InPlace) else kinds
 
     @property
     def able(self) -> list[str]:
@@ -181,6 +192,17 @@ class Exploration:
     """What the panic at the end of that trace came to."""
     at_rest: Counter[Outcome] = field(default_factory=Counter)
     """The same for the states in which all events are handled; a service that looks again may still repair them."""
+    machines: set[int] = field(default_factory=set)
+    """The machine's states that were met, each by its key."""
+
+    def never_may_be(self, scenario: Scenario) -> int:
+        """Return how many states were met that must never be: a torn or refused image.
+
+        A loader that ignores the lock can make one for a moment; then it counts only when all is quiet.
+        """
+        careful = all(action.arguments.get("flock", True) for action in scenario.actions)
+        met = self.outcomes if careful else self.at_rest
+        return met[Outcome.BROKEN] + met[Outcome.REFUSED]
 
 
 class _State:
@@ -188,9 +210,9 @@ class _State:
 
     def __init__(self, node: _Node) -> None:
         self.node = node
-        self.runs: list[_Run] = []
+        self.runs: list[Run] = []
 
-    def children(self, loaded: ModelMachine) -> Iterator[tuple[_Run, _Node]]:
+    def children(self, loaded: ModelMachine) -> Iterator[tuple[Run, _Node]]:
         """Yield each state that one step leads to.
 
         A generator cannot be copied, so each child needs a run of its own.  States are reached by several ways, so
@@ -205,14 +227,17 @@ class _State:
             yield run, _Node(self.node, name, run.advance(name))
 
 
-def explore(scenario: Scenario, policy: str, limit: int = STATE_LIMIT) -> Exploration:
-    """Search the states of *scenario* under *policy*, those of the fewest steps first, *limit* of them at most."""
+def explore(scenario: Scenario, policy: str, limit: int | None = None) -> Exploration:
+    """Search the states of *scenario* under *policy*, those of the fewest steps first.
+
+    :param limit: how many at most; None: all
+    """
     result = Exploration(policy)
     judged: dict[int, tuple[Outcome, str]] = {}
     simulation = Simulation(scenario, policy)
     loaded = simulation.machine.copy()
     first = _State(_Node(None, "", ""))
-    first.runs.append(_Run(simulation))
+    first.runs.append(Run(simulation))
     seen = {first.runs[0].key}
     frontier = {first.runs[0].key: first}
     while frontier:
@@ -220,7 +245,7 @@ def explore(scenario: Scenario, policy: str, limit: int = STATE_LIMIT) -> Explor
         for state in frontier.values():
             run = state.runs[0]
             outcome = _judge(run, state.node, judged, result)
-            if result.states >= limit:
+            if limit is not None and result.states >= limit:
                 result.complete = False
                 return result
             if run.is_quiet:
@@ -237,9 +262,10 @@ def explore(scenario: Scenario, policy: str, limit: int = STATE_LIMIT) -> Explor
     return result
 
 
-def _judge(run: _Run, node: _Node, judged: dict[int, tuple[Outcome, str]], result: Exploration) -> Outcome:
+def _judge(run: Run, node: _Node, judged: dict[int, tuple[Outcome, str]], result: Exploration) -> Outcome:
     """Let a copy of the machine panic, once for each of its states."""
     key = run.simulation.machine.key()
+    result.machines.add(key)
     if key not in judged:
         came_to = panic(run.simulation.machine.copy())
         judged[key] = (came_to.outcome, came_to.sentence)

@@ -79,7 +79,7 @@ class ModelMachine:
         )
 
     def key(self) -> int:
-        """Return a number that is the same for two machines in the same state."""
+        """Return a number that is the same for two machines in the same state, their uevents not counted."""
         return hash(
             (
                 self.memory.key,
@@ -88,7 +88,6 @@ class ModelMachine:
                 tuple(sorted(self.blocks.items())),
                 self.crash_image,
                 (self.kexec_locked, self.crash_hotplug_locked, self.flock_taken),
-                self.uevents,
             )
         )
 

@@ -206,7 +206,13 @@ def service(machine: ModelMachine, policy: Policy, kexec: Kexec, rules: UdevRule
 
 
 def _react(machine: ModelMachine, policy: Policy, kexec: Kexec, rules: UdevRules) -> Steps[None]:
-    """Take the events that are there, one or behind a throttle all of them, and do what the policy does."""
+    """Take the events that are there, and do what the policy does."""
+    if isinstance(policy, InPlace):
+        event = machine.uevents[-1]
+        machine.uevents = ()  # the service takes all of them; that there were any is all that counts
+        yield Step("service: events taken")
+        yield from keep_accurate(machine, kexec, event)
+        return
     if isinstance(policy, Reload) and policy.throttled:
         yield Step("throttle: waits for more events")
         events = machine.uevents
@@ -214,9 +220,6 @@ def _react(machine: ModelMachine, policy: Policy, kexec: Kexec, rules: UdevRules
         events = machine.uevents[:1]
     machine.uevents = machine.uevents[len(events) :]
     yield Step("udev: events taken")
-    if isinstance(policy, InPlace):
-        yield from keep_accurate(machine, kexec, events[-1])
-        return
     reasons = [event for event in events if rules.reacts_to(machine, event)]
     if reasons:
         yield from _reload_behind_udev(machine, kexec, rules, reasons[-1])

@@ -1,0 +1,60 @@
+"""The search covers the code that a server runs: a fault planted in it is found."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+from crash_hotplug.core import plan, update
+from crash_hotplug_lab.model.explore import explore
+from crash_hotplug_lab.scenario.file import read_scenario
+from tests.lab.planted_fault import planted
+from tests.lab.scenario.toml import needs_toml
+
+LOCKED, CARELESS = "other-loader-with-lock", "other-loader-without-lock"
+FAULTS = {
+    "the lock is not taken": (LOCKED, update, "while not machine.try_lock():", "while False:"),
+    "the identity is not compared again": (
+        CARELESS,
+        update,
+        "if observation.identity() != identity:",
+        "if False:",
+    ),
+    "the samples are taken after the call": (
+        CARELESS,
+        update,
+        "_read_back(after, task, samples, say)",
+        "_read_back(after, task, sample_pages(plan.kept, after.read_phys), say)",
+    ),
+    "the digest is not patched": (
+        "driver-added-memory",
+        plan,
+        "return without_elfcorehdr(purgatory, table, elfcorehdr_phys, read_phys), True",
+        "return purgatory, False",
+    ),
+    "control pages overwrite a segment that is not listed": (
+        "driver-added-memory",
+        plan,
+        "if not hit:",
+        "if True:",
+    ),
+}
+
+
+@needs_toml
+@pytest.mark.parametrize(("name", "module", "right", "wrong"), FAULTS.values(), ids=FAULTS)
+def test_fault_in_the_shipped_update_is_found(name: str, module: ModuleType, right: str, wrong: str) -> None:
+    scenario = read_scenario(name)
+    with planted(module, right, wrong):
+        found = explore(scenario, "in-place")
+    assert found.never_may_be(scenario) > 0
+
+
+@needs_toml
+@pytest.mark.parametrize("name", [LOCKED, CARELESS])
+def test_shipped_update_has_no_such_fault(name: str) -> None:
+    scenario = read_scenario(name)
+    found = explore(scenario, "in-place")
+    assert found.complete
+    assert found.never_may_be(scenario) == 0
