@@ -126,7 +126,7 @@ def unloaded() -> None:
         f"unloaded: noticed after {gone:.1f} s; loaded again by kexec: taken over after {back:.1f} s (heartbeat 5 s): "
         f"{status()[0]}"
     )
-    if status() != OURS or not service.said("unloaded by somebody else"):
+    if status() != OURS or not service.said("another process unloaded the crash image"):
         sys.exit("not accurate after an unload")
     service.kill()
 
