@@ -1,12 +1,79 @@
-"""Arguments and files that several commands take."""
+"""The command line's arguments: the parser of each command, and arguments and files that several commands take."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
+import os
+import sys
 
+from crash_hotplug import __version__
+from crash_hotplug.cli import exit_codes
 from crash_hotplug.linux.regular_file import open_given, read_all
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crash_hotplug.cli.main import Program
+
 _INPUT_LIMIT = 16 << 20
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """A formatter that asks for the terminal's width without shutil, which imports every compression module.
+
+    argparse makes a formatter for each argument that is added to a parser.
+    """
+
+    def __init__(self, prog: str) -> None:
+        """Format for the terminal, or for 80 columns."""
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdecimal() else 0
+        if width == 0 and sys.__stdout__ is not None:
+            with contextlib.suppress(OSError, ValueError):  # it is no terminal, or is closed
+                width = os.get_terminal_size(sys.__stdout__.fileno()).columns
+        super().__init__(prog, width=(width or 80) - 2)
+
+
+def parse(program: Program, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; the result has ``command``, ``run`` and the command's own arguments.
+
+    :raise SystemExit: after --help, and on wrong usage
+    """
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    if name not in program.commands or arguments[0] != name:
+        return build_parser(program, name).parse_args(arguments)
+    # Only this command's parser is built: the parsers of all commands cost as much as reading a machine.
+    parser = argparse.ArgumentParser(f"{program.name} {name}", formatter_class=HelpFormatter)
+    _add_command(parser, program, name)
+    return parser.parse_args(arguments[1:])
+
+
+def build_parser(program: Program, command: str | None = None) -> argparse.ArgumentParser:
+    """Build the program's parser with the arguments of *command* only (of all commands with None)."""
+    parser = argparse.ArgumentParser(
+        prog=program.name,
+        description=program.description,
+        epilog=exit_codes.HELP,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(prog=parser.prog, metavar="COMMAND", required=True, dest="command")
+    for name, summary in program.commands.items():
+        subparser = commands.add_parser(name, help=summary, formatter_class=HelpFormatter)
+        if command in (name, None):
+            _add_command(subparser, program, name)
+    return parser
+
+
+def _add_command(parser: argparse.ArgumentParser, program: Program, name: str) -> None:
+    module = importlib.import_module(f"{program.package}.{name}")
+    parser.description = module.DESCRIPTION
+    parser.epilog = f"{module.EXAMPLES}\n{exit_codes.HELP}"
+    module.add_arguments(parser)
+    parser.set_defaults(command=name, run=module.run)
 
 
 def add_sysroot(parser: argparse.ArgumentParser) -> None:
