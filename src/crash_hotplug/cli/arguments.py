@@ -10,7 +10,7 @@ import sys
 
 from crash_hotplug import __version__
 from crash_hotplug.cli import exit_codes
-from crash_hotplug.linux.regular_file import open_given, read_all
+from crash_hotplug.linux.sysroot import open_given, read_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def address(text: str) -> int:
     """Parse a physical address given by a person, hexadecimal with 0x or decimal.
 
-    :raise argparse.ArgumentTypeError: it is none
+    :raise argparse.ArgumentTypeError: the text is not one
     """
     try:
         value = int(text, 0)
@@ -103,7 +103,7 @@ def address(text: str) -> int:
 def memory_ranges(text: str) -> int:
     """Parse a number of memory ranges that an elfcorehdr is to have room for.
 
-    :raise argparse.ArgumentTypeError: it is none
+    :raise argparse.ArgumentTypeError: the text is not one
     """
     if not text.isdecimal() or not 1 <= int(text) <= 65000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 65000")
@@ -114,7 +114,7 @@ def read_input(path: str, what: str) -> bytes:
     """Read a file that a person named.
 
     :raise CannotTellError: it may not be read
-    :raise InputError: it cannot be read, or is too large to be what it should be
+    :raise InputError: it cannot be read, or is larger than such a file can be
     """
     name = f"{what} {path}"
     with open_given(path, name) as file:
