@@ -15,10 +15,12 @@ from tests.trees import tree
 
 ROOT = Path(__file__).parent.parent.parent
 EMPTY = ("-c", "pass")
-VERSION = ("-m", "crash_hotplug", "--version")
-STATUS = ("-m", "crash_hotplug", "status", "--sysroot", str(tree("6.1-c", 0)))
-UPDATE_IMPORTS = ("-c", "import crash_hotplug.cli.update")
-_NAMES = {VERSION: "--version", STATUS: "status --sysroot", UPDATE_IMPORTS: "imports of update"}
+STATUS = ("status", "--sysroot", str(tree("6.1-c", 0)))
+COMMANDS = {
+    "--version": ("-m", "crash_hotplug", "--version"),
+    "status --sysroot": ("-m", "crash_hotplug", *STATUS),
+    "imports of update": ("-c", "import crash_hotplug.cli.arguments, crash_hotplug.cli.update"),
+}
 
 
 def cpu_seconds(arguments: tuple[str, ...]) -> float:
@@ -38,23 +40,16 @@ def cpu_seconds(arguments: tuple[str, ...]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def ratios(*commands: tuple[str, ...], runs: int) -> list[float]:
-    """Return for each command how many times the CPU time of an empty process it takes."""
-    times: dict[tuple[str, ...], list[float]] = {arguments: [] for arguments in (EMPTY, *commands)}
-    for arguments in times:
+def ratios(runs: int) -> dict[str, float]:
+    """Return how many times the CPU time of an empty process each command takes."""
+    measured = [EMPTY, *COMMANDS.values()]
+    for arguments in measured:
         cpu_seconds(arguments)  # the first run compiles
-    for _ in range(runs):
-        for arguments, seconds in times.items():
-            seconds.append(cpu_seconds(arguments))
-    empty = statistics.median(times[EMPTY])
-    return [statistics.median(times[arguments]) / empty for arguments in commands]
-
-
-def main(runs: int = 60) -> None:
-    """Print a line a command."""
-    for arguments, ratio in zip(_NAMES, ratios(*_NAMES, runs=runs)):
-        print(f"{_NAMES[arguments]:<20} {ratio:.2f} times python3 -c pass")  # noqa: T201
+    times = [[cpu_seconds(arguments) for arguments in measured] for _ in range(runs)]
+    empty, *commands = (statistics.median(column) for column in zip(*times))
+    return {name: seconds / empty for name, seconds in zip(COMMANDS, commands)}
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    for name, ratio in ratios(int(sys.argv[1]) if sys.argv[1:] else 60).items():
+        print(f"{name:<20} {ratio:.2f} times python3 -c pass")  # noqa: T201

@@ -5,6 +5,7 @@ A hot-plug event waits for this start, so a module is imported only by the comma
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -41,14 +42,14 @@ the CPUs and memory that were added after the image was loaded, and removed memo
 """,
     "crash_hotplug.cli",
     {
-        "status": "is the loaded crash image accurate now? what would a panic lose?",
+        "status": "report whether the loaded crash image is accurate, and what a dump would lack",
         "update": "bring the loaded image up to date, in place",
         "watch": "keep the loaded image accurate while CPUs and memory come and go, as a service",
         "load": "load a crash image that has room for hot-plug, or unload it",
-        "doctor": "what will happen at the next hot-plug, and why?",
+        "doctor": "report what will handle the next hot-plug, and whether it will succeed",
         "header": "write the elfcorehdr that this machine should have",
-        "snapshot": "save what the other commands read, for a support case",
-        "audit": "what is in a vmcore, and what is missing?",
+        "snapshot": "save the files that the other commands read, for a support case",
+        "audit": "report what a vmcore contains, and what it lacks",
     },
 )
 
@@ -68,6 +69,9 @@ def main(arguments: Sequence[str], program: Program = CRASH_HOTPLUG) -> int:
         parsed = parse(program, arguments)
     except SystemExit as stop:  # argparse exits by itself, 0 after --help, 2 on wrong usage
         return exit_codes.DONE if stop.code in (None, 0) else exit_codes.USAGE
+    if not gc.isenabled():  # as __main__ left it
+        gc.freeze()  # modules and classes are never garbage
+        gc.enable()
     try:
         code: int = parsed.run(parsed)
         sys.stdout.flush()
