@@ -45,8 +45,9 @@ coverage: $(VENV)/ready
 fuzz: $(VENV)/ready
 	PYTHONPATH=src $(VENV)/bin/python -m tests.fuzz --inputs 200000
 
-# Build, parse and compare a header of 8,192 ranges and 1,024 CPUs; status as a process against an empty one.
+# Build, parse and compare a header of 8,192 ranges and 1,024 CPUs; commands as multiples of an empty Python process.
 bench-core: $(VENV)/ready
+	$(VENV)/bin/python -m tests.benchmarks.process_cost
 	$(VENV)/bin/python -m pytest tests/benchmarks -q -s --benchmark-enable --benchmark-columns=min,median,max
 
 # Man pages, generated from the parsers behind --help.

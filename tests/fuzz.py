@@ -15,8 +15,6 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from crash_hotplug.core.assessment import assess
-from crash_hotplug.core.compare import Comparison, compare_header
 from crash_hotplug.core.doctor.settings_files import append_assignment, read_setting, sandbox_of
 from crash_hotplug.core.doctor.udev_rules import RuleContext, UEvent, find_reloads, parse_rules, without_reload
 from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
@@ -24,6 +22,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.image import CrashImage, parse_kimage
 from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.verdict import Comparison, assess, compare_header
 from crash_hotplug.core.vmcore import audit_vmcore, compare_vmcore, parse_vmcore
 from crash_hotplug.linux.crash_image import find_crash_image, read_crash_image
 from crash_hotplug.linux.kexec_state import read_cma_ranges, read_kexec_state

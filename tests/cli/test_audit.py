@@ -10,11 +10,11 @@ from tests.cli.running import run
 from tests.trees import tree, vmcore_head
 
 
-def test_what_is_in_a_dump(capsys: pytest.CaptureFixture[str]) -> None:
+def test_contents_of_a_dump_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     ran = run(capsys, "audit", vmcore_head("6.12-s"))
     assert ran.code == 0
     for shown in (
-        "ACCURATE: as far as its headers tell, it is well formed; only the beginning of the file is here",
+        "ACCURATE: judging by its headers, it is well formed; the file contains only the beginning",
         "6.12.107+deb13-cloud-amd64",
         "panicked at 2026-11-22 17:33:29 UTC",
         "3 saved registers",
@@ -24,7 +24,7 @@ def test_what_is_in_a_dump(capsys: pytest.CaptureFixture[str]) -> None:
         assert shown in ran.out
 
 
-def test_a_whole_file_and_one_cut_short(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_file_that_is_whole_and_one_that_is_truncated(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     dump = tmp_path / "vmcore"
     dump.write_bytes(vmcore_head("6.1-s").read_bytes())
     announced = run(capsys, "audit", dump, "--json").json["announced_size"]
@@ -33,7 +33,7 @@ def test_a_whole_file_and_one_cut_short(capsys: pytest.CaptureFixture[str], tmp_
     whole = run(capsys, "audit", dump)
     assert (whole.code, whole.out.splitlines()[0]) == (
         0,
-        "ACCURATE: it is well formed and whole (what it lacks can be told with --sysroot)",
+        "ACCURATE: it is well formed and whole (--sysroot compares it with the machine)",
     )
     with dump.open("r+b") as file:
         file.truncate(announced - (100 << 20))
@@ -42,7 +42,7 @@ def test_a_whole_file_and_one_cut_short(capsys: pytest.CaptureFixture[str], tmp_
     assert "the file ends 100 MiB early" in cut.out
 
 
-def test_a_tree_without_the_loaded_header_does_not_say_which_cpu(
+def test_missing_cpu_has_no_number_with_a_tree_without_the_loaded_header(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
@@ -50,16 +50,16 @@ def test_a_tree_without_the_loaded_header_does_not_say_which_cpu(
     (source / "crash-image" / "elfcorehdr").unlink()
     ran = run(capsys, "audit", vmcore_head("6.1-c"), "--sysroot", source)
     assert ran.code == 4
-    assert "2 CPUs saved registers, 3 were online: which ones are missing only the elfcorehdr" in ran.out
+    assert "2 CPUs saved registers, 3 were online: only the elfcorehdr that was loaded can show" in ran.out
 
 
-def test_a_dump_of_another_kernel_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dump_of_another_kernel_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     ran = run(capsys, "audit", vmcore_head("6.1-c"), "--sysroot", tree("6.12-s", 0))
     assert ran.code == 1
     assert "this vmcore is of kernel 6.1.0-50-cloud-amd64, the machine ran 6.12.107" in ran.err
 
 
-def test_a_dump_of_another_boot_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dump_of_another_boot_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
     ran = run(capsys, "audit", vmcore_head("6.1-c"), "--sysroot", tree("6.1-s", 0))
     assert ran.code == 4
     assert "the kernel text is described as" in ran.out

@@ -13,7 +13,7 @@ from tests.cli.running import run
 from tests.trees import tree
 
 
-def test_by_default_what_the_loader_put_there_is_kept(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_header_keeps_the_loaders_parts_by_default(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     output = tmp_path / "header"
     ran = run(capsys, "header", "--sysroot", tree("6.1-c", 1), "-o", output)
     assert ran.code == 0
@@ -23,7 +23,7 @@ def test_by_default_what_the_loader_put_there_is_kept(capsys: pytest.CaptureFixt
     assert run(capsys, "status", "--sysroot", tree("6.1-c", 1), "--elfcorehdr", output).code == 0
 
 
-def test_a_given_backup_region(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_backup_region_given_is_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     output = tmp_path / "header"
     arguments = ("--dialect", "kexec-tools", "--backup-region", "0x36f00000", "-o", output, "--json")
     assert run(capsys, "header", "--sysroot", tree("6.1-s", 0), *arguments).json["dialect"] == "kexec-tools"
@@ -35,7 +35,7 @@ def test_a_given_backup_region(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert "points to the backup region" in refused.err
 
 
-def test_without_a_loaded_image_the_kernels_rules_are_followed(
+def test_header_without_a_loaded_image_follows_the_kernels_rules(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     shutil.copytree(tree("6.1-c", 0), tmp_path / "copy")
@@ -44,20 +44,20 @@ def test_without_a_loaded_image_the_kernels_rules_are_followed(
     assert "in the dialect of the kernel" in ran.out
 
 
-def test_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_header_goes_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["header", "--sysroot", str(tree("6.1-s", 0)), "-o", "-"]) == 0
     written = capfdbinary.readouterr().out
     assert written == (tree("6.1-s", 0) / "crash-image" / "elfcorehdr").read_bytes()
 
 
 @pytest.mark.parametrize("output", ["/nowhere/header", "/dev/full", "."])
-def test_a_place_that_cannot_be_written_is_a_sentence(capsys: pytest.CaptureFixture[str], output: str) -> None:
+def test_output_that_cannot_be_written_is_one_sentence(capsys: pytest.CaptureFixture[str], output: str) -> None:
     ran = run(capsys, "header", "--sysroot", tree("6.1-s", 0), "-o", output)
     assert ran.code == 1
     assert output in ran.err
 
 
-def test_a_failure_leaves_the_former_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_failure_leaves_the_previous_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     output = tmp_path / "header"
     output.write_bytes(b"former")
     (tmp_path / "bad").write_bytes(b"no header")

@@ -30,7 +30,7 @@ def test_help_names_every_command_and_exit_code(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("command", CRASH_HOTPLUG.commands)
-def test_every_command_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_help_of_every_command_has_examples_and_exit_codes(capsys: pytest.CaptureFixture[str], command: str) -> None:
     ran = run(capsys, command, "--help")
     assert ran.code == 0
     assert "examples:" in ran.out
@@ -79,14 +79,14 @@ def test_bad_input_is_one_sentence_and_exit_code_1(
     assert sentence in ran.err
 
 
-def test_as_a_process_from_a_checkout() -> None:
+def test_command_runs_as_a_process_from_a_checkout() -> None:
     shown = crash_hotplug("status", "--sysroot", str(tree("6.1-c", 1)))
     assert shown.returncode == 4
     assert shown.stdout.startswith("NOT ACCURATE")
     assert crash_hotplug("--version").stdout.startswith("crash-hotplug ")
 
 
-def test_a_reader_that_goes_away_is_no_traceback() -> None:
+def test_reader_that_goes_away_is_no_traceback() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     read_end, write_end = os.pipe()
     os.close(read_end)

@@ -16,7 +16,7 @@ from tests.trees import NAMES, tree
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_saved_tree_says_the_same_as_the_machine(
+def test_saved_tree_has_the_same_status_as_the_machine(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
 ) -> None:
     for state in range(4):
@@ -26,7 +26,7 @@ def test_a_saved_tree_says_the_same_as_the_machine(
         assert run(capsys, "status", "--sysroot", saved, "--json") == first
 
 
-def test_the_layout_is_that_of_the_captures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_layout_is_that_of_the_captures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run(capsys, "snapshot", "--sysroot", tree("6.12-ch", 1), "-o", tmp_path / "saved")
     original = {p.relative_to(tree("6.12-ch", 1)) for p in tree("6.12-ch", 1).rglob("*") if p.is_file()}
     saved = {p.relative_to(tmp_path / "saved") for p in (tmp_path / "saved").rglob("*") if p.is_file()}
@@ -35,7 +35,7 @@ def test_the_layout_is_that_of_the_captures(capsys: pytest.CaptureFixture[str], 
         assert (tmp_path / "saved" / path).read_bytes() == (tree("6.12-ch", 1) / path).read_bytes(), path
 
 
-def test_an_archive_has_one_directory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_archive_has_one_directory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     archive = tmp_path / "case-1.tar.gz"
     ran = run(capsys, "snapshot", "--sysroot", tree("6.1-c", 1), "-o", archive)
     assert (ran.code, ran.out) == (0, f"saved 36 files in {archive}\n")
@@ -46,7 +46,7 @@ def test_an_archive_has_one_directory(capsys: pytest.CaptureFixture[str], tmp_pa
     assert run(capsys, "status", "--sysroot", tmp_path / "out" / "case-1").code == 4
 
 
-def test_a_directory_in_use_is_not_touched(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_directory_in_use_is_not_touched(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     ran = run(capsys, "snapshot", "--sysroot", tree("6.1-c", 1), "-o", tmp_path)
     assert ran.code == 1
@@ -63,7 +63,7 @@ def test_masked_addresses_save_nothing(capsys: pytest.CaptureFixture[str], tmp_p
     assert "run as root" in ran.err
 
 
-def test_what_could_not_be_saved_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_files_that_could_not_be_saved_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     source = tmp_path / "source"
     run(capsys, "snapshot", "--sysroot", tree("6.1-c", 0), "-o", source)
     (source / "crash-image" / "elfcorehdr").unlink()
@@ -74,7 +74,7 @@ def test_what_could_not_be_saved_is_said(capsys: pytest.CaptureFixture[str], tmp
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("fixed", [False, True])
-def test_doctor_says_the_same_of_a_saved_tree(
+def test_saved_tree_has_the_same_diagnosis_as_the_machine(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str, fixed: bool
 ) -> None:
     tree_ = install_service(build(tmp_path / "tree", family), active=fixed)
@@ -94,7 +94,7 @@ def test_doctor_says_the_same_of_a_saved_tree(
     assert not any(b"secret" in p.read_bytes() for p in (tmp_path / "saved").rglob("*") if p.is_file())
 
 
-def test_a_snapshot_says_what_of_doctors_files_it_lacks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_snapshot_names_the_files_of_doctor_that_it_lacks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tree_ = build(tmp_path / "tree", "redhat")
     rules = tree_ / "usr/lib/udev/rules.d/98-kexec.rules"
     rules.unlink()

@@ -17,7 +17,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def test_the_verdict_is_in_the_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verdict_is_in_the_first_line(capsys: pytest.CaptureFixture[str]) -> None:
     good = run(capsys, "status", "--sysroot", tree("6.1-c", 0))
     bad = run(capsys, "status", "--sysroot", tree("6.1-c", 1))
     assert (good.code, bad.code) == (0, 4)
@@ -26,7 +26,7 @@ def test_the_verdict_is_in_the_first_line(capsys: pytest.CaptureFixture[str]) ->
     assert "\033" not in good.out, "colour only on a terminal"
 
 
-def test_one_screen_tells_cpus_memory_image_and_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+def test_screen_shows_cpus_memory_image_and_kernel(capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, "status", "--sysroot", tree("6.1-c", 2)).out
     for shown in (
         "3 online, 3 present, 8 possible; 2 described",
@@ -47,7 +47,7 @@ def test_memory_that_is_gone_is_in_the_first_line(capsys: pytest.CaptureFixture[
     assert out.splitlines()[0].endswith("would read 256 MiB of memory that is gone")
 
 
-def test_no_image_loaded(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
+def test_no_image_loaded_has_its_exit_code(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
     (copy / "sys/kernel/kexec_crash_loaded").write_text("0\n")
     ran = run(capsys, "status", "--sysroot", copy)
     assert ran.code == 3
@@ -55,7 +55,7 @@ def test_no_image_loaded(capsys: pytest.CaptureFixture[str], copy: Path) -> None
     assert run(capsys, "status", "--sysroot", copy, "--json").json["verdict"] == "no crash image"
 
 
-def test_a_given_header_is_judged_instead_of_the_loaded_one(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
+def test_header_given_is_judged_instead_of_the_loaded_one(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
     given = tree("6.12-s", 0) / "crash-image" / "elfcorehdr"
     ran = run(capsys, "status", "--sysroot", tree("6.12-s", 3), "--elfcorehdr", given)
     assert ran.code == 0
@@ -77,7 +77,7 @@ def test_masked_addresses_are_cannot_tell_and_say_what_is_needed(
     assert (report["verdict"], "run as root" in report["reason"]) == ("cannot tell", True)
 
 
-def test_a_check_that_cannot_be_made_is_cannot_tell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_check_that_cannot_be_made_is_cannot_tell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     shutil.copytree(tree("6.1-c", 0), tmp_path / "copy")
     (tmp_path / "copy" / "proc" / "kcore").unlink()
     ran = run(capsys, "status", "--sysroot", tmp_path / "copy")
@@ -95,7 +95,7 @@ def test_missing_files_are_cannot_tell(capsys: pytest.CaptureFixture[str], copy:
     assert run(capsys, "status", "--sysroot", copy).code == 5
 
 
-def test_a_corrupt_header_fails_with_one_sentence(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
+def test_corrupt_header_fails_with_one_sentence(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
     (copy / "crash-image" / "elfcorehdr").write_bytes(b"garbage" * 20)
     ran = run(capsys, "status", "--sysroot", copy)
     assert (ran.code, ran.out) == (1, "")

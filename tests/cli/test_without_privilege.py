@@ -78,7 +78,9 @@ def masked() -> Iterator[Path]:
         (("doctor", "--fix"), 1, ("is not installed",)),
     ],
 )
-def test_a_masked_machine(masked: Path, command: tuple[str, ...], code: int, says: tuple[str, ...]) -> None:
+def test_masked_machine_has_its_exit_code_and_a_sentence(
+    masked: Path, command: tuple[str, ...], code: int, says: tuple[str, ...]
+) -> None:
     ran = run_as_nobody(*command, "--sysroot", masked)
     said = ran.out + ran.err
     assert ran.code == code, said
@@ -89,14 +91,14 @@ def test_a_masked_machine(masked: Path, command: tuple[str, ...], code: int, say
 
 @needs_root
 @pytest.mark.parametrize("action", ["--fix", "--undo"])
-def test_the_live_machine_is_not_changed_without_root(action: str) -> None:
+def test_live_machine_is_not_changed_without_root(action: str) -> None:
     ran = run_as_nobody("doctor", action)
     assert (ran.code, ran.out) == (1, "")
     assert "run as root; nothing was changed" in ran.err
 
 
 @needs_root
-def test_a_manifest_that_only_root_may_read_is_a_sentence(masked: Path) -> None:
+def test_manifest_that_only_root_may_read_is_one_sentence(masked: Path) -> None:
     state = masked / "var/lib/crash-hotplug"
     state.mkdir(parents=True)
     (state / "doctor.json").write_text("{}")
@@ -107,7 +109,7 @@ def test_a_manifest_that_only_root_may_read_is_a_sentence(masked: Path) -> None:
 
 
 @needs_root
-def test_fix_in_a_tree_of_somebody_else_is_a_sentence(masked: Path) -> None:
+def test_fix_in_a_tree_of_another_user_is_one_sentence(masked: Path) -> None:
     unit = masked / "usr/lib/systemd/system/crash-hotplug.service"
     unit.parent.mkdir(parents=True)
     unit.write_text("[Service]\n")
@@ -117,7 +119,7 @@ def test_fix_in_a_tree_of_somebody_else_is_a_sentence(masked: Path) -> None:
     assert "Traceback" not in ran.err
 
 
-def test_the_control_becomes_nobody_indeed() -> None:
+def test_control_process_becomes_nobody() -> None:
     if os.geteuid() == 0:
         assert run_as_nobody("--version").code == 0
     assert main(["--version"]) == 0

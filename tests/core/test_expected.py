@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 
-from crash_hotplug.core.compare import compare_header
 from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
 from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr
 from crash_hotplug.core.machine import Cpu, Machine
+from crash_hotplug.core.verdict import compare_header
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.machines import GIB, LOW_RAM, MIB, crash_notes, machine, machines
@@ -76,10 +74,10 @@ def test_notes_of_all_possible_cpus_are_kept() -> None:
 
 
 def test_from_6_6_on_the_kernel_describes_possible_cpus_where_their_addresses_are_known() -> None:
-    cpus = tuple(replace(cpu, present=cpu.number < 2) for cpu in machine(online=range(4), possible=4).cpus)
+    cpus = tuple(cpu._replace(present=cpu.number < 2) for cpu in machine(online=range(4), possible=4).cpus)
     for release, described in (("6.5.0", 2), ("6.6.0", 4)):
         now = machine(release=release, possible=4)
-        now = replace(now, cpus=cpus)
+        now = now._replace(cpus=cpus)
         assert len(expected_elfcorehdr(now, Dialect.KERNEL).cpu_notes) == described
 
 
@@ -127,6 +125,6 @@ def test_what_cannot_be_read_is_not_guessed(lacking: Machine, sentence: str) -> 
 
 def test_a_present_cpu_whose_notes_are_masked_is_not_left_out_silently() -> None:
     now = machine(online=(0, 1))
-    masked = replace(now, cpus=(now.cpus[0], Cpu(1, True, True, None)))
+    masked = now._replace(cpus=(now.cpus[0], Cpu(1, True, True, None)))
     with pytest.raises(CannotTellError, match="where CPU 1 saves its registers"):
         expected_elfcorehdr(masked, Dialect.KERNEL)

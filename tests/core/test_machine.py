@@ -19,15 +19,15 @@ from tests.machines import MIB, machine
         ("linux", None),
     ],
 )
-def test_kernel_version(release: str | None, version: tuple[int, int] | None) -> None:
+def test_kernel_version_from_a_release(release: str | None, version: tuple[int, int] | None) -> None:
     assert kernel_version(release) == version
 
 
-def test_dumpable_ram_is_ram_less_the_capture_kernels() -> None:
+def test_dumpable_ram_is_ram_without_the_crashkernel() -> None:
     assert [r.start for r in machine().dumpable_ram] == [0x1000, MIB, 768 * MIB]
 
 
-def test_present_and_online_cpus() -> None:
+def test_cpus_present_and_online() -> None:
     made = machine(online=(0, 3), offline=(5,))
     assert [cpu.number for cpu in made.present_cpus] == [0, 3, 5]
     assert [cpu.number for cpu in made.online_cpus] == [0, 3]

@@ -29,19 +29,19 @@ def test_impossible_ranges_are_refused(bad: tuple[int, int]) -> None:
         RangeList([bad])
 
 
-def test_an_exclusion_may_span_several_ranges() -> None:
+def test_exclusion_may_span_several_ranges() -> None:
     """Kernel fix 6dff31597264: the loop stopped after the first partial overlap."""
     ram = RangeList([(0x1000, 0x3000), (0x4000, 0x6000), (0x7000, 0x9000)])
     assert ram.exclude(RangeList([(0x2000, 0x8000)])) == RangeList([(0x1000, 0x2000), (0x8000, 0x9000)])
 
 
-def test_an_exclusion_in_the_middle_splits_a_range() -> None:
+def test_exclusion_in_the_middle_splits_a_range() -> None:
     """Powerpc changed one end before it computed both sizes: FileSiz 0xffffffffc0000000."""
     left, right = RangeList([(0, 0x8000_0000)]).exclude(RangeList([(0x4000_0000, 0x5000_0000)]))
     assert (left.size, right.size) == (0x4000_0000, 0x3000_0000)
 
 
-def test_without_room_for_the_split_the_list_stays_as_it_was() -> None:
+def test_exclusion_without_room_for_the_split_leaves_the_list_as_it_was() -> None:
     ram = RangeList([(0, 0x1000), (0x2000, 0x9000)])
     with pytest.raises(NoRoomError, match="3 ranges do not fit into a list of 2"):
         ram.exclude(RangeList([(0x4000, 0x5000)]), max_ranges=2)
@@ -54,7 +54,7 @@ def test_low_memory_in_three_pieces_less_the_first_mib_is_empty() -> None:
     assert not low.exclude(RangeList([(0, 1 << 20)]))
 
 
-def test_comparison_does_not_see_cuts_between_ranges() -> None:
+def test_comparison_ignores_cuts_between_ranges() -> None:
     assert compare_ranges(RangeList([(0, 2), (2, 4)]), RangeList([(0, 4)])) == (RangeList(), RangeList())
 
 
@@ -76,5 +76,5 @@ def test_results_are_sorted_disjoint_and_apart(first: RangeList, second: RangeLi
 
 
 @given(range_lists(), range_lists())
-def test_no_byte_is_lost(first: RangeList, second: RangeList) -> None:
+def test_difference_and_intersection_lose_no_byte(first: RangeList, second: RangeList) -> None:
     assert first.intersect(second).size + first.exclude(second).size == first.size

@@ -9,7 +9,7 @@ import pytest
 from crash_hotplug.core import sizes
 
 
-def test_the_examples_in_the_docstrings() -> None:
+def test_docstring_examples_are_right() -> None:
     assert doctest.testmod(sizes).failed == 0
 
 
@@ -24,5 +24,5 @@ def test_the_examples_in_the_docstrings() -> None:
         (-4096, "-4 KiB"),
     ],
 )
-def test_human_size(size: int, words: str) -> None:
+def test_human_size_in_words(size: int, words: str) -> None:
     assert sizes.human_size(size) == words

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.compare import Comparison, Kind, Verdict
 from crash_hotplug.core.elf import (
     NT_PRSTATUS,
     PT_LOAD,
@@ -24,6 +23,7 @@ from crash_hotplug.core.elfcorehdr import Dialect
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.verdict import Comparison, Kind, Verdict
 from crash_hotplug.core.vmcore import audit_vmcore, compare_vmcore, parse_vmcore
 from tests.machines import GIB, LOW_RAM, MIB, machine
 
@@ -69,7 +69,7 @@ def kinds(result: Comparison) -> list[Kind]:
     return [finding.kind for finding in result.findings]
 
 
-def test_a_whole_vmcore_is_accurate_and_says_what_is_in_it() -> None:
+def test_whole_vmcore_is_accurate_and_its_contents_are_shown() -> None:
     vmcore = parse_vmcore(vmcore_of(machine(), 2))
     assert audited(vmcore_of(machine(), 2), machine(), machine()).verdict is Verdict.ACCURATE
     assert vmcore.saved_cpus == 2
@@ -78,7 +78,7 @@ def test_a_whole_vmcore_is_accurate_and_says_what_is_in_it() -> None:
     assert [tuple(r) for r in vmcore.holes] == [(512 * MIB, 768 * MIB)]
 
 
-def test_what_came_after_the_load_is_missing() -> None:
+def test_cpu_and_memory_added_after_the_load_are_missing() -> None:
     now = machine(online=(0, 1, 2), ram=[LOW_RAM, (MIB, GIB), (4 * GIB, 5 * GIB)])
     result = audited(vmcore_of(machine(), 2), now, machine())
     assert kinds(result) == [Kind.CPU_MISSING, Kind.MEMORY_MISSING]
@@ -86,38 +86,38 @@ def test_what_came_after_the_load_is_missing() -> None:
     assert result.findings[1].sentence == "1 GiB at 0x100000000 is not described: the dump lacks that memory"
 
 
-def test_without_the_loaded_header_nobody_can_say_which_cpu_is_missing() -> None:
+def test_missing_cpu_has_no_number_without_the_loaded_header() -> None:
     result = audited(vmcore_of(machine(), 2), machine(online=(0, 1, 2)))
     assert kinds(result) == [Kind.CPU_MISSING]
-    assert "2 CPUs saved registers, 3 were online: which ones are missing" in result.findings[0].sentence
+    assert "2 CPUs saved registers, 3 were online: only the elfcorehdr that was loaded" in result.findings[0].sentence
 
 
-def test_described_but_saved_nothing_is_a_note() -> None:
+def test_cpu_described_that_saved_nothing_is_a_note() -> None:
     result = audited(vmcore_of(machine(), 1), machine(), machine())
     assert (result.findings, [note.kind for note in result.notes]) == ([], [Kind.CPU_SAVED_NOTHING])
 
 
-def test_a_header_updated_after_the_snapshot_is_not_held_against_the_dump() -> None:
+def test_header_updated_after_the_snapshot_is_no_finding() -> None:
     assert audited(vmcore_of(machine(), 3), machine(online=(0, 1, 2)), machine()).findings == []
 
 
-def test_removed_memory_was_described_but_gone() -> None:
+def test_memory_removed_was_described_but_gone() -> None:
     with_dimm = machine(ram=[LOW_RAM, (MIB, GIB), (4 * GIB, 5 * GIB)])
     assert kinds(audited(vmcore_of(with_dimm, 2), machine(), machine())) == [Kind.MEMORY_GONE]
 
 
-def test_a_dump_of_another_kernel_is_refused() -> None:
+def test_dump_of_another_kernel_is_refused() -> None:
     with pytest.raises(InputError, match=r"is of kernel 6.1.0-test, the machine ran 5.10.0"):
         audited(vmcore_of(machine(), 2), machine(release="5.10.0"))
 
 
-def test_a_dump_that_ends_early_is_truncated() -> None:
+def test_dump_that_ends_early_is_truncated() -> None:
     result = audited(vmcore_of(machine(), 2, cut=300 * MIB))
     assert kinds(result) == [Kind.TRUNCATED]
     assert "the file ends 300 MiB early" in result.findings[0].sentence
 
 
-def test_only_the_beginning_says_which_checks_were_not_made() -> None:
+def test_beginning_of_a_dump_names_the_checks_that_were_not_made() -> None:
     whole = vmcore_of(machine(), 2)
     vmcore = parse_vmcore(replace(whole, size=32 << 10))
     result = audit_vmcore(vmcore)
@@ -134,7 +134,7 @@ def test_notes_cut_off_are_a_finding_and_cpus_are_not_counted() -> None:
     assert Kind.CPU_MISSING not in kinds(result)
 
 
-def test_no_registers_at_all_are_a_finding() -> None:
+def test_dump_without_any_registers_is_a_finding() -> None:
     assert kinds(audited(vmcore_of(machine(), 0))) == [Kind.CPU_MISSING]
 
 
@@ -149,7 +149,7 @@ def test_no_registers_at_all_are_a_finding() -> None:
         (b"hello, this is no dump of any kind at all, whatever the length is it may have", "is not an ELF file"),
     ],
 )
-def test_other_formats_are_recognised_and_answered(start: bytes, sentence: str) -> None:
+def test_other_formats_are_named(start: bytes, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         parse_vmcore(InMemory(start, len(start)))
 
@@ -171,7 +171,7 @@ def test_hostile_sizes_are_findings(entry: ProgramHeader) -> None:
     assert audited(hostile(entry)).verdict is Verdict.NOT_ACCURATE
 
 
-def test_many_note_segments_over_the_same_bytes_are_not_read_again_and_again() -> None:
+def test_note_segments_over_the_same_bytes_are_read_up_to_a_limit() -> None:
     smallest = pack_notes([Note(b"", 0, b"")])
     entries = [ProgramHeader(PT_NOTE, 0, 0x100, 0, 0, 1 << 20, 1 << 20, 0)] * 60_000
     head = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
@@ -185,7 +185,7 @@ def test_notes_survive_packing(notes: list[Note]) -> None:
 
 
 @given(st.binary(max_size=600))
-def test_any_bytes_are_a_vmcore_or_a_sentence(data: bytes) -> None:
+def test_any_bytes_are_a_vmcore_or_one_sentence(data: bytes) -> None:
     for start in (b"", core_header(62, 3).to_bytes()):
         source = InMemory(start + data, len(start + data))
         try:

@@ -8,7 +8,6 @@ import shutil
 import struct
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -54,7 +53,7 @@ def with_direct_map(header: bytes) -> bytes:
     parsed = parse_elfcorehdr(header)
     moved = {p: p._replace(p_vaddr=p.p_paddr + DIRECT_MAP) for p in parsed.ram_headers}
     entries = tuple(moved.get(p, p) for p in parsed.program_headers)
-    return replace(parsed, program_headers=entries).to_bytes(1024)
+    return parsed._replace(program_headers=entries).to_bytes(1024)
 
 
 class FakeKexec:

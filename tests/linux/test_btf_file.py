@@ -20,18 +20,18 @@ def sysroot(tmp_path: Path) -> Sysroot:
     return Sysroot(str(tmp_path))
 
 
-def test_without_btf_the_table_is_tried(sysroot: Sysroot) -> None:
+def test_layouts_without_btf_are_those_of_the_table(sysroot: Sysroot) -> None:
     assert kimage_layouts(sysroot) == KNOWN_LAYOUTS
     assert layout_source(sysroot) == "table"
 
 
-def test_with_btf_only_that_is_believed(sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layouts_with_btf_are_the_one_of_btf(sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
     (Path(sysroot.locate("/sys/kernel/btf/vmlinux"))).write_bytes(b"btf")
-    monkeypatch.setattr(btf_file, "struct_members", lambda _data, name: MEMBERS if name == "kimage" else None)
+    monkeypatch.setattr(btf_file, "struct_members", lambda _data, name, _needed: MEMBERS if name == "kimage" else None)
     assert kimage_layouts(sysroot) == (KimageLayout(24, 56, 64, 624),)
     assert layout_source(sysroot) == "BTF"
 
 
-def test_btf_that_cannot_be_used_is_no_btf(sysroot: Sysroot) -> None:
+def test_layout_source_of_unusable_btf_is_the_table(sysroot: Sysroot) -> None:
     (Path(sysroot.locate("/sys/kernel/btf/vmlinux"))).write_bytes(b"not BTF")
     assert layout_source(sysroot) == "table"

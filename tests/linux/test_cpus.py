@@ -1,41 +1,83 @@
-"""/sys/devices/system/cpu."""
+"""/sys/devices/system/cpu, and the notes of CPUs that are not present yet.
+
+Those come from the kernel's variables, are checked against sysfs, and are kept by a snapshot.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, InputError
-from crash_hotplug.linux.cpus import CPU_LIMIT, parse_cpu_list, read_cpus
+from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.machine import Cpu, NoteRegion
+from crash_hotplug.linux.cpus import (
+    CPU_LIMIT,
+    SAVED_NOTES,
+    notes_json,
+    parse_cpu_list,
+    read_cpus,
+    read_possible_notes,
+    with_possible_notes,
+)
+from crash_hotplug.linux.kcore import Kcore
+from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
-from tests.trees import tree
+from tests.cli.running import run
+from tests.linux.fake_kcore import DIRECT_MAP, TEXT_VIRT, write_kcore
+from tests.trees import loaded_header, tree
+
+CRASH_NOTES_VIRT = TEXT_VIRT + 0x3000
+PER_CPU_OFFSET_VIRT = TEXT_VIRT + 0x4000
+PERCPU_BASE = 0x2D400
+"""What ``crash_notes`` holds: an offset into each CPU's area."""
+AREAS = [DIRECT_MAP + 0x3EC0_0000 + number * 0x4_0000 for number in range(4)]
+PHYS = [area - DIRECT_MAP + PERCPU_BASE for area in AREAS]
+SYMBOLS = f"{CRASH_NOTES_VIRT:016x} B crash_notes\n{PER_CPU_OFFSET_VIRT:016x} D __per_cpu_offset\n"
+
+
+def sysfs_cpus(first: int = PHYS[0]) -> tuple[Cpu, ...]:
+    """Return four possible CPUs of which two are present."""
+    known = [NoteRegion(first, 368), NoteRegion(PHYS[1], 368), None, None]
+    return tuple(Cpu(number, number < 2, number < 2, notes) for number, notes in enumerate(known))
+
+
+def kernel(path: Path, areas: list[int] | None = None, symbols: str = SYMBOLS) -> Sysroot:
+    (path / "proc").mkdir()
+    (path / "proc" / "kallsyms").write_text(symbols)
+    offsets = struct.pack("<4Q", *(AREAS if areas is None else areas))
+    data = {CRASH_NOTES_VIRT: PERCPU_BASE.to_bytes(8, "little"), PER_CPU_OFFSET_VIRT: offsets}
+    write_kcore(path / "proc" / "kcore", {}, data)
+    return Sysroot(str(path))
 
 
 @pytest.mark.parametrize(
     ("text", "numbers"), [("0-3,8", [0, 1, 2, 3, 8]), ("0", [0]), ("", []), ("1,3-4", [1, 3, 4]), ("7-7", [7])]
 )
-def test_cpu_lists(text: str, numbers: list[int]) -> None:
+def test_cpu_list_is_parsed(text: str, numbers: list[int]) -> None:
     assert parse_cpu_list(text) == numbers
 
 
 @pytest.mark.parametrize("text", ["x", "3-1", "0-999999", "0,,1", "-1", "0-", "9" * 5000, str(CPU_LIMIT)])
-def test_lists_that_are_none(text: str) -> None:
+def test_cpu_list_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         parse_cpu_list(text)
 
 
 @given(st.text(st.sampled_from("0123456789-, "), max_size=40))
-def test_any_list(text: str) -> None:
+def test_cpu_list_of_any_text_has_possible_numbers(text: str) -> None:
     with contextlib.suppress(InputError):
         assert all(0 <= number < CPU_LIMIT for number in parse_cpu_list(text))
 
 
-def test_the_cpus_of_a_real_machine() -> None:
+def test_cpus_of_a_real_machine() -> None:
     cpus = read_cpus(Sysroot(str(tree("6.1-c", 1))))
     assert [(cpu.number, cpu.present, cpu.online) for cpu in cpus[:4]] == [
         (0, True, True),
@@ -48,7 +90,7 @@ def test_the_cpus_of_a_real_machine() -> None:
     assert cpus[3].crash_notes is None
 
 
-def test_without_the_list_of_present_cpus_nothing_can_be_told(tmp_path: Path) -> None:
+def test_cpus_without_the_list_of_present_ones_cannot_be_told(tmp_path: Path) -> None:
     (tmp_path / "sys").mkdir()
     with pytest.raises(CannotTellError, match="present does not exist"):
         read_cpus(Sysroot(str(tmp_path)))
@@ -71,3 +113,59 @@ def test_notes_that_are_no_number_are_refused(tmp_path: Path) -> None:
     (copy / "sys/devices/system/cpu/cpu1/crash_notes").write_text("somewhere")
     with pytest.raises(InputError, match="'somewhere'"):
         read_cpus(Sysroot(str(copy)))
+
+
+def test_possible_notes_come_from_the_kernels_variables(tmp_path: Path) -> None:
+    sysroot = kernel(tmp_path)
+    with Kcore(sysroot) as kcore:
+        found = read_possible_notes(sysroot, kcore, sysfs_cpus())
+    assert found == {number: NoteRegion(phys, 368) for number, phys in enumerate(PHYS)}
+
+
+def test_possible_notes_that_disagree_with_sysfs_once_are_all_worthless(tmp_path: Path) -> None:
+    sysroot = kernel(tmp_path)
+    with Kcore(sysroot) as kcore:
+        assert read_possible_notes(sysroot, kcore, sysfs_cpus(first=PHYS[0] + 0x400)) == {}
+
+
+@pytest.mark.parametrize(
+    ("areas", "symbols"),
+    [([*AREAS[:3], 0x1234], SYMBOLS), (None, ""), (None, SYMBOLS.splitlines(keepends=True)[0])],
+    ids=["outside RAM", "masked", "no SMP"],
+)
+def test_possible_notes_that_cannot_be_read_are_none(tmp_path: Path, areas: list[int] | None, symbols: str) -> None:
+    sysroot = kernel(tmp_path, areas, symbols)
+    with Kcore(sysroot) as kcore:
+        assert read_possible_notes(sysroot, kcore, sysfs_cpus()) == {}
+
+
+def test_possible_notes_are_kept_by_a_snapshot(tmp_path: Path) -> None:
+    (tmp_path / "sys").mkdir()
+    known = tuple(Cpu(c.number, c.present, c.online, NoteRegion(PHYS[c.number], 368)) for c in sysfs_cpus())
+    (tmp_path / SAVED_NOTES.lstrip("/")).write_bytes(notes_json(known))
+    assert with_possible_notes(Sysroot(str(tmp_path)), None, sysfs_cpus()) == known
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"crash_notes": {"x": 1}}', '{"crash_notes": {"1": {"phys": "1", "size": 4}}}', "[" * 9999],
+)
+def test_saved_notes_that_are_broken_are_a_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sys").mkdir()
+    (tmp_path / SAVED_NOTES.lstrip("/")).write_text(text)
+    with pytest.raises(InputError, match="is not what a snapshot writes"):
+        with_possible_notes(Sysroot(str(tmp_path)), None, sysfs_cpus())
+
+
+def test_header_from_possible_notes_is_the_one_that_6_12_wrote(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The notes of the six absent CPUs are taken from the captured header, as a live machine would read them."""
+    saved = tmp_path / "saved"
+    run(capsys, "snapshot", "--sysroot", tree("6.12-s", 0), "-o", saved)
+    notes = parse_elfcorehdr(loaded_header("6.12-s", 0)).cpu_notes
+    (saved / SAVED_NOTES.lstrip("/")).write_bytes(
+        notes_json([Cpu(n, n < 2, n < 2, note) for n, note in enumerate(notes)])
+    )
+    header = expected_elfcorehdr(read_machine(Sysroot(str(saved))), Dialect.KERNEL)
+    assert header.to_bytes(4096) == loaded_header("6.12-s", 0)

@@ -33,12 +33,12 @@ def test_system_ram_at_any_depth_and_of_any_kind() -> None:
     assert iomem.kernel_code_phys == 0x100_0000
 
 
-def test_two_crashkernel_ranges() -> None:
+def test_crashkernel_may_have_two_ranges() -> None:
     text = "00000000-0fffffff : System RAM\n  01000000-01ffffff : Crash kernel\n  08000000-08ffffff : Crash kernel\n"
     assert len(parse_iomem(text).crashkernel) == 2
 
 
-def test_masked_addresses_are_said_and_never_no_memory() -> None:
+def test_masked_addresses_are_an_error_and_not_an_empty_machine() -> None:
     masked = "00000000-00000000 : Reserved\n00000000-00000000 : System RAM\n"
     with pytest.raises(CannotTellError, match="hides them without CAP_SYS_ADMIN; run as root"):
         parse_iomem(masked)
@@ -55,7 +55,7 @@ def test_masked_addresses_are_said_and_never_no_memory() -> None:
         ("0-fffffffffffffffff : System RAM", "line 1, is not"),
     ],
 )
-def test_broken_text_is_a_sentence(text: str, sentence: str) -> None:
+def test_broken_text_is_one_sentence(text: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         parse_iomem(text)
 
@@ -67,7 +67,7 @@ def test_ram_up_to_the_end_of_the_address_space() -> None:
 @given(
     st.text(st.characters(max_codepoint=127)) | st.from_regex(r"( *[0-9a-f]{1,20}-[0-9a-f]{1,20} : System RAM\n){1,9}")
 )
-def test_any_text(text: str) -> None:
+def test_any_text_is_parsed_or_one_sentence(text: str) -> None:
     try:
         assert parse_iomem(text).ram
     except CrashHotplugError as error:

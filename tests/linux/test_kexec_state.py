@@ -21,7 +21,7 @@ def written(root: Path, files: dict[str, str]) -> Sysroot:
     return Sysroot(str(root))
 
 
-def test_a_kernel_that_updates_headers_itself_and_one_that_does_not() -> None:
+def test_state_of_a_kernel_that_updates_headers_itself_and_of_one_that_does_not() -> None:
     new = read_kexec_state(Sysroot(str(tree("6.12-s", 0))))
     old = read_kexec_state(Sysroot(str(tree("6.1-s", 0))))
     assert (new.image_loaded, new.updates_cpus, new.updates_memory, new.elfcorehdr_size) == (True, True, True, 917616)
@@ -29,12 +29,12 @@ def test_a_kernel_that_updates_headers_itself_and_one_that_does_not() -> None:
     assert (new.reserved_size, new.lockdown, new.load_disabled) == (192 << 20, None, None)
 
 
-def test_the_place_since_6_19_is_read_first(tmp_path: Path) -> None:
+def test_paths_since_6_19_are_read_first(tmp_path: Path) -> None:
     sysroot = written(tmp_path, {"sys/kernel/kexec/crash_loaded": "1\n", "sys/kernel/kexec_crash_loaded": "0\n"})
     assert read_kexec_state(sysroot).image_loaded is True
 
 
-def test_what_forbids_loading(tmp_path: Path) -> None:
+def test_restrictions_of_loading_are_read(tmp_path: Path) -> None:
     files = {
         "proc/sys/kernel/kexec_load_disabled": "1\n",
         "proc/sys/kernel/kexec_load_limit_panic": "-1\n",
@@ -50,6 +50,6 @@ def test_cma_ranges_are_left_out_of_dumps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["yes", "9" * 30, "1.5"])
-def test_what_is_no_number_is_refused(tmp_path: Path, text: str) -> None:
+def test_number_in_another_form_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="is not a number"):
         read_kexec_state(written(tmp_path, {"sys/kernel/kexec_crash_loaded": text}))

@@ -22,7 +22,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def test_a_real_machine() -> None:
+def test_machine_of_a_capture_is_read() -> None:
     machine = read_machine(Sysroot(str(tree("6.1-c", 2))))
     assert machine.kernel_release == "6.1.0-50-cloud-amd64"
     assert machine.kernel_text == KernelText(0xFFFFFFFF92000000, 0x3A800000, 0x2830000)
@@ -33,19 +33,19 @@ def test_a_real_machine() -> None:
     assert machine.ram[-1] == (0x1_0000_0000, 0x1_1000_0000), "an offlined block stays in /proc/iomem"
 
 
-def test_without_kcore_the_kernel_code_in_iomem_places_the_text(copy: Path) -> None:
+def test_kernel_text_without_kcore_is_placed_by_iomem(copy: Path) -> None:
     (copy / "proc" / "kcore").unlink()
     machine = read_machine(Sysroot(str(copy)))
     assert machine.kernel_text == KernelText(0xFFFFFFFF92000000, 0x3A800000, 0x2830000)
     assert machine.direct_map_offset is None
 
 
-def test_masked_symbols_leave_the_text_unknown(copy: Path) -> None:
+def test_kernel_text_with_masked_symbols_is_unknown(copy: Path) -> None:
     (copy / "proc" / "kallsyms").write_text("0000000000000000 T _text\n0000000000000000 B _end\n")
     assert read_machine(Sysroot(str(copy))).kernel_text is None
 
 
-def test_masked_memory_cannot_be_told(copy: Path) -> None:
+def test_masked_memory_is_cannot_tell(copy: Path) -> None:
     (copy / "proc" / "iomem").write_text("00000000-00000000 : System RAM\n")
     with pytest.raises(CannotTellError, match="run as root"):
         read_machine(Sysroot(str(copy)))
@@ -55,13 +55,13 @@ def test_masked_memory_cannot_be_told(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0x11ee000", "nonsense 1024", "0x11ee000 1024 7"])
-def test_a_broken_vmcoreinfo_is_refused(copy: Path, text: str) -> None:
+def test_vmcoreinfo_place_in_another_form_is_refused(copy: Path, text: str) -> None:
     (copy / "sys" / "kernel" / "vmcoreinfo").write_text(text)
     with pytest.raises(InputError, match="ADDRESS SIZE"):
         read_machine(Sysroot(str(copy)))
 
 
-def test_a_kcore_of_another_architecture_is_refused(copy: Path) -> None:
+def test_kcore_of_another_architecture_is_refused(copy: Path) -> None:
     data = bytearray((copy / "proc" / "kcore").read_bytes())
     data[18] = 183
     (copy / "proc" / "kcore").write_bytes(data)
@@ -69,7 +69,7 @@ def test_a_kcore_of_another_architecture_is_refused(copy: Path) -> None:
         read_machine(Sysroot(str(copy)))
 
 
-def test_addresses_that_are_hidden_even_from_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_hidden_even_from_root_name_the_sysctl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert str(explain_masked(Sysroot())).endswith("they are hidden even from root (kernel.kptr_restrict)")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

@@ -1,4 +1,4 @@
-"""Reading a saved tree that somebody else made."""
+"""Reading files: a saved tree that another person made, and files that a person named."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.errors import CannotTellError, InputError
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.sysroot import Sysroot, open_given, open_regular, read_all
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_file_is_read_and_a_missing_one_is_none(root: Path) -> None:
+def test_file_is_read_and_a_missing_one_is_none(root: Path) -> None:
     (root / "proc" / "cmdline").write_text("quiet\n")
     sysroot = Sysroot(str(root))
     assert sysroot.read_text("/proc/cmdline") == "quiet"
@@ -27,33 +27,33 @@ def test_a_file_is_read_and_a_missing_one_is_none(root: Path) -> None:
     assert Sysroot().is_live
 
 
-def test_what_is_no_saved_tree_is_refused(tmp_path: Path) -> None:
+def test_directory_that_is_no_saved_tree_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a directory"):
         Sysroot(str(tmp_path / "missing"))
     with pytest.raises(InputError, match=r"neither proc/ nor sys/"):
         Sysroot(str(tmp_path))
 
 
-def test_a_file_larger_than_it_can_be_is_refused(root: Path) -> None:
+def test_file_larger_than_its_limit_is_refused(root: Path) -> None:
     (root / "proc" / "cmdline").write_bytes(b"x" * 101)
     with pytest.raises(InputError, match="more than 100 bytes"):
         Sysroot(str(root)).read("/proc/cmdline", 100)
     assert len(Sysroot(str(root)).read("/proc/cmdline", 101) or b"") == 101
 
 
-def test_text_that_is_none_is_refused(root: Path) -> None:
+def test_text_with_other_bytes_is_refused(root: Path) -> None:
     (root / "proc" / "cmdline").write_bytes(b"ab\xff")
     with pytest.raises(InputError, match="byte 2 is 0xff"):
         Sysroot(str(root)).read_text("/proc/cmdline")
 
 
-def test_a_pipe_does_not_hang(root: Path) -> None:
+def test_pipe_is_refused_without_waiting(root: Path) -> None:
     os.mkfifo(root / "proc" / "cmdline")
     with pytest.raises(InputError, match="not a regular file"):
         Sysroot(str(root)).read("/proc/cmdline")
 
 
-def test_a_link_out_of_the_tree_is_refused_and_one_inside_followed(root: Path) -> None:
+def test_link_out_of_the_tree_is_refused_and_one_inside_followed(root: Path) -> None:
     (root / "proc" / "cmdline").symlink_to("/etc/passwd")
     (root / "proc" / "real").write_text("here")
     (root / "proc" / "link").symlink_to("real")
@@ -62,14 +62,16 @@ def test_a_link_out_of_the_tree_is_refused_and_one_inside_followed(root: Path) -
     assert Sysroot(str(root)).read("/proc/link") == b"here"
 
 
-def test_a_directory_in_place_of_a_file_is_a_sentence(root: Path) -> None:
+def test_directory_in_place_of_a_file_is_one_sentence(root: Path) -> None:
     (root / "proc" / "cmdline").mkdir()
     with pytest.raises((InputError, CannotTellError), match="cmdline"):
         Sysroot(str(root)).read("/proc/cmdline")
 
 
-@pytest.mark.parametrize(("user", "needed"), [(1000, "run as root"), (0, "not even root may: see .*lockdown")])
-def test_a_file_without_permission_says_what_is_needed(
+@pytest.mark.parametrize(
+    ("user", "needed"), [(1000, "run as root"), (0, "root may not read it either: see .*lockdown")]
+)
+def test_file_without_permission_is_a_sentence_that_says_what_is_needed(
     root: Path, monkeypatch: pytest.MonkeyPatch, user: int, needed: str
 ) -> None:
     def refuse(*_arguments: object) -> int:
@@ -79,3 +81,33 @@ def test_a_file_without_permission_says_what_is_needed(
     monkeypatch.setattr(os, "geteuid", lambda: user)
     with pytest.raises(CannotTellError, match=f"cannot be read .Operation not permitted.; {needed}"):
         Sysroot(str(root)).read("/proc/cmdline")
+
+
+def test_regular_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    with open_given(str(tmp_path / "file")) as file:
+        assert read_all(file, 5, "it") == b"12345"
+    with open_given(str(tmp_path / "file")) as file, pytest.raises(InputError, match="it has more than 4 bytes"):
+        read_all(file, 4, "it")
+
+
+def test_missing_file_is_none_or_one_sentence(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    assert open_regular(missing) is None
+    with pytest.raises(InputError, match="the header cannot be opened: there is no such file"):
+        open_given(missing, "the header")
+
+
+def test_other_than_regular_files_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path), str(tmp_path / "pipe"), "/dev/zero"):
+        with pytest.raises(InputError, match="is not a regular file"):
+            open_regular(path)
+    with pytest.raises(InputError, match="null"):
+        open_regular("a\0b")
+
+
+def test_path_that_cannot_be_followed_is_cannot_tell(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(CannotTellError, match="cannot be read: Too many levels"):
+        open_regular(str(tmp_path / "loop"))

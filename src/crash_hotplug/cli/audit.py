@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
@@ -17,22 +16,25 @@ from crash_hotplug.cli.output import (
     print_verdict,
     ranges_json,
 )
-from crash_hotplug.core.compare import Comparison, Verdict
 from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.expected import loader_of
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count, human_size
+from crash_hotplug.core.verdict import Comparison, Verdict
 from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.machine_reader import read_machine
-from crash_hotplug.linux.sysroot import Sysroot
-from crash_hotplug.linux.vmcore_file import VmcoreFile
+from crash_hotplug.linux.sysroot import Sysroot, VmcoreFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DESCRIPTION = """\
-Reads the headers and notes of an ELF vmcore (a file, /proc/vmcore, or only the first KiB of one) and says
-what is in it, whether it is well formed and whole, and with --sysroot what it lacks against the machine
-that crashed, as `crash-hotplug snapshot` saved it before.
+Reads the headers and notes of an ELF vmcore (a file, /proc/vmcore, or only the first KiB of one) and
+reports its contents and whether it is well formed and whole.  With --sysroot it also reports what the vmcore
+lacks compared with the machine that crashed, as `crash-hotplug snapshot` saved it before.
 """
 EXAMPLES = """\
 examples:
@@ -84,7 +86,7 @@ def _compare_with_tree(sysroot: Sysroot, vmcore: Vmcore, result: Comparison) -> 
 
 
 def _verdict(vmcore: Vmcore, result: Comparison) -> Verdict:
-    """Judge: the beginning of a file is judged by its headers, whose contents nobody expects to be there."""
+    """Return the verdict; the beginning of a file is judged by its headers only."""
     if result.verdict is Verdict.CANNOT_TELL and vmcore.is_beginning and len(result.unchecked) == 1:
         return Verdict.ACCURATE
     return result.verdict
@@ -97,8 +99,8 @@ def _sentence(vmcore: Vmcore, result: Comparison, verdict: Verdict, compared: bo
         return "nothing wrong was found, but not everything could be checked"
     what = "it describes the machine completely" if compared else "it is well formed"
     if vmcore.is_beginning:
-        return f"as far as its headers tell, {what}; only the beginning of the file is here"
-    return what if compared else f"{what} and whole (what it lacks can be told with --sysroot)"
+        return f"judging by its headers, {what}; the file contains only the beginning"
+    return what if compared else f"{what} and whole (--sysroot compares it with the machine)"
 
 
 def _kernel_lines(vmcore: Vmcore) -> Iterator[str]:

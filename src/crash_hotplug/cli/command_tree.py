@@ -7,7 +7,8 @@ import enum
 import re
 from dataclasses import dataclass
 
-from crash_hotplug.cli.main import CRASH_HOTPLUG, build_parser
+from crash_hotplug.cli.arguments import build_parser
+from crash_hotplug.cli.main import CRASH_HOTPLUG
 
 
 class Value(enum.Enum):

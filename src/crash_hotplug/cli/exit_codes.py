@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from crash_hotplug.core.verdict import Verdict
 
 DONE = 0
 FAILED = 1
@@ -27,16 +30,16 @@ HELP = "exit status:\n" + "".join(
 """Both columns of codes, as each --help ends."""
 
 _OF_VERDICT = {
-    Verdict.ACCURATE: DONE,
-    Verdict.NO_IMAGE: NO_IMAGE,
-    Verdict.NOT_ACCURATE: NOT_ACCURATE,
-    Verdict.CANNOT_TELL: CANNOT_TELL,
+    "accurate": DONE,
+    "no crash image": NO_IMAGE,
+    "not accurate": NOT_ACCURATE,
+    "cannot tell": CANNOT_TELL,
 }
 
 
 def of_verdict(verdict: Verdict) -> int:
     """Return the exit code that says *verdict*."""
-    return _OF_VERDICT[verdict]
+    return _OF_VERDICT[verdict.value]
 
 
 def of_error(error: CrashHotplugError) -> int:

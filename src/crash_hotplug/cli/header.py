@@ -23,9 +23,9 @@ from crash_hotplug.linux.sysroot import Sysroot
 DESCRIPTION = """\
 Builds the elfcorehdr that describes the machine as it is now and writes it to a file.  Nothing is loaded.
 
-With --from, what the loader put into that header is kept: its backup region and its notes of all possible
-CPUs.  With --dialect alone the header is built from nothing, as that loader would.  With neither, the
-header of the loaded crash image is the starting point, where there is one.
+With --from, the header keeps that loader's backup region and its notes of all possible CPUs.  With --dialect
+alone the header is built from nothing, as that loader would build it.  Without either option the header of
+the loaded crash image, if there is one, is the starting point.
 """
 EXAMPLES = """\
 examples:
@@ -37,18 +37,20 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add_sysroot(parser)
-    parser.add_argument("--from", dest="base", metavar="FILE", help="keep what the loader put into this header")
-    parser.add_argument("--dialect", choices=[d.value for d in Dialect], help="whose rules to follow")
+    parser.add_argument(
+        "--from", dest="base", metavar="FILE", help="keep the backup region and the possible CPUs of this header"
+    )
+    parser.add_argument("--dialect", choices=[d.value for d in Dialect], help="the loader whose rules to follow")
     parser.add_argument(
         "--backup-region",
         metavar="ADDRESS",
         type=address,
-        help="where purgatory copies the first 640 KiB to (physical)",
+        help="physical address to which purgatory copies the first 640 KiB",
     )
     parser.add_argument(
         "--possible-cpus",
         action="store_true",
-        help="describe every possible CPU, as after an update in place, whatever the loader does",
+        help="describe every possible CPU, as an update in place does",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="the file to write; - for standard output"

@@ -1,39 +1,43 @@
-"""How results are shown: JSON objects, coloured verdicts, labelled lines, ranges."""
+"""Output of results: JSON objects, coloured verdicts, labelled lines, ranges."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
 
-from crash_hotplug.core.compare import Comparison, Finding, Verdict
-from crash_hotplug.core.ranges import Range
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from crash_hotplug.core.ranges import Range
+    from crash_hotplug.core.verdict import Comparison, Finding, Verdict
 
 SCHEMA = 1
 SHOWN = 20
-"""How many findings, notes or ranges a person is shown; --json has them all."""
+"""Findings, notes or ranges that a person is shown at most; --json has all of them."""
 _LABEL_WIDTH = 14
 GOOD = "32;1"
 """Terminal colours: green, red, yellow."""
 BAD = "31;1"
 UNSURE = "33;1"
-_COLOURS = {Verdict.ACCURATE: GOOD, Verdict.NOT_ACCURATE: BAD, Verdict.NO_IMAGE: BAD}
+_COLOURS = {"accurate": GOOD, "not accurate": BAD, "no crash image": BAD}
 
 
 def print_json(report: Mapping[str, Any]) -> None:
     """Print one JSON object, its schema first."""
+    import json  # noqa: PLC0415 takes as long as the whole comparison
+
     print(json.dumps({"schema": SCHEMA, **report}, indent=2))
 
 
 def print_verdict(verdict: Verdict, sentence: str) -> None:
-    """Print the first line: the verdict in capitals, coloured on a terminal, and what it means."""
-    print_headline(verdict.value, sentence, _COLOURS.get(verdict, UNSURE))
+    """Print the first line: the verdict in capitals, coloured on a terminal, and its meaning."""
+    print_headline(verdict.value, sentence, _COLOURS.get(verdict.value, UNSURE))
 
 
 def print_headline(word: str, sentence: str, colour: str) -> None:
-    """Print a first line: a word in capitals, coloured on a terminal, and what it means."""
+    """Print a first line: a word in capitals, coloured on a terminal, and its meaning."""
     word = word.upper()
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         word = f"\033[{colour}m{word}\033[0m"
@@ -91,6 +95,6 @@ def ranges_json(ranges: Iterable[Range]) -> list[dict[str, Any]]:
 
 
 def progress(what: str) -> None:
-    """Say on a terminal what takes more than a moment."""
+    """Print, on a terminal, the name of work that takes more than a moment."""
     if sys.stderr.isatty():
         print(f"{what} ...", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""``crash-hotplug snapshot``: save what the other commands read."""
+"""``crash-hotplug snapshot``: save the files that the other commands read."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from crash_hotplug.linux.sysroot import Sysroot
 
 DESCRIPTION = """\
 Saves the parts of /proc and /sys that the other commands read, and the headers of the loaded crash image,
-as a tree for --sysroot.  Of the machine's memory nothing but those headers and the capture kernel's command
-line is saved.
+as a tree for --sysroot.  Of the machine's memory only those headers and the capture kernel's command line
+are saved.
 """
 EXAMPLES = """\
 examples:

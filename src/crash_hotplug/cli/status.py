@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot, read_input
@@ -16,21 +15,24 @@ from crash_hotplug.cli.output import (
     print_verdict,
     ranges_json,
 )
-from crash_hotplug.core.assessment import Assessment, assess
-from crash_hotplug.core.compare import Comparison, Kind, Verdict
 from crash_hotplug.core.elfcorehdr import Dialect
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count, human_size
+from crash_hotplug.core.verdict import Assessment, Comparison, Kind, Verdict, assess
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 DESCRIPTION = """\
-Compares the elfcorehdr of the loaded crash image with the machine as it is now, and says in the first
-line whether a panic right now would be dumped completely.  Reads /proc and /sys (as root), or a tree
+Compares the elfcorehdr of the loaded crash image with the machine as it is now.  The first line says
+whether a panic right now would be dumped completely.  Reads /proc and /sys (as root), or a tree
 that `crash-hotplug snapshot` saved.
 """
 EXAMPLES = """\
@@ -87,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _loaded_sentence(state: KexecState) -> str:
     if state.image_loaded is None:
-        return "whether one is loaded is not known (no kexec_crash_loaded)"
+        return "it is not known whether one is loaded (no kexec_crash_loaded)"
     return "one is loaded"
 
 
@@ -104,7 +106,7 @@ def _show_no_image(arguments: argparse.Namespace, state: KexecState) -> int:
 
 
 def verdict_sentence(comparison: Comparison) -> str:
-    """Say in one sentence what a panic now would come to."""
+    """Return one sentence about the dump of a panic now."""
     if comparison.verdict is Verdict.ACCURATE:
         return "a panic now would be dumped completely"
     if comparison.verdict is Verdict.CANNOT_TELL:
@@ -135,7 +137,7 @@ def _losses(comparison: Comparison) -> Iterator[str]:
 
 
 def _in_place(sysroot: Sysroot, image: CrashImage) -> dict[str, Any]:
-    """Tell whether `crash-hotplug update` could update the image in place, and why not."""
+    """Return whether `crash-hotplug update` could update the image in place, or why not, for JSON."""
     # Imported here: a saved tree needs none of it, and a look at one should start fast.
     from crash_hotplug.linux.btf_file import layout_source  # noqa: PLC0415
     from crash_hotplug.linux.loading.live_machine import LiveMachine, why_live_image_not_updatable  # noqa: PLC0415
@@ -151,7 +153,7 @@ def _in_place(sysroot: Sysroot, image: CrashImage) -> dict[str, Any]:
 def _in_place_line(in_place: dict[str, Any]) -> str:
     if in_place["possible"]:
         return "can be updated in place (crash-hotplug update)"
-    word = "whether it can be updated in place cannot be told" if in_place["possible"] is None else ""
+    word = "it is not known whether it can be updated in place" if in_place["possible"] is None else ""
     return f"{word or 'cannot be updated in place'}: {in_place['reason']}"
 
 

@@ -6,20 +6,25 @@ import argparse
 import sys
 import time
 from contextlib import closing
-from typing import Any, NamedTuple
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, memory_ranges
 from crash_hotplug.cli.output import print_json, print_labelled, progress
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
 from crash_hotplug.core.plan import MAX_MEMORY_RANGES, UpdatePlan
+from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.reload import update_or_reload
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.steps import Steps
 from crash_hotplug.core.update import Outcome, Report, Wants, decide, make_plan, update
-from crash_hotplug.linux.loading.call_time import CallTime, estimate_call
 from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
-from crash_hotplug.linux.loading.reload import ReloadParts, update_by_reload
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from crash_hotplug.linux.loading.call_time import CallTime
+    from crash_hotplug.linux.loading.reload import ReloadParts
 
 DESCRIPTION = """\
 Brings the elfcorehdr of the loaded crash image up to date in place, with one small kexec_load: the image's
@@ -33,8 +38,8 @@ examples:
   crash-hotplug update --verify full         and hash the whole image, as purgatory will
   crash-hotplug update --strategy in-place   never reload
 """
-RELOAD_PARTS = ReloadParts()
-"""How an image is reloaded."""
+RELOAD_PARTS: ReloadParts | None = None
+"""What an image is reloaded with; None for the system's own tools."""
 _CODES = {
     Outcome.UPDATED: exit_codes.DONE,
     Outcome.UNCHANGED: exit_codes.DONE,
@@ -98,7 +103,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _steps(machine: LiveMachine, strategy: str, wants: Wants) -> Steps[Report]:
     def by_reload(reason: str) -> Steps[Report]:
-        return update_by_reload(machine, reason, progress, RELOAD_PARTS)
+        # Imported here: most updates reload nothing, and wait for every import.
+        from crash_hotplug.linux.loading.reload import ReloadParts, update_by_reload  # noqa: PLC0415
+
+        return update_by_reload(machine, reason, progress, RELOAD_PARTS or ReloadParts())
 
     if strategy == "reload":
         return by_reload("")
@@ -132,6 +140,8 @@ def dry_run(machine: LiveMachine, wants: Wants, as_json: bool) -> int:
 
 
 def _plan(live: LiveMachine, wants: Wants) -> DryRun:
+    from crash_hotplug.linux.loading.call_time import estimate_call  # noqa: PLC0415 needs ctypes and mmap
+
     refused = live.why_refused()
     if refused is not None:
         return DryRun(exit_codes.FAILED, refused)

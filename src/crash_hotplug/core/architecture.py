@@ -5,13 +5,11 @@ One record per architecture.  A new one is an addition here: nothing else in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.records import NamedTuple
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """How one architecture lays out its elfcorehdr."""
 
     name: str

@@ -8,10 +8,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
 
 from crash_hotplug.core.architecture import Architecture, architecture_of, machine_name
 from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.records import NamedTuple
 
 ELF_HEADER_SIZE = 64
 PROGRAM_HEADER_SIZE = 56

@@ -7,7 +7,6 @@ Layout and order are those of ``crash_prepare_elf64_headers()`` in kernel/crash_
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
@@ -30,6 +29,7 @@ from crash_hotplug.core.elf import (
 from crash_hotplug.core.errors import NoRoomError
 from crash_hotplug.core.machine import KernelText, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.records import NamedTuple
 
 WHAT = "this elfcorehdr"
 
@@ -47,13 +47,14 @@ class Dialect(Enum):
         return architecture.kernel_padding if self is Dialect.KERNEL else 1024
 
 
-@dataclass(frozen=True)
-class ElfCoreHeader:
-    """A parsed or built elfcorehdr; written again it is the same, byte for byte."""
-
+class _ElfCoreHeader(NamedTuple):
     elf_header: ElfHeader
     program_headers: tuple[ProgramHeader, ...]
     architecture: Architecture
+
+
+class ElfCoreHeader(_ElfCoreHeader):
+    """A parsed or built elfcorehdr; written again it is the same, byte for byte."""
 
     @property
     def size(self) -> int:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.boot_params import E820_RAM, e820_table, elfcorehdr_argument
 from crash_hotplug.core.elfcorehdr import Dialect
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.records import NamedTuple
 
 KEXEC_SEGMENT_MAX = 16
 _CONTROL_PAGE_BEHIND_COUNT = 1 + 4 * KEXEC_SEGMENT_MAX + 6
@@ -70,8 +69,7 @@ class Segment(NamedTuple):
         return Range(self.phys, self.phys + self.memsz)
 
 
-@dataclass(frozen=True)
-class Kimage:
+class Kimage(NamedTuple):
     """What ``struct kimage`` of include/linux/kexec.h says of the loaded crash image."""
 
     entry_phys: int
@@ -85,8 +83,7 @@ class Kimage:
         return next((s for s in self.segments if s.phys <= phys < s.phys + s.memsz), None)
 
 
-@dataclass(frozen=True)
-class CrashImage:
+class CrashImage(NamedTuple):
     """The parts of a loaded crash image that a header's verdict needs."""
 
     elfcorehdr: bytes

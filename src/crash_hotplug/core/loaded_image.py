@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from crash_hotplug.core.architecture import PAGE, whole_pages
 from crash_hotplug.core.boot_params import cmdline_phys, elfcorehdr_argument, is_boot_params
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
@@ -48,7 +46,7 @@ def _whole_image(kimage: Kimage, named: tuple[Segment, ...]) -> Kimage:
     """Add the segments that an update in place did not list: purgatory's digest table names them."""
     listed = {segment.phys for segment in kimage.segments}
     unlisted = [segment for segment in named if segment.phys not in listed and segment.memsz]
-    return replace(kimage, segments=tuple(sorted([*kimage.segments, *unlisted], key=lambda s: s.phys)))
+    return kimage._replace(segments=tuple(sorted([*kimage.segments, *unlisted], key=lambda s: s.phys)))
 
 
 def _find_elfcorehdr(kimage: Kimage, read_phys: ReadPhys) -> Segment:
@@ -83,8 +81,8 @@ def _with_boot_params(image: CrashImage, kimage: Kimage, read_phys: ReadPhys) ->
             f"the capture kernel would look for its elfcorehdr at {argument[0]:#x}, the image has one at "
             f"{image.elfcorehdr_phys:#x}"
         )
-    return replace(
-        image, boot_params=boot_params, boot_params_phys=boot_params_at, cmdline=cmdline, cmdline_phys=command_at
+    return image._replace(
+        boot_params=boot_params, boot_params_phys=boot_params_at, cmdline=cmdline, cmdline_phys=command_at
     )
 
 

@@ -1,13 +1,12 @@
-"""What a header has to describe: the machine as it is now."""
+"""The machine that a header has to describe."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from crash_hotplug.core.architecture import Architecture
 from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.core.records import NamedTuple
 
 
 class NoteRegion(NamedTuple):
@@ -28,8 +27,7 @@ class KernelText(NamedTuple):
     """Bytes from ``_text`` to ``_end``."""
 
 
-@dataclass(frozen=True)
-class Cpu:
+class Cpu(NamedTuple):
     """One possible CPU."""
 
     number: int
@@ -39,8 +37,7 @@ class Cpu:
     """Where it saves its registers; None where that could not be read (sysfs has it for present CPUs only)."""
 
 
-@dataclass(frozen=True)
-class MemoryBlocks:
+class MemoryBlocks(NamedTuple):
     """Hot-plug memory blocks as /sys/devices/system/memory shows them."""
 
     size: int
@@ -51,8 +48,7 @@ class MemoryBlocks:
     """How many are plugged in and not online; they stay in /proc/iomem and in the header."""
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """A machine at one moment.  None in a field means that it could not be read."""
 
     architecture: Architecture

@@ -7,8 +7,6 @@ is safe.  The facts are those of ``kimage_alloc_crash_control_pages()`` in kerne
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from crash_hotplug.core.architecture import PAGE, whole_pages
 from crash_hotplug.core.boot_params import E820_RAM, change_elfcorehdr_argument, e820_table, reserve
@@ -26,6 +24,7 @@ from crash_hotplug.core.purgatory import (
     without_elfcorehdr,
 )
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.sizes import human_size
 from crash_hotplug.core.steps import Say, say_nothing
 
@@ -58,8 +57,7 @@ class NewSegment(NamedTuple):
     """Why it is listed, for people."""
 
 
-@dataclass(frozen=True)
-class UpdatePlan:
+class UpdatePlan(NamedTuple):
     """What one kexec_load(2) is to be given, and what is known to hold afterwards."""
 
     entry_phys: int
@@ -85,8 +83,7 @@ def room_for(possible_cpus: int, memory_ranges: int = MAX_MEMORY_RANGES) -> int:
     return whole_pages(ELF_HEADER_SIZE + PROGRAM_HEADER_SIZE * (2 + possible_cpus + memory_ranges))
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """A header that moves: where to, and what points to it then."""
 
     place: int
@@ -312,7 +309,7 @@ def _listed_size(header: bytes, room: int) -> int:
 
 def _with_header_at(kimage: Kimage, old: int, new: int, memsz: int) -> Kimage:
     others = [s for s in kimage.segments if s.phys != old]
-    return replace(kimage, segments=tuple(sorted([*others, Segment(new, memsz, memsz)], key=lambda s: s.phys)))
+    return kimage._replace(segments=tuple(sorted([*others, Segment(new, memsz, memsz)], key=lambda s: s.phys)))
 
 
 def _build_plan(

@@ -8,14 +8,14 @@ vary with the build.  Everything here works on the bytes of purgatory's segment.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Callable, NamedTuple
 
 from crash_hotplug.core.architecture import PAGE, whole_pages
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.records import NamedTuple
 
 DIGEST_SIZE = 32
 _REGION = struct.Struct("<QQ")

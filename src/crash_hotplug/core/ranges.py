@@ -8,9 +8,9 @@ are one range, as in the kernel's ``crash_mem`` lists (``kernel/crash_core.c``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from crash_hotplug.core.errors import NoRoomError
+from crash_hotplug.core.records import NamedTuple
 
 
 class Range(NamedTuple):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
-from typing import Callable, NamedTuple
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX
 from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.purgatory import verify_digest
+from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.steps import OutOfPatienceError, Say, Step, Steps, say_nothing
 from crash_hotplug.core.update import ANSWERED, CrashMachine, Outcome, Report, Wants, take_lock, update
 
@@ -134,7 +134,7 @@ def make_ready(machine: CrashMachine, wants: Wants, say: Say = say_nothing) -> S
 
     :return: why that was not done, for people; None where the image is ready
     """
-    report = yield from update(machine, replace(wants, gives_room=True), say)
+    report = yield from update(machine, wants._replace(gives_room=True), say)
     return None if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED) else report.sentence
 
 

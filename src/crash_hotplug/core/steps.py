@@ -6,10 +6,10 @@ pause.  Both run the same generators.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable
-from typing import Callable, NamedTuple, TypeVar
+from collections.abc import Callable, Generator, Hashable
 
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.records import NamedTuple
 
 
 class Step(NamedTuple):
@@ -31,9 +31,15 @@ def say_nothing(_what: str) -> None:
     """Tell nobody: the default of every :data:`Say`."""
 
 
-_Result = TypeVar("_Result")
-Steps = Generator[Step, None, _Result]
-"""The steps, and in the end a result."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _Result = TypeVar("_Result")
+    Steps = Generator[Step, None, _Result]
+    """The steps, and in the end a result."""
+else:
+    Steps = Generator
 
 
 class OutOfPatienceError(CrashHotplugError):

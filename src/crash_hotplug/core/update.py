@@ -17,9 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from enum import Enum
-from typing import NamedTuple, Protocol
 
 from crash_hotplug.core.architecture import PAGE, whole_pages
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, entries_that_fit
@@ -42,6 +40,7 @@ from crash_hotplug.core.plan import (
 )
 from crash_hotplug.core.purgatory import ReadPhys, verify_digest
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.records import NamedTuple, Protocol
 from crash_hotplug.core.sizes import count
 from crash_hotplug.core.steps import OutOfPatienceError, Say, Step, Steps, say_nothing
 
@@ -145,8 +144,7 @@ class Report(NamedTuple):
     sentence: str
 
 
-@dataclass(frozen=True)
-class Wants:
+class Wants(NamedTuple):
     """What is asked of an update."""
 
     memory_ranges: int = MAX_MEMORY_RANGES
@@ -169,8 +167,7 @@ class Wants:
         return max(room, whole_pages(header.size))
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What an update is to do."""
 
     outcome: Outcome
@@ -240,7 +237,7 @@ def _where_it_is(image: CrashImage, machine: Machine, room: int, why_stays: str,
     else:
         found = _write(header, room)
     sentence = f"{found.sentence}; present CPUs only, because it cannot move: {why_stays}"
-    return replace(found, sentence=sentence, why_stays=why_stays)
+    return found._replace(sentence=sentence, why_stays=why_stays)
 
 
 def make_plan(

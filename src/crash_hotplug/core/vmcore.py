@@ -1,23 +1,10 @@
-"""Audit a vmcore: what is in it, what is wrong with it, and what it lacks against a machine."""
+"""Audit a vmcore: its contents, its defects, and what it lacks compared with a machine."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
 
-from crash_hotplug.core.compare import (
-    IN_DUMP,
-    Comparison,
-    Finding,
-    Kind,
-    compare_backup_region,
-    compare_direct_map,
-    compare_kernel_text,
-    compare_memory,
-    overlap_findings,
-)
 from crash_hotplug.core.elf import (
     ELF_HEADER_SIZE,
     NT_PRSTATUS,
@@ -32,16 +19,28 @@ from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcoreh
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.core.records import NamedTuple, Protocol
 from crash_hotplug.core.sizes import count, human_size
+from crash_hotplug.core.verdict import (
+    IN_DUMP,
+    Comparison,
+    Finding,
+    Kind,
+    compare_backup_region,
+    compare_direct_map,
+    compare_kernel_text,
+    compare_memory,
+    overlap_findings,
+)
 from crash_hotplug.core.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 
 WHAT = "this vmcore"
 HEAD_LIMIT = 1 << 20
-"""A file of at most this many bytes that ends inside its first PT_LOAD is taken for the beginning of a vmcore."""
+"""A file of at most this many bytes that ends before its first PT_LOAD ends is taken for the beginning of a vmcore."""
 NOTES_LIMIT = 64 << 20
 """Notes beyond this many bytes are not read: 1,024 CPUs' take less than 1 MiB."""
 NOTE_COUNT_LIMIT = 1 << 17
-"""Nor more notes than this: a hostile file could make millions out of the smallest ones."""
+"""More notes than this are not read: a hostile file could contain millions of small ones."""
 
 _OTHER_FORMATS = {
     b"KDUMP   ": "compressed by makedumpfile",
@@ -54,7 +53,7 @@ _OTHER_FORMATS = {
 
 
 class ByteSource(Protocol):
-    """Where a vmcore's bytes come from."""
+    """The bytes of a vmcore."""
 
     @property
     def size(self) -> int:
@@ -64,8 +63,7 @@ class ByteSource(Protocol):
         """Return *length* bytes at file *offset*, fewer at the end of the file."""
 
 
-@dataclass(frozen=True)
-class Vmcore:
+class Vmcore(NamedTuple):
     """The headers and notes of an ELF vmcore."""
 
     headers: ElfCoreHeader
@@ -77,13 +75,13 @@ class Vmcore:
 
     @property
     def vmcoreinfo(self) -> Vmcoreinfo:
-        """What the crashed kernel said of itself."""
+        """The crashed kernel's description of itself."""
         found = next((n for n in self.notes if n.name == b"VMCOREINFO"), None)
         return parse_vmcoreinfo(found.descriptor if found else b"")
 
     @property
     def saved_cpus(self) -> int:
-        """How many CPUs saved registers.  Notes are positional: they do not say which CPUs."""
+        """How many CPUs saved registers.  Notes are positional: they do not name the CPU."""
         return sum(1 for n in self.notes if n.type == NT_PRSTATUS and n.name == b"CORE")
 
     @property
@@ -107,7 +105,7 @@ class Vmcore:
 def parse_vmcore(source: ByteSource) -> Vmcore:
     """Read headers and notes of an ELF vmcore; nothing else of the file is read.
 
-    :raise InputError: it is another format, truncated inside its headers, or no vmcore
+    :raise InputError: it has another format, is truncated inside its headers, or is not a vmcore
     """
     start = source.read_at(0, ELF_HEADER_SIZE)
     for magic, format_name in _OTHER_FORMATS.items():
@@ -137,7 +135,7 @@ def audit_vmcore(vmcore: Vmcore) -> Comparison:
         sentence = f"{human_size(vmcore.notes_cut)} of notes are missing: the file ends before them"
         result.findings.append(Finding(Kind.TRUNCATED, sentence))
     elif vmcore.saved_cpus == 0:
-        result.findings.append(Finding(Kind.CPU_MISSING, "no CPU's registers are in it: there is no stack to look at"))
+        result.findings.append(Finding(Kind.CPU_MISSING, "it contains no CPU's registers, so it has no stack to show"))
     if vmcore.headers.kernel_text is None and vmcore.headers.architecture.maps_kernel_text:
         sentence = "the kernel text is not described: debuggers cannot find the kernel's code and data"
         result.findings.append(Finding(Kind.WRONG_KERNEL_TEXT, sentence))
@@ -176,9 +174,9 @@ def compare_vmcore(
     dialect: Dialect,
     result: Comparison,
 ) -> None:
-    """Add to *result* what the vmcore lacks against the machine, as it was shortly before the panic.
+    """Add to *result* what the vmcore lacks compared with the machine shortly before the panic.
 
-    :param loaded: the header that was loaded then; only its addresses tell which CPU is missing
+    :param loaded: the header that was loaded then; its addresses show which CPU is missing
     :raise InputError: the dump is of another kernel
     """
     release = vmcore.vmcoreinfo.kernel_release
@@ -200,8 +198,8 @@ def _compare_saved_cpus(vmcore: Vmcore, machine: Machine, loaded: ElfCoreHeader 
         return
     if loaded is None:
         sentence = (
-            f"{count(vmcore.saved_cpus, 'CPU')} saved registers, {len(online)} were online: which ones are missing "
-            "only the elfcorehdr that was loaded can tell"
+            f"{count(vmcore.saved_cpus, 'CPU')} saved registers, {len(online)} were online: only the "
+            "elfcorehdr that was loaded can show which ones are missing"
         )
         result.findings.append(Finding(Kind.CPU_MISSING, sentence))
         return

@@ -1,14 +1,19 @@
-"""The VMCOREINFO note: ``KEY=VALUE`` lines that the crashed kernel left for tools."""
+"""The VMCOREINFO note: ``KEY=VALUE`` lines that the kernel keeps for tools, in its memory and in a dump."""
 
 from __future__ import annotations
 
+import contextlib
 import re
-from datetime import datetime, timezone
-from typing import NamedTuple
+
+from crash_hotplug.core.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 class Vmcoreinfo(NamedTuple):
-    """What a dump says of the kernel that crashed; None where it does not."""
+    """The kernel's description of itself; None where a value is missing."""
 
     kernel_release: str | None
     panic_time: datetime | None
@@ -18,7 +23,7 @@ class Vmcoreinfo(NamedTuple):
 
 
 def parse_vmcoreinfo(descriptor: bytes) -> Vmcoreinfo:
-    """Parse the note's descriptor; what is not text or has no known key is passed over."""
+    """Parse the note's descriptor; lines without a known key are skipped."""
     values = {}
     for line in descriptor.decode("ascii", "replace").splitlines():
         key, separator, value = line.partition("=")
@@ -34,7 +39,20 @@ def parse_vmcoreinfo(descriptor: bytes) -> Vmcoreinfo:
     )
 
 
+def parse_symbols(descriptor: bytes) -> dict[str, int]:
+    """Return the virtual address of each symbol that the note tells (``SYMBOL(NAME)=ADDRESS``)."""
+    symbols = {}
+    for line in descriptor.split(b"\n"):
+        name, separator, address = line.partition(b")=")
+        if name.startswith(b"SYMBOL(") and separator and len(address) <= 16:
+            with contextlib.suppress(ValueError):
+                symbols[name[len(b"SYMBOL(") :].decode("ascii", "replace")] = int(address, 16)
+    return symbols
+
+
 def _time(seconds: str) -> datetime | None:
+    from datetime import datetime, timezone  # noqa: PLC0415 only a dump has the time of its panic
+
     if not (seconds.isascii() and seconds.isdigit() and len(seconds) <= 11):
         return None
     return datetime.fromtimestamp(int(seconds), tz=timezone.utc)

@@ -1,4 +1,4 @@
-"""/sys/kernel/btf/vmlinux: how the running kernel lays out ``struct kimage``."""
+"""/sys/kernel/btf/vmlinux: the running kernel's layout of ``struct kimage``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATH = "/sys/kernel/btf/vmlinux"
 
 
 def kimage_layouts(sysroot: Sysroot) -> tuple[KimageLayout, ...]:
-    """Return the kernel's own layout where it has BTF, else those that are known, to be tried in turn."""
+    """Return the kernel's own layout where it has BTF, else the known layouts, to be tried in turn."""
     own = _live_layout() if sysroot.is_live else _read_layout(sysroot)
     return KNOWN_LAYOUTS if own is None else (own,)
 
@@ -33,5 +33,5 @@ def _read_layout(sysroot: Sysroot) -> KimageLayout | None:
         data = sysroot.read(PATH, LARGE)
     except CrashHotplugError:
         return None
-    members = struct_members(data, "kimage") if data is not None else None
+    members = struct_members(data, "kimage", KimageLayout._fields) if data is not None else None
     return None if members is None else layout_from_members(members)

@@ -1,14 +1,28 @@
-"""/sys/devices/system/cpu: which CPUs there are, and where each saves its registers at a panic."""
+"""/sys/devices/system/cpu: the CPUs, and the place where each saves its registers at a panic.
+
+sysfs has the place for present CPUs only, but percpu memory exists for every possible CPU from boot on: the address
+is the value of ``crash_notes`` plus ``__per_cpu_offset[N]``, both read through /proc/kcore.  A snapshot keeps the
+addresses.
+"""
 
 from __future__ import annotations
 
 import re
+import struct
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import Cpu, NoteRegion
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux import kallsyms
+from crash_hotplug.linux.kcore import Kcore
+from crash_hotplug.linux.sysroot import LARGE, Sysroot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DIRECTORY = "/sys/devices/system/cpu"
+SAVED_NOTES = "/possible-cpus.json"
+"""In a saved tree: where CPUs that are not present would save their registers."""
 CPU_LIMIT = 1 << 16
 """No kernel is built for more CPUs (x86_64 allows 8192)."""
 _LIST_ITEM = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
@@ -17,12 +31,14 @@ _LIST_ITEM = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 def read_cpus(sysroot: Sysroot) -> tuple[Cpu, ...]:
     """Read every possible CPU; notes that may not be read are None.
 
-    :raise CannotTellError: which CPUs are present is not to be had
-    :raise InputError: a file is not what the kernel writes
+    :raise CannotTellError: the list of present CPUs is missing or masked
+    :raise InputError: a file is not in the kernel's format
     """
     present = _read_list(sysroot, "present")
     if present is None:
-        raise CannotTellError(f"{sysroot.locate(DIRECTORY)}/present does not exist: the CPUs cannot be told")
+        raise CannotTellError(
+            f"{sysroot.locate(DIRECTORY)}/present does not exist, so the machine's CPUs are not known"
+        )
     online = _read_list(sysroot, "online")
     possible = _read_list(sysroot, "possible")
     numbers = sorted(set(possible or ()) | set(present))
@@ -43,7 +59,7 @@ def _read_list(sysroot: Sysroot, name: str) -> frozenset[int] | None:
 
 
 def parse_cpu_list(text: str, name: str = "the CPU list") -> list[int]:
-    """Parse a list such as ``0-3,8``; an empty one is empty.
+    """Parse a list such as ``0-3,8``; empty text is an empty list.
 
     :raise InputError: it is not such a list, or names impossible CPUs
     """
@@ -71,5 +87,81 @@ def _read_crash_notes(sysroot: Sysroot, number: int) -> NoteRegion | None:
     if not re.fullmatch(r"[0-9a-f]{1,16}", address) or not re.fullmatch(r"[0-9]{1,9}", size):
         name = sysroot.locate(f"{DIRECTORY}/cpu{number}/crash_notes")
         raise InputError(f"{name} or its size is not a number: {address[:20]!r}, {size[:20]!r}")
-    # Address 0 is what a masked or unallocated note reads as; no CPU's notes lie there.
+    # A masked or unallocated note reads as address 0; no CPU's notes are there.
     return NoteRegion(int(address, 16), int(size)) if int(address, 16) else None
+
+
+def with_possible_notes(sysroot: Sysroot, kcore: Kcore | None, cpus: Sequence[Cpu]) -> tuple[Cpu, ...]:
+    """Return *cpus* with the notes of those that are not present, where they can be read and proven.
+
+    :raise InputError: the saved addresses are not in a snapshot's format
+    """
+    if sysroot.is_live:
+        found = {} if kcore is None else read_possible_notes(sysroot, kcore, cpus)
+    else:
+        found = _read_saved_notes(sysroot)
+    return tuple(
+        cpu._replace(crash_notes=found[cpu.number]) if cpu.crash_notes is None and cpu.number in found else cpu
+        for cpu in cpus
+    )
+
+
+def read_possible_notes(sysroot: Sysroot, kcore: Kcore, cpus: Sequence[Cpu]) -> dict[int, NoteRegion]:
+    """Compute the address of every possible CPU's notes from the kernel's variables.
+
+    Each is compared with sysfs where sysfs has it; if one differs, none is used.
+
+    :return: by CPU number; empty where the variables cannot be read or do not agree with sysfs
+    """
+    known = {cpu.number: cpu.crash_notes for cpu in cpus if cpu.crash_notes is not None}
+    if not known:
+        return {}
+    size = next(iter(known.values())).size
+    try:
+        symbols = kallsyms.read_symbols(sysroot, ("crash_notes", "__per_cpu_offset"))
+        base = int.from_bytes(kcore.read_virt(symbols["crash_notes"], 8), "little")
+        count = max(cpu.number for cpu in cpus) + 1
+        offsets = struct.unpack(f"<{count}Q", kcore.read_virt(symbols["__per_cpu_offset"], 8 * count))
+    except (CannotTellError, KeyError):
+        return {}
+    found = {}
+    for cpu in cpus:
+        phys = kcore.phys_of_direct_map_virt((base + offsets[cpu.number]) % (1 << 64))
+        if phys is None or known.get(cpu.number, NoteRegion(phys, size)).phys != phys:
+            return {}
+        found[cpu.number] = NoteRegion(phys, size)
+    return found
+
+
+def notes_json(cpus: Sequence[Cpu]) -> bytes:
+    """Return the JSON for a snapshot: physical address and size of each CPU's notes that are known."""
+    import json  # noqa: PLC0415 only a snapshot needs it
+
+    notes = {
+        str(cpu.number): {"phys": hex(cpu.crash_notes.phys), "size": cpu.crash_notes.size}
+        for cpu in cpus
+        if cpu.crash_notes is not None
+    }
+    return json.dumps({"crash_notes": notes}, indent=1).encode() + b"\n"
+
+
+def _read_saved_notes(sysroot: Sysroot) -> dict[int, NoteRegion]:
+    import json  # noqa: PLC0415
+
+    text = sysroot.read_text(SAVED_NOTES, LARGE)
+    if text is None:
+        return {}
+    name = sysroot.locate(SAVED_NOTES)
+    try:
+        notes = json.loads(text)["crash_notes"]
+        return {int(number): _saved_note(value["phys"], value["size"]) for number, value in notes.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{name} is not what a snapshot writes: {error!r}") from error
+
+
+def _saved_note(phys: object, size: object) -> NoteRegion:
+    if not isinstance(phys, str) or not re.fullmatch(r"0x[0-9a-f]{1,16}", phys):
+        raise ValueError("an address is not a hex string")
+    if not isinstance(size, int) or not 0 < size < 1 << 20:
+        raise ValueError("a size is not a small number")
+    return NoteRegion(int(phys, 16), size)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from crash_hotplug.core.architecture import Architecture
 from crash_hotplug.core.errors import CannotTellError, InputError
@@ -17,6 +15,10 @@ from crash_hotplug.linux.btf_file import kimage_layouts
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 SAVED = "/crash-image"
 _HEADER_LIMIT = 8 << 20
@@ -105,6 +107,8 @@ def _read_saved(sysroot: Sysroot) -> CrashImage:
 
 
 def _read_places(sysroot: Sysroot) -> Mapping[str, Any]:
+    import json  # noqa: PLC0415 only a saved tree has JSON
+
     path = f"{SAVED}/image.json"
     text = sysroot.read_text(path)
     try:

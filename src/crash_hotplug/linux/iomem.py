@@ -1,12 +1,12 @@
-"""/proc/iomem: which physical ranges are RAM, and which are reserved for the capture kernel."""
+"""/proc/iomem: the physical ranges that are RAM, and those reserved for the capture kernel."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
 PATH = "/proc/iomem"
@@ -14,7 +14,7 @@ _LINE = re.compile(r"^ *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)$")
 
 
 class Iomem(NamedTuple):
-    """What /proc/iomem says, as half-open physical ranges."""
+    """The contents of /proc/iomem, as half-open physical ranges."""
 
     ram: RangeList
     crashkernel: RangeList
@@ -26,11 +26,11 @@ def read_iomem(sysroot: Sysroot) -> Iomem:
     """Read /proc/iomem.
 
     :raise CannotTellError: it is missing, or its addresses are masked (all 0 without CAP_SYS_ADMIN)
-    :raise InputError: it is not what the kernel writes
+    :raise InputError: it is not in the kernel's format
     """
     text = sysroot.read_text(PATH, LARGE)
     if text is None:
-        raise CannotTellError(f"{sysroot.locate(PATH)} does not exist: which memory the machine has cannot be told")
+        raise CannotTellError(f"{sysroot.locate(PATH)} does not exist, so the machine's memory is not known")
     return parse_iomem(text, sysroot.locate(PATH))
 
 

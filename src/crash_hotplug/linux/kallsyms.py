@@ -1,28 +1,37 @@
-"""/proc/kallsyms: virtual addresses of a few kernel symbols."""
+"""Virtual addresses of a few kernel symbols: out of the kernel's table, or out of /proc/kallsyms."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable
-from functools import lru_cache
 
-from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.linux.sysroot import LARGE, Sysroot
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.kallsyms import KallsymsTable, Symbol
+from crash_hotplug.core.vmcoreinfo import parse_symbols
+from crash_hotplug.linux.kcore import Kcore
+from crash_hotplug.linux.kexec_state import read_vmcoreinfo, read_vmcoreinfo_place
+from crash_hotplug.linux.sysroot import LARGE, Sysroot, read_parts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PATH = "/proc/kallsyms"
-SYMBOLS = (
-    "_text",
-    "_stext",
-    "_end",
-    "page_offset_base",
-    "phys_base",
-    "vmcoreinfo_note",
-    "crash_notes",
-    "__per_cpu_offset",
-    "kexec_crash_image",
-)
-"""The symbols that this project looks at, and that a snapshot keeps."""
+SYMBOLS = {
+    "_text": "T",
+    "_stext": "T",
+    "_end": "BD",
+    "page_offset_base": "DB",
+    "phys_base": "DB",
+    "vmcoreinfo_note": "BD",
+    "crash_notes": "BD",
+    "__per_cpu_offset": "DB",
+    "kexec_crash_image": "BD",
+}
+"""The symbols that this project looks at, and that a snapshot keeps; the letters of nm(1) that each may have."""
+_LONGEST_LINE = 1 << 10
+"""Bytes; more than the kernel prints (KSYM_NAME_LEN is 512)."""
+_live: dict[str, Symbol | None] = {}
+"""Symbols of the live machine, which keep their addresses until the next boot; None for one that does not exist."""
 
 
 def read_symbols(sysroot: Sysroot, names: Iterable[str] = SYMBOLS) -> dict[str, int]:
@@ -30,46 +39,82 @@ def read_symbols(sysroot: Sysroot, names: Iterable[str] = SYMBOLS) -> dict[str, 
 
     :raise CannotTellError: the file may not be read
     """
-    lines = _lines(sysroot, names)
-    return {name: address for name, (address, _line) in lines.items()}
+    return {name: symbol.virt for name, symbol in _find(sysroot, names).items()}
 
 
 def symbol_lines(sysroot: Sysroot, names: Iterable[str] = SYMBOLS) -> bytes:
     """Return the file's lines of the symbols, for a snapshot; errors as :func:`read_symbols`."""
-    # By address, as the kernel lists them.
-    return b"".join(line + b"\n" for _address, line in sorted(_lines(sysroot, names).values()))
+    found = sorted((symbol.virt, symbol.type, name) for name, symbol in _find(sysroot, names).items())
+    return "".join(f"{virt:016x} {letter} {name}\n" for virt, letter, name in found).encode()
 
 
-def _lines(sysroot: Sysroot, names: Iterable[str]) -> dict[str, tuple[int, bytes]]:
-    """Return address and line of each symbol that has an address."""
+def _find(sysroot: Sysroot, names: Iterable[str]) -> dict[str, Symbol]:
     if not sysroot.is_live:
-        return _search(sysroot, names)
-    # The kernel takes 30 ms to print them all, and they stay where they are until the next boot.
-    wanted = set(names)
-    return {name: found for name, found in _live_lines().items() if name in wanted}
+        return search_text(sysroot, names)
+    unknown = [name for name in names if name not in _live]
+    if unknown:
+        # Printing all symbols takes the kernel longer than everything else that an update does.
+        found = search_table(sysroot, unknown)
+        found.update(search_text(sysroot, [name for name in unknown if name not in found]))
+        _live.update({name: found.get(name) for name in unknown})
+    return {name: symbol for name in names if (symbol := _live[name]) is not None}
 
 
-@lru_cache(maxsize=1)
-def _live_lines() -> dict[str, tuple[int, bytes]]:
-    return _search(Sysroot(), SYMBOLS)
+def search_table(sysroot: Sysroot, names: Iterable[str]) -> dict[str, Symbol]:
+    """Return those of the symbols that the table in the kernel's memory has; none where it cannot be read."""
+    try:
+        place = read_vmcoreinfo_place(sysroot)
+        if place is None:
+            return {}
+        with Kcore(sysroot) as kcore:
+            table = KallsymsTable(parse_symbols(read_vmcoreinfo(kcore, place)), kcore.read_virt)
+            found = {name: table.find(name, SYMBOLS[name]) for name in names}
+    except CrashHotplugError:
+        return {}
+    return {name: symbol for name, symbol in found.items() if symbol is not None}
 
 
-def _search(sysroot: Sysroot, names: Iterable[str]) -> dict[str, tuple[int, bytes]]:
-    data = sysroot.read(PATH, LARGE) or b""
-    found = {}
-    for name in names:
-        # A plain search: a regular expression over the 10 MB of a live kernel takes ten times as long.
-        at = data.find(b" " + name.encode() + b"\n")
-        line = data[data.rfind(b"\n", 0, max(at, 0)) + 1 : at + 1 + len(name)]
-        matched = re.match(rb"([0-9a-fA-F]{8,16}) [A-Za-z] ", line) if at >= 0 else None
-        if matched is not None and int(matched[1], 16) != 0:
-            found[name] = int(matched[1], 16), line
-    return found
+def search_text(sysroot: Sysroot, names: Iterable[str]) -> dict[str, Symbol]:
+    """Return those of the symbols that /proc/kallsyms shows with an address, by plain searches in large parts of it.
+
+    :raise CannotTellError: the file may not be read
+    """
+    found: dict[str, Symbol] = {}
+    left = set(names)
+    opened = sysroot.open(PATH) if left else None
+    if opened is None:
+        return found
+    with opened as file:
+        rest = b""
+        for part in read_parts(file, LARGE, sysroot.locate(PATH)):
+            lines = rest + part
+            shown = {name: symbol for name in left if (symbol := _symbol_in(lines, name)) is not None}
+            found.update(shown)
+            left -= shown.keys()
+            if not left:
+                break
+            rest = lines[lines.rfind(b"\n") + 1 :][-_LONGEST_LINE:]
+    return {name: symbol for name, symbol in found.items() if symbol.virt != 0}
+
+
+def _symbol_in(lines: bytes, name: str) -> Symbol | None:
+    """Return the first symbol of that name; a module's has the module behind its name."""
+    end = lines.find(b" " + name.encode() + b"\n")
+    if end < 0:
+        return None
+    # Without white space around it: "ffffffff81000000 T".
+    address, _space, letter = lines[lines.rfind(b"\n", 0, end) + 1 : end].partition(b" ")
+    if not address.isalnum() or len(address) > 16 or len(letter) != 1 or not letter.isalpha():
+        return None
+    try:
+        return Symbol(int(address, 16), letter.decode())
+    except ValueError:
+        return None
 
 
 def explain_masked(sysroot: Sysroot) -> CannotTellError:
-    """Return the error for symbols that are not to be had."""
-    who = "even from root (kernel.kptr_restrict)"
+    """Return the error for symbols that are hidden."""
+    cause = "even from root (kernel.kptr_restrict)"
     if not sysroot.is_live or os.geteuid() != 0:
-        who = "without CAP_SYSLOG (kernel.kptr_restrict); run as root"
-    return CannotTellError(f"{sysroot.locate(PATH)} does not show the kernel's addresses: they are hidden {who}")
+        cause = "without CAP_SYSLOG (kernel.kptr_restrict); run as root"
+    return CannotTellError(f"{sysroot.locate(PATH)} does not show the kernel's addresses: they are hidden {cause}")

@@ -1,13 +1,20 @@
-"""What the kernel says of kexec: is a crash image loaded, how it supports hot-plug, what it forbids."""
+"""The kernel's files about kexec: the loaded image, support of hot-plug, restrictions, and vmcoreinfo.
+
+:func:`memory_encryption` is here as well: where memory is encrypted, /proc/kcore does not show the reserved region as
+the capture kernel will see it.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.machine import NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.core.records import NamedTuple
+from crash_hotplug.core.vmcoreinfo import parse_vmcoreinfo
+from crash_hotplug.linux.kcore import Kcore
+from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
 LOADED = ("/sys/kernel/kexec/crash_loaded", "/sys/kernel/kexec_crash_loaded")
 """Since 6.19 these files live in /sys/kernel/kexec/; the second path of each pair is the older place."""
@@ -19,6 +26,8 @@ MEMORY_HOTPLUG = "/sys/devices/system/memory/crash_hotplug"
 LOAD_DISABLED = "/proc/sys/kernel/kexec_load_disabled"
 LOAD_LIMIT = "/proc/sys/kernel/kexec_load_limit_panic"
 LOCKDOWN = "/sys/kernel/security/lockdown"
+VMCOREINFO = "/sys/kernel/vmcoreinfo"
+CPUINFO = "/proc/cpuinfo"
 
 STATE_FILES = (
     *LOADED,
@@ -31,12 +40,14 @@ STATE_FILES = (
     LOAD_LIMIT,
     LOCKDOWN,
 )
-"""Every file that is read here, for a snapshot."""
+"""The files of :class:`KexecState`, for a snapshot."""
+_GUEST_FLAGS = {"tdx_guest": "Intel TDX", "sev_guest": "AMD SEV"}
+_NOTE_HEADER = 24
+"""Bytes before the text of vmcoreinfo: the note's three words and the name ``VMCOREINFO``."""
 
 
-@dataclass(frozen=True)
-class KexecState:
-    """The kernel's side of kdump.  None means that the kernel (or the saved tree) does not say."""
+class KexecState(NamedTuple):
+    """The kernel's state of kdump.  None means that the kernel (or the saved tree) does not have the file."""
 
     image_loaded: bool | None
     reserved_size: int | None
@@ -61,9 +72,9 @@ class KexecState:
 
 
 def read_kexec_state(sysroot: Sysroot) -> KexecState:
-    """Read it all; what is masked or missing is None.
+    """Read the state; a value whose file is masked or missing is None.
 
-    :raise InputError: a file is not what the kernel writes
+    :raise InputError: a file is not in the kernel's format
     """
     loaded = _number(sysroot, LOADED)
     return KexecState(
@@ -79,14 +90,14 @@ def read_kexec_state(sysroot: Sysroot) -> KexecState:
 
 
 def why_locked_down(state: KexecState) -> str | None:
-    """Return that lockdown forbids kexec_load(2); None where it does not."""
+    """Return the sentence that lockdown forbids kexec_load(2); None where it does not."""
     if state.lockdown in (None, "none"):
         return None
     return f"lockdown ({state.lockdown}) forbids kexec_load"
 
 
 def why_no_load(state: KexecState) -> str | None:
-    """Return which sysctl forbids loading a crash image by either system call; None where none does."""
+    """Return which sysctl forbids to load a crash image by either system call; None where none does."""
     if state.load_disabled:
         return "kernel.kexec_load_disabled forbids loading until the next boot"
     if state.load_limit == 0:
@@ -97,9 +108,9 @@ def why_no_load(state: KexecState) -> str | None:
 def read_cma_ranges(sysroot: Sysroot) -> RangeList | None:
     """Return the physical ranges of ``crashkernel=SIZE,cma``, which the kernel leaves out of the header.
 
-    Only kernels from 6.19 on tell them; None on the others, whether they have such ranges or not.
+    Kernels from 6.19 on show them; None on older ones, whether they have such ranges or not.
 
-    :raise InputError: the file is not what the kernel writes
+    :raise InputError: the file is not in the kernel's format
     """
     text = _text(sysroot, CMA_RANGES[0])
     if text is None:
@@ -111,6 +122,48 @@ def read_cma_ranges(sysroot: Sysroot) -> RangeList | None:
             raise InputError(f"{sysroot.locate(CMA_RANGES[0])} is not a list of START-END ranges")
         ranges.append(Range(int(matched[1], 16), int(matched[2], 16) + 1))
     return RangeList(ranges)
+
+
+def read_vmcoreinfo_place(sysroot: Sysroot) -> NoteRegion | None:
+    """Read "ADDRESS SIZE"; both are hexadecimal, with and without 0x: ``0x11ee000 1024`` is 0x1024 bytes.
+
+    :return: None where the file is missing or masked
+    :raise InputError: it is not of that form
+    """
+    text = _text(sysroot, VMCOREINFO)
+    if text is None:
+        return None
+    matched = re.fullmatch(r"(?:0x)?([0-9a-f]{1,16}) ([0-9a-f]{1,8})", text)
+    if matched is None:
+        raise InputError(f"{sysroot.locate(VMCOREINFO)} is not of the form ADDRESS SIZE: {text[:40]!r}")
+    return NoteRegion(int(matched[1], 16), int(matched[2], 16))
+
+
+def read_vmcoreinfo(kcore: Kcore, place: NoteRegion) -> bytes:
+    """Return the text of vmcoreinfo, as a panic would leave it.
+
+    :raise CannotTellError: the memory cannot be read
+    """
+    return kcore.read_phys(place.phys, place.size)[_NOTE_HEADER:].split(b"\0")[0]
+
+
+def memory_encryption(sysroot: Sysroot, kcore: Kcore, vmcoreinfo: NoteRegion | None) -> str | None:
+    """Return the name of the encryption that is in use, or None.
+
+    AMD's SME and SEV show in vmcoreinfo's ``sme_mask``, Intel's TDX as a flag in /proc/cpuinfo.  AMD's flags there say
+    only what the processor supports.
+
+    :raise CannotTellError: vmcoreinfo cannot be read
+    """
+    data = sysroot.read(CPUINFO, LARGE) or b""
+    flags = re.search(rb"^flags\s*:(.*)$", data, re.MULTILINE)
+    present = set(flags[1].decode("ascii", "replace").split()) if flags else set()
+    for flag, name in _GUEST_FLAGS.items():
+        if flag in present:
+            return name
+    if vmcoreinfo is None:
+        raise CannotTellError("vmcoreinfo cannot be read, so it is not known whether memory is encrypted")
+    return "AMD SME or SEV" if parse_vmcoreinfo(read_vmcoreinfo(kcore, vmcoreinfo)).sme_mask else None
 
 
 def _text(sysroot: Sysroot, path: str) -> str | None:

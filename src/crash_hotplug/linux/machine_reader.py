@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 
 from crash_hotplug.core.architecture import SUPPORTED, X86_64, Architecture
 from crash_hotplug.core.errors import CannotTellError, InputError
-from crash_hotplug.core.machine import KernelText, Machine, NoteRegion
+from crash_hotplug.core.machine import KernelText, Machine
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux import acpi_memory, kallsyms
-from crash_hotplug.linux.cpus import read_cpus
+from crash_hotplug.linux import kallsyms, memory_hotplug
+from crash_hotplug.linux.cpus import read_cpus, with_possible_notes
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
-from crash_hotplug.linux.kexec_state import read_cma_ranges
-from crash_hotplug.linux.memory_blocks import read_memory_blocks
-from crash_hotplug.linux.possible_cpus import with_possible_notes
+from crash_hotplug.linux.kexec_state import read_cma_ranges, read_vmcoreinfo_place
+from crash_hotplug.linux.memory_hotplug import read_memory_blocks
 from crash_hotplug.linux.sysroot import Sysroot
 
 CMDLINE = "/proc/cmdline"
 RELEASE = "/proc/sys/kernel/osrelease"
-VMCOREINFO = "/sys/kernel/vmcoreinfo"
 
 
 def read_machine(sysroot: Sysroot) -> Machine:
@@ -32,10 +29,9 @@ def read_machine(sysroot: Sysroot) -> Machine:
     """
     kcore = _open_kcore(sysroot)
     try:
-        return replace(
-            read_described_machine(sysroot, kcore, read_iomem(sysroot)),
+        return read_described_machine(sysroot, kcore, read_iomem(sysroot))._replace(
             memory_blocks=read_memory_blocks(sysroot),
-            acpi_memory_devices=acpi_memory.count_present(sysroot),
+            acpi_memory_devices=memory_hotplug.count_present_acpi_devices(sysroot),
         )
     finally:
         if kcore is not None:
@@ -87,20 +83,6 @@ def _read_release(sysroot: Sysroot) -> str | None:
 def _has_crashkernel(sysroot: Sysroot) -> bool:
     data = sysroot.read(CMDLINE) or b""
     return re.search(rb"(?:^|\s)crashkernel=", data) is not None
-
-
-def read_vmcoreinfo_place(sysroot: Sysroot) -> NoteRegion | None:
-    """Read "ADDRESS SIZE"; both are hexadecimal, with and without 0x: ``0x11ee000 1024`` is 0x1024 bytes."""
-    try:
-        text = sysroot.read_text(VMCOREINFO)
-    except CannotTellError:
-        return None
-    if text is None:
-        return None
-    matched = re.fullmatch(r"(?:0x)?([0-9a-f]{1,16}) ([0-9a-f]{1,8})", text)
-    if matched is None:
-        raise InputError(f"{sysroot.locate(VMCOREINFO)} is not of the form ADDRESS SIZE: {text[:40]!r}")
-    return NoteRegion(int(matched[1], 16), int(matched[2], 16))
 
 
 def _read_kernel_text(sysroot: Sysroot, kcore: Kcore | None, iomem: Iomem) -> KernelText | None:

@@ -15,17 +15,7 @@ from typing import BinaryIO
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux import (
-    acpi_memory,
-    cpus,
-    iomem,
-    kallsyms,
-    kcore,
-    kexec_state,
-    machine_reader,
-    memory_blocks,
-    possible_cpus,
-)
+from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_hotplug
 from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
 from crash_hotplug.linux.doctor import diagnosis
@@ -46,31 +36,31 @@ class Snapshot:
 
     files: dict[str, bytes] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    """What could not be saved, each a sentence."""
+    """The reasons why a file could not be saved, each a sentence."""
 
 
 def take_snapshot(sysroot: Sysroot) -> Snapshot:
-    """Collect the files; none of the machine's memory is saved but headers of the crash image and of kcore.
+    """Collect the files; of the machine's memory only headers of the crash image and of kcore are saved.
 
     :raise CannotTellError: memory or CPUs are masked, so that the snapshot would be of no use
-    :raise InputError: a file is not what the kernel writes
+    :raise InputError: a file is not in the kernel's format
     """
     snapshot = Snapshot()
     reserved = iomem.read_iomem(sysroot).crashkernel
     cpu_numbers = [cpu.number for cpu in cpus.read_cpus(sysroot) if cpu.present]
     _copy(sysroot, snapshot, iomem.PATH, LARGE)
-    for path in (machine_reader.CMDLINE, machine_reader.RELEASE, machine_reader.VMCOREINFO, *kexec_state.STATE_FILES):
+    for path in (machine_reader.CMDLINE, machine_reader.RELEASE, kexec_state.VMCOREINFO, *kexec_state.STATE_FILES):
         _copy(sysroot, snapshot, path)
     for name in _CPU_FILES:
         _copy(sysroot, snapshot, f"{cpus.DIRECTORY}/{name}")
     for number in cpu_numbers:
         for name in _PER_CPU_FILES:
             _copy(sysroot, snapshot, f"{cpus.DIRECTORY}/cpu{number}/{name}")
-    _copy(sysroot, snapshot, f"{memory_blocks.DIRECTORY}/block_size_bytes")
-    for name in memory_blocks.block_names(sysroot):
-        _copy(sysroot, snapshot, f"{memory_blocks.DIRECTORY}/{name}/state")
-    for name in acpi_memory.device_names(sysroot):
-        _copy(sysroot, snapshot, f"{acpi_memory.DIRECTORY}/{name}/status")
+    _copy(sysroot, snapshot, f"{memory_hotplug.BLOCKS}/block_size_bytes")
+    for name in memory_hotplug.block_names(sysroot):
+        _copy(sysroot, snapshot, f"{memory_hotplug.BLOCKS}/{name}/state")
+    for name in memory_hotplug.acpi_device_names(sysroot):
+        _copy(sysroot, snapshot, f"{memory_hotplug.ACPI_DEVICES}/{name}/status")
     _save_kernel_addresses(sysroot, snapshot)
     _save_doctor_files(sysroot, snapshot)
     if kexec_state.read_kexec_state(sysroot).image_loaded is not False:
@@ -160,10 +150,10 @@ def _save_kernel_addresses(sysroot: Sysroot, snapshot: Snapshot) -> None:
 
 
 def _save_possible_cpus(sysroot: Sysroot, snapshot: Snapshot, opened: kcore.Kcore) -> None:
-    """Save where CPUs that are not present would save their registers: sysfs does not tell it."""
-    found = possible_cpus.with_possible_notes(sysroot, opened, cpus.read_cpus(sysroot))
+    """Save the places of notes of CPUs that are not present: sysfs does not have them."""
+    found = cpus.with_possible_notes(sysroot, opened, cpus.read_cpus(sysroot))
     if any(cpu.crash_notes is not None and not cpu.present for cpu in found):
-        snapshot.files[possible_cpus.SAVED] = possible_cpus.to_json(found)
+        snapshot.files[cpus.SAVED_NOTES] = cpus.notes_json(found)
 
 
 def _save_crash_image(sysroot: Sysroot, snapshot: Snapshot, reserved: RangeList) -> None:

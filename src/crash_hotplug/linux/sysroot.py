@@ -1,29 +1,35 @@
 """Reading files of a machine: the live one, or a tree that ``snapshot`` saved.
 
-Every file is read through here, bounded, and only if it is a regular file: a saved tree comes from somebody else.
+A saved tree comes from another person.  Every file is therefore read through here: only if it is a regular file, only
+up to a limit, and without waiting for a writer.
 """
 
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
+import stat
 
 from crash_hotplug.core.errors import CannotTellError, InputError
-from crash_hotplug.linux.regular_file import NotRegularFileError, open_regular, read_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
 
 SMALL = 64 << 10
 """More than any sysfs attribute has."""
 LARGE = 64 << 20
 """More than /proc/iomem or /proc/kallsyms have."""
+_PART = 1 << 20
 
 
 class Sysroot:
-    """A machine's file tree."""
+    """The file tree of a machine."""
 
     def __init__(self, directory: str | None = None) -> None:
         """Take the directory of a saved tree, or None for the live machine.
 
-        :raise InputError: the directory is none, or has neither /proc nor /sys below it
+        :raise InputError: it is not a directory, or has neither proc/ nor sys/
         """
         self.directory = None if directory is None else os.path.realpath(directory)
         if directory is not None and self.directory is not None:
@@ -38,16 +44,19 @@ class Sysroot:
         return self.directory is None
 
     def locate(self, path: str) -> str:
-        """Return where the file with the absolute *path* of the machine lies.
+        """Return where the file with the absolute *path* of the machine lies, for messages."""
+        return path if self.directory is None else os.path.join(self.directory, path.lstrip("/"))
+
+    def _inside(self, path: str) -> str:
+        """Return the same for opening it.
 
         :raise InputError: a link in the saved tree leads out of it
         """
-        if self.directory is None:
-            return path
-        located = os.path.join(self.directory, path.lstrip("/"))
-        real = os.path.realpath(located)
-        if os.path.commonpath([real, self.directory]) != self.directory:
-            raise InputError(f"{located} is a link that leads out of the saved tree")
+        located = self.locate(path)
+        if self.directory is not None:
+            real = os.path.realpath(located)
+            if real != self.directory and not real.startswith(self.directory.rstrip("/") + "/"):
+                raise InputError(f"{located} is a link that leads out of the saved tree")
         return located
 
     def open(self, path: str) -> BinaryIO | None:
@@ -56,7 +65,7 @@ class Sysroot:
         :raise CannotTellError: it may not be read, or is hidden
         :raise InputError: it is not a regular file
         """
-        located = self.locate(path)
+        located = self._inside(path)
         try:
             return open_regular(located)
         except NotRegularFileError as error:
@@ -96,6 +105,135 @@ class Sysroot:
     def names(self, path: str) -> list[str]:
         """Return the names in a directory, sorted; none where it does not exist or may not be read."""
         try:
-            return sorted(os.listdir(self.locate(path)))
+            return sorted(os.listdir(self._inside(path)))
         except OSError:
             return []
+
+
+class NotRegularFileError(InputError):
+    """The path leads to a directory, a device, a pipe or a socket."""
+
+
+def open_regular(path: str, name: str | None = None) -> BinaryIO | None:
+    """Open a regular file for reading, unbuffered; None where it does not exist.
+
+    :param name: what messages call it; its path if None
+    :raise CannotTellError: it may not be read
+    :raise NotRegularFileError: it is not a regular file
+    :raise InputError: its name cannot be a file's
+    """
+    name = name or path
+    try:
+        # O_NONBLOCK: opening a pipe that somebody put there must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError as error:
+        raise CannotTellError(f"{name} cannot be read ({error.strerror}); {_what_is_needed()}") from error
+    except OSError as error:
+        raise CannotTellError(f"{name} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a zero byte in the path
+        raise InputError(f"{name} cannot be opened: {error}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegularFileError(f"{name} is not a regular file")
+    return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def open_given(path: str, name: str | None = None) -> BinaryIO:
+    """Open a regular file that a person named; as :func:`open_regular`, but it has to exist.
+
+    :raise CannotTellError: it may not be read
+    :raise InputError: it does not exist, or is not a regular file
+    """
+    opened = open_regular(path, name)
+    if opened is None:
+        raise InputError(f"{name or path} cannot be opened: there is no such file")
+    return opened
+
+
+def read_all(file: BinaryIO, limit: int, name: str) -> bytes:
+    """Read an unbuffered file to its end.
+
+    :raise CannotTellError: reading fails
+    :raise InputError: there are more than *limit* bytes
+    """
+    return b"".join(read_parts(file, limit, name))
+
+
+def read_parts(file: BinaryIO, limit: int, name: str) -> Iterator[bytes]:
+    """Read an unbuffered file to its end in parts of 1 MiB; errors as :func:`read_all`."""
+    left = limit + 1
+    while left > 0:
+        size = min(left, _PART)
+        part = _read_exactly(file, size, name)
+        yield part
+        if len(part) < size:
+            return
+        left -= size
+    raise InputError(f"{name} has more than {limit} bytes: it cannot be the expected file")
+
+
+def _read_exactly(file: BinaryIO, size: int, name: str) -> bytes:
+    """Read *size* bytes, fewer at the end only; a file below /proc gives a page at a time."""
+    pieces = []
+    try:
+        while size > 0:
+            piece = file.read(min(size, SMALL))  # a MiB would be mapped and unmapped again for each page
+            if not piece:
+                break
+            pieces.append(piece)
+            size -= len(piece)
+    except OSError as error:
+        raise CannotTellError(f"{name} cannot be read: {error.strerror}") from error
+    return b"".join(pieces)
+
+
+class VmcoreFile:
+    """A :class:`~crash_hotplug.core.vmcore.ByteSource` over a file."""
+
+    def __init__(self, path: str) -> None:
+        """Open the file.
+
+        :raise CannotTellError: it may not be read
+        :raise InputError: it does not exist, or is no regular file
+        """
+        self._path = path
+        self._file = open_given(path)
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self._size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes at file *offset*, fewer at the end of the file.
+
+        :raise CannotTellError: reading fails
+        """
+        parts = []
+        length = min(length, max(0, self._size - offset))
+        try:
+            while length > 0:
+                part = os.pread(self._file.fileno(), min(length, 1 << 24), offset)
+                if not part:
+                    break
+                parts.append(part)
+                offset += len(part)
+                length -= len(part)
+        except OSError as error:
+            raise CannotTellError(f"{self._path} cannot be read at byte {offset}: {error.strerror}") from error
+        return b"".join(parts)
+
+    def __enter__(self) -> VmcoreFile:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
+
+
+def _what_is_needed() -> str:
+    if os.geteuid() != 0:
+        return "run as root"
+    return "root may not read it either: see /sys/kernel/security/lockdown, or the limits of this container or service"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crash_hotplug.core.compare import Kind
 from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.distro.sides import LAST_RESORT, RELOAD, RULE, WITH, WITHOUT
 from crash_hotplug_lab.qemu import dump
 from crash_hotplug_lab.qemu.judge import found_findings

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import NamedTuple
 
-from crash_hotplug.core.assessment import assess
-from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.elf import ElfFormatError
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import CrashImage, parse_kimage
 from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.verdict import Verdict, assess
 from crash_hotplug.linux.btf_file import kimage_layouts
 from crash_hotplug.linux.cpus import parse_cpu_list
 from crash_hotplug.linux.crash_image import read_identity
@@ -128,8 +126,8 @@ def state_of(machine: Machine, sample: Sample) -> str:
     if not sample.header:
         return NO_IMAGE
     online = set(parse_cpu_list(sample.online))
-    cpus = tuple(replace(cpu, present=cpu.number in online, online=cpu.number in online) for cpu in machine.cpus)
-    then = replace(machine, cpus=cpus, ram=parse_iomem(sample.iomem).ram)
+    cpus = tuple(cpu._replace(present=cpu.number in online, online=cpu.number in online) for cpu in machine.cpus)
+    then = machine._replace(cpus=cpus, ram=parse_iomem(sample.iomem).ram)
     try:
         verdict = assess(then, CrashImage(sample.header)).comparison.verdict
     except ElfFormatError:

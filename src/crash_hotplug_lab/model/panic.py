@@ -12,10 +12,10 @@ from enum import Enum
 
 from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.boot_params import cmdline_phys, elfcorehdr_argument, is_boot_params
-from crash_hotplug.core.compare import Comparison, Verdict
 from crash_hotplug.core.elf import ElfFormatError, Note, pack_notes
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.verdict import Comparison, Verdict
 from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
 from crash_hotplug_lab.model.cpu_state import prstatus_note, register_values
 from crash_hotplug_lab.model.machine import ModelMachine

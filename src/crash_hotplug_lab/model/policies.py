@@ -13,7 +13,7 @@ in-place   this project, on any kernel                         possible         
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import InputError
@@ -95,8 +95,8 @@ class InPlace(Policy):
 
 def _kernel_header(machine: Machine, cpus: Iterable[Cpu]) -> ElfCoreHeader:
     """Build what ``crash_prepare_elf64_headers()`` writes with *cpus* as the CPUs that it goes through."""
-    described = tuple(replace(cpu, present=True) for cpu in cpus)
-    return expected_elfcorehdr(replace(machine, cpus=described), Dialect.KERNEL)
+    described = tuple(cpu._replace(present=True) for cpu in cpus)
+    return expected_elfcorehdr(machine._replace(cpus=described), Dialect.KERNEL)
 
 
 POLICIES: dict[str, Policy] = {

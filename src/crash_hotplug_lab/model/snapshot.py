@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 
 from crash_hotplug.core.elfcorehdr import build_elfcorehdr, ram_header
-from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_blocks
+from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_hotplug
 from crash_hotplug.linux.crash_image import SAVED, places_of
 from crash_hotplug.linux.snapshot import Snapshot
 from crash_hotplug_lab.model.iomem import iomem_text
@@ -22,7 +22,7 @@ def take_snapshot(machine: ModelMachine) -> Snapshot:
         iomem.PATH: iomem_text(machine),
         machine_reader.CMDLINE: profile.cmdline + "\n",
         machine_reader.RELEASE: profile.kernel_release + "\n",
-        machine_reader.VMCOREINFO: f"0x{profile.vmcoreinfo.phys:016x} {profile.vmcoreinfo.size:x}\n",
+        kexec_state.VMCOREINFO: f"0x{profile.vmcoreinfo.phys:016x} {profile.vmcoreinfo.size:x}\n",
         kexec_state.LOADED[1]: f"{int(machine.crash_image is not None)}\n",
         kexec_state.RESERVED_SIZE[1]: f"{profile.reserved.size}\n",
         kallsyms.PATH: _kallsyms(machine),
@@ -31,9 +31,9 @@ def take_snapshot(machine: ModelMachine) -> Snapshot:
         texts[kexec_state.ELFCOREHDR_SIZE[1]] = f"{profile.elfcorehdr_size}\n"
         texts[kexec_state.CPU_HOTPLUG] = texts[kexec_state.MEMORY_HOTPLUG] = f"{crash_hotplug_attribute(machine)}\n"
     texts.update(_cpu_files(machine))
-    texts[f"{memory_blocks.DIRECTORY}/block_size_bytes"] = f"{profile.block_size:x}\n"
+    texts[f"{memory_hotplug.BLOCKS}/block_size_bytes"] = f"{profile.block_size:x}\n"
     for block, online in machine.blocks.items():
-        texts[f"{memory_blocks.DIRECTORY}/memory{block}/state"] = "online\n" if online else "offline\n"
+        texts[f"{memory_hotplug.BLOCKS}/memory{block}/state"] = "online\n" if online else "offline\n"
     files = {path: text.encode() for path, text in texts.items()}
     files[kcore.PATH] = _kcore_headers(machine)
     files.update(_crash_image_files(machine))

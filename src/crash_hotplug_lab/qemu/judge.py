@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crash_hotplug.core.compare import Kind
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.qemu import dump
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.results import Result, RunOutcome

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from crash_hotplug.core.compare import Kind
+from crash_hotplug.core.verdict import Kind
 
 MODEL, QEMU = "the model", "QEMU"
 """The two sides."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from crash_hotplug.cli.output import comparison_json
-from crash_hotplug.core.compare import Kind
+from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.panic import Panic, panic
 from crash_hotplug_lab.model.scenario import Simulation

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.core.assessment import assess
 from crash_hotplug.core.boot_params import e820_table
-from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.expected import header_to_write
 from crash_hotplug.core.image import elfcorehdr_room
 from crash_hotplug.core.plan import room_for
 from crash_hotplug.core.reload import make_ready
 from crash_hotplug.core.update import Outcome, Wants, update
+from crash_hotplug.core.verdict import Verdict, assess
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import run_patiently
 from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, KexecError

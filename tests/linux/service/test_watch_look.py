@@ -8,9 +8,9 @@ from typing import Callable
 
 import pytest
 
-from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.update import Outcome, Report
+from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.service.watch_look import Reconciler, Reloading
 from tests.linux.fake_kexec import KERNEL, FakeKexec

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from crash_hotplug.core.compare import Verdict
 from crash_hotplug.core.service.metrics import Family, exposition
 from crash_hotplug.core.update import Outcome
+from crash_hotplug.core.verdict import Verdict
 
 _PREFIX = "crash_hotplug"
 

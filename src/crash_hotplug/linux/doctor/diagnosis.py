@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crash_hotplug.core.assessment import Assessment, assess
 from crash_hotplug.core.doctor.forecast import SERVICE, Change, Situation
 from crash_hotplug.core.doctor.settings_files import sandbox_of
 from crash_hotplug.core.doctor.udev_rules import Reload, RuleContext, UEvent, find_reloads, mentions_reload, parse_rules
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
-from crash_hotplug.linux import acpi_memory, btf_file, kallsyms, kcore, machine_reader
+from crash_hotplug.core.verdict import Assessment, assess
+from crash_hotplug.linux import btf_file, kallsyms, kcore, machine_reader, memory_hotplug
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.doctor.config_files import (
     RULES_DIRECTORIES,
@@ -161,7 +161,7 @@ def _describes_all_cpus(loaded: LoadedImage | None) -> bool | None:
 
 
 def _claims_dimms(sysroot: Sysroot, loaded: LoadedImage | None) -> bool | None:
-    if not acpi_memory.device_names(sysroot):
+    if not memory_hotplug.acpi_device_names(sysroot):
         return False
     if loaded is None or loaded.image.cmdline is None:
         return None

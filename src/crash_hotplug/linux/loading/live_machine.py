@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import replace
-from typing import Callable, TypeVar
 
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import CrashImage
@@ -20,18 +18,21 @@ from crash_hotplug.core.update import KexecBusyError, why_not_updatable
 from crash_hotplug.linux.crash_image import backup_source, identified_kimage, read_identity
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
-from crash_hotplug.linux.kexec_state import read_kexec_state, why_locked_down, why_no_load
+from crash_hotplug.linux.kexec_state import memory_encryption, read_kexec_state, why_locked_down, why_no_load
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError, kdump_locks
 from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, KexecError, kexec_load
 from crash_hotplug.linux.machine_reader import read_described_machine
-from crash_hotplug.linux.memory_encryption import memory_encryption
 from crash_hotplug.linux.sysroot import Sysroot
 
 PATIENCE_SECONDS = 10.0
 """How long a lock that stays taken is waited for."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 
-_Result = TypeVar("_Result")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _Result = TypeVar("_Result")
 
 
 def machine_name() -> str:
@@ -154,7 +155,7 @@ class LiveObservation:
         """Read what a header has to describe."""
         machine = read_described_machine(self._sysroot, self._kcore, self._read_iomem())
         encryption = memory_encryption(self._sysroot, self._kcore, machine.vmcoreinfo)
-        return replace(machine, memory_encryption=encryption)
+        return machine._replace(memory_encryption=encryption)
 
     def read_phys(self, phys: int, length: int) -> bytes:
         """Read physical memory through /proc/kcore."""

@@ -1,17 +1,22 @@
-"""Compare a header with the machine it should describe."""
+"""The verdict on a header: what a dump would lose now, as findings, notes and checks that could not be made.
+
+:func:`assess` judges a loaded crash image, which ``status`` shows and ``update`` acts on; :func:`compare_header` any
+header; the single comparisons serve a vmcore as well (core/vmcore.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
 
 from crash_hotplug.core.elf import PROGRAM_HEADER_SIZE, PT_LOAD, ProgramHeader
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, entries_that_fit
-from crash_hotplug.core.expected import describes_possible_cpus
+from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, entries_that_fit, parse_elfcorehdr
+from crash_hotplug.core.errors import CannotTellError, NoRoomError
+from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr
+from crash_hotplug.core.image import CrashImage, elfcorehdr_room
 from crash_hotplug.core.machine import KernelText, Machine
 from crash_hotplug.core.ranges import Range, RangeList, compare_ranges
+from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.sizes import count, human_size
 
 
@@ -25,7 +30,7 @@ class Verdict(str, Enum):
 
 
 class Kind(str, Enum):
-    """What a finding or a note is about."""
+    """The subject of a finding or a note."""
 
     CPU_MISSING = "cpu-missing"
     CPU_NOTES_TOO_SMALL = "cpu-notes-too-small"
@@ -48,13 +53,12 @@ class Kind(str, Enum):
     CAPTURE_KERNEL_CLAIMS_MEMORY = "capture-kernel-claims-memory"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with a header (or, as a note, worth knowing)."""
+class Finding(NamedTuple):
+    """One defect of a header, or one fact worth a note."""
 
     kind: Kind
     sentence: str
-    """What a dump would lose, for people."""
+    """The loss that a dump would have, for people."""
     ranges: tuple[Range, ...] = ()
     """Physical ranges it is about."""
     cpu: int | None = None
@@ -66,14 +70,15 @@ class Finding:
         return sum(r.size for r in self.ranges)
 
 
-@dataclass
 class Comparison:
-    """What a comparison came to.  Findings decide the verdict; notes do not."""
+    """The result of a comparison.  Findings decide the verdict; notes do not."""
 
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[Finding] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
-    """Checks that could not be made, each a sentence; with no finding they make the verdict "cannot tell"."""
+    def __init__(self) -> None:
+        """Start with nothing found."""
+        self.findings: list[Finding] = []
+        self.notes: list[Finding] = []
+        self.unchecked: list[str] = []
+        """Checks that could not be made, each a sentence; with no finding they make the verdict "cannot tell"."""
 
     @property
     def verdict(self) -> Verdict:
@@ -83,8 +88,73 @@ class Comparison:
         return Verdict.CANNOT_TELL if self.unchecked else Verdict.ACCURATE
 
 
+class Assessment(NamedTuple):
+    """A loaded image and the verdict on its header."""
+
+    header: ElfCoreHeader
+    dialect: Dialect
+    """The loader whose rules the header follows."""
+    room: int | None
+    """Bytes the header may grow to, where that is known."""
+    comparison: Comparison
+
+
+def assess(machine: Machine, image: CrashImage) -> Assessment:
+    """Compare the header of *image* with *machine*.
+
+    :raise ElfFormatError: the image's bytes are not an elfcorehdr
+    """
+    header = parse_elfcorehdr(image.elfcorehdr)
+    dialect = dialect_of(header, image)
+    backup = header.backup_region
+    room = elfcorehdr_room(image, machine.crashkernel, None if backup is None else backup.p_offset)
+    comparison = compare_header(machine, header, dialect, room)
+    if room is not None and comparison.findings:
+        comparison.notes.extend(_fit_notes(machine, dialect, header, room))
+    comparison.notes.extend(_capture_kernel_notes(machine, image))
+    return Assessment(header, dialect, room, comparison)
+
+
+def _capture_kernel_notes(machine: Machine, image: CrashImage) -> list[Finding]:
+    """Note that the capture kernel may use the crashed kernel's DIMMs as RAM, which /proc/vmcore then cannot read.
+
+    Seen on 6.1, 6.12 and 7.2 under QEMU: with a hot-added DIMM correctly described, reading it failed with EFAULT until
+    the capture kernel was given ``acpi_no_memhotplug``.
+    """
+    if machine.acpi_memory_devices == 0 or image.cmdline is None or "acpi_no_memhotplug" in image.cmdline.split():
+        return []
+    devices = count(machine.acpi_memory_devices, "ACPI memory device is", "ACPI memory devices are")
+    sentence = (
+        f"{devices} plugged in, and the capture kernel's command line lacks acpi_no_memhotplug: the capture "
+        "kernel may use that memory as its own, and no dump can then contain it"
+    )
+    return [Finding(Kind.CAPTURE_KERNEL_CLAIMS_MEMORY, sentence)]
+
+
+def _fit_notes(machine: Machine, dialect: Dialect, header: ElfCoreHeader, room: int) -> list[Finding]:
+    """Note that the header cannot be corrected in its place: the one that the machine needs now is larger."""
+    try:
+        expected_elfcorehdr(machine, dialect, header, room=room)
+    except NoRoomError as error:
+        return [Finding(Kind.DOES_NOT_FIT, f"it cannot be corrected in its place: {error}")]
+    except CannotTellError:
+        pass  # the comparison has listed what cannot be read
+    return []
+
+
+def dialect_of(header: ElfCoreHeader, image: CrashImage) -> Dialect:
+    """Tell who loaded *image*: from its command line, else from whether the header has a backup region.
+
+    The command line is asked first because the kernel drops the backup region when it updates a header that
+    kexec-tools wrote.
+    """
+    if image.loader is not None:
+        return image.loader
+    return Dialect.KERNEL if header.backup_region is None else Dialect.KEXEC_TOOLS
+
+
 class Wording(NamedTuple):
-    """How the sentences about memory end: before a panic, or about a dump that is there."""
+    """The ends of the sentences about memory: before a panic, or about an existing dump."""
 
     missing: str
     gone: str
@@ -98,7 +168,7 @@ BEFORE_PANIC = Wording(
 )
 IN_DUMP = Wording(
     "is not described: the dump lacks that memory",
-    "was described but gone: what the dump has for it is not memory",
+    "was described but gone: its bytes in the dump are not memory contents",
     "was described but reserved: the dump has the capture kernel's own memory there",
 )
 
@@ -106,7 +176,7 @@ IN_DUMP = Wording(
 def compare_header(machine: Machine, header: ElfCoreHeader, dialect: Dialect, room: int | None = None) -> Comparison:
     """Compare *header* with *machine*.
 
-    :param dialect: whose header the loader wrote first; decides whether a missing backup region was dropped
+    :param dialect: the loader of the image; decides whether a missing backup region was dropped
     :param room: bytes that the header may grow to, where that is known
     """
     result = Comparison()
@@ -123,7 +193,7 @@ def compare_header(machine: Machine, header: ElfCoreHeader, dialect: Dialect, ro
 
 
 def _compare_cpus(machine: Machine, header: ElfCoreHeader, result: Comparison) -> None:
-    """Look up every present CPU by the address of its notes: positions tell nothing once CPUs left."""
+    """Look up every present CPU by the address of its notes: positions mean nothing once CPUs were removed."""
     described = {note.phys: note for note in header.notes}
     unreadable = []
     for cpu in machine.present_cpus:
@@ -135,12 +205,15 @@ def _compare_cpus(machine: Machine, header: ElfCoreHeader, result: Comparison) -
             sentence = f"CPU {cpu.number} is not described: a dump would lack its registers and so its stack"
             result.findings.append(Finding(Kind.CPU_MISSING, sentence, cpu=cpu.number))
         elif note is None:
-            sentence = f"CPU {cpu.number} is plugged in but offline, and not described: it is missing once it runs"
+            sentence = (
+                f"CPU {cpu.number} is plugged in but offline, and not described: its registers will be missing from "
+                "a dump once it is online"
+            )
             result.notes.append(Finding(Kind.CPU_OFFLINE_NOT_DESCRIBED, sentence, cpu=cpu.number))
         elif note.size < cpu.crash_notes.size:
             sentence = (
                 f"CPU {cpu.number} saves {cpu.crash_notes.size} bytes, {note.size} are described: "
-                "a dump would cut its registers off"
+                "a dump would contain only a part of its registers"
             )
             result.findings.append(Finding(Kind.CPU_NOTES_TOO_SMALL, sentence, cpu=cpu.number))
     if unreadable:
@@ -168,13 +241,15 @@ def _compare_low_memory(machine: Machine, header: ElfCoreHeader, dialect: Dialec
     low = machine.dumpable_ram.intersect(RangeList([machine.architecture.backup_region_source]))
     gone = header.ram.intersect(RangeList([machine.architecture.excluded_low_memory])).exclude(machine.ram)
     for stale in gone:
-        sentence = f"{_placed(stale)} is described but is not RAM: saving the dump would read what is not memory"
+        sentence = (
+            f"{_placed(stale)} is described but is not RAM: saving the dump would read addresses that are not memory"
+        )
         result.findings.append(Finding(Kind.MEMORY_GONE, sentence, (stale,)))
     compare_backup_region(machine, low.exclude(header.ram), dialect, result)
 
 
 def compare_backup_region(machine: Machine, undescribed: RangeList, dialect: Dialect, result: Comparison) -> None:
-    """Judge RAM below 640 KiB that is not described: worth a note where the kernel keeps out of it.
+    """Judge RAM below 640 KiB that is not described: a note only, where the kernel does not use it.
 
     :param undescribed: physical ranges of low memory that are RAM and that no PT_LOAD describes
     """
@@ -198,7 +273,7 @@ def compare_backup_region(machine: Machine, undescribed: RangeList, dialect: Dia
 
 
 def _shape_findings(header: ElfCoreHeader) -> Iterator[Finding]:
-    """Yield what is wrong with the PT_LOADs whatever machine they describe."""
+    """Yield the defects of PT_LOADs that are independent of the machine."""
     for p in header.program_headers:
         if p.p_type != PT_LOAD:
             continue

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.linux.acpi_memory import count_present, device_names
+from crash_hotplug.linux.memory_hotplug import acpi_device_names, count_present_acpi_devices
 from crash_hotplug.linux.sysroot import Sysroot
 
 
 @pytest.mark.parametrize(("status", "present"), [("15", 1), ("0", 0), ("nonsense", 0), ("", 0), ("9" * 90, 0)])
-def test_only_devices_that_are_plugged_in_count(tmp_path: Path, status: str, present: int) -> None:
+def test_acpi_devices_count_where_they_are_plugged_in(tmp_path: Path, status: str, present: int) -> None:
     for name, text in (("PNP0C80:00", status), ("PNP0C80:01", "0"), ("PNP0A08:00", "15"), ("device:1", "15")):
         (tmp_path / "sys/bus/acpi/devices" / name).mkdir(parents=True)
         (tmp_path / "sys/bus/acpi/devices" / name / "status").write_text(f"{text}\n")
     sysroot = Sysroot(str(tmp_path))
-    assert device_names(sysroot) == ["PNP0C80:00", "PNP0C80:01"]
-    assert count_present(sysroot) == present
+    assert acpi_device_names(sysroot) == ["PNP0C80:00", "PNP0C80:01"]
+    assert count_present_acpi_devices(sysroot) == present
 
 
-def test_a_machine_without_acpi(tmp_path: Path) -> None:
+def test_acpi_devices_of_a_machine_without_acpi_are_none(tmp_path: Path) -> None:
     (tmp_path / "sys").mkdir()
-    assert count_present(Sysroot(str(tmp_path))) == 0
+    assert count_present_acpi_devices(Sysroot(str(tmp_path))) == 0

@@ -1,19 +1,20 @@
-"""Header against machine: every kind of finding, and what is only a note."""
+"""The verdict: a header against a machine with every kind of finding and note, and a loaded image."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from crash_hotplug.core.compare import Comparison, Kind, Verdict, compare_header
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader
-from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
+from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.machine import Cpu, KernelText, Machine, NoteRegion
+from crash_hotplug.core.verdict import Comparison, Kind, Verdict, assess, compare_header
 from tests.machines import DIRECT_MAP, GIB, LOW_RAM, MIB, machine
+from tests.trees import loaded_header
 
 BACKUP = 0x2FF0_0000
 DIMM = (4 * GIB, 4 * GIB + 256 * MIB)
+PLACE = 600 * MIB
 WITH_DIMM = (LOW_RAM, (MIB, GIB), DIMM)
 
 
@@ -25,41 +26,41 @@ def compared(loaded_for: Machine, now: Machine, dialect: Dialect = Dialect.KERNE
 def changed(header: ElfCoreHeader, index: int, **fields: int) -> ElfCoreHeader:
     entries = list(header.program_headers)
     entries[index] = entries[index]._replace(**fields)
-    return replace(header, program_headers=tuple(entries))
+    return header._replace(program_headers=tuple(entries))
 
 
 def kinds(result: Comparison) -> list[Kind]:
     return [finding.kind for finding in result.findings]
 
 
-def test_the_same_machine_is_accurate() -> None:
+def test_header_of_the_same_machine_is_accurate() -> None:
     result = compared(machine(), machine())
     assert (result.verdict, result.findings) == (Verdict.ACCURATE, [])
 
 
-def test_a_hot_added_cpu_is_missing() -> None:
+def test_cpu_added_is_missing() -> None:
     result = compared(machine(), machine(online=(0, 1, 5)))
     assert kinds(result) == [Kind.CPU_MISSING]
     assert result.findings[0].cpu == 5
     assert "CPU 5" in result.findings[0].sentence
 
 
-def test_a_hot_added_cpu_that_does_not_run_yet_is_a_note() -> None:
+def test_cpu_added_and_still_offline_is_a_note() -> None:
     result = compared(machine(), machine(offline=(5,)))
     assert (result.verdict, result.notes[0].kind) == (Verdict.ACCURATE, Kind.CPU_OFFLINE_NOT_DESCRIBED)
 
 
-def test_a_described_cpu_that_never_saves_is_no_error() -> None:
+def test_cpu_described_and_not_online_is_no_error() -> None:
     assert compared(machine(online=(0, 1, 2)), machine(online=(0, 1), offline=(2,))).findings == []
     assert compared(machine(online=(0, 1, 2)), machine(online=(0, 1))).findings == []
 
 
-def test_notes_described_too_small_are_a_finding() -> None:
+def test_cpu_notes_described_too_small_are_a_finding() -> None:
     header = changed(expected_elfcorehdr(machine(), Dialect.KERNEL), 0, p_filesz=16, p_memsz=16)
     assert kinds(compare_header(machine(), header, Dialect.KERNEL)) == [Kind.CPU_NOTES_TOO_SMALL]
 
 
-def test_added_memory_is_missing() -> None:
+def test_memory_added_is_missing() -> None:
     result = compared(machine(), machine(ram=WITH_DIMM))
     assert kinds(result) == [Kind.MEMORY_MISSING]
     assert tuple(result.findings[0].ranges[0]) == DIMM
@@ -67,7 +68,7 @@ def test_added_memory_is_missing() -> None:
     assert result.findings[0].sentence.startswith("256 MiB at 0x100000000 is not described")
 
 
-def test_removed_memory_is_described_but_gone() -> None:
+def test_memory_removed_is_described_but_gone() -> None:
     result = compared(machine(ram=WITH_DIMM), machine())
     assert kinds(result) == [Kind.MEMORY_GONE]
     assert result.findings[0].size == 256 * MIB
@@ -91,8 +92,8 @@ def test_crashkernel_memory_is_not_described() -> None:
         (None, True, Verdict.CANNOT_TELL),
     ],
 )
-def test_a_dropped_backup_region(release: str | None, crashkernel: bool, verdict: Verdict) -> None:
-    now = replace(machine(release=release), reserves_crashkernel=crashkernel)
+def test_backup_region_dropped_is_judged_by_kernel(release: str | None, crashkernel: bool, verdict: Verdict) -> None:
+    now = machine(release=release)._replace(reserves_crashkernel=crashkernel)
     header = expected_elfcorehdr(now, Dialect.KERNEL)
     result = compare_header(now, header, Dialect.KEXEC_TOOLS)
     assert result.verdict is verdict
@@ -104,7 +105,7 @@ def test_a_dropped_backup_region(release: str | None, crashkernel: bool, verdict
     assert "first 640 KiB are described no more" in shown[0]
 
 
-def test_a_kept_backup_region_and_one_left_out_by_the_kernels_loader_are_not_worth_a_word() -> None:
+def test_backup_region_kept_or_left_out_by_the_kernels_loader_is_not_mentioned() -> None:
     for dialect in Dialect:
         result = compared(machine(), machine(), dialect)
         assert not any(note.kind is Kind.BACKUP_REGION_DROPPED for note in result.notes)
@@ -122,10 +123,10 @@ def test_addresses_of_another_boot_are_findings(now: Machine, kind: Kind) -> Non
     assert kinds(compared(machine(), now)) == [kind]
 
 
-def test_a_header_without_kernel_text_is_a_finding() -> None:
+def test_header_without_kernel_text_is_a_finding() -> None:
     header = expected_elfcorehdr(machine(), Dialect.KERNEL)
-    without = replace(
-        header, program_headers=tuple(p for p in header.program_headers if p != header.program_headers[3])
+    without = header._replace(
+        program_headers=tuple(p for p in header.program_headers if p != header.program_headers[3])
     )
     assert kinds(compare_header(machine(), without, Dialect.KERNEL)) == [Kind.WRONG_KERNEL_TEXT]
 
@@ -136,14 +137,14 @@ def test_file_size_of_a_removed_range_gone_wrong_is_malformed() -> None:
     assert Kind.MALFORMED in kinds(compare_header(machine(), header, Dialect.KERNEL))
 
 
-def test_a_range_read_from_another_place_is_a_finding() -> None:
+def test_range_read_from_another_place_is_a_finding() -> None:
     header = changed(expected_elfcorehdr(machine(), Dialect.KERNEL), 4, p_offset=7 * GIB)
     assert kinds(compare_header(machine(), header, Dialect.KERNEL)) == [Kind.WRONG_SOURCE]
 
 
-def test_a_range_described_twice_is_a_finding() -> None:
+def test_range_described_twice_is_a_finding() -> None:
     header = expected_elfcorehdr(machine(), Dialect.KERNEL)
-    twice = replace(header, program_headers=(*header.program_headers, header.program_headers[4]))
+    twice = header._replace(program_headers=(*header.program_headers, header.program_headers[4]))
     assert kinds(compare_header(machine(), twice, Dialect.KERNEL)) == [Kind.OVERLAP]
 
 
@@ -158,17 +159,17 @@ def test_low_memory_that_is_not_ram_is_a_finding() -> None:
         (machine(kernel_text=None), "kernel text"),
         (machine(direct_map_offset=None), "direct-map"),
         (machine(vmcoreinfo=None), "vmcoreinfo"),
-        (replace(machine(), cpus=(Cpu(0, True, True, None),)), "whether CPU 0 is described"),
+        (machine()._replace(cpus=(Cpu(0, True, True, None),)), "whether CPU 0 is described"),
     ],
 )
-def test_a_check_that_cannot_be_made_is_said_and_the_verdict_is_cannot_tell(lacking: Machine, sentence: str) -> None:
+def test_check_that_cannot_be_made_is_named_and_the_verdict_is_cannot_tell(lacking: Machine, sentence: str) -> None:
     result = compare_header(lacking, expected_elfcorehdr(machine(), Dialect.KERNEL), Dialect.KERNEL)
     assert result.verdict is Verdict.CANNOT_TELL
     assert sentence in result.unchecked[0]
 
 
-def test_a_finding_outweighs_a_check_that_cannot_be_made() -> None:
-    result = compared(machine(), replace(machine(ram=WITH_DIMM), vmcoreinfo=None))
+def test_finding_outweighs_a_check_that_cannot_be_made() -> None:
+    result = compared(machine(), machine(ram=WITH_DIMM)._replace(vmcoreinfo=None))
     assert result.verdict is Verdict.NOT_ACCURATE
 
 
@@ -181,6 +182,49 @@ def test_room_left_is_a_note() -> None:
     assert "does not fit" in small.sentence
 
 
-def test_all_possible_cpus_described_is_a_note() -> None:
+def test_possible_cpus_all_described_are_a_note() -> None:
     result = compared(machine(online=range(8)), machine(online=(0, 3)))
     assert [note.kind for note in result.notes] == [Kind.ALL_POSSIBLE_CPUS]
+
+
+def image_for(loaded_for: Machine, room: int) -> CrashImage:
+    data = expected_elfcorehdr(loaded_for, Dialect.KERNEL).to_bytes(4096)
+    return CrashImage(data, PLACE, cmdline=f"elfcorehdr={PLACE:#x}", kimage=Kimage(0, (Segment(PLACE, room, 4096),)))
+
+
+@pytest.mark.parametrize(("room", "fits"), [(4096, False), (8192, True)])
+def test_header_that_outgrew_its_place_is_a_note(room: int, fits: bool) -> None:
+    dimms = [(n * GIB, n * GIB + 128 * MIB) for n in range(4, 90)]
+    now = machine(ram=[LOW_RAM, (MIB, GIB), *dimms])
+    notes = assess(now, image_for(machine(), room)).comparison.notes
+    sentences = [note.sentence for note in notes if note.kind is Kind.DOES_NOT_FIT]
+    if fits:
+        assert sentences == []
+    else:
+        needed = "the elfcorehdr for this machine needs 5216 bytes, its segment has room for 4096"
+        assert sentences == [f"it cannot be corrected in its place: {needed}"]
+
+
+def test_loader_is_known_from_the_command_line_before_the_header() -> None:
+    without_backup = parse_elfcorehdr(loaded_header("6.12-ch", 1))
+    assert without_backup.backup_region is None
+    assert loader_of(without_backup, CrashImage(b"", cmdline="elfcorehdr=1030656K")) is Dialect.KEXEC_TOOLS
+    assert loader_of(without_backup, CrashImage(b"")) is Dialect.KERNEL
+    with_backup = parse_elfcorehdr(loaded_header("6.12-ch", 0))
+    assert loader_of(with_backup, CrashImage(b"")) is Dialect.KEXEC_TOOLS
+
+
+@pytest.mark.parametrize(
+    ("devices", "cmdline", "noted"),
+    [
+        (1, "quiet elfcorehdr=0x25800000", True),
+        (1, "quiet acpi_no_memhotplug elfcorehdr=0x25800000", False),
+        (0, "quiet elfcorehdr=0x25800000", False),
+        (1, None, False),
+    ],
+)
+def test_capture_kernel_that_may_claim_dimms_is_a_note(devices: int, cmdline: str | None, noted: bool) -> None:
+    now = machine()._replace(acpi_memory_devices=devices)
+    comparison = assess(now, image_for(now, 8192)._replace(cmdline=cmdline)).comparison
+    assert comparison.findings == []
+    assert any(note.kind is Kind.CAPTURE_KERNEL_CLAIMS_MEMORY for note in comparison.notes) == noted

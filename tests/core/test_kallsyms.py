@@ -1,0 +1,83 @@
+"""The kernel's table of symbols, written as scripts/kallsyms.c does and damaged."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.kallsyms import KallsymsTable, Symbol
+from tests.core.kallsyms_table import BASE, FakeTable
+
+WORDS = ("kexec", "crash", "image", "notes", "offset", "per", "cpu", "page", "base", "text", "vm", "do", "get")
+
+
+def many_symbols() -> dict[str, int]:
+    """Return more symbols than two markers' worth, functions in front of variables."""
+    names = [f"{first}_{second}_{third}" for first in WORDS for second in WORDS for third in WORDS[:5]]
+    symbols = {f"{'t' if number < 600 else 'B'}{name}": BASE + 64 * number for number, name in enumerate(names)}
+    own = {"T_stext": BASE, "T_text": BASE, "Bcrash_notes": BASE + 0x90_0000, "B_end": BASE + 0xFF_0000}
+    return {**symbols, **own, "D__per_cpu_offset": BASE + 0x80_0000, "Bkexec_crash_image": BASE + 0x90_0008}
+
+
+@pytest.mark.parametrize("counts_down", [True, False])
+@pytest.mark.parametrize("numbers_by_name", [True, False])
+def test_symbols_of_every_kind_are_found(counts_down: bool, numbers_by_name: bool) -> None:
+    fake = FakeTable(many_symbols(), counts_down, numbers_by_name)
+    table = KallsymsTable(fake.places, fake.read)
+    assert table.find("kexec_crash_image", "BD") == Symbol(BASE + 0x90_0008, "B")
+    assert table.find("__per_cpu_offset", "BD") == Symbol(BASE + 0x80_0000, "D")
+    assert table.find("_text", "T") == Symbol(BASE, "T")
+    assert table.find("_end", "BD") == Symbol(BASE + 0xFF_0000, "B")
+    assert table.find("crash_notes_of_nobody", "BDT") is None
+    assert table.find("kexec_crash_image", "D") is None
+
+
+identifiers = st.text("abcdeXY_019", min_size=1, max_size=12).map(lambda name: f"_{name}")
+
+
+@given(names=st.lists(identifiers, unique=True, min_size=1, max_size=700), counts_down=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_every_symbol_of_any_table_is_found_at_its_address(names: list[str], counts_down: bool) -> None:
+    symbols = {f"{'TBD'[number % 3]}{name}": BASE + 8 * number for number, name in enumerate(names)}
+    fake = FakeTable({**symbols, "T_stext": BASE + 8 * len(names)}, counts_down)
+    table = KallsymsTable(fake.places, fake.read)
+    for name, virt in symbols.items():
+        assert table.find(name[1:], name[0]) == Symbol(virt, name[0])
+
+
+def test_place_that_vmcoreinfo_does_not_tell_is_cannot_tell() -> None:
+    fake = FakeTable(many_symbols())
+    with pytest.raises(CannotTellError, match="does not tell where"):
+        KallsymsTable({"_stext": BASE}, fake.read)
+
+
+def test_table_whose_stext_is_elsewhere_is_not_believed() -> None:
+    fake = FakeTable(many_symbols())
+    with pytest.raises(CannotTellError, match="layout"):
+        KallsymsTable({**fake.places, "_stext": BASE + 8}, fake.read)
+
+
+def test_names_out_of_bounds_are_not_read() -> None:
+    fake = FakeTable(many_symbols())
+    with pytest.raises(CannotTellError, match="layout"):
+        KallsymsTable({**fake.places, "kallsyms_token_table": 1 << 63}, fake.read)
+
+
+FAKE = FakeTable(many_symbols())
+
+
+@given(at=st.integers(0, len(FAKE.memory) - 1), damage=st.binary(min_size=1, max_size=64))
+@settings(deadline=None)
+def test_damaged_table_gives_an_answer_or_a_sentence(at: int, damage: bytes) -> None:
+    fake = FakeTable({"T_stext": BASE})
+    fake.places = FAKE.places
+    fake.memory = bytearray(FAKE.memory)
+    fake.memory[at : at + len(damage)] = damage
+    try:
+        table = KallsymsTable(fake.places, fake.read)
+        for name in ("kexec_crash_image", "_end", "_text"):
+            table.find(name, "TBD")
+    except CannotTellError:
+        pass
