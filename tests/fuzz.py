@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from crash_hotplug.core.doctor.settings_files import append_assignment, read_setting, sandbox_of
 from crash_hotplug.core.doctor.udev_rules import RuleContext, UEvent, find_reloads, parse_rules, without_reload
-from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import Loader, parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.image import CrashImage, parse_kimage
@@ -137,7 +137,7 @@ class Targets:
         header = parse_elfcorehdr(data)
         if header.to_bytes() != data[: header.size]:
             raise AssertionError("written again, the header is another")
-        dialect = randomness.choice(list(Dialect))
+        dialect = randomness.choice(list(Loader))
         compare_header(self.machines[at], header, dialect, randomness.choice([None, 4096]))
         expected_elfcorehdr(self.machines[at], dialect, header)
 
@@ -146,7 +146,7 @@ class Targets:
         at = randomness.randrange(len(self.vmcores))
         vmcore = parse_vmcore(InMemory(mutate(self.vmcores[at][:8192], randomness)))
         result: Comparison = audit_vmcore(vmcore)
-        compare_vmcore(vmcore, randomness.choice(self.machines[4 * at : 4 * at + 4]), None, Dialect.KERNEL, result)
+        compare_vmcore(vmcore, randomness.choice(self.machines[4 * at : 4 * at + 4]), None, Loader.KERNEL, result)
 
     def saved_tree(self, randomness: random.Random) -> None:
         """A saved tree with some mutated files: what `status` does."""

@@ -40,7 +40,7 @@ def machine(
     crashkernel: Sequence[tuple[int, int]] = ((512 * MIB, 768 * MIB),),
     release: str | None = "6.1.0-test",
     kernel_text: KernelText | None = KernelText(0xFFFF_FFFF_8100_0000, 16 * MIB, 32 * MIB),
-    direct_map_offset: int | None = DIRECT_MAP,
+    page_offset: int | None = DIRECT_MAP,
     vmcoreinfo: NoteRegion | None = NoteRegion(0x11E_E000, 0x1024),
 ) -> Machine:
     """Return a small machine; every part can be set."""
@@ -51,7 +51,7 @@ def machine(
         RangeList(ram),
         RangeList(crashkernel),
         kernel_text,
-        direct_map_offset,
+        page_offset,
         vmcoreinfo,
         MemoryBlocks(128 * MIB, 8, 0),
     )

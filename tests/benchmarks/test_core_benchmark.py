@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import Loader, parse_elfcorehdr
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import compare_header
@@ -31,12 +31,12 @@ def large_machine(scale: float = 1.0) -> Machine:
 
 
 def steps(described: Machine) -> dict[str, Callable[[], object]]:
-    header = expected_elfcorehdr(described, Dialect.KERNEL)
+    header = expected_elfcorehdr(described, Loader.KERNEL)
     data = header.to_bytes(4096)
     return {
-        "build": lambda: expected_elfcorehdr(described, Dialect.KERNEL).to_bytes(4096),
+        "build": lambda: expected_elfcorehdr(described, Loader.KERNEL).to_bytes(4096),
         "parse": lambda: parse_elfcorehdr(data),
-        "compare": lambda: compare_header(described, parse_elfcorehdr(data), Dialect.KERNEL),
+        "compare": lambda: compare_header(described, parse_elfcorehdr(data), Loader.KERNEL),
     }
 
 

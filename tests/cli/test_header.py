@@ -17,7 +17,7 @@ def test_header_keeps_the_loaders_parts_by_default(capsys: pytest.CaptureFixture
     output = tmp_path / "header"
     ran = run(capsys, "header", "--sysroot", tree("6.1-c", 1), "-o", output)
     assert ran.code == 0
-    assert "9 entries, 568 bytes (1024 with padding), in the dialect of kexec-tools" in ran.out
+    assert "9 entries, 568 bytes (1024 with padding), by the rules of kexec-tools" in ran.out
     header = parse_elfcorehdr(output.read_bytes())
     assert header.backup_region is not None
     assert run(capsys, "status", "--sysroot", tree("6.1-c", 1), "--elfcorehdr", output).code == 0
@@ -25,12 +25,12 @@ def test_header_keeps_the_loaders_parts_by_default(capsys: pytest.CaptureFixture
 
 def test_backup_region_given_is_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     output = tmp_path / "header"
-    arguments = ("--dialect", "kexec-tools", "--backup-region", "0x36f00000", "-o", output, "--json")
+    arguments = ("--loader", "kexec-tools", "--backup-region", "0x36f00000", "-o", output, "--json")
     assert run(capsys, "header", "--sysroot", tree("6.1-s", 0), *arguments).json["dialect"] == "kexec-tools"
     backup = parse_elfcorehdr(output.read_bytes()).backup_region
     assert backup is not None
     assert backup.p_offset == 0x36F00000
-    refused = run(capsys, "header", "--sysroot", tree("6.1-s", 0), "--dialect", "kexec-tools", "-o", output)
+    refused = run(capsys, "header", "--sysroot", tree("6.1-s", 0), "--loader", "kexec-tools", "-o", output)
     assert refused.code == 5
     assert "points to the backup region" in refused.err
 
@@ -41,7 +41,7 @@ def test_header_without_a_loaded_image_follows_the_kernels_rules(
     shutil.copytree(tree("6.1-c", 0), tmp_path / "copy")
     (tmp_path / "copy/sys/kernel/kexec_crash_loaded").write_text("0\n")
     ran = run(capsys, "header", "--sysroot", tmp_path / "copy", "-o", tmp_path / "header")
-    assert "in the dialect of the kernel" in ran.out
+    assert "by the rules of the kernel" in ran.out
 
 
 def test_header_goes_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

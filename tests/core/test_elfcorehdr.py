@@ -25,8 +25,8 @@ from crash_hotplug.core.elf import (
     pack_program_headers,
 )
 from crash_hotplug.core.elfcorehdr import (
-    Dialect,
     ElfCoreHeader,
+    Loader,
     build_elfcorehdr,
     entries_that_fit,
     kernel_text_header,
@@ -68,7 +68,7 @@ def test_what_was_parsed_is_written_again_the_same(entries: list[ProgramHeader],
 
 @given(machines())
 def test_pyelftools_reads_the_same(described: Machine) -> None:
-    header = expected_elfcorehdr(described, Dialect.KERNEL)
+    header = expected_elfcorehdr(described, Loader.KERNEL)
     elf = ELFFile(io.BytesIO(header.to_bytes(4096)))
     assert (elf["e_type"], elf["e_machine"], elf["e_phnum"]) == ("ET_CORE", "EM_X86_64", len(header.program_headers))
     for ours, theirs in zip(header.program_headers, elf.iter_segments()):
@@ -80,7 +80,7 @@ def test_pyelftools_reads_the_same(described: Machine) -> None:
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf (binutils) is not installed")
 def test_readelf_has_no_complaint(tmp_path: Path) -> None:
     path = tmp_path / "elfcorehdr"
-    path.write_bytes(expected_elfcorehdr(machine(), Dialect.KERNEL).to_bytes(4096))
+    path.write_bytes(expected_elfcorehdr(machine(), Loader.KERNEL).to_bytes(4096))
     shown = subprocess.run(["readelf", "-hlW", str(path)], capture_output=True, text=True, check=True)
     assert shown.stderr == ""
     assert "CORE (Core file)" in shown.stdout
@@ -102,7 +102,7 @@ def test_the_order_is_cpus_vmcoreinfo_text_ram() -> None:
     described = machine()
     assert described.vmcoreinfo is not None
     assert described.kernel_text is not None
-    header = expected_elfcorehdr(described, Dialect.KERNEL)
+    header = expected_elfcorehdr(described, Loader.KERNEL)
     kinds = [p.p_type for p in header.program_headers]
     assert kinds == [PT_NOTE] * 3 + [PT_LOAD] * 3
     assert header.program_headers[2].p_paddr == described.vmcoreinfo.phys

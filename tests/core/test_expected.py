@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import Loader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
 from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr
 from crash_hotplug.core.machine import Cpu, Machine
@@ -23,54 +23,54 @@ def captured(name: str, state: int) -> Machine:
 
 
 @pytest.mark.parametrize(
-    ("name", "dialect", "backup"), [("6.1-c", Dialect.KEXEC_TOOLS, 0x39F61000), ("6.1-s", Dialect.KERNEL, None)]
+    ("name", "dialect", "backup"), [("6.1-c", Loader.KEXEC_TOOLS, 0x39F61000), ("6.1-s", Loader.KERNEL, None)]
 )
-def test_built_from_nothing_it_is_the_captured_one(name: str, dialect: Dialect, backup: int | None) -> None:
+def test_built_from_nothing_it_is_the_captured_one(name: str, dialect: Loader, backup: int | None) -> None:
     header = expected_elfcorehdr(captured(name, 0), dialect, backup_region_phys=backup)
     assert header.to_bytes(4096) == loaded_header(name, 0)
 
 
 def test_brought_to_the_next_state_it_is_what_the_kernel_itself_wrote() -> None:
     loaded = parse_elfcorehdr(loaded_header("6.12-s", 0))
-    header = expected_elfcorehdr(captured("6.12-s", 1), Dialect.KERNEL, loaded)
+    header = expected_elfcorehdr(captured("6.12-s", 1), Loader.KERNEL, loaded)
     assert header.to_bytes(4096) == loaded_header("6.12-s", 1)
     assert header.to_bytes(4096) != loaded_header("6.12-s", 0), "negative control: the states differ"
 
 
 def test_a_loaded_backup_region_is_kept() -> None:
     loaded = parse_elfcorehdr(loaded_header("6.12-ch", 0))
-    header = expected_elfcorehdr(captured("6.12-ch", 1), Dialect.KEXEC_TOOLS, loaded)
+    header = expected_elfcorehdr(captured("6.12-ch", 1), Loader.KEXEC_TOOLS, loaded)
     assert header.backup_region == loaded.backup_region
     assert header.backup_region is not None
 
 
 @given(machines())
 def test_the_expected_header_is_accurate(described: Machine) -> None:
-    for dialect, backup in ((Dialect.KERNEL, None), (Dialect.KEXEC_TOOLS, BACKUP)):
+    for dialect, backup in ((Loader.KERNEL, None), (Loader.KEXEC_TOOLS, BACKUP)):
         header = expected_elfcorehdr(described, dialect, backup_region_phys=backup)
         assert compare_header(described, header, dialect).findings == []
 
 
 @given(machines(), machines())
 def test_a_header_of_one_machine_brought_to_another_is_accurate(before: Machine, now: Machine) -> None:
-    loaded = expected_elfcorehdr(before, Dialect.KEXEC_TOOLS, backup_region_phys=BACKUP)
-    header = expected_elfcorehdr(now, Dialect.KEXEC_TOOLS, loaded)
-    result = compare_header(now, header, Dialect.KEXEC_TOOLS)
+    loaded = expected_elfcorehdr(before, Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)
+    header = expected_elfcorehdr(now, Loader.KEXEC_TOOLS, loaded)
+    result = compare_header(now, header, Loader.KEXEC_TOOLS)
     assert (result.findings, result.unchecked) == ([], [])
     assert header.backup_region == loaded.backup_region
 
 
 def test_a_cpu_that_left_is_left_out_of_a_header_of_present_cpus() -> None:
-    loaded = expected_elfcorehdr(machine(online=(0, 1, 2)), Dialect.KERNEL)
-    header = expected_elfcorehdr(machine(online=(0, 2)), Dialect.KERNEL, loaded)
+    loaded = expected_elfcorehdr(machine(online=(0, 1, 2)), Loader.KERNEL)
+    header = expected_elfcorehdr(machine(online=(0, 2)), Loader.KERNEL, loaded)
     assert header.cpu_notes == (crash_notes(0), crash_notes(2))
 
 
 def test_notes_of_all_possible_cpus_are_kept() -> None:
-    loaded = expected_elfcorehdr(machine(online=range(8)), Dialect.KERNEL)
+    loaded = expected_elfcorehdr(machine(online=range(8)), Loader.KERNEL)
     now = machine(online=(0, 2))
     assert describes_possible_cpus(loaded, now)
-    assert expected_elfcorehdr(now, Dialect.KERNEL, loaded).cpu_notes == loaded.cpu_notes
+    assert expected_elfcorehdr(now, Loader.KERNEL, loaded).cpu_notes == loaded.cpu_notes
 
 
 def test_from_6_6_on_the_kernel_describes_possible_cpus_where_their_addresses_are_known() -> None:
@@ -78,53 +78,53 @@ def test_from_6_6_on_the_kernel_describes_possible_cpus_where_their_addresses_ar
     for release, described in (("6.5.0", 2), ("6.6.0", 4)):
         now = machine(release=release, possible=4)
         now = now._replace(cpus=cpus)
-        assert len(expected_elfcorehdr(now, Dialect.KERNEL).cpu_notes) == described
+        assert len(expected_elfcorehdr(now, Loader.KERNEL).cpu_notes) == described
 
 
 def test_low_memory_in_the_kernels_dialect_is_left_out_and_in_kexec_tools_is_the_backup_region() -> None:
-    assert expected_elfcorehdr(machine(), Dialect.KERNEL).ram[0].start == MIB
-    backup = expected_elfcorehdr(machine(), Dialect.KEXEC_TOOLS, backup_region_phys=BACKUP).backup_region
+    assert expected_elfcorehdr(machine(), Loader.KERNEL).ram[0].start == MIB
+    backup = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=BACKUP).backup_region
     assert backup is not None
     assert (backup.p_offset, backup.p_paddr, backup.p_memsz) == (BACKUP, LOW_RAM[0], LOW_RAM[1] - LOW_RAM[0])
 
 
 def test_without_the_backup_regions_place_the_dialect_of_kexec_tools_cannot_be_built() -> None:
     with pytest.raises(CannotTellError, match="points to the backup region"):
-        expected_elfcorehdr(machine(), Dialect.KEXEC_TOOLS)
+        expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS)
 
 
 def test_other_ranges_of_low_memory_are_described_where_they_are() -> None:
     pieces = machine(ram=[(0x1000, 0x5C000), (0x60000, 0x9F000), (MIB, GIB)])
-    header = expected_elfcorehdr(pieces, Dialect.KEXEC_TOOLS, backup_region_phys=BACKUP)
+    header = expected_elfcorehdr(pieces, Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)
     low = [(p.p_offset, p.p_paddr) for p in header.ram_headers if p.p_paddr < MIB]
     assert low == [(BACKUP, 0x1000), (0x60000, 0x60000)]
 
 
 def test_too_large_for_its_room_is_an_error_that_names_both_sizes() -> None:
-    size = expected_elfcorehdr(machine(), Dialect.KERNEL).size
-    assert expected_elfcorehdr(machine(), Dialect.KERNEL, room=size).size == size
+    size = expected_elfcorehdr(machine(), Loader.KERNEL).size
+    assert expected_elfcorehdr(machine(), Loader.KERNEL, room=size).size == size
     with pytest.raises(NoRoomError, match=f"needs {size} bytes, its segment has room for {size - 1}"):
-        expected_elfcorehdr(machine(), Dialect.KERNEL, room=size - 1)
+        expected_elfcorehdr(machine(), Loader.KERNEL, room=size - 1)
 
 
 @pytest.mark.parametrize(
     ("lacking", "sentence"),
     [
         (machine(kernel_text=None), "the kernel text cannot be read"),
-        (machine(direct_map_offset=None), "direct-map address of RAM cannot be read"),
+        (machine(page_offset=None), "direct-map address of RAM cannot be read"),
         (machine(vmcoreinfo=None), "vmcoreinfo cannot be read"),
     ],
 )
 def test_what_cannot_be_read_is_not_guessed(lacking: Machine, sentence: str) -> None:
     with pytest.raises(CannotTellError, match=sentence):
-        expected_elfcorehdr(lacking, Dialect.KERNEL)
+        expected_elfcorehdr(lacking, Loader.KERNEL)
     # What was fixed at boot, a header loaded by this kernel tells too.
-    loaded = expected_elfcorehdr(machine(), Dialect.KERNEL)
-    assert expected_elfcorehdr(lacking, Dialect.KERNEL, loaded).to_bytes() == loaded.to_bytes()
+    loaded = expected_elfcorehdr(machine(), Loader.KERNEL)
+    assert expected_elfcorehdr(lacking, Loader.KERNEL, loaded).to_bytes() == loaded.to_bytes()
 
 
 def test_a_present_cpu_whose_notes_are_masked_is_not_left_out_silently() -> None:
     now = machine(online=(0, 1))
     masked = now._replace(cpus=(now.cpus[0], Cpu(1, True, True, None)))
     with pytest.raises(CannotTellError, match="where CPU 1 saves its registers"):
-        expected_elfcorehdr(masked, Dialect.KERNEL)
+        expected_elfcorehdr(masked, Loader.KERNEL)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crash_hotplug.core.boot_params import cmdline_phys, e820_table, elfcorehdr_argument
-from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, CrashImage, Kimage, Segment, elfcorehdr_room, parse_kimage
 from crash_hotplug.core.ranges import RangeList
@@ -66,16 +66,16 @@ def test_any_bytes_are_a_kimage_or_a_sentence(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("cmdline", "expected"),
     [
-        ("console=ttyS0 elfcorehdr=949620K", (0x39F5_D000, Dialect.KEXEC_TOOLS)),
-        ("elfcorehdr=0x2b000000 quiet", (0x2B00_0000, Dialect.KERNEL)),
-        ("elfcorehdr=0x10 elfcorehdr=0x20", (0x20, Dialect.KERNEL)),
-        ("elfcorehdr=64K@0x30", (0x30, Dialect.KERNEL)),
+        ("console=ttyS0 elfcorehdr=949620K", (0x39F5_D000, Loader.KEXEC_TOOLS)),
+        ("elfcorehdr=0x2b000000 quiet", (0x2B00_0000, Loader.KERNEL)),
+        ("elfcorehdr=0x10 elfcorehdr=0x20", (0x20, Loader.KERNEL)),
+        ("elfcorehdr=64K@0x30", (0x30, Loader.KERNEL)),
         ("quiet", None),
         ("notelfcorehdr=0x10", None),
         ("elfcorehdr=", None),
     ],
 )
-def test_the_command_line_tells_address_and_loader(cmdline: str, expected: tuple[int, Dialect] | None) -> None:
+def test_the_command_line_tells_address_and_loader(cmdline: str, expected: tuple[int, Loader] | None) -> None:
     assert elfcorehdr_argument(cmdline) == expected
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.machine import Cpu, KernelText, Machine, NoteRegion
@@ -18,7 +18,7 @@ PLACE = 600 * MIB
 WITH_DIMM = (LOW_RAM, (MIB, GIB), DIMM)
 
 
-def compared(loaded_for: Machine, now: Machine, dialect: Dialect = Dialect.KERNEL) -> Comparison:
+def compared(loaded_for: Machine, now: Machine, dialect: Loader = Loader.KERNEL) -> Comparison:
     """Compare the header made for one machine with another."""
     return compare_header(now, expected_elfcorehdr(loaded_for, dialect, backup_region_phys=BACKUP), dialect)
 
@@ -56,8 +56,8 @@ def test_cpu_described_and_not_online_is_no_error() -> None:
 
 
 def test_cpu_notes_described_too_small_are_a_finding() -> None:
-    header = changed(expected_elfcorehdr(machine(), Dialect.KERNEL), 0, p_filesz=16, p_memsz=16)
-    assert kinds(compare_header(machine(), header, Dialect.KERNEL)) == [Kind.CPU_NOTES_TOO_SMALL]
+    header = changed(expected_elfcorehdr(machine(), Loader.KERNEL), 0, p_filesz=16, p_memsz=16)
+    assert kinds(compare_header(machine(), header, Loader.KERNEL)) == [Kind.CPU_NOTES_TOO_SMALL]
 
 
 def test_memory_added_is_missing() -> None:
@@ -94,8 +94,8 @@ def test_crashkernel_memory_is_not_described() -> None:
 )
 def test_backup_region_dropped_is_judged_by_kernel(release: str | None, crashkernel: bool, verdict: Verdict) -> None:
     now = machine(release=release)._replace(reserves_crashkernel=crashkernel)
-    header = expected_elfcorehdr(now, Dialect.KERNEL)
-    result = compare_header(now, header, Dialect.KEXEC_TOOLS)
+    header = expected_elfcorehdr(now, Loader.KERNEL)
+    result = compare_header(now, header, Loader.KEXEC_TOOLS)
     assert result.verdict is verdict
     shown = {
         Verdict.ACCURATE: [note.sentence for note in result.notes],
@@ -106,7 +106,7 @@ def test_backup_region_dropped_is_judged_by_kernel(release: str | None, crashker
 
 
 def test_backup_region_kept_or_left_out_by_the_kernels_loader_is_not_mentioned() -> None:
-    for dialect in Dialect:
+    for dialect in Loader:
         result = compared(machine(), machine(), dialect)
         assert not any(note.kind is Kind.BACKUP_REGION_DROPPED for note in result.notes)
 
@@ -116,7 +116,7 @@ def test_backup_region_kept_or_left_out_by_the_kernels_loader_is_not_mentioned()
     [
         (machine(kernel_text=KernelText(0xFFFF_FFFF_8100_0000, 32 * MIB, 32 * MIB)), Kind.WRONG_KERNEL_TEXT),
         (machine(vmcoreinfo=NoteRegion(0x11E_F000, 0x1024)), Kind.WRONG_VMCOREINFO),
-        (machine(direct_map_offset=DIRECT_MAP + GIB), Kind.WRONG_DIRECT_MAP),
+        (machine(page_offset=DIRECT_MAP + GIB), Kind.WRONG_DIRECT_MAP),
     ],
 )
 def test_addresses_of_another_boot_are_findings(now: Machine, kind: Kind) -> None:
@@ -124,46 +124,46 @@ def test_addresses_of_another_boot_are_findings(now: Machine, kind: Kind) -> Non
 
 
 def test_header_without_kernel_text_is_a_finding() -> None:
-    header = expected_elfcorehdr(machine(), Dialect.KERNEL)
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
     without = header._replace(
         program_headers=tuple(p for p in header.program_headers if p != header.program_headers[3])
     )
-    assert kinds(compare_header(machine(), without, Dialect.KERNEL)) == [Kind.WRONG_KERNEL_TEXT]
+    assert kinds(compare_header(machine(), without, Loader.KERNEL)) == [Kind.WRONG_KERNEL_TEXT]
 
 
 def test_file_size_of_a_removed_range_gone_wrong_is_malformed() -> None:
     """Powerpc wrote FileSiz 0xffffffffc0000000 into a header once."""
-    header = changed(expected_elfcorehdr(machine(), Dialect.KERNEL), 4, p_filesz=0xFFFF_FFFF_C000_0000)
-    assert Kind.MALFORMED in kinds(compare_header(machine(), header, Dialect.KERNEL))
+    header = changed(expected_elfcorehdr(machine(), Loader.KERNEL), 4, p_filesz=0xFFFF_FFFF_C000_0000)
+    assert Kind.MALFORMED in kinds(compare_header(machine(), header, Loader.KERNEL))
 
 
 def test_range_read_from_another_place_is_a_finding() -> None:
-    header = changed(expected_elfcorehdr(machine(), Dialect.KERNEL), 4, p_offset=7 * GIB)
-    assert kinds(compare_header(machine(), header, Dialect.KERNEL)) == [Kind.WRONG_SOURCE]
+    header = changed(expected_elfcorehdr(machine(), Loader.KERNEL), 4, p_offset=7 * GIB)
+    assert kinds(compare_header(machine(), header, Loader.KERNEL)) == [Kind.WRONG_SOURCE]
 
 
 def test_range_described_twice_is_a_finding() -> None:
-    header = expected_elfcorehdr(machine(), Dialect.KERNEL)
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
     twice = header._replace(program_headers=(*header.program_headers, header.program_headers[4]))
-    assert kinds(compare_header(machine(), twice, Dialect.KERNEL)) == [Kind.OVERLAP]
+    assert kinds(compare_header(machine(), twice, Loader.KERNEL)) == [Kind.OVERLAP]
 
 
 def test_low_memory_that_is_not_ram_is_a_finding() -> None:
     now = machine(ram=[(0x1000, 0x5000), (MIB, GIB)])
-    assert kinds(compared(machine(), now, Dialect.KEXEC_TOOLS)) == [Kind.MEMORY_GONE]
+    assert kinds(compared(machine(), now, Loader.KEXEC_TOOLS)) == [Kind.MEMORY_GONE]
 
 
 @pytest.mark.parametrize(
     ("lacking", "sentence"),
     [
         (machine(kernel_text=None), "kernel text"),
-        (machine(direct_map_offset=None), "direct-map"),
+        (machine(page_offset=None), "direct-map"),
         (machine(vmcoreinfo=None), "vmcoreinfo"),
         (machine()._replace(cpus=(Cpu(0, True, True, None),)), "whether CPU 0 is described"),
     ],
 )
 def test_check_that_cannot_be_made_is_named_and_the_verdict_is_cannot_tell(lacking: Machine, sentence: str) -> None:
-    result = compare_header(lacking, expected_elfcorehdr(machine(), Dialect.KERNEL), Dialect.KERNEL)
+    result = compare_header(lacking, expected_elfcorehdr(machine(), Loader.KERNEL), Loader.KERNEL)
     assert result.verdict is Verdict.CANNOT_TELL
     assert sentence in result.unchecked[0]
 
@@ -174,11 +174,11 @@ def test_finding_outweighs_a_check_that_cannot_be_made() -> None:
 
 
 def test_room_left_is_a_note() -> None:
-    header = expected_elfcorehdr(machine(), Dialect.KERNEL)
-    note = compare_header(machine(), header, Dialect.KERNEL, room=4096).notes[-1]
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    note = compare_header(machine(), header, Loader.KERNEL, room=4096).notes[-1]
     assert note.kind is Kind.ROOM_LEFT
     assert "room left for 66 more CPUs or memory ranges (400 of 4096 bytes used" in note.sentence
-    small = compare_header(machine(), header, Dialect.KERNEL, room=100).notes[-1]
+    small = compare_header(machine(), header, Loader.KERNEL, room=100).notes[-1]
     assert "does not fit" in small.sentence
 
 
@@ -188,7 +188,7 @@ def test_possible_cpus_all_described_are_a_note() -> None:
 
 
 def image_for(loaded_for: Machine, room: int) -> CrashImage:
-    data = expected_elfcorehdr(loaded_for, Dialect.KERNEL).to_bytes(4096)
+    data = expected_elfcorehdr(loaded_for, Loader.KERNEL).to_bytes(4096)
     return CrashImage(data, PLACE, cmdline=f"elfcorehdr={PLACE:#x}", kimage=Kimage(0, (Segment(PLACE, room, 4096),)))
 
 
@@ -208,10 +208,10 @@ def test_header_that_outgrew_its_place_is_a_note(room: int, fits: bool) -> None:
 def test_loader_is_known_from_the_command_line_before_the_header() -> None:
     without_backup = parse_elfcorehdr(loaded_header("6.12-ch", 1))
     assert without_backup.backup_region is None
-    assert loader_of(without_backup, CrashImage(b"", cmdline="elfcorehdr=1030656K")) is Dialect.KEXEC_TOOLS
-    assert loader_of(without_backup, CrashImage(b"")) is Dialect.KERNEL
+    assert loader_of(without_backup, CrashImage(b"", cmdline="elfcorehdr=1030656K")) is Loader.KEXEC_TOOLS
+    assert loader_of(without_backup, CrashImage(b"")) is Loader.KERNEL
     with_backup = parse_elfcorehdr(loaded_header("6.12-ch", 0))
-    assert loader_of(with_backup, CrashImage(b"")) is Dialect.KEXEC_TOOLS
+    assert loader_of(with_backup, CrashImage(b"")) is Loader.KEXEC_TOOLS
 
 
 @pytest.mark.parametrize(

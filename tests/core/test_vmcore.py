@@ -19,7 +19,7 @@ from crash_hotplug.core.elf import (
     pack_program_headers,
     parse_notes,
 )
-from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.machine import Machine
@@ -44,7 +44,7 @@ class InMemory:
 
 def vmcore_of(crashed: Machine, saved: int, cut: int = 0) -> InMemory:
     """Return the vmcore of a machine, in which so many CPUs saved registers, *cut* bytes too short."""
-    header = expected_elfcorehdr(crashed, Dialect.KERNEL)
+    header = expected_elfcorehdr(crashed, Loader.KERNEL)
     notes = pack_notes([Note(b"CORE", NT_PRSTATUS, bytes(336))] * saved + [Note(b"VMCOREINFO", 0, INFO)])
     loads = [p for p in header.program_headers if p.p_type == PT_LOAD]
     at = 0x2000
@@ -60,8 +60,8 @@ def audited(source: InMemory, before: Machine | None = None, loaded_for: Machine
     vmcore = parse_vmcore(source)
     result = audit_vmcore(vmcore)
     if before is not None:
-        loaded = None if loaded_for is None else expected_elfcorehdr(loaded_for, Dialect.KERNEL)
-        compare_vmcore(vmcore, before, loaded, Dialect.KERNEL, result)
+        loaded = None if loaded_for is None else expected_elfcorehdr(loaded_for, Loader.KERNEL)
+        compare_vmcore(vmcore, before, loaded, Loader.KERNEL, result)
     return result
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import Loader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.machine import Cpu, NoteRegion
@@ -167,5 +167,5 @@ def test_header_from_possible_notes_is_the_one_that_6_12_wrote(
     (saved / SAVED_NOTES.lstrip("/")).write_bytes(
         notes_json([Cpu(n, n < 2, n < 2, note) for n, note in enumerate(notes)])
     )
-    header = expected_elfcorehdr(read_machine(Sysroot(str(saved))), Dialect.KERNEL)
+    header = expected_elfcorehdr(read_machine(Sysroot(str(saved))), Loader.KERNEL)
     assert header.to_bytes(4096) == loaded_header("6.12-s", 0)

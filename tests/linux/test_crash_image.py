@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.image import Segment
 from crash_hotplug.core.ranges import RangeList
@@ -51,7 +51,7 @@ def test_the_image_is_found_through_the_kernels_own_pointer(tmp_path: Path) -> N
     assert image.elfcorehdr == IMAGE[0x39F5_D000]
     assert (image.elfcorehdr_phys, image.boot_params_phys, image.cmdline_phys) == (0x39F5D000, 0x39F4E000, 0x39F53000)
     assert image.cmdline == (SAVED / "cmdline").read_text()
-    assert image.loader is Dialect.KEXEC_TOOLS
+    assert image.loader is Loader.KEXEC_TOOLS
     assert image.kimage is not None
     assert image.kimage.segments == SEGMENTS
     assert json.loads(json.dumps(places_of(image)))["segments"][3]["memsz"] == "0x4000"
@@ -92,7 +92,7 @@ def test_without_the_symbol_it_says_what_is_needed(tmp_path: Path) -> None:
 
 def test_a_saved_image() -> None:
     image = read_crash_image(Sysroot(str(tree("6.12-ch", 1))), RESERVED)
-    assert (image.elfcorehdr_phys, image.loader) == (0x3EE80000, Dialect.KEXEC_TOOLS)
+    assert (image.elfcorehdr_phys, image.loader) == (0x3EE80000, Loader.KEXEC_TOOLS)
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,14 @@ def test_memory_that_is_not_there_is_a_sentence(kcore: Kcore, phys: int, length:
 
 
 def test_addresses_without_a_physical_one_are_not_ram(kcore: Kcore) -> None:
-    assert kcore.direct_map_offset() == DIRECT_MAP
+    assert kcore.page_offset() == DIRECT_MAP
     assert kcore.phys_of_kernel_virt(TEXT_VIRT + 5) == TEXT_PHYS + 5
     assert kcore.phys_of_kernel_virt(DIRECT_MAP) is None
 
 
 def test_the_headers_of_a_real_machine() -> None:
     with Kcore(Sysroot(str(tree("6.1-c", 1)))) as kcore:
-        assert kcore.direct_map_offset() == 0xFFFF8E35C0000000
+        assert kcore.page_offset() == 0xFFFF8E35C0000000
         assert kcore.phys_of_kernel_virt(0xFFFFFFFF92000000) == 0x3A800000
         assert kcore.architecture.name == "x86_64"
         with pytest.raises(CannotTellError, match="does not give the memory"):

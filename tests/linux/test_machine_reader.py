@@ -26,7 +26,7 @@ def test_machine_of_a_capture_is_read() -> None:
     machine = read_machine(Sysroot(str(tree("6.1-c", 2))))
     assert machine.kernel_release == "6.1.0-50-cloud-amd64"
     assert machine.kernel_text == KernelText(0xFFFFFFFF92000000, 0x3A800000, 0x2830000)
-    assert machine.direct_map_offset == 0xFFFF8E35C0000000
+    assert machine.page_offset == 0xFFFF8E35C0000000
     assert machine.vmcoreinfo == NoteRegion(0x11EE000, 0x1024), "1024 is hexadecimal"
     assert machine.memory_blocks == MemoryBlocks(128 << 20, online=9, offline=1)
     assert machine.reserves_crashkernel
@@ -37,7 +37,7 @@ def test_kernel_text_without_kcore_is_placed_by_iomem(copy: Path) -> None:
     (copy / "proc" / "kcore").unlink()
     machine = read_machine(Sysroot(str(copy)))
     assert machine.kernel_text == KernelText(0xFFFFFFFF92000000, 0x3A800000, 0x2830000)
-    assert machine.direct_map_offset is None
+    assert machine.page_offset is None
 
 
 def test_kernel_text_with_masked_symbols_is_unknown(copy: Path) -> None:

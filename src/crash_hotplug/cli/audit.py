@@ -16,7 +16,7 @@ from crash_hotplug.cli.output import (
     print_verdict,
     ranges_json,
 )
-from crash_hotplug.core.elfcorehdr import Dialect, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import Loader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.expected import loader_of
 from crash_hotplug.core.machine import Machine
@@ -79,7 +79,7 @@ def _compare_with_tree(sysroot: Sysroot, vmcore: Vmcore, result: Comparison) -> 
     try:
         image = read_crash_image(sysroot, machine.crashkernel)
     except CannotTellError:
-        compare_vmcore(vmcore, machine, None, Dialect.KERNEL, result)
+        compare_vmcore(vmcore, machine, None, Loader.KERNEL, result)
         return
     loaded = parse_elfcorehdr(image.elfcorehdr)
     compare_vmcore(vmcore, machine, loaded, loader_of(loaded, image), result)

@@ -11,7 +11,7 @@ from crash_hotplug.cli.output import BAD, GOOD, UNSURE, print_headline, print_la
 from crash_hotplug.core.doctor.forecast import SERVICE, Forecast, overall
 from crash_hotplug.core.doctor.settings_files import Sandbox
 from crash_hotplug.core.doctor.udev_rules import WRITTEN_BY
-from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.sizes import human_size
 from crash_hotplug.linux import btf_file, kexec_state, machine_reader, memory_hotplug
 from crash_hotplug.linux.doctor.config_files import RulesFile, Unit
@@ -186,7 +186,7 @@ def _image(diagnosis: Diagnosis) -> Facts:
     elif loaded is None:
         yield f"one is loaded; who loaded it is not known: {diagnosis.loaded_reason}", source
     else:
-        by_kernel = loaded.assessment.dialect is Dialect.KERNEL
+        by_kernel = loaded.assessment.loader is Loader.KERNEL
         loader = "kexec_file_load (kexec -s)" if by_kernel else "kexec_load (kexec -c)"
         yield f"loaded by {loader}", "its elfcorehdr and command line"
         described, possible = len(loaded.assessment.header.cpu_notes), len(loaded.machine.cpus)

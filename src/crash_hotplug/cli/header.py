@@ -8,7 +8,7 @@ import sys
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot, address, read_input
 from crash_hotplug.cli.output import print_json
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage
@@ -23,14 +23,14 @@ from crash_hotplug.linux.sysroot import Sysroot
 DESCRIPTION = """\
 Builds the elfcorehdr that describes the machine as it is now and writes it to a file.  Nothing is loaded.
 
-With --from, the header keeps that loader's backup region and its notes of all possible CPUs.  With --dialect
+With --from, the header keeps that loader's backup region and its notes of all possible CPUs.  With --loader
 alone the header is built from nothing, as that loader would build it.  Without either option the header of
 the loaded crash image, if there is one, is the starting point.
 """
 EXAMPLES = """\
 examples:
   crash-hotplug header -o now.elf && readelf -lW now.elf
-  crash-hotplug header --sysroot case-4711/ --dialect kernel -o as-the-kernel-would.elf
+  crash-hotplug header --sysroot case-4711/ --loader kernel -o as-the-kernel-would.elf
 """
 
 
@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="base", metavar="FILE", help="keep the backup region and the possible CPUs of this header"
     )
-    parser.add_argument("--dialect", choices=[d.value for d in Dialect], help="the loader whose rules to follow")
+    parser.add_argument(
+        "--loader",
+        "--dialect",
+        choices=[loader.value for loader in Loader],
+        help="the loader whose rules to follow (--dialect is the former name)",
+    )
     parser.add_argument(
         "--backup-region",
         metavar="ADDRESS",
@@ -64,27 +69,27 @@ def run(arguments: argparse.Namespace) -> int:
     machine = read_machine(sysroot)
     image = _base_image(arguments, sysroot, machine)
     base = None if image is None else parse_elfcorehdr(image.elfcorehdr)
-    dialect, loaded, backup = _starting_point(arguments, image, base)
-    header = expected_elfcorehdr(machine, dialect, loaded, backup, possible_cpus=arguments.possible_cpus)
-    data = header.to_bytes(dialect.padding(header.architecture))
+    loader, loaded, backup = _starting_point(arguments, image, base)
+    header = expected_elfcorehdr(machine, loader, loaded, backup, possible_cpus=arguments.possible_cpus)
+    data = header.to_bytes(loader.padding(header.architecture))
     if arguments.output == "-":
         sys.stdout.buffer.write(data)
         return exit_codes.DONE
     write_atomically(arguments.output, data)
     entries = len(header.program_headers)
     if arguments.json:
-        report = {"command": "header", "output": arguments.output, "dialect": dialect.value}
+        report = {"command": "header", "output": arguments.output, "dialect": loader.value}
         print_json({**report, "entries": entries, "size": header.size, "written": len(data)})
     else:
         print(
             f"wrote {arguments.output}: {count(entries, 'entry', 'entries')}, {header.size} bytes "
-            f"({len(data)} with padding), in the dialect of {_whose(dialect)}"
+            f"({len(data)} with padding), by the rules of {_whose(loader)}"
         )
     return exit_codes.DONE
 
 
-def _whose(dialect: Dialect) -> str:
-    return "the kernel" if dialect is Dialect.KERNEL else "kexec-tools"
+def _whose(loader: Loader) -> str:
+    return "the kernel" if loader is Loader.KERNEL else "kexec-tools"
 
 
 def _base_image(arguments: argparse.Namespace, sysroot: Sysroot, machine: Machine) -> CrashImage | None:
@@ -96,20 +101,20 @@ def _base_image(arguments: argparse.Namespace, sysroot: Sysroot, machine: Machin
     try:
         return read_crash_image(sysroot, machine.crashkernel)
     except CannotTellError:
-        if arguments.dialect is None:
+        if arguments.loader is None:
             raise
         return None
 
 
 def _starting_point(
     arguments: argparse.Namespace, image: CrashImage | None, base: ElfCoreHeader | None
-) -> tuple[Dialect, ElfCoreHeader | None, int | None]:
-    """Return the dialect, the header to keep things from, and where the backup region is."""
+) -> tuple[Loader, ElfCoreHeader | None, int | None]:
+    """Return the loader, the header to keep things from, and where the backup region is."""
     backup: int | None = arguments.backup_region
     if backup is None and base is not None and base.backup_region is not None:
         backup = base.backup_region.p_offset
-    if arguments.dialect is not None:
-        return Dialect(arguments.dialect), base if arguments.base is not None else None, backup
+    if arguments.loader is not None:
+        return Loader(arguments.loader), base if arguments.base is not None else None, backup
     if image is None or base is None:
-        return Dialect.KERNEL, None, backup
+        return Loader.KERNEL, None, backup
     return loader_of(base, image), base, backup

@@ -15,7 +15,7 @@ from crash_hotplug.cli.output import (
     print_verdict,
     ranges_json,
 )
-from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
@@ -42,8 +42,8 @@ examples:
   crash-hotplug status --json | jq .verdict
 """
 _LOADERS = {
-    Dialect.KERNEL: "loaded by kexec_file_load (kexec -s)",
-    Dialect.KEXEC_TOOLS: "loaded by kexec_load (kexec -c)",
+    Loader.KERNEL: "loaded by kexec_file_load (kexec -s)",
+    Loader.KEXEC_TOOLS: "loaded by kexec_load (kexec -c)",
 }
 
 
@@ -192,7 +192,7 @@ def _memory_lines(machine: Machine, assessment: Assessment) -> Iterator[str]:
 
 
 def _image_lines(image: CrashImage, assessment: Assessment) -> Iterator[str]:
-    yield _LOADERS[assessment.dialect] + ("" if image.loader is not None else ", judging by the header")
+    yield _LOADERS[assessment.loader] + ("" if image.loader is not None else ", judging by the header")
     at = "" if image.elfcorehdr_phys is None else f" at {image.elfcorehdr_phys:#x}"
     room = "" if assessment.room is None else f" of {assessment.room}"
     yield f"elfcorehdr{at}: {len(assessment.header.program_headers)} entries, {assessment.header.size}{room} bytes"
@@ -233,7 +233,7 @@ def _report(machine: Machine, image: CrashImage, state: KexecState, assessment: 
             "blocks_offline": None if machine.memory_blocks is None else machine.memory_blocks.offline,
         },
         "crash_image": {
-            "loader": assessment.dialect.value,
+            "loader": assessment.loader.value,
             "elfcorehdr": None if image.elfcorehdr_phys is None else hex(image.elfcorehdr_phys),
             "entries": len(assessment.header.program_headers),
             "size": assessment.header.size,

@@ -9,7 +9,7 @@ import re
 import struct
 
 from crash_hotplug.core.architecture import PAGE
-from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.ranges import Range
 
@@ -44,7 +44,7 @@ def cmdline_phys(boot_params: bytes) -> int:
     return int(high) << 32 | int(low)
 
 
-def elfcorehdr_argument(cmdline: str) -> tuple[int, Dialect] | None:
+def elfcorehdr_argument(cmdline: str) -> tuple[int, Loader] | None:
     """Return physical address and loader from the last ``elfcorehdr=`` of a capture kernel's command line.
 
     kexec-tools writes decimal KiB (``949620K``), the kernel's loader hex bytes (``0x2a000000``).  The size of
@@ -55,8 +55,8 @@ def elfcorehdr_argument(cmdline: str) -> tuple[int, Dialect] | None:
         return None
     value = found[-1]
     if value.endswith("K"):
-        return int(value[:-1]) << 10, Dialect.KEXEC_TOOLS
-    return int(value, 16), Dialect.KERNEL
+        return int(value[:-1]) << 10, Loader.KEXEC_TOOLS
+    return int(value, 16), Loader.KERNEL
 
 
 def e820_table(boot_params: bytes) -> list[tuple[Range, int]]:
@@ -87,7 +87,7 @@ def change_elfcorehdr_argument(
     argument = elfcorehdr_argument(cmdline)
     if argument is None:
         raise CannotTellError("the capture kernel's command line has no elfcorehdr=")
-    word = f"{place >> 10}K" if argument[1] is Dialect.KEXEC_TOOLS else hex(place)
+    word = f"{place >> 10}K" if argument[1] is Loader.KEXEC_TOOLS else hex(place)
     old = cmdline.encode("ascii", "replace")
     new = re.sub(rb"(^|\s)elfcorehdr=\S+", rb"\g<1>elfcorehdr=" + word.encode(), old)
     (longest,) = struct.unpack_from("<I", parameters, boot_params_at + CMDLINE_SIZE)

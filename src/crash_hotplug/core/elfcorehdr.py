@@ -34,7 +34,7 @@ from crash_hotplug.core.records import NamedTuple
 WHAT = "this elfcorehdr"
 
 
-class Dialect(Enum):
+class Loader(Enum):
     """Who wrote a header, and so how: see docs/elfcorehdr.md."""
 
     KERNEL = "kernel"
@@ -44,7 +44,7 @@ class Dialect(Enum):
 
     def padding(self, architecture: Architecture) -> int:
         """Return the number of bytes to a multiple of which a header is padded with zeros."""
-        return architecture.kernel_padding if self is Dialect.KERNEL else 1024
+        return architecture.kernel_padding if self is Loader.KERNEL else 1024
 
 
 class _ElfCoreHeader(NamedTuple):
@@ -145,14 +145,14 @@ def kernel_text_header(text: KernelText) -> ProgramHeader:
     return ProgramHeader(PT_LOAD, PF_RWX, text.phys, text.virt, text.phys, text.size, text.size, 0)
 
 
-def ram_header(ram: Range, direct_map_offset: int, read_from: int | None = None) -> ProgramHeader:
+def ram_header(ram: Range, page_offset: int, read_from: int | None = None) -> ProgramHeader:
     """Return the PT_LOAD for one RAM range.
 
-    :param direct_map_offset: virtual minus physical address of RAM
+    :param page_offset: virtual minus physical address of RAM
     :param read_from: physical address of the backup region, where the contents are elsewhere
     """
     start = ram.start if read_from is None else read_from
-    return ProgramHeader(PT_LOAD, PF_RWX, start, ram.start + direct_map_offset, ram.start, ram.size, ram.size, 0)
+    return ProgramHeader(PT_LOAD, PF_RWX, start, ram.start + page_offset, ram.start, ram.size, ram.size, 0)
 
 
 def build_elfcorehdr(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crash_hotplug.core.elf import ProgramHeader
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, build_elfcorehdr, parse_elfcorehdr, ram_header
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, build_elfcorehdr, parse_elfcorehdr, ram_header
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import KernelText, Machine, NoteRegion, kernel_version
@@ -12,7 +12,7 @@ from crash_hotplug.core.ranges import Range, RangeList
 
 def expected_elfcorehdr(
     machine: Machine,
-    dialect: Dialect,
+    loader: Loader,
     loaded: ElfCoreHeader | None = None,
     backup_region_phys: int | None = None,
     room: int | None = None,
@@ -24,7 +24,7 @@ def expected_elfcorehdr(
     9103787054c6 on powerpc), and the notes of all possible CPUs where it has them.  A CPU that left is left out of a
     header that describes present CPUs.
 
-    :param dialect: whose rules to follow for low memory
+    :param loader: whose rules to follow for low memory
     :param backup_region_phys: physical address to which purgatory copies low memory, where *loaded* does not say it
     :param room: bytes that the header may take
     :param possible_cpus: describe every possible CPU, as an update in place does, where all their notes are known
@@ -34,11 +34,11 @@ def expected_elfcorehdr(
     offset = _direct_map_offset(machine, loaded)
     low_memory = RangeList([machine.architecture.excluded_low_memory])
     ram = machine.dumpable_ram
-    ram_headers = _low_memory_headers(machine, dialect, loaded, backup_region_phys, ram.intersect(low_memory), offset)
+    ram_headers = _low_memory_headers(machine, loader, loaded, backup_region_phys, ram.intersect(low_memory), offset)
     ram_headers += [ram_header(high, offset) for high in ram.exclude(low_memory)]
     header = build_elfcorehdr(
         machine.architecture,
-        _cpu_notes(machine, dialect, loaded, possible_cpus),
+        _cpu_notes(machine, loader, loaded, possible_cpus),
         _vmcoreinfo(machine, loaded),
         _kernel_text(machine, loaded),
         ram_headers,
@@ -59,7 +59,7 @@ def header_to_write(machine: Machine, image: CrashImage, possible_cpus: bool = T
     return expected_elfcorehdr(machine, loader, loaded, backup, possible_cpus=possible_cpus)
 
 
-def loader_of(header: ElfCoreHeader, image: CrashImage) -> Dialect:
+def loader_of(header: ElfCoreHeader, image: CrashImage) -> Loader:
     """Tell who loaded *image*: from its command line, else from whether the header has a backup region.
 
     The command line is asked first because the kernel drops the backup region when it updates a header that
@@ -67,7 +67,7 @@ def loader_of(header: ElfCoreHeader, image: CrashImage) -> Dialect:
     """
     if image.loader is not None:
         return image.loader
-    return Dialect.KERNEL if header.backup_region is None else Dialect.KEXEC_TOOLS
+    return Loader.KERNEL if header.backup_region is None else Loader.KEXEC_TOOLS
 
 
 def describes_possible_cpus(header: ElfCoreHeader, machine: Machine) -> bool:
@@ -79,9 +79,7 @@ def describes_possible_cpus(header: ElfCoreHeader, machine: Machine) -> bool:
     return len(header.cpu_notes) >= len(machine.cpus)
 
 
-def _cpu_notes(
-    machine: Machine, dialect: Dialect, loaded: ElfCoreHeader | None, all_possible: bool
-) -> list[NoteRegion]:
+def _cpu_notes(machine: Machine, loader: Loader, loaded: ElfCoreHeader | None, all_possible: bool) -> list[NoteRegion]:
     present = [_notes_of(cpu.number, cpu.crash_notes) for cpu in machine.present_cpus]
     if loaded is not None and describes_possible_cpus(loaded, machine):
         known = set(loaded.cpu_notes)
@@ -89,7 +87,7 @@ def _cpu_notes(
     possible = [cpu.crash_notes for cpu in machine.cpus if cpu.crash_notes is not None]
     # for_each_possible_cpu() in crash_prepare_elf64_headers() since Linux 6.6.
     kernel_writes_possible = (kernel_version(machine.kernel_release) or (0, 0)) >= (6, 6)
-    from_kernel = loaded is None and dialect is Dialect.KERNEL and kernel_writes_possible
+    from_kernel = loaded is None and loader is Loader.KERNEL and kernel_writes_possible
     return possible if (from_kernel or all_possible) and len(possible) == len(machine.cpus) else present
 
 
@@ -100,8 +98,8 @@ def _notes_of(number: int, crash_notes: NoteRegion | None) -> NoteRegion:
 
 
 def _direct_map_offset(machine: Machine, loaded: ElfCoreHeader | None) -> int:
-    if machine.direct_map_offset is not None:
-        return machine.direct_map_offset
+    if machine.page_offset is not None:
+        return machine.page_offset
     # It is fixed at boot, so a header loaded by this kernel has it right.
     if loaded is not None and loaded.ram_headers:
         return loaded.ram_headers[-1].p_vaddr - loaded.ram_headers[-1].p_paddr
@@ -126,7 +124,7 @@ def _vmcoreinfo(machine: Machine, loaded: ElfCoreHeader | None) -> NoteRegion:
 
 def _low_memory_headers(
     machine: Machine,
-    dialect: Dialect,
+    loader: Loader,
     loaded: ElfCoreHeader | None,
     backup_region_phys: int | None,
     low: RangeList,
@@ -142,13 +140,13 @@ def _low_memory_headers(
         # kexec-tools backs up the first range below 640 KiB (get_backup_area() in crashdump-x86.c).
         source = backed_up[0]
         headers = [ram_header(source, offset, backup_region_phys)]
-    elif loaded is None and dialect is Dialect.KEXEC_TOOLS and backed_up:
+    elif loaded is None and loader is Loader.KEXEC_TOOLS and backed_up:
         raise CannotTellError(
-            "a header in the dialect of kexec-tools points to the backup region; where that is, only a loaded "
+            "a header of kexec-tools points to the backup region; where that is, only a loaded "
             "header or the loader knows"
         )
     else:
         return []
-    if dialect is Dialect.KEXEC_TOOLS:
+    if loader is Loader.KEXEC_TOOLS:
         headers += [ram_header(ram, offset) for ram in low.exclude(RangeList([source]))]
     return sorted(headers, key=lambda p: p.p_paddr)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.boot_params import E820_RAM, e820_table, elfcorehdr_argument
-from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.records import NamedTuple
@@ -103,7 +103,7 @@ class CrashImage(NamedTuple):
     """Whether the kernel itself may update the header (6.6 and newer, where the loader said so)."""
 
     @property
-    def loader(self) -> Dialect | None:
+    def loader(self) -> Loader | None:
         """Which loader made it, from how it wrote ``elfcorehdr=``; None where the command line is not known."""
         argument = elfcorehdr_argument(self.cmdline or "")
         return argument[1] if argument else None

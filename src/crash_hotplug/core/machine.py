@@ -61,7 +61,7 @@ class Machine(NamedTuple):
     crashkernel: RangeList
     """Physical ranges reserved for the capture kernel, to be left out of a dump."""
     kernel_text: KernelText | None
-    direct_map_offset: int | None
+    page_offset: int | None
     """Virtual minus physical address of RAM (``page_offset_base``; x86 randomises it)."""
     vmcoreinfo: NoteRegion | None
     memory_blocks: MemoryBlocks | None

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from enum import Enum
 
 from crash_hotplug.core.elf import PROGRAM_HEADER_SIZE, PT_LOAD, ProgramHeader
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, entries_that_fit, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, entries_that_fit, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
-from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr
+from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage, elfcorehdr_room
 from crash_hotplug.core.machine import KernelText, Machine
 from crash_hotplug.core.ranges import Range, RangeList, compare_ranges
@@ -92,7 +92,7 @@ class Assessment(NamedTuple):
     """A loaded image and the verdict on its header."""
 
     header: ElfCoreHeader
-    dialect: Dialect
+    loader: Loader
     """The loader whose rules the header follows."""
     room: int | None
     """Bytes the header may grow to, where that is known."""
@@ -105,14 +105,14 @@ def assess(machine: Machine, image: CrashImage) -> Assessment:
     :raise ElfFormatError: the image's bytes are not an elfcorehdr
     """
     header = parse_elfcorehdr(image.elfcorehdr)
-    dialect = dialect_of(header, image)
+    loader = loader_of(header, image)
     backup = header.backup_region
     room = elfcorehdr_room(image, machine.crashkernel, None if backup is None else backup.p_offset)
-    comparison = compare_header(machine, header, dialect, room)
+    comparison = compare_header(machine, header, loader, room)
     if room is not None and comparison.findings:
-        comparison.notes.extend(_fit_notes(machine, dialect, header, room))
+        comparison.notes.extend(_fit_notes(machine, loader, header, room))
     comparison.notes.extend(_capture_kernel_notes(machine, image))
-    return Assessment(header, dialect, room, comparison)
+    return Assessment(header, loader, room, comparison)
 
 
 def _capture_kernel_notes(machine: Machine, image: CrashImage) -> list[Finding]:
@@ -131,26 +131,15 @@ def _capture_kernel_notes(machine: Machine, image: CrashImage) -> list[Finding]:
     return [Finding(Kind.CAPTURE_KERNEL_CLAIMS_MEMORY, sentence)]
 
 
-def _fit_notes(machine: Machine, dialect: Dialect, header: ElfCoreHeader, room: int) -> list[Finding]:
+def _fit_notes(machine: Machine, loader: Loader, header: ElfCoreHeader, room: int) -> list[Finding]:
     """Note that the header cannot be corrected in its place: the one that the machine needs now is larger."""
     try:
-        expected_elfcorehdr(machine, dialect, header, room=room)
+        expected_elfcorehdr(machine, loader, header, room=room)
     except NoRoomError as error:
         return [Finding(Kind.DOES_NOT_FIT, f"it cannot be corrected in its place: {error}")]
     except CannotTellError:
         pass  # the comparison has listed what cannot be read
     return []
-
-
-def dialect_of(header: ElfCoreHeader, image: CrashImage) -> Dialect:
-    """Tell who loaded *image*: from its command line, else from whether the header has a backup region.
-
-    The command line is asked first because the kernel drops the backup region when it updates a header that
-    kexec-tools wrote.
-    """
-    if image.loader is not None:
-        return image.loader
-    return Dialect.KERNEL if header.backup_region is None else Dialect.KEXEC_TOOLS
 
 
 class Wording(NamedTuple):
@@ -173,16 +162,16 @@ IN_DUMP = Wording(
 )
 
 
-def compare_header(machine: Machine, header: ElfCoreHeader, dialect: Dialect, room: int | None = None) -> Comparison:
+def compare_header(machine: Machine, header: ElfCoreHeader, loader: Loader, room: int | None = None) -> Comparison:
     """Compare *header* with *machine*.
 
-    :param dialect: the loader of the image; decides whether a missing backup region was dropped
+    :param loader: the loader of the image; decides whether a missing backup region was dropped
     :param room: bytes that the header may grow to, where that is known
     """
     result = Comparison()
     _compare_cpus(machine, header, result)
     compare_memory(machine, header.ram, result)
-    _compare_low_memory(machine, header, dialect, result)
+    _compare_low_memory(machine, header, loader, result)
     result.findings.extend(_shape_findings(header))
     _compare_vmcoreinfo(machine, header, result)
     compare_kernel_text(machine, header.kernel_text, result)
@@ -237,7 +226,7 @@ def compare_memory(machine: Machine, described: RangeList, result: Comparison, w
         result.findings.append(Finding(Kind.CRASHKERNEL_DESCRIBED, f"{_placed(own)} {wording.reserved}", (own,)))
 
 
-def _compare_low_memory(machine: Machine, header: ElfCoreHeader, dialect: Dialect, result: Comparison) -> None:
+def _compare_low_memory(machine: Machine, header: ElfCoreHeader, loader: Loader, result: Comparison) -> None:
     low = machine.dumpable_ram.intersect(RangeList([machine.architecture.backup_region_source]))
     gone = header.ram.intersect(RangeList([machine.architecture.excluded_low_memory])).exclude(machine.ram)
     for stale in gone:
@@ -245,10 +234,10 @@ def _compare_low_memory(machine: Machine, header: ElfCoreHeader, dialect: Dialec
             f"{_placed(stale)} is described but is not RAM: saving the dump would read addresses that are not memory"
         )
         result.findings.append(Finding(Kind.MEMORY_GONE, sentence, (stale,)))
-    compare_backup_region(machine, low.exclude(header.ram), dialect, result)
+    compare_backup_region(machine, low.exclude(header.ram), loader, result)
 
 
-def compare_backup_region(machine: Machine, undescribed: RangeList, dialect: Dialect, result: Comparison) -> None:
+def compare_backup_region(machine: Machine, undescribed: RangeList, loader: Loader, result: Comparison) -> None:
     """Judge RAM below 640 KiB that is not described: a note only, where the kernel does not use it.
 
     :param undescribed: physical ranges of low memory that are RAM and that no PT_LOAD describes
@@ -256,10 +245,10 @@ def compare_backup_region(machine: Machine, undescribed: RangeList, dialect: Dia
     if not undescribed:
         return
     keeps_out = machine.keeps_out_of_low_memory
-    if dialect is Dialect.KERNEL and keeps_out:
+    if loader is Loader.KERNEL and keeps_out:
         return  # left out on purpose by the kernel's loader
     lost = f"the first 640 KiB are described no more ({human_size(undescribed.size)} of RAM)"
-    if dialect is Dialect.KERNEL:
+    if loader is Loader.KERNEL:
         lost = f"the first 640 KiB are not described ({human_size(undescribed.size)} of RAM)"
     if keeps_out is None:
         result.unchecked.append(f"{lost}; whether this kernel uses them: its release is not known")
@@ -308,7 +297,7 @@ def _compare_vmcoreinfo(machine: Machine, header: ElfCoreHeader, result: Compari
 
 def compare_direct_map(machine: Machine, ram_headers: tuple[ProgramHeader, ...], result: Comparison) -> None:
     """Compare the virtual addresses of RAM with the machine's direct map, which is fixed at boot."""
-    offset = machine.direct_map_offset
+    offset = machine.page_offset
     if offset is None:
         result.unchecked.append("the direct-map address of RAM: /proc/kcore cannot be read")
         return

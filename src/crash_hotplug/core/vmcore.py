@@ -15,7 +15,7 @@ from crash_hotplug.core.elf import (
     parse_notes,
     program_headers_end,
 )
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import RangeList
@@ -171,7 +171,7 @@ def compare_vmcore(
     vmcore: Vmcore,
     machine: Machine,
     loaded: ElfCoreHeader | None,
-    dialect: Dialect,
+    loader: Loader,
     result: Comparison,
 ) -> None:
     """Add to *result* what the vmcore lacks compared with the machine shortly before the panic.
@@ -185,7 +185,7 @@ def compare_vmcore(
     _compare_saved_cpus(vmcore, machine, loaded, result)
     compare_memory(machine, vmcore.headers.ram, result, IN_DUMP)
     low = machine.dumpable_ram.intersect(RangeList([machine.architecture.backup_region_source]))
-    compare_backup_region(machine, low.exclude(vmcore.headers.ram), dialect, result)
+    compare_backup_region(machine, low.exclude(vmcore.headers.ram), loader, result)
     if vmcore.headers.kernel_text is not None:  # else audit_vmcore() has said it
         compare_kernel_text(machine, vmcore.headers.kernel_text, result)
     compare_direct_map(machine, vmcore.headers.ram_headers, result)

@@ -69,7 +69,7 @@ class Kcore:
                 return self._read_exactly(p.p_offset + phys - p.p_paddr, length, f"physical {phys:#x}")
         raise CannotTellError(f"/proc/kcore has no memory at physical address {phys:#x}")
 
-    def direct_map_offset(self) -> int | None:
+    def page_offset(self) -> int | None:
         """Return virtual minus physical address of RAM; None where the headers do not agree on one.
 
         Kernels before 4.13 write no physical addresses (464920104bf7).

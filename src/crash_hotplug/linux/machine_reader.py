@@ -51,7 +51,7 @@ def read_described_machine(sysroot: Sysroot, kcore: Kcore | None, iomem: Iomem) 
         ram=iomem.ram,
         crashkernel=iomem.crashkernel.union(read_cma_ranges(sysroot) or RangeList()),
         kernel_text=_read_kernel_text(sysroot, kcore, iomem),
-        direct_map_offset=kcore.direct_map_offset() if kcore is not None else None,
+        page_offset=kcore.page_offset() if kcore is not None else None,
         vmcoreinfo=read_vmcoreinfo_place(sysroot),
         memory_blocks=None,
         reserves_crashkernel=_has_crashkernel(sysroot),

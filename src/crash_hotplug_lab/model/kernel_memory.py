@@ -48,16 +48,16 @@ class KernelMemory:
     """Where the model's kernel keeps its own tables."""
 
     text: KernelText
-    direct_map_offset: int
+    page_offset: int
     """Virtual minus physical address of RAM; a multiple of 1 GiB."""
     release: str
 
     def contents(self) -> Iterator[tuple[int, bytes]]:
         """Yield (physical address, bytes) of everything that stays as it is from boot on."""
         base = self.text.phys
-        direct_index = (self.direct_map_offset >> 39) & 511
+        direct_index = (self.page_offset >> 39) & 511
         yield base + _PGD, _table({direct_index: base + _DIRECT_MAP_PUD, 511: base + _KERNEL_PUD})
-        first = (self.direct_map_offset >> 30) & 511
+        first = (self.page_offset >> 30) & 511
         gigabytes = {first + n: n << 30 for n in range(512 - first)}
         yield base + _DIRECT_MAP_PUD, _table(gigabytes, _PRESENT_LARGE)
         yield base + _KERNEL_PUD, _table({(START_KERNEL_MAP >> 30) & 511: base + _KERNEL_PMD})
@@ -74,14 +74,14 @@ class KernelMemory:
         for section in sections:
             root, index = divmod(section, _SECTIONS_PER_ROOT)
             page = roots.setdefault(root, bytearray(PAGE))
-            memmap_virt = self.text.phys + _ZERO_MEMMAP + self.direct_map_offset
+            memmap_virt = self.text.phys + _ZERO_MEMMAP + self.page_offset
             # The kernel stores the memmap less the section's first page number, so that a lookup is one addition.
             coded = memmap_virt - (section << (SECTION_BITS - 12)) * _STRUCT_PAGE_SIZE | _SECTION_PRESENT_WITH_MEM_MAP
             struct.pack_into("<Q", page, index * _MEM_SECTION_SIZE, coded & (1 << 64) - 1)
         pointers = bytearray(_ROOTS * 8)
         for place, (root, page) in enumerate(sorted(roots.items())):
             phys = self.text.phys + _ROOT_PAGES + place * PAGE
-            struct.pack_into("<Q", pointers, root * 8, phys + self.direct_map_offset)
+            struct.pack_into("<Q", pointers, root * 8, phys + self.page_offset)
             yield phys, bytes(page)
         yield self.text.phys + _ROOT_ARRAY, bytes(pointers)
 
@@ -93,7 +93,7 @@ class KernelMemory:
             "node_online_map": self.text.virt + _NODE_ONLINE_MAP,
             "swapper_pg_dir": self.text.virt + _PGD,
             "_stext": self.text.virt,
-            "mem_section": self.text.phys + _ROOT_ARRAY + self.direct_map_offset,
+            "mem_section": self.text.phys + _ROOT_ARRAY + self.page_offset,
             "init_top_pgt": self.text.virt + _PGD,
         }
         lines = [f"OSRELEASE={self.release}", "PAGESIZE=4096"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from crash_hotplug.core.architecture import PAGE
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.machine import Machine
@@ -112,7 +112,7 @@ def plan_of_kexec_tools(
     low = machine.dumpable_ram.intersect(RangeList([machine.architecture.backup_region_source]))
     source = low[0] if low else Range(0, 0)
     backup_at = region.place_high(max(source.size, 1))
-    header = expected_elfcorehdr(machine, Dialect.KEXEC_TOOLS, backup_region_phys=backup_at)
+    header = expected_elfcorehdr(machine, Loader.KEXEC_TOOLS, backup_region_phys=backup_at)
     room = -(-max(_MIN_ELFCOREHDR, hotplug_room or 0, header.size) // 1024) * 1024
     header_at = region.place_high(_pages(room))
     purgatory_at = region.place_high(_PURGATORY_PAGES * PAGE)
@@ -146,7 +146,7 @@ def plan_of_kernel(profile: MachineProfile, machine: Machine, files: CaptureKern
     :raise CannotTellError: it does not fit into the reserved region
     """
     region = _Region(profile.reserved)
-    header = expected_elfcorehdr(machine, Dialect.KERNEL)
+    header = expected_elfcorehdr(machine, Loader.KERNEL)
     padded = header.to_bytes(machine.architecture.kernel_padding)
     room = {
         CrashHotplug.NONE: len(padded),

@@ -128,7 +128,7 @@ class ModelMachine:
             ram=self.ram,
             crashkernel=RangeList(profile.crashkernel),
             kernel_text=profile.kernel_text,
-            direct_map_offset=profile.direct_map_offset,
+            page_offset=profile.page_offset,
             vmcoreinfo=profile.vmcoreinfo,
             memory_blocks=MemoryBlocks(profile.block_size, online, len(self.blocks) - online),
         )

@@ -13,7 +13,7 @@ from enum import Enum
 from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.boot_params import cmdline_phys, elfcorehdr_argument, is_boot_params
 from crash_hotplug.core.elf import ElfFormatError, Note, pack_notes
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, Verdict
 from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
@@ -92,7 +92,7 @@ def save_registers(machine: ModelMachine) -> None:
     for cpu in machine.cpus.values():
         if cpu.online:
             notes_at = profile.crash_notes[cpu.number]
-            stack_virt = profile.direct_map_offset + notes_at - 0x400
+            stack_virt = profile.page_offset + notes_at - 0x400
             registers = register_values(cpu, profile.kernel_text.virt, stack_virt)
             machine.memory.write(notes_at, prstatus_note(1000 + cpu.number, registers))
 
@@ -130,6 +130,6 @@ def audit(vmcore: ProcVmcore, truth: Machine, header: ElfCoreHeader, backed_up: 
     """
     parsed: Vmcore = parse_vmcore(vmcore)
     result = audit_vmcore(parsed)
-    dialect = Dialect.KEXEC_TOOLS if backed_up else Dialect.KERNEL
-    compare_vmcore(parsed, truth, header, dialect, result)
+    loader = Loader.KEXEC_TOOLS if backed_up else Loader.KERNEL
+    compare_vmcore(parsed, truth, header, loader, result)
     return result

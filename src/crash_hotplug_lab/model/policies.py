@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from crash_hotplug.core.elfcorehdr import Dialect, ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr
 from crash_hotplug.core.image import CrashImage
@@ -96,7 +96,7 @@ class InPlace(Policy):
 def _kernel_header(machine: Machine, cpus: Iterable[Cpu]) -> ElfCoreHeader:
     """Build what ``crash_prepare_elf64_headers()`` writes with *cpus* as the CPUs that it goes through."""
     described = tuple(cpu._replace(present=True) for cpu in cpus)
-    return expected_elfcorehdr(machine._replace(cpus=described), Dialect.KERNEL)
+    return expected_elfcorehdr(machine._replace(cpus=described), Loader.KERNEL)
 
 
 POLICIES: dict[str, Policy] = {

@@ -51,7 +51,7 @@ class MachineProfile:
     crashkernel: tuple[Range, ...]
     """The reservation for the capture kernel first, then, where that lies high, the low one."""
     kernel_text: KernelText
-    direct_map_offset: int
+    page_offset: int
     """Virtual minus physical address of RAM."""
     vmcoreinfo: NoteRegion
     crash_notes: tuple[int, ...]
@@ -74,7 +74,7 @@ class MachineProfile:
     @property
     def kernel_memory(self) -> KernelMemory:
         """Where this kernel keeps the tables that tools look for."""
-        return KernelMemory(self.kernel_text, self.direct_map_offset, self.kernel_release)
+        return KernelMemory(self.kernel_text, self.page_offset, self.kernel_release)
 
     @property
     def version(self) -> tuple[int, int]:
@@ -156,7 +156,7 @@ def default_profile(
         firmware=tuple(firmware),
         crashkernel=(main, *low),
         kernel_text=KernelText(0xFFFF_FFFF_9200_0000, 0x0200_0000, 0x0283_0000),
-        direct_map_offset=0xFFFF_8E35_C000_0000,
+        page_offset=0xFFFF_8E35_C000_0000,
         vmcoreinfo=NoteRegion(low_end - 15 * _MIB, 0x1024),
         crash_notes=tuple(percpu + number * 0x10000 + 0xD800 for number in range(possible_cpus)),
         boot_cpus=boot_cpus,
@@ -175,14 +175,14 @@ def profile_of(machine: Machine, crash_notes: tuple[int, ...], firmware: tuple[F
     :param firmware: its memory map
     :raise ValueError: an address is not known
     """
-    if machine.kernel_text is None or machine.direct_map_offset is None or machine.vmcoreinfo is None:
+    if machine.kernel_text is None or machine.page_offset is None or machine.vmcoreinfo is None:
         raise ValueError("a profile needs the kernel text, the direct map and vmcoreinfo")
     return MachineProfile(
         kernel_release=machine.kernel_release or "",
         firmware=firmware,
         crashkernel=tuple(machine.crashkernel),
         kernel_text=machine.kernel_text,
-        direct_map_offset=machine.direct_map_offset,
+        page_offset=machine.page_offset,
         vmcoreinfo=machine.vmcoreinfo,
         crash_notes=crash_notes,
         boot_cpus=len(machine.present_cpus),

@@ -27,7 +27,7 @@ from crash_hotplug_lab.model.memory_hotplug import (
 from crash_hotplug_lab.model.policies import KernelPolicy, Merged, Policy, policy_named
 from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, CrashHotplug, MachineProfile, default_profile
 from crash_hotplug_lab.model.udev import rules_named
-from crash_hotplug_lab.model.user_space import Kexec, Loader, service
+from crash_hotplug_lab.model.user_space import Kexec, LoadCall, service
 from crash_hotplug_lab.scenario.format import MODEL
 from crash_hotplug_lab.scenario.records import BUSY_REGISTERS, Action, Scenario
 
@@ -41,7 +41,7 @@ DEFAULT_POLICIES = ("reload", "merged", "in-place")
 PLANTED_WORD = 0x6B64756D_70212121
 PLANTED_OFFSET = 0x123000
 """Where in a DIMM ``plant`` writes the word."""
-_LOADERS = {"c": Loader.KEXEC_LOAD, "ch": Loader.KEXEC_LOAD, "s": Loader.KEXEC_FILE_LOAD}
+_LOADERS = {"c": LoadCall.KEXEC_LOAD, "ch": LoadCall.KEXEC_LOAD, "s": LoadCall.KEXEC_FILE_LOAD}
 _GIB = 1 << 30
 
 
@@ -124,7 +124,7 @@ def _kexec_for(scenario: Scenario, policy_name: str) -> Kexec:
         raise InputError(f"the model has no loader {loader}; it has {', '.join(_LOADERS)}")
     kexec = Kexec(small_capture_kernel(load.kernel_pages), hotplug_size=load.hotplug_size)
     if loader == "s":
-        return replace(kexec, loader=Loader.KEXEC_FILE_LOAD)
+        return replace(kexec, loader=LoadCall.KEXEC_FILE_LOAD)
     if policy_name == "v6":
         return replace(kexec, hotplug_size=load.hotplug_size or CRASH_HOTPLUG_ELFCOREHDR_SZ)
     return replace(kexec, hotplug=loader == "ch" or (loader is None and policy_name == "merged"))

@@ -76,7 +76,7 @@ def _cpu_files(machine: ModelMachine) -> dict[str, str]:
 
 def _kcore_headers(machine: ModelMachine) -> bytes:
     profile = machine.profile
-    loads = [ram_header(ram, profile.direct_map_offset) for ram in machine.ram]
+    loads = [ram_header(ram, profile.page_offset) for ram in machine.ram]
     view = machine.kernel_view()
     return build_elfcorehdr(view.architecture, (), None, profile.kernel_text, loads).to_bytes()
 

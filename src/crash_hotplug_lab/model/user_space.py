@@ -33,7 +33,7 @@ from crash_hotplug_lab.model.profile import CrashHotplug
 from crash_hotplug_lab.model.udev import UdevRules
 
 
-class Loader(Enum):
+class LoadCall(Enum):
     """Which system call loads the image."""
 
     KEXEC_LOAD = "kexec_load"
@@ -47,7 +47,7 @@ class Kexec:
     """How this machine's administrator loads the crash image."""
 
     files: CaptureKernel
-    loader: Loader = Loader.KEXEC_LOAD
+    loader: LoadCall = LoadCall.KEXEC_LOAD
     hotplug: bool = False
     """``kexec --hotplug`` of kexec-tools 2.0.29, with the size the kernel asks for."""
     hotplug_size: int | None = None
@@ -59,7 +59,7 @@ class Kexec:
         :raise ModelError: the kernel refuses
         :raise CannotTellError: it does not fit
         """
-        if self.loader is Loader.KEXEC_FILE_LOAD:
+        if self.loader is LoadCall.KEXEC_FILE_LOAD:
             yield from kexec_file_load(machine, self.files)
             return
         plan = plan_of_kexec_tools(machine.profile, machine.sysfs_view(), self.files, self._room(machine))
@@ -79,7 +79,7 @@ class Kexec:
 
         :raise ModelError: the kernel refuses
         """
-        if self.loader is Loader.KEXEC_FILE_LOAD:
+        if self.loader is LoadCall.KEXEC_FILE_LOAD:
             yield from kexec_file_load(machine, None)
         else:
             yield from kexec_load(machine, 0, (), crash_flags(machine.profile, False))

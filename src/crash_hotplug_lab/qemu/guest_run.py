@@ -184,20 +184,20 @@ class GuestRun(Guest):
         loaded = self.directory / name / "crash-image/elfcorehdr"
         if not loaded.exists():
             return
-        dialect: tuple[str, ...] = ()
+        rules: tuple[str, ...] = ()
         if name == "loaded":
-            dialect = ("--dialect", "kexec-tools" if self._loader in ("c", "ch") else "kernel")
+            rules = ("--loader", "kexec-tools" if self._loader in ("c", "ch") else "kernel")
             if self._loader == "own":  # the take-over describes every possible CPU on every kernel
-                dialect = (*dialect, "--possible-cpus")
+                rules = (*rules, "--possible-cpus")
         target = f"/tmp/{name}.elfcorehdr"
-        done = await self.own("header", *dialect, "-o", target)
+        done = await self.own("header", *rules, "-o", target)
         if done["rc"]:
             self._result.check(f"own header, {name}", False, (done["err"] or done["out"]).strip()[-200:])
             return
         own = self.directory / f"{name}.elfcorehdr"
         await self._agent.fetch(target, own)
         same = _header(own.read_bytes()) == _header(loaded.read_bytes())
-        how = "built from nothing" if dialect else "brought to this machine"
+        how = "built from nothing" if rules else "brought to this machine"
         self._result.check(f"own header, {name}", same, f"{how}, byte for byte the loaded one, padding aside")
 
     async def _add_cpu(self, action: Action) -> None:

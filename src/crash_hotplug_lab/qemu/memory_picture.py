@@ -30,7 +30,7 @@ class Bar:
     def parts(self) -> dict[str, RangeList]:
         """Return the ranges in each state."""
         there = self.present.exclude(self.crashkernel)
-        low = RangeList([(0, 1 << 20)])  # the capture kernel's own; the kernel's dialect leaves it out
+        low = RangeList([(0, 1 << 20)])  # the capture kernel's own; the kernel's loader leaves it out
         return {
             "ok": self.described.intersect(there),
             "missing": there.exclude(self.described).exclude(low),

@@ -20,7 +20,7 @@ from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.memory_hotplug import add_memory, offline_block, online_block, remove_memory
 from crash_hotplug_lab.model.policies import Merged
 from crash_hotplug_lab.model.profile import CrashHotplug, FirmwareRange, MachineProfile, profile_of
-from crash_hotplug_lab.model.user_space import Kexec, Loader
+from crash_hotplug_lab.model.user_space import Kexec, LoadCall
 from tests.trees import tree
 
 CAPTURES = ("6.1-c", "6.1-s", "6.12-s", "6.12-ch")
@@ -69,8 +69,8 @@ def captured_kexec(name: str) -> Kexec:
         _KERNEL_MEMSZ[version],
     )
     if loader == "s":
-        return Kexec(files, Loader.KEXEC_FILE_LOAD)
-    return Kexec(files, Loader.KEXEC_LOAD, hotplug=loader == "ch")
+        return Kexec(files, LoadCall.KEXEC_FILE_LOAD)
+    return Kexec(files, LoadCall.KEXEC_LOAD, hotplug=loader == "ch")
 
 
 def captured_states(name: str) -> Iterator[ModelMachine]:

@@ -38,7 +38,7 @@ def dump(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     assert result.panic.vmcore is not None
     path = tmp_path_factory.mktemp("dump") / "vmcore"
     result.panic.vmcore.write(str(path))
-    return path, result.machine.profile.direct_map_offset
+    return path, result.machine.profile.page_offset
 
 
 @needs("readelf")

@@ -28,7 +28,7 @@ from crash_hotplug_lab.model.notifier import NotifierChain
 from crash_hotplug_lab.model.policies import V6, Merged
 from crash_hotplug_lab.model.profile import default_profile
 from crash_hotplug_lab.model.udev import RULES, crash_hotplug_attribute
-from crash_hotplug_lab.model.user_space import Kexec, Loader
+from crash_hotplug_lab.model.user_space import Kexec, LoadCall
 
 BLOCK = 128 << 20
 DIMM = Range(4 << 30, (4 << 30) + 2 * BLOCK)
@@ -138,7 +138,7 @@ def test_udevs_rules_stand_back() -> None:
     assert RULES["rhel"].reacts_to(old, event)
     assert not RULES["rhel-v6"].reacts_to(old, event)
     assert RULES["rhel"].reacts_to(new, event)  # nothing is loaded that the kernel could update
-    run(Kexec(small_capture_kernel(), Loader.KEXEC_FILE_LOAD).load(new))
+    run(Kexec(small_capture_kernel(), LoadCall.KEXEC_FILE_LOAD).load(new))
     assert crash_hotplug_attribute(new) == 1
     assert not RULES["rhel"].reacts_to(new, event)
     assert RULES["debian12"].reacts_to(new, event)

@@ -19,7 +19,7 @@ from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.memory_hotplug import add_memory
 from crash_hotplug_lab.model.policies import POLICIES, V6, InPlace, KernelPolicy, Merged, policy_named
 from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, default_profile
-from crash_hotplug_lab.model.user_space import Kexec, Loader, keep_accurate
+from crash_hotplug_lab.model.user_space import Kexec, LoadCall, keep_accurate
 
 MEMORY = Event(EventKind.MEMORY_ONLINE)
 FILES = small_capture_kernel()
@@ -105,7 +105,7 @@ def test_v6_leaves_out_the_cpu_on_its_way_out_which_is_still_present() -> None:
 def test_merged_and_in_place_describe_every_possible_cpu() -> None:
     merged, in_place = grown(Merged()), boot(default_profile("5.10.0"))
     handled(merged, Merged(), Event(EventKind.CPU_ONLINE, cpu=2))
-    run(Kexec(FILES, Loader.KEXEC_LOAD).load(in_place))
+    run(Kexec(FILES, LoadCall.KEXEC_LOAD).load(in_place))
     assert run(keep_accurate(in_place, Kexec(FILES))).outcome is Outcome.UPDATED
     for machine in (merged, in_place):
         image = machine.loaded_crash_image()

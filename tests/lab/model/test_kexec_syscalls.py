@@ -15,7 +15,7 @@ from crash_hotplug_lab.model.kimage import KexecSegment
 from crash_hotplug_lab.model.loader import parse_hotplug_size, small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, default_profile
-from crash_hotplug_lab.model.user_space import Kexec, Loader
+from crash_hotplug_lab.model.user_space import Kexec, LoadCall
 
 
 def machine_with_image(release: str = "5.10.0-model", **kexec: object) -> ModelMachine:
@@ -113,8 +113,8 @@ def test_hotplug_sets_the_flag_where_the_kernel_knows_it() -> None:
     assert crash_flags(default_profile("6.12.0"), True) == 0x3E0005
 
 
-@pytest.mark.parametrize("loader", list(Loader))
-def test_unload_leaves_no_image(loader: Loader) -> None:
+@pytest.mark.parametrize("loader", list(LoadCall))
+def test_unload_leaves_no_image(loader: LoadCall) -> None:
     machine = machine_with_image(loader=loader)
     run(Kexec(small_capture_kernel(), loader).unload(machine))
     assert machine.crash_image is None
@@ -130,8 +130,8 @@ def room(machine: ModelMachine) -> int:
 def test_room_for_growth() -> None:
     assert room(machine_with_image()) == 16 << 10
     assert room(machine_with_image(hotplug_size=CRASH_HOTPLUG_ELFCOREHDR_SZ)) == 131072
-    assert room(machine_with_image(loader=Loader.KEXEC_FILE_LOAD)) == 4096
-    assert room(machine_with_image("6.12.0", loader=Loader.KEXEC_FILE_LOAD)) == 0xE1000
+    assert room(machine_with_image(loader=LoadCall.KEXEC_FILE_LOAD)) == 4096
+    assert room(machine_with_image("6.12.0", loader=LoadCall.KEXEC_FILE_LOAD)) == 0xE1000
     assert room(machine_with_image("6.12.0", hotplug=True)) == 0xE1000
 
 

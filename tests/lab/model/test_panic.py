@@ -18,21 +18,21 @@ from crash_hotplug_lab.model.memory_hotplug import add_memory
 from crash_hotplug_lab.model.panic import Outcome, panic
 from crash_hotplug_lab.model.policies import Merged
 from crash_hotplug_lab.model.profile import default_profile
-from crash_hotplug_lab.model.user_space import Kexec, Loader
+from crash_hotplug_lab.model.user_space import Kexec, LoadCall
 from crash_hotplug_lab.scenario.records import Action, Scenario
 
 DIMM = Range(4 << 30, (4 << 30) + (128 << 20))
-LOADERS = list(Loader)
+LOADERS = list(LoadCall)
 
 
-def loaded(loader: Loader = Loader.KEXEC_LOAD, release: str = "5.10.0-model") -> ModelMachine:
+def loaded(loader: LoadCall = LoadCall.KEXEC_LOAD, release: str = "5.10.0-model") -> ModelMachine:
     machine = boot(default_profile(release))
     run(Kexec(small_capture_kernel(), loader).load(machine))
     return machine
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_untouched_machine_is_dumped_completely(loader: Loader) -> None:
+def test_untouched_machine_is_dumped_completely(loader: LoadCall) -> None:
     came_to = panic(loaded(loader))
     assert came_to.outcome is Outcome.ACCURATE
     assert came_to.vmcore is not None
@@ -40,7 +40,7 @@ def test_untouched_machine_is_dumped_completely(loader: Loader) -> None:
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_without_an_update_the_audit_fails(loader: Loader) -> None:
+def test_without_an_update_the_audit_fails(loader: LoadCall) -> None:
     machine = loaded(loader)
     run(add_cpu(machine, 2))
     run(online_cpu(machine, 2))
@@ -52,7 +52,7 @@ def test_without_an_update_the_audit_fails(loader: Loader) -> None:
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_digest_with_the_elfcorehdr_left_in_it_refuses_an_updated_image(loader: Loader) -> None:
+def test_digest_with_the_elfcorehdr_left_in_it_refuses_an_updated_image(loader: LoadCall) -> None:
     machine = loaded(loader)
     image = machine.loaded_crash_image()
     assert image is not None
@@ -62,7 +62,7 @@ def test_digest_with_the_elfcorehdr_left_in_it_refuses_an_updated_image(loader: 
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_digest_catches_a_flipped_byte_in_any_other_segment(loader: Loader) -> None:
+def test_digest_catches_a_flipped_byte_in_any_other_segment(loader: LoadCall) -> None:
     machine = loaded(loader, "6.12.0-model")
     assert machine.crash_image is not None
     kimage = machine.crash_image.kimage
@@ -73,7 +73,7 @@ def test_digest_catches_a_flipped_byte_in_any_other_segment(loader: Loader) -> N
         is_elfcorehdr = damaged.memory.read(segment.phys, 4) == b"\x7fELF"
         damaged.memory.write(segment.phys, bytes([byte ^ 1]))
         expected = Outcome.REFUSED
-        if is_elfcorehdr and loader is Loader.KEXEC_FILE_LOAD:
+        if is_elfcorehdr and loader is LoadCall.KEXEC_FILE_LOAD:
             expected = Outcome.BROKEN  # 6.6 and newer leave it out of the digest, so that it can be updated
         if segment != purgatory:
             assert panic(damaged).outcome is expected, hex(segment.phys)
@@ -88,7 +88,7 @@ def test_lock_held_means_no_dump() -> None:
 
 
 def test_offline_cpu_leaves_no_note() -> None:
-    machine = loaded(Loader.KEXEC_FILE_LOAD, "6.12.0-model")
+    machine = loaded(LoadCall.KEXEC_FILE_LOAD, "6.12.0-model")
     came_to = panic(machine)
     assert came_to.vmcore is not None
     assert len(came_to.vmcore.elfcorehdr.cpu_notes) == 8
@@ -123,7 +123,7 @@ def test_no_policy_ends_in_a_torn_header_or_a_wrong_digest() -> None:
 
 
 def test_header_written_with_the_image_in_its_place_is_torn_at_times() -> None:
-    machine = loaded(Loader.KEXEC_FILE_LOAD, "6.12.0-model")
+    machine = loaded(LoadCall.KEXEC_FILE_LOAD, "6.12.0-model")
     install_in_kernel_handler(machine, Merged(), takes_image_out=False)
     outcomes = set()
     for _step in add_memory(machine, "dimm0", DIMM):

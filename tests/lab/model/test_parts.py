@@ -18,7 +18,7 @@ from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.memory_hotplug import add_memory
 from crash_hotplug_lab.model.policies import V6, Merged
 from crash_hotplug_lab.model.profile import default_profile
-from crash_hotplug_lab.model.user_space import Kexec, Loader
+from crash_hotplug_lab.model.user_space import Kexec, LoadCall
 
 ROOT = Path(__file__).parents[3]
 ROWS = re.findall(
@@ -39,7 +39,7 @@ def test_part_and_its_test_exist(module: str, name: str, file: str, test: str) -
 def with_handler(release: str, *, merged: bool) -> ModelMachine:
     machine = boot(default_profile(release, has_v6_patches=not merged))
     install_in_kernel_handler(machine, Merged() if merged else V6())
-    run(Kexec(small_capture_kernel(), Loader.KEXEC_FILE_LOAD).load(machine))
+    run(Kexec(small_capture_kernel(), LoadCall.KEXEC_FILE_LOAD).load(machine))
     return machine
 
 

@@ -17,12 +17,12 @@ from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.memory_hotplug import add_memory
 from crash_hotplug_lab.model.panic import panic
 from crash_hotplug_lab.model.profile import default_profile
-from crash_hotplug_lab.model.user_space import Kexec, Loader, keep_accurate
+from crash_hotplug_lab.model.user_space import Kexec, LoadCall, keep_accurate
 
 FILES = small_capture_kernel()
 
 
-def grown(loader: Loader, release: str = "5.10.0-model") -> tuple[ModelMachine, Kexec]:
+def grown(loader: LoadCall, release: str = "5.10.0-model") -> tuple[ModelMachine, Kexec]:
     machine = boot(default_profile(release))
     kexec = Kexec(FILES, loader)
     run(kexec.load(machine))
@@ -42,8 +42,8 @@ def finish(steps: Steps[Report], then: dict[str, Callable[[], object]]) -> Repor
         then.pop(step.name, lambda: None)()
 
 
-@pytest.mark.parametrize("loader", list(Loader))
-def test_update_lists_few_segments_and_changes_purgatory_only_once(loader: Loader) -> None:
+@pytest.mark.parametrize("loader", list(LoadCall))
+def test_update_lists_few_segments_and_changes_purgatory_only_once(loader: LoadCall) -> None:
     machine, kexec = grown(loader)
     listed, purgatories = [], []
     assert machine.crash_image is not None
@@ -62,8 +62,8 @@ def test_update_lists_few_segments_and_changes_purgatory_only_once(loader: Loade
     assert panic(machine).outcome is panics.Outcome.ACCURATE
 
 
-@pytest.mark.parametrize("loader", list(Loader))
-def test_image_loaded_by_another_before_the_call_is_noticed(loader: Loader) -> None:
+@pytest.mark.parametrize("loader", list(LoadCall))
+def test_image_loaded_by_another_before_the_call_is_noticed(loader: LoadCall) -> None:
     machine, kexec = grown(loader)
     steps = keep_accurate(machine, kexec)
     report = finish(steps, {"update: planned": lambda: run(kexec_file_load(machine, FILES))})
@@ -77,7 +77,7 @@ def test_load_between_the_last_look_and_the_kernels_lock_is_noticed_after_the_ca
     A loader that does without it, and puts other segments elsewhere, leaves an image that the digest refuses.  That is
     noticed by what it wrote over segments that were not listed, and answered by a reload.
     """
-    machine, kexec = grown(Loader.KEXEC_LOAD)
+    machine, kexec = grown(LoadCall.KEXEC_LOAD)
     between: list[panics.Outcome] = []
     report = finish(
         keep_accurate(machine, kexec),
@@ -92,8 +92,8 @@ def test_load_between_the_last_look_and_the_kernels_lock_is_noticed_after_the_ca
     assert panic(machine).outcome is panics.Outcome.ACCURATE
 
 
-@pytest.mark.parametrize("loader", list(Loader))
-def test_torn_image_is_not_reported_where_nobody_else_loads(loader: Loader) -> None:
+@pytest.mark.parametrize("loader", list(LoadCall))
+def test_torn_image_is_not_reported_where_nobody_else_loads(loader: LoadCall) -> None:
     machine, kexec = grown(loader)
     for _n in range(2):
         report = run(keep_accurate(machine, kexec))
@@ -102,7 +102,7 @@ def test_torn_image_is_not_reported_where_nobody_else_loads(loader: Loader) -> N
 
 
 def test_lock_file_keeps_a_careful_loader_out() -> None:
-    machine, kexec = grown(Loader.KEXEC_LOAD)
+    machine, kexec = grown(LoadCall.KEXEC_LOAD)
     waited = []
 
     def try_to_load() -> None:
@@ -113,7 +113,7 @@ def test_lock_file_keeps_a_careful_loader_out() -> None:
 
 
 def test_busy_kexec_lock_is_waited_for() -> None:
-    machine, kexec = grown(Loader.KEXEC_LOAD)
+    machine, kexec = grown(LoadCall.KEXEC_LOAD)
     machine.kexec_locked = True
     waits = 0
     for step in keep_accurate(machine, kexec):

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from crash_hotplug.core.elfcorehdr import Dialect
+from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.machine import Machine
 from crash_hotplug_lab.in_guest.image_states import ACCURATE, NO_IMAGE, STALE, Sample, state_of, transitions
@@ -23,7 +23,7 @@ AFTER = machine(online=(0, 1, 2), ram=(LOW_RAM, (MIB, GIB), DIMM))
 
 
 def header(of: Machine) -> bytes:
-    return expected_elfcorehdr(of, Dialect.KERNEL).to_bytes()
+    return expected_elfcorehdr(of, Loader.KERNEL).to_bytes()
 
 
 def iomem(of: Machine) -> str:
