@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from crash_hotplug.linux.service.watch_look import Reconciler
+from crash_hotplug.linux.service.reconciler import Reconciler
 from tests.linux.fake_kexec import FakeKexec
 
 

@@ -15,9 +15,9 @@ from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.service.watch_record import WatchRecord
 from crash_hotplug.core.service.watch_schedule import HEARTBEAT, MAX_DELAY, Schedule
 from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.service.reconciler import Reconciler
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import UeventSocket
-from crash_hotplug.linux.service.watch_look import Reconciler
 from crash_hotplug.linux.service.watch_service import INFO, WARNING, Service, write_metrics
 from crash_hotplug.linux.sysroot import Sysroot
 

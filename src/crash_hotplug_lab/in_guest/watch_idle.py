@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from crash_hotplug.linux.loading.live_machine import LiveMachine
-from crash_hotplug.linux.service.watch_look import Reconciler
+from crash_hotplug.linux.service.reconciler import Reconciler
 from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug_lab.in_guest.watched import Watched
 

@@ -18,9 +18,9 @@ from crash_hotplug.core.service.watch_record import Look, WatchRecord
 from crash_hotplug.core.service.watch_schedule import Schedule
 from crash_hotplug.core.update import Outcome
 from crash_hotplug.core.verdict import Verdict
+from crash_hotplug.linux.service.reconciler import Reconciler
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import Drained, Uevent, UeventSocket
-from crash_hotplug.linux.service.watch_look import Reconciler
 from crash_hotplug.linux.service.watch_service import Service, write_metrics
 
 RIGHT = Look(Verdict.ACCURATE, "a panic now would be dumped completely")

@@ -22,9 +22,9 @@ from crash_hotplug.core.service.watch_schedule import Schedule
 from crash_hotplug.core.sizes import count
 from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.atomic_file import write_atomically
+from crash_hotplug.linux.service.reconciler import Reconciler
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import UeventSocket
-from crash_hotplug.linux.service.watch_look import Reconciler
 
 ERROR, WARNING, NOTICE, INFO = 3, 4, 5, 6
 """Priorities of syslog(3)."""

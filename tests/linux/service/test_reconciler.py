@@ -12,7 +12,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
-from crash_hotplug.linux.service.watch_look import Reconciler, Reloading
+from crash_hotplug.linux.service.reconciler import Reconciler, Reloading
 from tests.linux.fake_kexec import KERNEL, FakeKexec
 
 LOCKDOWN = "sys/kernel/security/lockdown"
