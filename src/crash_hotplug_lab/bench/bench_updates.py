@@ -59,7 +59,7 @@ def bench(
         if against or number == 1:  # what was just loaded has the elfcorehdr in its digest
             _in_place(take_over, _take_over)
         _in_place(in_place, rewrite_header)
-        own = [sys.executable, "-m", "crash_hotplug_lab.bench.bench_updates"]
+        own = [sys.executable, "-m", "crash_hotplug_lab.bench.rewrite_header"]
         command_line.timings.append(_command(IN_PLACE_COMMAND, own))
     return [in_place, command_line, take_over, *(measured for measured, _command in against)]
 
@@ -122,10 +122,3 @@ def _failure(name: str, why: str) -> CrashHotplugError:
     loaded = read_kexec_state(Sysroot()).image_loaded
     state = "a crash image is loaded" if loaded else "NO CRASH IMAGE IS LOADED NOW: load one"
     return CrashHotplugError(f"{name}: {why}; {state}")
-
-
-if __name__ == "__main__":
-    try:
-        rewrite_header(LiveMachine())
-    except CrashHotplugError as error:
-        sys.exit(str(error))

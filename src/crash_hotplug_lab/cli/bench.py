@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import closing
 from typing import Any
 
 from crash_hotplug.cli import exit_codes
@@ -68,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     if live.image_loaded() is False and not commands:
         print("crash-hotplug-lab bench: no crash image is loaded", file=sys.stderr)
         return exit_codes.NO_IMAGE
+    with closing(live.observe()) as observation:
+        observation.identity()  # the updates are made by children, which know the kernel's symbols as a service does
     found = [measured for measured in bench(commands, arguments.rounds, progress) if measured.timings]
     if arguments.json:
         print_json({"command": "bench", "rounds": arguments.rounds, "measured": [_json(m, found[0]) for m in found]})

@@ -26,6 +26,15 @@ class Machine:
     def image_loaded(self) -> bool:
         return self.image is not None
 
+    def observe(self) -> Machine:
+        return self
+
+    def identity(self) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        pass
+
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[list[str]], int]]:
