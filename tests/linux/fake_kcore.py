@@ -13,6 +13,8 @@ TEXT_PHYS = 0x100_0000
 RAM_SIZE = 0x4000_0000
 _TEXT_OFFSET = 0x1000
 _RAM_OFFSET = 0x100_0000
+RAM_HEADER_AT = 64 + 2 * 56
+"""Of the program header of RAM in the file."""
 _VMALLOC = ProgramHeader(PT_LOAD, 7, 0x800_0000_0000, 0xFFFF_C900_0000_0000, (1 << 64) - 1, 1 << 40, 1 << 40, 4096)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import struct
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.core.test_image import kimage_bytes
-from tests.linux.fake_kcore import DIRECT_MAP, TEXT_VIRT, write_kcore
+from tests.linux.fake_kcore import DIRECT_MAP, RAM_HEADER_AT, TEXT_VIRT, write_kcore
 from tests.trees import tree
 
 POINTER_VIRT = TEXT_VIRT + 0x2000
@@ -65,6 +66,7 @@ class FakeKexec:
         :param has_free_place: whether the capture kernel's memory map leaves a place for a larger header
         """
         self.root = path / "machine"
+        self._ram_offset = _RAM_OFFSET
         shutil.copytree(tree("6.1-c", state), self.root)
         saved = self.root / "crash-image"
         self.header = with_direct_map((saved / "elfcorehdr").read_bytes())
@@ -144,7 +146,7 @@ class FakeKexec:
     def read(self, phys: int, length: int) -> bytes:
         """Return physical memory."""
         with self._kcore.open("rb") as file:
-            file.seek(_RAM_OFFSET + phys)
+            file.seek(self._ram_offset + phys)
             return file.read(length)
 
     def flip_bit(self, phys: int) -> None:
@@ -155,6 +157,29 @@ class FakeKexec:
         """Take the image away."""
         self.write_file("sys/kernel/kexec_crash_loaded", "0\n")
         self.point_to(0)
+
+    def shift_kcore(self) -> None:
+        """Let the contents of RAM lie one page higher in the file, as one page more of headers does."""
+        with self._kcore.open("r+b") as file:
+            extents = []
+            at = os.lseek(file.fileno(), self._ram_offset, os.SEEK_DATA)
+            while at >= 0:
+                end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+                file.seek(at)
+                extents.append((at, file.read(end - at)))
+                try:
+                    at = os.lseek(file.fileno(), end, os.SEEK_DATA)
+                except OSError:  # ENXIO: no data behind it
+                    at = -1
+            for at, data in extents:
+                file.seek(at)
+                file.write(bytes(len(data)))
+            for at, data in extents:
+                file.seek(at + PAGE)
+                file.write(data)
+            self._ram_offset += PAGE
+            file.seek(RAM_HEADER_AT + 8)  # p_offset
+            file.write(self._ram_offset.to_bytes(8, "little"))
 
     def load_again(self) -> None:
         """Let the image that was unloaded be loaded again."""
@@ -190,7 +215,7 @@ class FakeKexec:
 
     def write(self, phys: int, data: bytes) -> None:
         """Write physical memory."""
-        self._write_at(_RAM_OFFSET + phys, data)
+        self._write_at(self._ram_offset + phys, data)
 
     def _write_at(self, offset: int, data: bytes) -> None:
         with self._kcore.open("r+b") as file:

@@ -53,6 +53,7 @@ def keep_image(machine: CrashMachine, must_be_whole: bool) -> KeptImage | None:
                 NewSegment(s.phys, observation.read_phys(s.phys, s.memsz), s.memsz, "as it was")
                 for s in image.kimage.segments
             )
+            observation.confirm()
             kept = KeptImage(image.kimage.entry_phys, segments, image.updated_by_kernel)
             if must_be_whole:
                 verify_digest(image, observation.machine().crashkernel, kept.read_phys)

@@ -83,6 +83,12 @@ class Observation(Protocol):
         :raise CannotTellError: they cannot be read
         """
 
+    def confirm(self) -> None:
+        """Check that everything that was read is what it was taken for.
+
+        :raise ImageChangedError: the layout of the machine's memory changed meanwhile
+        """
+
     def close(self) -> None:
         """End the observation."""
 
@@ -346,7 +352,8 @@ def _observe_and_plan(observation: Observation, wants: Wants, say: Say) -> Steps
             return Report(decision.outcome, decision.sentence)
         plan = make_plan(decision, image, machine, observation.read_phys, say)
     except CrashHotplugError:
-        _compare_identity(observation, identity)  # what was read may be parts of two images
+        observation.confirm()  # else it was read at wrong places
+        _compare_identity(observation, identity)  # else it may be parts of two images
         raise
     task = _Task(
         identity, image.updated_by_kernel, machine.crashkernel, decision.header, plan, wants.verify_full,
@@ -363,6 +370,7 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
     samples = sample_pages(plan.kept, observation.read_phys)
     yield Step("update: kept segments sampled")
     while True:
+        observation.confirm()
         _compare_identity(observation, task.identity)
         yield Step("update: identity compared")
         try:
@@ -378,11 +386,15 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
             yield Step("update: waits for the kexec lock", waits=True)
         except OutOfPatienceError:
             raise busy from None
-    try:
-        with closing(machine.observe()) as after:
-            _read_back(after, task, samples, say)
-    except CannotTellError as error:
-        raise CrashHotplugError(f"what was loaded cannot be verified: {error}; reload the crash image") from error
+    for _attempt in range(_ATTEMPTS):
+        try:
+            with closing(machine.observe()) as after:
+                _read_back(after, task, samples, say)
+                break
+        except (CannotTellError, ImageChangedError) as error:
+            reason = error
+    else:
+        raise CrashHotplugError(f"what was loaded cannot be verified: {reason}; reload the crash image") from reason
     yield Step("update: read back")
 
 
@@ -397,11 +409,14 @@ def _read_back(after: Observation, task: _Task, samples: Mapping[Range, bytes], 
     :raise TornImageError: it may leave no dump, and has to be loaded anew
     :raise CrashHotplugError: it is not what was meant
     :raise CannotTellError: it cannot be read
+    :raise ImageChangedError: what was read cannot be relied on
     """
     if not after.identity():
         raise CrashHotplugError("the crash image was unloaded at the very moment of the update: load one")
-    check_samples(samples, after.read_phys)
+    now = sample_pages(samples, after.read_phys)
     image = after.image()
+    after.confirm()
+    check_samples(samples, now)
     if image.kimage is None:
         raise CannotTellError("struct kimage of the loaded image could not be read")
     check_result(task.plan, image.kimage, image.elfcorehdr, task.header)
@@ -413,6 +428,7 @@ def _read_back(after: Observation, task: _Task, samples: Mapping[Range, bytes], 
         except CannotTellError:
             raise
         except CrashHotplugError as error:
+            after.confirm()
             raise TornImageError(str(error)) from error
 
 
@@ -445,13 +461,12 @@ def sample_pages(segments: Iterable[Range], read_phys: ReadPhys) -> dict[Range, 
     }
 
 
-def check_samples(before: Mapping[Range, bytes], read_phys: ReadPhys) -> None:
+def check_samples(before: Mapping[Range, bytes], now: Mapping[Range, bytes]) -> None:
     """Check that segments still hold what they held.
 
-    :param before: what :func:`sample_pages` returned
+    :param before: what :func:`sample_pages` returned, as *now* later
     :raise TornImageError: one does not
     """
-    now = sample_pages(before, read_phys)
     changed = [segment for segment in before if now[segment] != before[segment]]
     if changed:
         raise TornImageError(

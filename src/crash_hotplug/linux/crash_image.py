@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SAVED = "/crash-image"
 _HEADER_LIMIT = 8 << 20
+_ATTEMPTS = 8
 _POINTER = 8
 """Bytes of a pointer."""
 
@@ -74,16 +75,24 @@ def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
 
     :raise CannotTellError: a step fails
     """
-    with Kcore(sysroot) as kcore:
-        identity = read_identity(sysroot, kcore)
-        if not identity:
-            raise CannotTellError("the crash image was unloaded while it was being looked at")
-        kimage = identified_kimage(sysroot, identity, crashkernel)
-        try:
-            source = backup_source(read_iomem(sysroot).ram, kcore.architecture)
-        except CannotTellError:
-            source = None
-        return read_loaded_image(kimage, crashkernel, source, kcore.read_phys)
+    for _attempt in range(_ATTEMPTS):
+        with Kcore(sysroot) as kcore:
+            image = _find(sysroot, kcore, crashkernel)
+            if not kcore.has_moved():
+                return image
+    raise CannotTellError("memory came or went again and again while /proc/kcore was read")
+
+
+def _find(sysroot: Sysroot, kcore: Kcore, crashkernel: RangeList) -> CrashImage:
+    identity = read_identity(sysroot, kcore)
+    if not identity:
+        raise CannotTellError("the crash image was unloaded while it was being looked at")
+    kimage = identified_kimage(sysroot, identity, crashkernel)
+    try:
+        source = backup_source(read_iomem(sysroot).ram, kcore.architecture)
+    except CannotTellError:
+        source = None
+    return read_loaded_image(kimage, crashkernel, source, kcore.read_phys)
 
 
 def _read_saved(sysroot: Sysroot) -> CrashImage:

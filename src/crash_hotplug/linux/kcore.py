@@ -52,6 +52,15 @@ class Kcore:
         """Close the file."""
         self._file.close()
 
+    def has_moved(self) -> bool:
+        """Whether the file's layout changed since it was opened, so that contents may have been read at wrong offsets.
+
+        ``read_kcore_iter()`` of fs/proc/kcore.c computes where the contents start (behind the headers) at every read,
+        and the next open after MEM_ONLINE rebuilds the list of ranges.  With one page more of headers, a descriptor
+        that was opened before reads everything 4096 bytes too low.
+        """
+        return self._read_at(0, len(self.headers_bytes)) != self.headers_bytes
+
     def read_virt(self, virt: int, length: int) -> bytes:
         """Return *length* bytes of kernel memory at a virtual address.
 

@@ -181,6 +181,9 @@ class ModelObservation:
         except AbsentMemoryError as error:
             raise CannotTellError(str(error)) from error
 
+    def confirm(self) -> None:
+        """Nothing moves in this /proc/kcore."""
+
     def close(self) -> None:
         """Close /proc/kcore."""
 

@@ -24,8 +24,8 @@ FAULTS = {
     "the samples are taken after the call": (
         CARELESS,
         update,
-        "_read_back(after, task, samples, say)",
-        "_read_back(after, task, sample_pages(plan.kept, after.read_phys), say)",
+        "                _read_back(after, task, samples, say)",
+        "                _read_back(after, task, sample_pages(plan.kept, after.read_phys), say)",
     ),
     "the digest is not patched": (
         "driver-added-memory",

@@ -12,11 +12,11 @@ from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.expected import header_to_write
 from crash_hotplug.core.image import elfcorehdr_room
 from crash_hotplug.core.plan import room_for
-from crash_hotplug.core.reload import make_ready
+from crash_hotplug.core.reload import keep_image, make_ready
 from crash_hotplug.core.update import Outcome, Wants, update
 from crash_hotplug.core.verdict import Verdict, assess
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
-from crash_hotplug.linux.loading.live_machine import run_patiently
+from crash_hotplug.linux.loading.live_machine import LiveObservation, run_patiently
 from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, KexecError
 from crash_hotplug.linux.machine_reader import read_machine
 from tests.core.test_image import kimage_bytes
@@ -413,3 +413,47 @@ def test_image_that_is_unloaded_at_the_very_moment_is_said(fake: FakeKexec) -> N
     fake.after_load = fake.unload
     report = fake.update()
     assert (report.outcome, "was unloaded" in report.sentence) == (Outcome.FAILED, True)
+
+
+@pytest.mark.parametrize("step", ["identity read", "image read", "machine read", "planned", "kept segments sampled"])
+def test_memory_that_comes_online_during_an_update_shifts_nothing(fake: FakeKexec, step: str) -> None:
+    """The kernel reads kcore at other offsets from then on: purgatory was written back shifted by a page."""
+    assert fake.update().outcome is Outcome.UPDATED
+    purgatory = fake.read(PURGATORY, 0x9000)
+    fake.write(KIMAGE_PHYS - 0x1000, fake.read(KIMAGE_PHYS, 0x1000))  # so that the identity alone tells nothing
+    fake.add_ranges(3)
+    steps = update(fake.machine())
+    shifted, report = False, None
+    while report is None:
+        try:
+            if next(steps).name == f"update: {step}" and not shifted:
+                fake.shift_kcore()
+                shifted = True
+        except StopIteration as stop:
+            report = stop.value
+    assert shifted
+    assert report.outcome is Outcome.UPDATED
+    assert fake.read(PURGATORY, 0x9000) == purgatory
+    assert fake.digest_fits()
+    assert verdict(fake) is Verdict.ACCURATE
+
+
+def test_memory_that_comes_online_during_the_call_does_not_disturb_the_check(fake: FakeKexec) -> None:
+    fake.after_load = fake.shift_kcore
+    assert fake.update().outcome is Outcome.UPDATED
+    assert fake.digest_fits()
+
+
+def test_kept_image_is_not_shifted_by_memory_that_comes_online(fake: FakeKexec) -> None:
+    machine = fake.machine()
+    original, opened = machine.observe, []
+
+    def observe() -> LiveObservation:
+        observation = original()
+        opened.append(observation.identity())
+        fake.shift_kcore()
+        return observation
+
+    machine.observe = observe  # type: ignore[method-assign]
+    assert keep_image(machine, must_be_whole=False) is None
+    assert len(opened) == 1

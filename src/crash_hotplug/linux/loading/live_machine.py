@@ -14,7 +14,7 @@ from crash_hotplug.core.loaded_image import read_loaded_image
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.steps import Steps, run
-from crash_hotplug.core.update import KexecBusyError, why_not_updatable
+from crash_hotplug.core.update import ImageChangedError, KexecBusyError, why_not_updatable
 from crash_hotplug.linux.crash_image import backup_source, identified_kimage, read_identity
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
@@ -160,6 +160,11 @@ class LiveObservation:
     def read_phys(self, phys: int, length: int) -> bytes:
         """Read physical memory through /proc/kcore."""
         return self._kcore.read_phys(phys, length)
+
+    def confirm(self) -> None:
+        """Compare the headers of /proc/kcore with those that were read first."""
+        if self._kcore.has_moved():
+            raise ImageChangedError("memory came or went while /proc/kcore was read")
 
     def close(self) -> None:
         """Close /proc/kcore."""
