@@ -12,6 +12,7 @@ from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.kallsyms import Symbol
 from crash_hotplug.linux import kallsyms, sysroot
 from crash_hotplug.linux.kallsyms import read_symbols, search_table, search_text, symbol_lines
+from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.core.kallsyms_table import FakeTable
 from tests.linux.fake_kcore import TEXT_VIRT, write_kcore
@@ -82,6 +83,14 @@ def test_table_that_cannot_be_read_has_no_symbols(root: Path, missing: str) -> N
         "kexec_crash_image": Symbol(KEXEC_CRASH_IMAGE, "B")
     }
     (root / missing).unlink()
+    assert search_table(Sysroot(str(root)), ("kexec_crash_image",)) == {}
+
+
+def test_table_read_while_the_layout_of_kcore_changed_is_not_believed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(root)
+    monkeypatch.setattr(Kcore, "has_moved", lambda _kcore: True)
     assert search_table(Sysroot(str(root)), ("kexec_crash_image",)) == {}
 
 

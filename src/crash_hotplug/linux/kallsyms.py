@@ -69,6 +69,8 @@ def search_table(sysroot: Sysroot, names: Iterable[str]) -> dict[str, Symbol]:
         with Kcore(sysroot) as kcore:
             table = KallsymsTable(parse_symbols(read_vmcoreinfo(kcore, place)), kcore.read_virt)
             found = {name: table.find(name, SYMBOLS[name]) for name in names}
+            if kcore.has_moved():  # an address that was read at a wrong offset would be kept until the process ends
+                return {}
     except CrashHotplugError:
         return {}
     return {name: symbol for name, symbol in found.items() if symbol is not None}
