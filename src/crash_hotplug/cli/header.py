@@ -16,7 +16,7 @@ from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count
 from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.crash_image import read_crash_image
-from crash_hotplug.linux.kexec_state import read_kexec_state
+from crash_hotplug.linux.kexec_state import read_image_loaded
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -96,7 +96,7 @@ def _base_image(arguments: argparse.Namespace, sysroot: Sysroot, machine: Machin
     """Return the image whose header is the starting point, or at least tells the backup region; None without one."""
     if arguments.base is not None:
         return CrashImage(read_input(arguments.base, "the header"))
-    if read_kexec_state(sysroot).image_loaded is False:
+    if read_image_loaded(sysroot) is False:
         return None
     try:
         return read_crash_image(sysroot, machine.crashkernel)

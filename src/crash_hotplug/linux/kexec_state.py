@@ -76,9 +76,8 @@ def read_kexec_state(sysroot: Sysroot) -> KexecState:
 
     :raise InputError: a file is not in the kernel's format
     """
-    loaded = _number(sysroot, LOADED)
     return KexecState(
-        None if loaded is None else loaded == 1,
+        read_image_loaded(sysroot),
         _number(sysroot, RESERVED_SIZE),
         _number(sysroot, ELFCOREHDR_SIZE),
         _flag(sysroot, CPU_HOTPLUG),
@@ -87,6 +86,15 @@ def read_kexec_state(sysroot: Sysroot) -> KexecState:
         _number(sysroot, (LOAD_LIMIT,)),
         _lockdown(sysroot),
     )
+
+
+def read_image_loaded(sysroot: Sysroot) -> bool | None:
+    """Return whether a crash image is loaded; None where the kernel (or the saved tree) does not tell.
+
+    :raise InputError: the file is not in the kernel's format
+    """
+    loaded = _number(sysroot, LOADED)
+    return None if loaded is None else loaded == 1
 
 
 def why_locked_down(state: KexecState) -> str | None:

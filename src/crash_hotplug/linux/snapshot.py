@@ -63,7 +63,7 @@ def take_snapshot(sysroot: Sysroot) -> Snapshot:
         _copy(sysroot, snapshot, f"{memory_hotplug.ACPI_DEVICES}/{name}/status")
     _save_kernel_addresses(sysroot, snapshot)
     _save_doctor_files(sysroot, snapshot)
-    if kexec_state.read_kexec_state(sysroot).image_loaded is not False:
+    if kexec_state.read_image_loaded(sysroot) is not False:
         _save_crash_image(sysroot, snapshot, reserved)
     return snapshot
 

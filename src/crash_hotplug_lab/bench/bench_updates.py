@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.update import Outcome, Wants, update
-from crash_hotplug.linux.kexec_state import read_kexec_state
+from crash_hotplug.linux.kexec_state import read_image_loaded
 from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug_lab.bench.kexec_call_timer import Timing, time_kexec_calls
@@ -119,6 +119,6 @@ def _command(name: str, command: Sequence[str]) -> Timing:
 
 
 def _failure(name: str, why: str) -> CrashHotplugError:
-    loaded = read_kexec_state(Sysroot()).image_loaded
+    loaded = read_image_loaded(Sysroot())
     state = "a crash image is loaded" if loaded else "NO CRASH IMAGE IS LOADED NOW: load one"
     return CrashHotplugError(f"{name}: {why}; {state}")

@@ -18,7 +18,13 @@ from crash_hotplug.core.update import ImageChangedError, KexecBusyError, why_not
 from crash_hotplug.linux.crash_image import backup_source, identified_kimage, read_identity
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
-from crash_hotplug.linux.kexec_state import memory_encryption, read_kexec_state, why_locked_down, why_no_load
+from crash_hotplug.linux.kexec_state import (
+    memory_encryption,
+    read_image_loaded,
+    read_kexec_state,
+    why_locked_down,
+    why_no_load,
+)
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError, kdump_locks
 from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, KexecError, kexec_load
 from crash_hotplug.linux.machine_reader import read_described_machine
@@ -89,7 +95,7 @@ class LiveMachine:
 
     def image_loaded(self) -> bool | None:
         """Whether a crash image is loaded; None where the kernel does not say."""
-        return read_kexec_state(self.sysroot).image_loaded
+        return read_image_loaded(self.sysroot)
 
     def observe(self) -> LiveObservation:
         """Open /proc/kcore for one observation."""

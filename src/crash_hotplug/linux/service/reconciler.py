@@ -22,7 +22,7 @@ from crash_hotplug.core.verdict import Assessment, Verdict, assess
 from crash_hotplug.linux import cpus, iomem
 from crash_hotplug.linux.crash_image import read_identity
 from crash_hotplug.linux.kcore import Kcore
-from crash_hotplug.linux.kexec_state import read_kexec_state
+from crash_hotplug.linux.kexec_state import read_image_loaded
 from crash_hotplug.linux.loading.live_machine import PATIENCE_SECONDS, LiveMachine, run_patiently
 from crash_hotplug.linux.loading.reload import can_reload, reload_outside
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
@@ -81,7 +81,7 @@ class Reconciler:
     def why_blind(self) -> str | None:
         """Return why nothing at all can be told or done on this machine; None where something can."""
         try:
-            if read_kexec_state(self._sysroot).image_loaded is None:
+            if read_image_loaded(self._sysroot) is None:
                 return "/sys/kernel has no kexec_crash_loaded: this kernel was built without kexec"
             iomem.read_iomem(self._sysroot)
         except CrashHotplugError as error:
@@ -250,7 +250,7 @@ class Reconciler:
         try:
             return self._loaded()
         except CannotTellError:
-            is_loaded = read_kexec_state(self._sysroot).image_loaded
+            is_loaded = read_image_loaded(self._sysroot)
             return Loaded(b"unknown" if is_loaded else b"", b"")
 
     def _external_change(self, now: Loaded) -> str:
