@@ -62,7 +62,7 @@ def test_live_rule_beside_the_service_is_reported(capsys: pytest.CaptureFixture[
     assert "crash-hotplug doctor --fix" in out
 
 
-def test_each_fact_names_its_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_facts_name_their_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tree = build(tmp_path / "tree", "debian")
     out = run(capsys, "doctor", "--sysroot", tree).out
     for fact in (

@@ -63,7 +63,7 @@ def test_layout_that_cannot_be_right_is_none(changed: dict[str, int]) -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_give_an_answer(data: bytes) -> None:
+def test_struct_members_survives_any_bytes(data: bytes) -> None:
     struct_members(btf(MEMBERS)[:24] + data, "kimage")
     struct_members(data, "kimage")
 

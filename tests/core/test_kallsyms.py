@@ -39,7 +39,7 @@ identifiers = st.text("abcdeXY_019", min_size=1, max_size=12).map(lambda name: f
 
 @given(names=st.lists(identifiers, unique=True, min_size=1, max_size=700), counts_down=st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_every_symbol_of_any_table_is_found_at_its_address(names: list[str], counts_down: bool) -> None:
+def test_symbols_of_any_table_are_found_at_their_address(names: list[str], counts_down: bool) -> None:
     symbols = {f"{'TBD'[number % 3]}{name}": BASE + 8 * number for number, name in enumerate(names)}
     fake = FakeTable({**symbols, "T_stext": BASE + 8 * len(names)}, counts_down)
     table = KallsymsTable(fake.places, fake.read)

@@ -185,7 +185,7 @@ def test_notes_survive_packing(notes: list[Note]) -> None:
 
 
 @given(st.binary(max_size=600))
-def test_any_bytes_are_a_vmcore_or_one_sentence(data: bytes) -> None:
+def test_parser_accepts_or_refuses_any_bytes(data: bytes) -> None:
     for start in (b"", core_header(62, 3).to_bytes()):
         source = InMemory(start + data, len(start + data))
         try:

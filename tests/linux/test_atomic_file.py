@@ -58,7 +58,7 @@ def test_relative_path_without_a_directory(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "socket", "device", "link", "dangling link"])
-def test_anything_but_a_regular_file_is_refused_and_stays(tmp_path: Path, kind: str) -> None:
+def test_path_other_than_a_regular_file_is_refused_and_stays(tmp_path: Path, kind: str) -> None:
     path, target = tmp_path / "path", tmp_path / "target"
     if kind == "directory":
         path.mkdir()
@@ -98,7 +98,7 @@ def test_planted_temporary_file_is_not_written_to(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("failing", ["write", "fchmod", "fsync", "replace"])
-def test_failed_write_leaves_the_former_file_and_no_temporary(
+def test_failed_write_leaves_the_previous_file_and_no_temporary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     path = tmp_path / "file"
@@ -124,7 +124,7 @@ def test_interrupted_write_leaves_no_temporary(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
-def test_reader_sees_the_former_content_until_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_sees_the_previous_content_until_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"former")
     seen = []
@@ -228,7 +228,7 @@ def test_place_where_no_file_can_be_is_an_input_error(tmp_path: Path, path: str)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+def test_write_closes_every_descriptor(tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     write_atomically(str(tmp_path / "file"), b"new")
     with pytest.raises(InputError):

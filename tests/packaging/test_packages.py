@@ -50,7 +50,7 @@ def rpms() -> list[Path]:
 
 
 @needs_debhelper
-def test_the_deb_is_the_same_wherever_it_is_built(deb: Path) -> None:
+def test_deb_is_reproducible(deb: Path) -> None:
     before = hashlib.sha256(deb.read_bytes()).hexdigest()
     (again,) = build("deb", TZ="Asia/Tokyo", LC_ALL="C", COLUMNS="40")
     assert hashlib.sha256(again.read_bytes()).hexdigest() == before
@@ -83,7 +83,7 @@ def test_rpmlint_has_no_complaint(rpms: list[Path], tmp_path: Path) -> None:
 
 @needs_debhelper
 @needs_rpm
-def test_both_packages_hold_the_same(deb: Path, rpms: list[Path]) -> None:
+def test_deb_and_rpm_contain_the_same_files(deb: Path, rpms: list[Path]) -> None:
     in_deb = files_in(run("dpkg-deb", "-c", str(deb)), column=5)
     in_rpm = files_in(run("rpm", "-qplv", *(str(path) for path in rpms if path.name.endswith(".noarch.rpm"))), column=8)
     assert in_deb - in_rpm == {"/share/doc/crash-hotplug/changelog", "/share/doc/crash-hotplug/copyright"}
@@ -92,7 +92,7 @@ def test_both_packages_hold_the_same(deb: Path, rpms: list[Path]) -> None:
 
 
 @needs_debhelper
-def test_removing_the_deb_takes_back_what_doctor_wrote_while_it_still_can(deb: Path, tmp_path: Path) -> None:
+def test_deb_prerm_undoes_doctor_before_the_program_is_removed(deb: Path, tmp_path: Path) -> None:
     run("dpkg-deb", "-e", str(deb), str(tmp_path))
     prerm = (tmp_path / "prerm").read_text()
     assert 0 < prerm.index("crash-hotplug doctor --undo") < prerm.index("py3clean")

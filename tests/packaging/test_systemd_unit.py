@@ -21,7 +21,7 @@ def settings() -> dict[str, list[str]]:
     return found
 
 
-def test_what_the_service_needs_is_not_taken_away() -> None:
+def test_unit_allows_what_the_service_needs() -> None:
     unit = settings()
     needed = {"CAP_SYS_BOOT", "CAP_SYS_ADMIN", "CAP_SYS_RAWIO", "CAP_SYSLOG", "CAP_NET_ADMIN"}
     assert needed <= set(unit["CapabilityBoundingSet"][0].split())
@@ -32,11 +32,11 @@ def test_what_the_service_needs_is_not_taken_away() -> None:
     assert unit["RestrictAddressFamilies"] == ["AF_NETLINK AF_UNIX"]
 
 
-def test_the_watchdog_is_slower_than_the_heartbeat() -> None:
+def test_watchdog_allows_a_missed_wakeup_of_the_service() -> None:
     assert settings()["WatchdogSec"] == ["2min"]
 
 
-def test_it_is_restarted_unless_that_is_of_no_use() -> None:
+def test_unit_restarts_the_service_except_after_usage_and_cannot_tell() -> None:
     unit = settings()
     assert unit["Restart"] == ["always"]
     assert unit["RestartPreventExitStatus"] == ["2 5"]
@@ -53,7 +53,7 @@ def installed(tmp_path: Path) -> Path:
     return copy
 
 
-def test_systemd_has_no_complaint(installed: Path) -> None:
+def test_systemd_analyze_verify_reports_nothing(installed: Path) -> None:
     done = subprocess.run(
         ["systemd-analyze", "--man=no", "verify", str(installed)], capture_output=True, text=True, check=False
     )
@@ -61,7 +61,7 @@ def test_systemd_has_no_complaint(installed: Path) -> None:
     assert complaints == []
 
 
-def test_systemd_thinks_it_is_confined(installed: Path) -> None:
+def test_systemd_analyze_security_rates_the_unit_as_confined(installed: Path) -> None:
     command = ["systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=30", str(installed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "unrecognized option" in done.stderr:
