@@ -33,7 +33,7 @@ def found(report: dict[str, list[dict[str, object]]]) -> list[object]:
 
 def backup_dropped(report: dict[str, list[dict[str, object]]]) -> bool:
     return any(
-        note["kind"] == "backup-region-dropped" and "first 640 KiB are described no more" in str(note["sentence"])
+        note["kind"] == "backup-region-dropped" and "first 640 KiB are no longer described" in str(note["sentence"])
         for note in report["notes"]
     )
 

@@ -46,9 +46,9 @@ def test_whole_kernel_passes_the_checks() -> None:
 @pytest.mark.parametrize(
     ("head", "size", "words"),
     [
-        (bytes(0x264), 0x5000, "vmlinuz is no x86 kernel image"),
-        (b"", 0, "is no x86 kernel image"),
-        (bzimage_head()[:-1], 0x5000, "is no x86 kernel image"),
+        (bytes(0x264), 0x5000, "vmlinuz is not an x86 kernel image"),
+        (b"", 0, "is not an x86 kernel image"),
+        (bzimage_head()[:-1], 0x5000, "is not an x86 kernel image"),
         (bzimage_head(), 0x4FFF, "is truncated: it has 20479 of 20480 bytes"),
         (bzimage_head(syssize=1), 0x5000, "is truncated: it has 20480 of 20496 bytes"),
     ],

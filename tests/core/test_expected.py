@@ -1,4 +1,4 @@
-"""The expected header: what the loader put there is kept."""
+"""The expected header keeps the parts that the loader wrote."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_header_larger_than_its_room_is_an_error_with_both_sizes() -> None:
 def test_unreadable_facts_are_not_guessed(lacking: Machine, sentence: str) -> None:
     with pytest.raises(CannotTellError, match=sentence):
         expected_elfcorehdr(lacking, Loader.KERNEL)
-    # What was fixed at boot, a header loaded by this kernel tells too.
+    # A header loaded by this kernel has the same values, because they are fixed at boot.
     loaded = expected_elfcorehdr(machine(), Loader.KERNEL)
     assert expected_elfcorehdr(lacking, Loader.KERNEL, loaded).to_bytes() == loaded.to_bytes()
 
@@ -126,5 +126,5 @@ def test_unreadable_facts_are_not_guessed(lacking: Machine, sentence: str) -> No
 def test_present_cpu_with_masked_notes_is_cannot_tell() -> None:
     now = machine(online=(0, 1))
     masked = now._replace(cpus=(now.cpus[0], Cpu(1, True, True, None)))
-    with pytest.raises(CannotTellError, match="where CPU 1 saves its registers"):
+    with pytest.raises(CannotTellError, match="the address of CPU 1's crash_notes cannot be read"):
         expected_elfcorehdr(masked, Loader.KERNEL)

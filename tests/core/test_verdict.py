@@ -102,7 +102,7 @@ def test_backup_region_dropped_is_judged_by_kernel(release: str | None, crashker
         Verdict.NOT_ACCURATE: [finding.sentence for finding in result.findings],
         Verdict.CANNOT_TELL: result.unchecked,
     }[verdict]
-    assert "first 640 KiB are described no more" in shown[0]
+    assert "first 640 KiB are no longer described" in shown[0]
 
 
 def test_backup_region_kept_or_left_out_by_the_kernels_loader_is_not_mentioned() -> None:
@@ -202,7 +202,7 @@ def test_header_that_outgrew_its_place_is_a_note(room: int, fits: bool) -> None:
         assert sentences == []
     else:
         needed = "the elfcorehdr for this machine needs 5216 bytes, its segment has room for 4096"
-        assert sentences == [f"it cannot be corrected in its place: {needed}"]
+        assert sentences == [f"the header cannot be corrected in its place: {needed}"]
 
 
 def test_loader_is_known_from_the_command_line_before_the_header() -> None:

@@ -111,7 +111,7 @@ def memory_ranges(text: str) -> int:
 
 
 def read_input(path: str, what: str) -> bytes:
-    """Read a file that a person named.
+    """Read a file that the user named.
 
     :raise CannotTellError: it may not be read
     :raise InputError: it cannot be read, or is larger than such a file can be

@@ -1,8 +1,8 @@
 """Purgatory, the small program between a crashed kernel and its capture kernel: its digest and the backup region.
 
 Purgatory computes a SHA-256 over the image's segments before it jumps.  Both loaders write a table of the regions
-(``sha256_regions``, 16 times {start, len}), the 32 digest bytes and the backup region into its variables, whose places
-vary with the build.  Everything here works on the bytes of purgatory's segment.
+(``sha256_regions``, 16 times {start, len}), the 32 digest bytes and the backup region into its variables.  The places
+of the variables vary with the build.  The functions work on the bytes of purgatory's segment.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def digest_covers(regions: tuple[Segment, ...], phys: int) -> bool:
 
 
 def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> DigestTable:
-    """Find the table in the bytes of the purgatory segment and prove the find by computing the digest.
+    """Find the table in the bytes of the purgatory segment and prove it by computing the digest.
 
     :raise CannotTellError: nothing in *purgatory* is such a table with a digest that fits
     """
@@ -125,7 +125,7 @@ def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
 
 
 def without_elfcorehdr(purgatory: bytes, table: DigestTable, elfcorehdr_phys: int, read_phys: ReadPhys) -> bytes:
-    """Return *purgatory* with a digest of what *read_phys* gives, the elfcorehdr's length set to 0."""
+    """Return *purgatory* with the elfcorehdr's length set to 0 and a new digest of memory as *read_phys* reads it."""
     regions = [(start, 0 if start == elfcorehdr_phys else length) for start, length in table.regions]
     changed = bytearray(purgatory)
     changed[table.at : table.at + TABLE_SIZE] = b"".join(_REGION.pack(*region) for region in regions)
@@ -136,8 +136,8 @@ def without_elfcorehdr(purgatory: bytes, table: DigestTable, elfcorehdr_phys: in
 def verify_digest(image: CrashImage, crashkernel: RangeList, read_phys: ReadPhys) -> None:
     """Compute purgatory's digest over the whole image, as purgatory will after a panic.
 
-    :raise CrashHotplugError: it is not the one that purgatory has: a panic now would leave no dump
-    :raise CannotTellError: the image is not known well enough
+    :raise CrashHotplugError: the digest differs from purgatory's: a panic now would leave no dump
+    :raise CannotTellError: the image could not be read completely
     """
     if image.kimage is None:
         raise CannotTellError("struct kimage of the loaded image could not be read")

@@ -1,4 +1,4 @@
-"""What was loaded is remembered, and only root's word is taken for it."""
+"""The record of a load is written, and read only where root has written it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_saved_record_is_read_back(tmp_path: Path) -> None:
 def test_record_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
     save_record(RECORD, str(tmp_path))
     (tmp_path / "loaded.json").chmod(mode)
-    with pytest.raises(InputError, match="may have been written by another user than root"):
+    with pytest.raises(InputError, match="may have been written by a user other than root"):
         read_record(str(tmp_path))
 
 
@@ -47,7 +47,7 @@ def test_malformed_record_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "loaded.json"
     path.write_text(text)
     path.chmod(0o600)
-    with pytest.raises(InputError, match="is not what crash-hotplug load writes"):
+    with pytest.raises(InputError, match="is not a record of crash-hotplug load"):
         read_record(str(tmp_path))
 
 
