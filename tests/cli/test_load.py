@@ -1,4 +1,4 @@
-"""``crash-hotplug load``: what it asks for, and what it says."""
+"""``crash-hotplug load``: the load that its arguments request, and its output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Asked = list[tuple[LoadRecord, bool]]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Keep what would be loaded, and whether the room is a must."""
+    """Record the requested loads, and whether the room is a must."""
     made: Asked = []
 
     def load_once(_machine: object, record: LoadRecord, room_is_a_must: bool, _say: object) -> Loaded:
@@ -70,8 +70,10 @@ def test_refused_load_is_one_sentence(capsys: pytest.CaptureFixture[str], monkey
 def test_unload_calls_the_unloader(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(load, "unload", lambda _machine: done.append("unloaded"))
-    assert run(capsys, "load", "--unload").code == 0
-    assert done == ["unloaded"]
+    ran = run(capsys, "load", "--unload")
+    assert (ran.code, ran.out) == (0, "unloaded: no crash image is loaded now\n")
+    assert run(capsys, "load", "--unload", "--json").json["outcome"] == "unloaded"
+    assert done == ["unloaded", "unloaded"]
 
 
 def test_reused_command_line_lacks_the_options_of_the_running_kernel() -> None:

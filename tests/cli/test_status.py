@@ -1,4 +1,4 @@
-"""`status`, as a person sees it."""
+"""The output and the exit codes of `status`."""
 
 from __future__ import annotations
 

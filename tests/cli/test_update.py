@@ -1,4 +1,4 @@
-"""``crash-hotplug update`` as a person runs it, on a machine of files."""
+"""The output and the exit codes of ``crash-hotplug update``, on a machine of files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.linux.fake_kexec import HEADER, INITRD, KERNEL, PURGATORY, ZERO_PAGE,
 
 
 class Tool:
-    """The distribution's tool that reloads the image; it does nothing to it here, unless it is told to."""
+    """The distribution's tool that reloads the image; it changes the image only if *unloads* is set."""
 
     def __init__(self, fake: FakeKexec, user: int = 0) -> None:
         self.fake, self.ran = fake, 0

@@ -1,4 +1,4 @@
-"""``crash-hotplug watch`` as a person starts it."""
+"""The start, the output and the exit codes of ``crash-hotplug watch``."""
 
 from __future__ import annotations
 

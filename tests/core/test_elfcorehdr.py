@@ -1,4 +1,4 @@
-"""Build and parse elfcorehdrs; readelf and pyelftools read what we write."""
+"""Build and parse elfcorehdrs; readelf and pyelftools read the built ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``make install`` puts on a machine: the list behind both packages."""
+"""The files that ``make install`` installs, from which both packages are built."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PYTHON_DIRECTORY = "usr/lib/python3/dist-packages"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the root of an installed tree, made under a umask that would keep everybody out."""
+    """Return the root of an installed tree, made under a umask of 0077."""
     root = tmp_path_factory.mktemp("root")
     install = [sys.executable, "tools/install.py", "--destdir", str(root), "--prefix", "/usr"]
     before = os.umask(0o077)

@@ -27,7 +27,7 @@ needs_rpm = pytest.mark.skipif(
 
 
 def run(*command: str, **environment: str) -> str:
-    """Run a command in the source tree; what it printed."""
+    """Run a command in the source tree and return its output."""
     everything = {**os.environ, **environment}
     done = subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -101,7 +101,7 @@ def test_deb_prerm_undoes_doctor_before_the_program_is_removed(deb: Path, tmp_pa
 
 
 def files_in(listing: str, column: int) -> set[str]:
-    """Name the files of a listing, without what each distribution does in its own way."""
+    """Return the files of a listing, with the differences between the distributions' directories removed."""
     names = {line.split()[column].lstrip(".") for line in listing.splitlines() if not line.startswith("d")}
     names = {name.replace("/site-packages/", "/dist-packages/") for name in names}
     names = {name.replace("/site-functions/", "/vendor-completions/") for name in names}

@@ -82,7 +82,7 @@ def test_look_is_news_only_if_something_changed() -> None:
     assert STALE.is_news_after(RIGHT)
     assert not STALE.is_news_after(STALE)
     assert replace(STALE, action="no kcore").is_news_after(STALE)
-    assert replace(RIGHT, external_change="unloaded by somebody else").is_news_after(RIGHT)
+    assert replace(RIGHT, external_change="another process unloaded the image").is_news_after(RIGHT)
 
 
 def test_status_line_begins_with_the_verdict() -> None:

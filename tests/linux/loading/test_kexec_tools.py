@@ -1,4 +1,4 @@
-"""kexec-tools, for which a script stands in: what it is asked for depends on what it and the kernel know."""
+"""kexec-tools, replaced by a script: its options depend on its version and on the kernel."""
 
 from __future__ import annotations
 

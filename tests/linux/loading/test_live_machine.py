@@ -111,7 +111,7 @@ def test_full_verification_finds_a_broken_kernel_before_any_panic(fake: FakeKexe
 
 
 def test_broken_image_is_not_taken_over(fake: FakeKexec) -> None:
-    """Taking it over would write a digest that fits: what was broken would be hidden."""
+    """Taking it over would write a digest that fits and so hide the damage."""
     fake.flip_bit(INITRD + 5)
     assert fake.update().outcome is Outcome.CANNOT_TELL
     assert fake.loads == []
