@@ -23,10 +23,10 @@ def captured(name: str, state: int) -> Machine:
 
 
 @pytest.mark.parametrize(
-    ("name", "dialect", "backup"), [("6.1-c", Loader.KEXEC_TOOLS, 0x39F61000), ("6.1-s", Loader.KERNEL, None)]
+    ("name", "loader", "backup"), [("6.1-c", Loader.KEXEC_TOOLS, 0x39F61000), ("6.1-s", Loader.KERNEL, None)]
 )
-def test_header_built_from_nothing_is_the_captured_one(name: str, dialect: Loader, backup: int | None) -> None:
-    header = expected_elfcorehdr(captured(name, 0), dialect, backup_region_phys=backup)
+def test_header_built_from_nothing_is_the_captured_one(name: str, loader: Loader, backup: int | None) -> None:
+    header = expected_elfcorehdr(captured(name, 0), loader, backup_region_phys=backup)
     assert header.to_bytes(4096) == loaded_header(name, 0)
 
 
@@ -46,9 +46,9 @@ def test_loaded_backup_region_is_kept() -> None:
 
 @given(machines())
 def test_expected_header_is_accurate(described: Machine) -> None:
-    for dialect, backup in ((Loader.KERNEL, None), (Loader.KEXEC_TOOLS, BACKUP)):
-        header = expected_elfcorehdr(described, dialect, backup_region_phys=backup)
-        assert compare_header(described, header, dialect).findings == []
+    for loader, backup in ((Loader.KERNEL, None), (Loader.KEXEC_TOOLS, BACKUP)):
+        header = expected_elfcorehdr(described, loader, backup_region_phys=backup)
+        assert compare_header(described, header, loader).findings == []
 
 
 @given(machines(), machines())

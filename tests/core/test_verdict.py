@@ -18,9 +18,9 @@ PLACE = 600 * MIB
 WITH_DIMM = (LOW_RAM, (MIB, GIB), DIMM)
 
 
-def compared(loaded_for: Machine, now: Machine, dialect: Loader = Loader.KERNEL) -> Comparison:
+def compared(loaded_for: Machine, now: Machine, loader: Loader = Loader.KERNEL) -> Comparison:
     """Compare the header made for one machine with another."""
-    return compare_header(now, expected_elfcorehdr(loaded_for, dialect, backup_region_phys=BACKUP), dialect)
+    return compare_header(now, expected_elfcorehdr(loaded_for, loader, backup_region_phys=BACKUP), loader)
 
 
 def changed(header: ElfCoreHeader, index: int, **fields: int) -> ElfCoreHeader:
@@ -106,8 +106,8 @@ def test_backup_region_dropped_is_judged_by_kernel(release: str | None, crashker
 
 
 def test_backup_region_kept_or_left_out_by_the_kernels_loader_is_not_mentioned() -> None:
-    for dialect in Loader:
-        result = compared(machine(), machine(), dialect)
+    for loader in Loader:
+        result = compared(machine(), machine(), loader)
         assert not any(note.kind is Kind.BACKUP_REGION_DROPPED for note in result.notes)
 
 

@@ -22,7 +22,7 @@ _INPUT_LIMIT = 16 << 20
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """A formatter that asks for the terminal's width without shutil, which imports every compression module.
+    """A formatter that reads the terminal's width without shutil, which imports every compression module.
 
     argparse makes a formatter for each argument that is added to a parser.
     """

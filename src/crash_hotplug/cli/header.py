@@ -93,7 +93,7 @@ def _whose(loader: Loader) -> str:
 
 
 def _base_image(arguments: argparse.Namespace, sysroot: Sysroot, machine: Machine) -> CrashImage | None:
-    """Return the image whose header is the starting point, or at least tells the backup region; None without one."""
+    """Return the image whose header is the starting point or has the backup region; None without one."""
     if arguments.base is not None:
         return CrashImage(read_input(arguments.base, "the header"))
     if read_kexec_state(sysroot).image_loaded is False:

@@ -74,7 +74,7 @@ class ProgramHeader(NamedTuple):
 
     @property
     def has_physical_address(self) -> bool:
-        """Whether p_paddr means something: /proc/kcore writes all ones where a range has no such address."""
+        """Whether p_paddr is a physical address: /proc/kcore writes all ones where a range has none."""
         return self.p_paddr != _UNSET_PHYSICAL
 
 

@@ -3,9 +3,9 @@
 Printing 150,000 lines takes the kernel as long as four updates take.  The table has 2 MB; searching it for a few names
 is fast.  vmcoreinfo has its address since Linux 6.0 (f09bddbd8661, "vmcoreinfo: include kallsyms symbols").
 
-Names are compressed (scripts/kallsyms.c): a byte stands for a token of one or more characters.  The tokens were made
-from 255 down to 0, each by replacing, in all names, the pair of tokens that was the most frequent by then.  A name is
-compressed here by the same replacements, and then searched for as bytes.
+Names are compressed (scripts/kallsyms.c): a byte stands for a token of one or more characters.  The script makes the
+tokens from 255 down to 0; each replaces, in all names, the pair of tokens that is the most frequent at that time.
+This module compresses a name by the same replacements, and then searches for its bytes.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def read_loaded_image(
     read_phys: ReadPhys,
     updated_by_kernel: bool = False,
 ) -> CrashImage:
-    """Read the image that ``struct kimage`` leads to.
+    """Read the image that ``struct kimage`` describes.
 
     :param crashkernel: the reserved physical ranges
     :param backup_source: the physical range that kexec-tools backs up: the first RAM below 640 KiB; None: not known

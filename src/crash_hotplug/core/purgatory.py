@@ -33,7 +33,7 @@ class DigestTable(NamedTuple):
     at: int
     """Where the table starts in the purgatory segment, in bytes."""
     digest_at: int
-    """Where the digest stands in the purgatory segment, in bytes."""
+    """Where the digest starts in the purgatory segment, in bytes."""
     regions: tuple[tuple[int, int], ...]
     """(physical start, length) of each region; a length of 0 adds nothing."""
 
@@ -92,7 +92,7 @@ def digest_covers(regions: tuple[Segment, ...], phys: int) -> bool:
 def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> DigestTable:
     """Find the table in the bytes of the purgatory segment and prove it by computing the digest.
 
-    :raise CannotTellError: nothing in *purgatory* is such a table with a digest that fits
+    :raise CannotTellError: *purgatory* has no table with a digest that fits
     """
     starts = {segment.phys for segment in kimage.segments}
     for at in _table_candidates(purgatory):
@@ -155,8 +155,9 @@ def verify_digest(image: CrashImage, crashkernel: RangeList, read_phys: ReadPhys
 def find_backup_region(purgatory: bytes, regions: tuple[Segment, ...], source: Range) -> int | None:
     """Return the physical address to which purgatory copies low memory; None where it copies none.
 
-    kexec-tools gives the backup region a segment of the size of *source*, and tells purgatory three words: where it
-    is, where the source starts, and its size (``backup_start``, ``backup_src_start``, ``backup_src_size``).
+    kexec-tools gives the backup region a segment of the size of *source*, and writes three words into purgatory: the
+    address of the region, the start of the source, and the size of the source (``backup_start``, ``backup_src_start``,
+    ``backup_src_size``).
 
     :param regions: segments of the image, out of :func:`digest_regions`
     :param source: the physical range that is backed up: the first RAM below 640 KiB

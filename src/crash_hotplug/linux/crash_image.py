@@ -72,7 +72,7 @@ def backup_source(ram: RangeList, architecture: Architecture) -> Range | None:
 
 
 def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
-    """Find the image of the live kernel: ``kexec_crash_image`` leads to ``struct kimage``, that to the segments.
+    """Find the image of the live kernel: follow ``kexec_crash_image`` to ``struct kimage`` and to the segments.
 
     :raise CannotTellError: a step fails
     """

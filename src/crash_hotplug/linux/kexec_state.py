@@ -53,7 +53,7 @@ class KexecState(NamedTuple):
     reserved_size: int | None
     """Bytes reserved by ``crashkernel=``."""
     elfcorehdr_size: int | None
-    """Bytes that the kernel wants an elfcorehdr to have room for (6.6 and newer)."""
+    """Bytes of room that the kernel requests for an elfcorehdr (6.6 and newer)."""
     updates_cpus: bool | None
     """Whether the kernel itself updates this image when CPUs are added or removed; False also where it never does."""
     updates_memory: bool | None
@@ -189,6 +189,6 @@ def _flag(sysroot: Sysroot, path: str) -> bool | None:
 
 
 def _lockdown(sysroot: Sysroot) -> str | None:
-    # The mode in force stands in brackets: "none [integrity] confidentiality".
+    # Brackets mark the active mode: "none [integrity] confidentiality".
     matched = re.search(r"\[(none|integrity|confidentiality)\]", _text(sysroot, LOCKDOWN) or "")
     return matched[1] if matched else None

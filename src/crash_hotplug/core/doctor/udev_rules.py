@@ -99,7 +99,7 @@ class Reload(NamedTuple):
 
     @property
     def needs_active(self) -> str | None:
-        """The unit that has to be active for the command to do anything."""
+        """The unit that has to be active, because the command does nothing without it."""
         found = _NEEDS_ACTIVE.search(self.program)
         return found[1] if found else None
 
