@@ -149,7 +149,7 @@ class Targets:
         compare_vmcore(vmcore, randomness.choice(self.machines[4 * at : 4 * at + 4]), None, Loader.KERNEL, result)
 
     def saved_tree(self, randomness: random.Random) -> None:
-        """A saved tree with some mutated files: what `status` does."""
+        """Run `status` on a saved tree with some mutated files."""
         sysroot = randomness.choice(self.trees)
         sysroot.changed.clear()
         for path in randomness.sample(TEXT_FILES, randomness.randint(1, 3)):
@@ -183,7 +183,7 @@ class Targets:
             sysroot.changed.clear()
 
     def configuration(self, randomness: random.Random) -> None:
-        """Mutated rules, settings and units: what `doctor` makes of them."""
+        """Run `doctor` on mutated rules, settings and units."""
         paths = sorted(path for path in FAMILIES.rglob("*") if path.is_file() and path.suffix != ".md")
         text = mutate(randomness.choice(paths).read_bytes(), randomness).decode("utf-8", "surrogateescape")
         context = RuleContext({"cpu": False, "memory": True}, lambda _path: "1\n")

@@ -33,13 +33,13 @@ def found(report: dict[str, list[dict[str, object]]]) -> list[object]:
 
 def backup_dropped(report: dict[str, list[dict[str, object]]]) -> bool:
     return any(
-        note["kind"] == "backup-region-dropped" and "first 640 KiB are described no more" in str(note["sentence"])
+        note["kind"] == "backup-region-dropped" and "first 640 KiB are no longer described" in str(note["sentence"])
         for note in report["notes"]
     )
 
 
 @pytest.mark.parametrize(("name", "state"), CASES)
-def test_status(capsys: pytest.CaptureFixture[str], name: str, state: int) -> None:
+def test_status_of_a_capture(capsys: pytest.CaptureFixture[str], name: str, state: int) -> None:
     expected = FINDINGS[name][state]
     ran = run(capsys, "status", "--sysroot", tree(name, state), "--json")
     assert found(ran.json) == expected
@@ -49,7 +49,7 @@ def test_status(capsys: pytest.CaptureFixture[str], name: str, state: int) -> No
 
 
 @pytest.mark.parametrize(("name", "state"), CASES)
-def test_audit_of_the_vmcore_against_each_state(capsys: pytest.CaptureFixture[str], name: str, state: int) -> None:
+def test_audit_compares_the_vmcore_with_each_state(capsys: pytest.CaptureFixture[str], name: str, state: int) -> None:
     """The dump was made after state 3, so on 6.12 it has the DIMM that state 0 does not know yet."""
     expected = FINDINGS[name][state]
     if name.startswith("6.12") and state == 0:

@@ -36,7 +36,7 @@ def test_linter_has_no_complaint(command: tuple[str, ...]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="this is no git work tree")
-def test_every_source_file_has_its_spdx_line() -> None:
+def test_source_files_have_their_spdx_line() -> None:
     check = [sys.executable, "tools/spdx.py", "--check"]
     result = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -14,7 +14,7 @@ ROOMS = {
     "core": ("crash_hotplug.core",),
     "linux": ("crash_hotplug.core", "crash_hotplug.linux", "crash_hotplug"),
 }
-"""Of the product, what the modules of a room may import; the command line may import all of it."""
+"""The packages of the product that a room may import; the command line may import all of them."""
 NO_IO = ("os", "subprocess", "socket", "ctypes", "fcntl", "mmap", "pathlib", "shutil", "tempfile", "time")
 
 

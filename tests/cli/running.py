@@ -1,4 +1,4 @@
-"""Run commands as a person does, in this process."""
+"""Run command lines in this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crash_hotplug_lab.cli.main import CRASH_HOTPLUG_LAB
 
 
 class Ran(NamedTuple):
-    """What a command came to."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""`audit`, as a person sees it."""
+"""The output and the exit codes of `audit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`header`: whose rules, what is kept, where it is written."""
+"""`header`: the rules that it follows, the parts that it keeps, and its output."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_output_that_cannot_be_written_is_one_sentence(capsys: pytest.CaptureFix
 
 def test_failure_leaves_the_previous_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     output = tmp_path / "header"
-    output.write_bytes(b"former")
+    output.write_bytes(b"previous")
     (tmp_path / "bad").write_bytes(b"no header")
     base = tmp_path / "bad"
     assert run(capsys, "header", "--sysroot", tree("6.1-s", 0), "--from", base, "-o", output).code == 1
-    assert output.read_bytes() == b"former"
+    assert output.read_bytes() == b"previous"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "header"]

@@ -1,4 +1,4 @@
-"""``crash-hotplug load``: what it asks for, and what it says."""
+"""``crash-hotplug load``: the load that its arguments request, and its output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Asked = list[tuple[LoadRecord, bool]]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Keep what would be loaded, and whether the room is a must."""
+    """Record the requested loads, and whether the room is a must."""
     made: Asked = []
 
     def load_once(_machine: object, record: LoadRecord, room_is_a_must: bool, _say: object) -> Loaded:
@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     return made
 
 
-def test_a_kernel_is_loaded_and_made_ready(
+def test_load_loads_a_kernel_and_makes_it_ready(
     asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -42,14 +42,14 @@ def test_a_kernel_is_loaded_and_made_ready(
     assert run(capsys, "load", "vmlinuz", "--json").json["ready_for_hotplug"] is True
 
 
-def test_room_that_is_asked_for_is_a_must(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_requested_room_is_a_must(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "load", "k", "--hotplug-size", "0x20000", "--strategy", "kexec-tools")
     run(capsys, "load", "k", "--max-memory-ranges", "100", "--strategy", "file")
     found = [(record.hotplug_size, record.memory_ranges, record.strategy.value, must) for record, must in asked]
     assert found == [(0x20000, 8192, "kexec-tools", True), (None, 100, "file", True)]
 
 
-def test_what_keeps_it_from_being_ready_is_said(
+def test_load_reports_why_the_image_is_not_ready(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "load_once", lambda *_: Loaded("kexec_file_load", "lockdown (integrity) forbids it"))
@@ -58,7 +58,7 @@ def test_what_keeps_it_from_being_ready_is_said(
     assert run(capsys, "load", "k", "--max-memory-ranges", "9").code == 1
 
 
-def test_a_refusal_is_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_load_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_arguments: object) -> Loaded:
         raise CrashHotplugError("kexec_file_load failed: it is forbidden; the previous image is still loaded")
 
@@ -67,20 +67,22 @@ def test_a_refusal_is_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch
     assert (ran.code, ran.err.strip().endswith("the previous image is still loaded")) == (1, True)
 
 
-def test_unload(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unload_calls_the_unloader(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(load, "unload", lambda _machine: done.append("unloaded"))
-    assert run(capsys, "load", "--unload").code == 0
-    assert done == ["unloaded"]
+    ran = run(capsys, "load", "--unload")
+    assert (ran.code, ran.out) == (0, "unloaded: no crash image is loaded now\n")
+    assert run(capsys, "load", "--unload", "--json").json["outcome"] == "unloaded"
+    assert done == ["unloaded", "unloaded"]
 
 
-def test_the_kernels_own_command_line_is_reused_without_what_is_its_own() -> None:
+def test_reused_command_line_lacks_the_options_of_the_running_kernel() -> None:
     own = "BOOT_IMAGE=/vmlinuz root=/dev/sda1 crashkernel=192M quiet hugepages=64"
     assert capture_cmdline(own, "nr_cpus=1") == "root=/dev/sda1 quiet nr_cpus=1"
     assert capture_cmdline("", "") == ""
 
 
-def test_usage(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_loads_nothing(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (
         ("load",),
         ("load", "k", "--unload"),

@@ -86,7 +86,7 @@ def test_command_runs_as_a_process_from_a_checkout() -> None:
     assert crash_hotplug("--version").stdout.startswith("crash-hotplug ")
 
 
-def test_reader_that_goes_away_is_no_traceback() -> None:
+def test_closed_pipe_is_no_traceback() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -96,7 +96,7 @@ def test_reader_that_goes_away_is_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_only_the_used_command_is_imported() -> None:
+def test_command_imports_no_other_command() -> None:
     code = "import sys; from crash_hotplug.cli.main import main; main(sys.argv[1:]); print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-c", code, "status", "--json", "--sysroot", str(tree("6.1-c", 0))]

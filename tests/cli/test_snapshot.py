@@ -1,4 +1,4 @@
-"""`snapshot`: what it saves is what the other commands need."""
+"""`snapshot` saves the files that the other commands need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`status`, as a person sees it."""
+"""The output and the exit codes of `status`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_memory_that_is_gone_is_in_the_first_line(capsys: pytest.CaptureFixture[
     assert out.splitlines()[0].endswith("would read 256 MiB of memory that is gone")
 
 
-def test_no_image_loaded_has_its_exit_code(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
+def test_status_without_an_image_has_its_exit_code(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
     (copy / "sys/kernel/kexec_crash_loaded").write_text("0\n")
     ran = run(capsys, "status", "--sysroot", copy)
     assert ran.code == 3

@@ -1,4 +1,4 @@
-"""``crash-hotplug update`` as a person runs it, on a machine of files."""
+"""The output and the exit codes of ``crash-hotplug update``, on a machine of files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.linux.fake_kexec import HEADER, INITRD, KERNEL, PURGATORY, ZERO_PAGE,
 
 
 class Tool:
-    """The distribution's tool that reloads the image; it does nothing to it here, unless it is told to."""
+    """The distribution's tool that reloads the image; it changes the image only if *unloads* is set."""
 
     def __init__(self, fake: FakeKexec, user: int = 0) -> None:
         self.fake, self.ran = fake, 0
@@ -55,7 +55,7 @@ def tool(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> Tool:
     return tool
 
 
-def test_it_updates_once_and_then_has_nothing_to_do(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_update_changes_the_header_once_and_then_nothing(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
     first = run(capsys, "update", "--json")
     assert (first.code, first.json["outcome"]) == (0, "updated")
     assert first.json["kexec_load_seconds"] > 0
@@ -64,7 +64,7 @@ def test_it_updates_once_and_then_has_nothing_to_do(fake: FakeKexec, capsys: pyt
     assert len(fake.loads) == 1
 
 
-def test_a_dry_run_shows_the_plan_and_changes_nothing(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_shows_the_plan_and_changes_nothing(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
     shown = run(capsys, "update", "--dry-run")
     assert shown.code == 0
     assert shown.out.startswith("would list 3 segments and copy ")
@@ -77,9 +77,7 @@ def test_a_dry_run_shows_the_plan_and_changes_nothing(fake: FakeKexec, capsys: p
     assert run(capsys, "update", "--dry-run").out == "nothing to do: the header is right as it is\n"
 
 
-def test_a_dry_run_says_about_how_long_there_would_be_no_image(
-    fake: FakeKexec, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_estimates_the_time_without_an_image(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
     report = run(capsys, "update", "--dry-run", "--json").json
     estimated = report["plan"]["time_without_image"]
     assert 0 < estimated["seconds"] < 10
@@ -87,9 +85,7 @@ def test_a_dry_run_says_about_how_long_there_would_be_no_image(
     assert "No image for  about " in run(capsys, "update", "--dry-run").out
 
 
-def test_a_dry_run_of_a_header_that_has_to_move_shows_the_whole_plan(
-    fake: FakeKexec, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_of_a_move_shows_the_whole_plan(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
     fake.add_ranges(400)
     shown = run(capsys, "update", "--dry-run", "--max-memory-ranges", "1000")
     assert shown.code == 0
@@ -126,13 +122,15 @@ def test_dry_run_says_that_a_header_without_a_free_place_describes_the_present_c
     assert run(capsys, "update", "--dry-run").code == 5
 
 
-def test_no_image_is_loaded(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_update_without_an_image_has_its_exit_code(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
     fake.unload()
     assert run(capsys, "update").code == 3
     assert run(capsys, "update", "--dry-run").code == 3
 
 
-def test_refusal_reloads_where_that_may_be(fake: FakeKexec, tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_update_reloads_unless_in_place_is_requested(
+    fake: FakeKexec, tool: Tool, capsys: pytest.CaptureFixture[str]
+) -> None:
     fake.write_file("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
     stays = run(capsys, "update", "--strategy", "in-place")
     assert (stays.code, stays.err.split(" (")[0]) == (1, "refused: lockdown")
@@ -155,7 +153,7 @@ def test_reload_does_not_need_the_image(fake: FakeKexec, tool: Tool, capsys: pyt
     assert (ran.code, ran.json["reason"], tool.ran) == (0, "kdumpctl reload", 1)
 
 
-def test_a_broken_image_is_noticed_by_a_full_verification(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_verification_detects_a_broken_image(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "update")
     fake.flip_bit(KERNEL)
     assert run(capsys, "update").code == 0
@@ -163,7 +161,7 @@ def test_a_broken_image_is_noticed_by_a_full_verification(fake: FakeKexec, capsy
     assert (noticed.code, "does not fit the loaded image" in noticed.err) == (1, True)
 
 
-def test_reload_that_fails_says_why_it_was_wanted(tool: Tool) -> None:
+def test_failed_reload_names_its_reason(tool: Tool) -> None:
     assert tool.reload("no kcore") == (Outcome.RELOADED, "kdumpctl reload: no kcore")
     tool.code = 1
     sentence = "no kcore; kdumpctl reload failed: no; the previous image is still loaded"
@@ -171,7 +169,7 @@ def test_reload_that_fails_says_why_it_was_wanted(tool: Tool) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_reload_that_leaves_no_image_is_taken_back(fake: FakeKexec, tool: Tool, code: int) -> None:
+def test_reload_that_leaves_no_image_puts_the_previous_one_back(fake: FakeKexec, tool: Tool, code: int) -> None:
     tool.unloads, tool.code = True, code
     why = "kdumpctl reload failed: no" if code else "kdumpctl reload left no crash image"
     assert tool.reload("no kcore") == (Outcome.FAILED, f"no kcore; {why}; the previous image was put back")
@@ -188,7 +186,7 @@ def test_broken_image_is_not_put_back(fake: FakeKexec, tool: Tool, code: int) ->
     assert fake.loads == []
 
 
-def test_lock_that_is_taken_after_a_failed_reload_is_said(fake: FakeKexec, tool: Tool) -> None:
+def test_lock_taken_after_a_failed_reload_is_reported(fake: FakeKexec, tool: Tool) -> None:
     def busy() -> AbstractContextManager[None]:
         raise LockBusyError("another process holds the lock")
 
@@ -198,12 +196,12 @@ def test_lock_that_is_taken_after_a_failed_reload_is_said(fake: FakeKexec, tool:
     assert sentence.endswith("is loading a crash image; is a crash image loaded now? (crash-hotplug status)")
 
 
-def test_reload_where_nothing_is_loaded(fake: FakeKexec, tool: Tool) -> None:
+def test_reload_without_an_image_is_not_loaded(fake: FakeKexec, tool: Tool) -> None:
     fake.unload()
     assert tool.reload("").outcome is Outcome.NOT_LOADED
 
 
-def test_own_load_is_done_again_without_a_tool(fake: FakeKexec) -> None:
+def test_recorded_load_is_repeated_without_a_tool(fake: FakeKexec) -> None:
     loaded: list[tuple[object, ...]] = []
 
     def load_again(*arguments: object) -> str:
@@ -217,7 +215,8 @@ def test_own_load_is_done_again_without_a_tool(fake: FakeKexec) -> None:
     nothing = reload(None)
     assert (nothing.outcome, loaded) == (Outcome.FAILED, [])
     assert nothing.sentence == (
-        "no kcore; neither kdumpctl nor kdump-config is installed, and crash-hotplug load loaded none since the boot"
+        "no kcore; neither kdumpctl nor kdump-config is installed, and crash-hotplug load has loaded no image since "
+        "boot"
     )
     files = CaptureKernel("/boot/k", None, "nr_cpus=1")
     again = reload(LoadRecord(files, Strategy.AUTO, 8192, 0x8000))

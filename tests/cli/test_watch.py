@@ -1,4 +1,4 @@
-"""``crash-hotplug watch`` as a person starts it."""
+"""The start, the output and the exit codes of ``crash-hotplug watch``."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ def test_once_writes_the_metrics(fake: FakeKexec, capsys: pytest.CaptureFixture[
     assert "crash_hotplug_accurate 1\n" in (tmp_path / "metrics.prom").read_text()
 
 
-def test_not_accurate_has_its_exit_code(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_once_has_the_exit_code_of_the_verdict(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
     fake.write_file("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
     ran = run(capsys, "watch", "--once")
     assert (ran.code, ran.out.split(":")[0]) == (4, "in-place")
 
 
-def test_where_nothing_can_be_done_it_does_not_start(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_does_not_start_where_it_cannot_work(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:
     (fake.root / "proc" / "kcore").unlink()
     ran = run(capsys, "watch")
     assert (ran.code, "kcore does not exist" in ran.err) == (5, True)
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "1e9"])
-def test_seconds_that_are_none(capsys: pytest.CaptureFixture[str], seconds: str) -> None:
+def test_seconds_out_of_range_are_wrong_usage(capsys: pytest.CaptureFixture[str], seconds: str) -> None:
     assert run(capsys, "watch", "--heartbeat", seconds).code == 2
 
 
-def test_json_is_for_one_look(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_without_once_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "watch", "--json").code == 2
 
 
-def test_the_journal_gets_priorities_and_a_terminal_does_not(
+def test_log_has_priorities_for_the_journal_only(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     watch._Log().say(4, "one\ntwo")

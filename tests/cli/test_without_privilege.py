@@ -1,4 +1,4 @@
-"""A user without privilege: every command says what it can and what it lacks."""
+"""A user without privilege: every command reports its answer and the missing privilege."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def masked() -> Iterator[Path]:
         (("status", "--json"), 5, ("run as root",)),
         (("header", "-o", "/nowhere/header"), 5, ("run as root",)),
         (("snapshot", "-o", "/nowhere/snapshot"), 5, ("run as root",)),
-        (("doctor",), 4, ("fails silently", "who loaded it is not known", "run as root")),
+        (("doctor",), 4, ("fails silently", "its loader is not known", "run as root")),
         (("doctor", "--fix"), 1, ("is not installed",)),
     ],
 )

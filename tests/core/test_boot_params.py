@@ -37,7 +37,7 @@ def bzimage_head(**changed: int) -> bytes:
     return bytes(head)
 
 
-def test_a_whole_kernel() -> None:
+def test_whole_kernel_passes_the_checks() -> None:
     check_bzimage(bzimage_head(), 0x5000, "vmlinuz")
     assert why_no_file_load(bzimage_head()) is None
     assert init_size(bzimage_head()) == INIT_SIZE
@@ -46,14 +46,14 @@ def test_a_whole_kernel() -> None:
 @pytest.mark.parametrize(
     ("head", "size", "words"),
     [
-        (bytes(0x264), 0x5000, "vmlinuz is no x86 kernel image"),
-        (b"", 0, "is no x86 kernel image"),
-        (bzimage_head()[:-1], 0x5000, "is no x86 kernel image"),
+        (bytes(0x264), 0x5000, "vmlinuz is not an x86 kernel image"),
+        (b"", 0, "is not an x86 kernel image"),
+        (bzimage_head()[:-1], 0x5000, "is not an x86 kernel image"),
         (bzimage_head(), 0x4FFF, "is truncated: it has 20479 of 20480 bytes"),
         (bzimage_head(syssize=1), 0x5000, "is truncated: it has 20480 of 20496 bytes"),
     ],
 )
-def test_what_is_no_kernel_is_said(head: bytes, size: int, words: str) -> None:
+def test_file_that_is_no_whole_kernel_is_refused(head: bytes, size: int, words: str) -> None:
     with pytest.raises(InputError, match=words):
         check_bzimage(head, size, "vmlinuz")
 
@@ -68,24 +68,24 @@ def test_what_is_no_kernel_is_said(head: bytes, size: int, words: str) -> None:
         ({"xloadflags": 1}, "no 64-bit entry point"),
     ],
 )
-def test_what_kexec_file_load_would_refuse(changed: dict[str, int], words: str) -> None:
+def test_why_no_file_load_names_what_kexec_file_load_refuses(changed: dict[str, int], words: str) -> None:
     reason = why_no_file_load(bzimage_head(**changed))
     assert reason is not None
     assert re.search(words, reason)
 
 
-def test_room_that_can_be() -> None:
+def test_capture_kernel_that_fits_is_accepted() -> None:
     check_capture_kernel_fits(INIT_SIZE, 4 << 20, ROOM, MACHINE)
     check_capture_kernel_fits(INIT_SIZE, 4 << 20, MAX_ROOM, MACHINE)
 
 
-def test_room_that_is_too_small_or_too_large_for_any_header() -> None:
+def test_room_out_of_bounds_is_refused() -> None:
     for room, words in ((0x100, "is too small: the elfcorehdr needs 4096"), (MAX_ROOM + 1, "more than an elfcorehdr")):
         with pytest.raises(InputError, match=words):
             check_capture_kernel_fits(INIT_SIZE, 0, room, MACHINE)
 
 
-def test_what_cannot_fit_is_refused_at_the_last_byte() -> None:
+def test_capture_kernel_one_byte_too_large_is_refused() -> None:
     reserved = max(r.size for r in MACHINE.crashkernel)
     fits = reserved - INIT_SIZE - ROOM - control_pages_bound(MACHINE.ram)
     check_capture_kernel_fits(INIT_SIZE, fits, ROOM, MACHINE)

@@ -1,4 +1,4 @@
-"""Build and parse elfcorehdrs; readelf and pyelftools read what we write."""
+"""Build and parse elfcorehdrs; readelf and pyelftools read the built ones."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def header_bytes(**changed: int) -> bytes:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("state", range(4))
-def test_a_real_header_is_written_again_byte_for_byte(name: str, state: int) -> None:
+def test_captured_header_is_written_again_byte_for_byte(name: str, state: int) -> None:
     data = loaded_header(name, state)
     header = parse_elfcorehdr(data)
     assert header.to_bytes(4096) == data
 
 
 @given(st.lists(PROGRAM_HEADERS, min_size=1, max_size=20), st.binary(max_size=40))
-def test_what_was_parsed_is_written_again_the_same(entries: list[ProgramHeader], behind: bytes) -> None:
+def test_parsed_header_is_written_again_byte_for_byte(entries: list[ProgramHeader], behind: bytes) -> None:
     data = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
     header = parse_elfcorehdr(data + behind)
     assert header.program_headers == tuple(entries)
@@ -67,7 +67,7 @@ def test_what_was_parsed_is_written_again_the_same(entries: list[ProgramHeader],
 
 
 @given(machines())
-def test_pyelftools_reads_the_same(described: Machine) -> None:
+def test_built_header_is_read_alike_by_pyelftools(described: Machine) -> None:
     header = expected_elfcorehdr(described, Loader.KERNEL)
     elf = ELFFile(io.BytesIO(header.to_bytes(4096)))
     assert (elf["e_type"], elf["e_machine"], elf["e_phnum"]) == ("ET_CORE", "EM_X86_64", len(header.program_headers))
@@ -78,7 +78,7 @@ def test_pyelftools_reads_the_same(described: Machine) -> None:
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf (binutils) is not installed")
-def test_readelf_has_no_complaint(tmp_path: Path) -> None:
+def test_built_header_passes_readelf(tmp_path: Path) -> None:
     path = tmp_path / "elfcorehdr"
     path.write_bytes(expected_elfcorehdr(machine(), Loader.KERNEL).to_bytes(4096))
     shown = subprocess.run(["readelf", "-hlW", str(path)], capture_output=True, text=True, check=True)
@@ -89,7 +89,7 @@ def test_readelf_has_no_complaint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_parts_of_a_real_header(name: str) -> None:
+def test_captured_header_has_the_expected_parts(name: str) -> None:
     header = parse_elfcorehdr(loaded_header(name, 0))
     assert len(header.cpu_notes) == (8 if name == "6.12-s" else 2)
     assert header.vmcoreinfo is not None
@@ -98,7 +98,7 @@ def test_the_parts_of_a_real_header(name: str) -> None:
     assert (header.backup_region is not None) == (name in ("6.1-c", "6.12-ch"))
 
 
-def test_the_order_is_cpus_vmcoreinfo_text_ram() -> None:
+def test_entries_are_ordered_cpus_vmcoreinfo_text_ram() -> None:
     described = machine()
     assert described.vmcoreinfo is not None
     assert described.kernel_text is not None
@@ -131,33 +131,33 @@ def test_the_order_is_cpus_vmcoreinfo_text_ram() -> None:
         (header_bytes()[:-1], "is truncated: 1 program headers end at byte 120, it has 119"),
     ],
 )
-def test_bad_input_is_answered_with_a_sentence(data: bytes, sentence: str) -> None:
+def test_bad_input_is_refused(data: bytes, sentence: str) -> None:
     with pytest.raises(ElfFormatError, match=sentence):
         parse_elfcorehdr(data)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_header_or_a_sentence(data: bytes) -> None:
+def test_parser_accepts_or_refuses_any_bytes(data: bytes) -> None:
     try:
         assert isinstance(parse_elfcorehdr(data), ElfCoreHeader)
     except ElfFormatError as error:
         assert str(error).startswith("this elfcorehdr ")
 
 
-def test_more_entries_than_e_phnum_counts_are_refused() -> None:
+def test_entries_beyond_e_phnum_are_refused() -> None:
     many = [ram_header(Range(n << 21, (n << 21) + 4096), DIRECT_MAP) for n in range(PN_XNUM)]
     with pytest.raises(NoRoomError, match="65535 entries do not fit into an elfcorehdr"):
         build_elfcorehdr(X86_64, [], None, None, many)
     assert len(build_elfcorehdr(X86_64, [], None, None, many[:-1]).program_headers) == PN_XNUM - 1
 
 
-def test_a_field_out_of_range_is_refused() -> None:
+def test_program_header_field_out_of_range_is_refused() -> None:
     with pytest.raises(ElfFormatError, match="out of range"):
         pack_program_headers([ram_header(Range(0, 1 << 65), 0)])
 
 
 @pytest.mark.parametrize(("room", "entries"), [(0, 0), (63, 0), (64, 0), (120, 1), (4096, 72), (1 << 30, 65534)])
-def test_entries_that_fit(room: int, entries: int) -> None:
+def test_entries_that_fit_counts_program_headers(room: int, entries: int) -> None:
     assert entries_that_fit(room) == entries
 
 

@@ -1,4 +1,4 @@
-"""The expected header: what the loader put there is kept."""
+"""The expected header keeps the parts that the loader wrote."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def captured(name: str, state: int) -> Machine:
 
 
 @pytest.mark.parametrize(
-    ("name", "dialect", "backup"), [("6.1-c", Loader.KEXEC_TOOLS, 0x39F61000), ("6.1-s", Loader.KERNEL, None)]
+    ("name", "loader", "backup"), [("6.1-c", Loader.KEXEC_TOOLS, 0x39F61000), ("6.1-s", Loader.KERNEL, None)]
 )
-def test_built_from_nothing_it_is_the_captured_one(name: str, dialect: Loader, backup: int | None) -> None:
-    header = expected_elfcorehdr(captured(name, 0), dialect, backup_region_phys=backup)
+def test_header_built_from_nothing_is_the_captured_one(name: str, loader: Loader, backup: int | None) -> None:
+    header = expected_elfcorehdr(captured(name, 0), loader, backup_region_phys=backup)
     assert header.to_bytes(4096) == loaded_header(name, 0)
 
 
-def test_brought_to_the_next_state_it_is_what_the_kernel_itself_wrote() -> None:
+def test_header_of_the_next_state_is_what_the_kernel_wrote() -> None:
     loaded = parse_elfcorehdr(loaded_header("6.12-s", 0))
     header = expected_elfcorehdr(captured("6.12-s", 1), Loader.KERNEL, loaded)
     assert header.to_bytes(4096) == loaded_header("6.12-s", 1)
     assert header.to_bytes(4096) != loaded_header("6.12-s", 0), "negative control: the states differ"
 
 
-def test_a_loaded_backup_region_is_kept() -> None:
+def test_loaded_backup_region_is_kept() -> None:
     loaded = parse_elfcorehdr(loaded_header("6.12-ch", 0))
     header = expected_elfcorehdr(captured("6.12-ch", 1), Loader.KEXEC_TOOLS, loaded)
     assert header.backup_region == loaded.backup_region
@@ -45,14 +45,14 @@ def test_a_loaded_backup_region_is_kept() -> None:
 
 
 @given(machines())
-def test_the_expected_header_is_accurate(described: Machine) -> None:
-    for dialect, backup in ((Loader.KERNEL, None), (Loader.KEXEC_TOOLS, BACKUP)):
-        header = expected_elfcorehdr(described, dialect, backup_region_phys=backup)
-        assert compare_header(described, header, dialect).findings == []
+def test_expected_header_is_accurate(described: Machine) -> None:
+    for loader, backup in ((Loader.KERNEL, None), (Loader.KEXEC_TOOLS, BACKUP)):
+        header = expected_elfcorehdr(described, loader, backup_region_phys=backup)
+        assert compare_header(described, header, loader).findings == []
 
 
 @given(machines(), machines())
-def test_a_header_of_one_machine_brought_to_another_is_accurate(before: Machine, now: Machine) -> None:
+def test_header_of_one_machine_adapted_to_another_is_accurate(before: Machine, now: Machine) -> None:
     loaded = expected_elfcorehdr(before, Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)
     header = expected_elfcorehdr(now, Loader.KEXEC_TOOLS, loaded)
     result = compare_header(now, header, Loader.KEXEC_TOOLS)
@@ -60,7 +60,7 @@ def test_a_header_of_one_machine_brought_to_another_is_accurate(before: Machine,
     assert header.backup_region == loaded.backup_region
 
 
-def test_a_cpu_that_left_is_left_out_of_a_header_of_present_cpus() -> None:
+def test_removed_cpu_is_left_out_of_a_header_of_present_cpus() -> None:
     loaded = expected_elfcorehdr(machine(online=(0, 1, 2)), Loader.KERNEL)
     header = expected_elfcorehdr(machine(online=(0, 2)), Loader.KERNEL, loaded)
     assert header.cpu_notes == (crash_notes(0), crash_notes(2))
@@ -73,7 +73,7 @@ def test_notes_of_all_possible_cpus_are_kept() -> None:
     assert expected_elfcorehdr(now, Loader.KERNEL, loaded).cpu_notes == loaded.cpu_notes
 
 
-def test_from_6_6_on_the_kernel_describes_possible_cpus_where_their_addresses_are_known() -> None:
+def test_header_describes_known_possible_cpus_since_6_6() -> None:
     cpus = tuple(cpu._replace(present=cpu.number < 2) for cpu in machine(online=range(4), possible=4).cpus)
     for release, described in (("6.5.0", 2), ("6.6.0", 4)):
         now = machine(release=release, possible=4)
@@ -81,26 +81,26 @@ def test_from_6_6_on_the_kernel_describes_possible_cpus_where_their_addresses_ar
         assert len(expected_elfcorehdr(now, Loader.KERNEL).cpu_notes) == described
 
 
-def test_low_memory_in_the_kernels_dialect_is_left_out_and_in_kexec_tools_is_the_backup_region() -> None:
+def test_low_memory_is_left_out_by_the_kernel_and_backed_up_by_kexec_tools() -> None:
     assert expected_elfcorehdr(machine(), Loader.KERNEL).ram[0].start == MIB
     backup = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=BACKUP).backup_region
     assert backup is not None
     assert (backup.p_offset, backup.p_paddr, backup.p_memsz) == (BACKUP, LOW_RAM[0], LOW_RAM[1] - LOW_RAM[0])
 
 
-def test_without_the_backup_regions_place_the_dialect_of_kexec_tools_cannot_be_built() -> None:
+def test_kexec_tools_header_needs_the_place_of_the_backup_region() -> None:
     with pytest.raises(CannotTellError, match="points to the backup region"):
         expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS)
 
 
-def test_other_ranges_of_low_memory_are_described_where_they_are() -> None:
+def test_low_memory_outside_the_backup_region_is_described_in_place() -> None:
     pieces = machine(ram=[(0x1000, 0x5C000), (0x60000, 0x9F000), (MIB, GIB)])
     header = expected_elfcorehdr(pieces, Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)
     low = [(p.p_offset, p.p_paddr) for p in header.ram_headers if p.p_paddr < MIB]
     assert low == [(BACKUP, 0x1000), (0x60000, 0x60000)]
 
 
-def test_too_large_for_its_room_is_an_error_that_names_both_sizes() -> None:
+def test_header_larger_than_its_room_is_an_error_with_both_sizes() -> None:
     size = expected_elfcorehdr(machine(), Loader.KERNEL).size
     assert expected_elfcorehdr(machine(), Loader.KERNEL, room=size).size == size
     with pytest.raises(NoRoomError, match=f"needs {size} bytes, its segment has room for {size - 1}"):
@@ -115,16 +115,16 @@ def test_too_large_for_its_room_is_an_error_that_names_both_sizes() -> None:
         (machine(vmcoreinfo=None), "vmcoreinfo cannot be read"),
     ],
 )
-def test_what_cannot_be_read_is_not_guessed(lacking: Machine, sentence: str) -> None:
+def test_unreadable_facts_are_not_guessed(lacking: Machine, sentence: str) -> None:
     with pytest.raises(CannotTellError, match=sentence):
         expected_elfcorehdr(lacking, Loader.KERNEL)
-    # What was fixed at boot, a header loaded by this kernel tells too.
+    # A header loaded by this kernel has the same values, because they are fixed at boot.
     loaded = expected_elfcorehdr(machine(), Loader.KERNEL)
     assert expected_elfcorehdr(lacking, Loader.KERNEL, loaded).to_bytes() == loaded.to_bytes()
 
 
-def test_a_present_cpu_whose_notes_are_masked_is_not_left_out_silently() -> None:
+def test_present_cpu_with_masked_notes_is_cannot_tell() -> None:
     now = machine(online=(0, 1))
     masked = now._replace(cpus=(now.cpus[0], Cpu(1, True, True, None)))
-    with pytest.raises(CannotTellError, match="where CPU 1 saves its registers"):
+    with pytest.raises(CannotTellError, match="the address of CPU 1's crash_notes cannot be read"):
         expected_elfcorehdr(masked, Loader.KERNEL)

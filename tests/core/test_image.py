@@ -50,13 +50,13 @@ def test_kimage_is_recognised_wherever_its_table_is(count_word: int) -> None:
     ],
     ids=["zeros", "entry", "outside", "unaligned", "overlap", "bufsz", "wraps", "short"],
 )
-def test_a_kimage_that_cannot_be_right_is_not_believed(data: bytes) -> None:
+def test_implausible_kimage_is_refused(data: bytes) -> None:
     with pytest.raises(CannotTellError):
         parse_kimage(data, RESERVED)
 
 
 @given(st.binary(max_size=KIMAGE_BYTES_NEEDED + 64))
-def test_any_bytes_are_a_kimage_or_a_sentence(data: bytes) -> None:
+def test_parse_kimage_accepts_or_refuses_any_bytes(data: bytes) -> None:
     try:
         assert parse_kimage(data, RESERVED).segments
     except CannotTellError as error:
@@ -75,7 +75,7 @@ def test_any_bytes_are_a_kimage_or_a_sentence(data: bytes) -> None:
         ("elfcorehdr=", None),
     ],
 )
-def test_the_command_line_tells_address_and_loader(cmdline: str, expected: tuple[int, Loader] | None) -> None:
+def test_elfcorehdr_argument_names_address_and_loader(cmdline: str, expected: tuple[int, Loader] | None) -> None:
     assert elfcorehdr_argument(cmdline) == expected
 
 
@@ -99,7 +99,7 @@ def saved_image(name: str, elfcorehdr_phys: int) -> CrashImage:
         ("6.12-s", 0x3300_0000, 0x3F00_0000, None, 0xE00B0),
     ],
 )
-def test_the_room_is_what_the_capture_kernel_leaves_alone(
+def test_elfcorehdr_room_is_the_memory_that_the_capture_kernel_does_not_use(
     name: str, elfcorehdr_phys: int, reserved_end: int, backup: int | None, room: int
 ) -> None:
     reserved = RangeList([(reserved_end - 0xC00_0000, reserved_end)])
@@ -119,6 +119,6 @@ def test_boot_params_tell_memory_map_and_command_line() -> None:
 
 
 @given(st.binary(max_size=5000))
-def test_any_bytes_as_boot_params(page: bytes) -> None:
+def test_e820_table_survives_any_bytes(page: bytes) -> None:
     for r, _kind in e820_table(page):
         assert 0 <= r.start <= r.end <= 1 << 64

@@ -1,4 +1,4 @@
-"""Kernel releases, and what follows from them."""
+"""Kernel releases, CPUs and memory of a machine."""
 
 from __future__ import annotations
 

@@ -30,18 +30,18 @@ def listed(kimage: Kimage, size: int, *changed: int) -> list[int]:
     return [s.phys for s in segments_to_list(kimage, changed, RESERVED, size)]
 
 
-def test_what_lies_below_the_hole_is_listed_for_its_place() -> None:
+def test_segments_below_the_hole_are_listed() -> None:
     assert listed(KIMAGE, 31 * PAGE, 0x3EE7_7000, 0x3EE8_0000) == [0x3300_0000, 0x3EE7_7000, 0x3EE8_0000]
 
 
-def test_a_need_larger_than_the_hole_lists_more_until_it_fits_elsewhere() -> None:
+def test_segments_are_listed_until_a_hole_is_large_enough() -> None:
     between = Kimage(0x3EE7_7730, (*TOOLS, Segment(0x3300_9000, PAGE, PAGE)))
     assert 0x3300_9000 not in listed(between, 8 * PAGE, 0x3EE8_0000)
     assert 0x3300_9000 in listed(between, 9 * PAGE, 0x3EE8_0000)
     assert 0x3300_9000 in listed(between, 31 * PAGE, 0x3EE8_0000)
 
 
-def test_no_hole_is_cannot_tell() -> None:
+def test_plan_without_a_hole_is_cannot_tell() -> None:
     with pytest.raises(CannotTellError, match="no hole of"):
         listed(KIMAGE, RESERVED.size, 0x3EE8_0000)
 
@@ -68,13 +68,13 @@ def test_control_pages_never_meet_a_segment_that_is_not_listed(
     assert not any(unlisted.contains(page) for page in free)
 
 
-def test_the_lowest_hole() -> None:
+def test_lowest_hole_is_the_first_that_is_large_enough() -> None:
     assert lowest_hole(Range(0, 100), [Range(0, 10), Range(15, 50)], 5) == Range(10, 15)
     assert lowest_hole(Range(0, 100), [Range(0, 10), Range(15, 50)], 6) == Range(50, 56)
     assert lowest_hole(Range(0, 100), [Range(0, 99)], 2) is None
 
 
-def test_the_bound_grows_with_memory_and_covers_what_was_seen() -> None:
+def test_control_pages_bound_grows_with_memory_and_covers_measured_use() -> None:
     """6 to 8 pages were in use with 1 GiB of RAM."""
     assert control_pages_bound(RangeList([(0, 1 << 30)])) >= 8 * PAGE
     assert control_pages_bound(RangeList([(0, 1 << 40)])) > 1024 * PAGE

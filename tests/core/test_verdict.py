@@ -18,9 +18,9 @@ PLACE = 600 * MIB
 WITH_DIMM = (LOW_RAM, (MIB, GIB), DIMM)
 
 
-def compared(loaded_for: Machine, now: Machine, dialect: Loader = Loader.KERNEL) -> Comparison:
+def compared(loaded_for: Machine, now: Machine, loader: Loader = Loader.KERNEL) -> Comparison:
     """Compare the header made for one machine with another."""
-    return compare_header(now, expected_elfcorehdr(loaded_for, dialect, backup_region_phys=BACKUP), dialect)
+    return compare_header(now, expected_elfcorehdr(loaded_for, loader, backup_region_phys=BACKUP), loader)
 
 
 def changed(header: ElfCoreHeader, index: int, **fields: int) -> ElfCoreHeader:
@@ -102,12 +102,12 @@ def test_backup_region_dropped_is_judged_by_kernel(release: str | None, crashker
         Verdict.NOT_ACCURATE: [finding.sentence for finding in result.findings],
         Verdict.CANNOT_TELL: result.unchecked,
     }[verdict]
-    assert "first 640 KiB are described no more" in shown[0]
+    assert "first 640 KiB are no longer described" in shown[0]
 
 
 def test_backup_region_kept_or_left_out_by_the_kernels_loader_is_not_mentioned() -> None:
-    for dialect in Loader:
-        result = compared(machine(), machine(), dialect)
+    for loader in Loader:
+        result = compared(machine(), machine(), loader)
         assert not any(note.kind is Kind.BACKUP_REGION_DROPPED for note in result.notes)
 
 
@@ -202,7 +202,7 @@ def test_header_that_outgrew_its_place_is_a_note(room: int, fits: bool) -> None:
         assert sentences == []
     else:
         needed = "the elfcorehdr for this machine needs 5216 bytes, its segment has room for 4096"
-        assert sentences == [f"it cannot be corrected in its place: {needed}"]
+        assert sentences == [f"the header cannot be corrected in its place: {needed}"]
 
 
 def test_loader_is_known_from_the_command_line_before_the_header() -> None:

@@ -32,7 +32,7 @@ INFO = b"OSRELEASE=6.1.0-test\nCRASHTIME=1795368112\n"
 
 @dataclass(frozen=True)
 class InMemory:
-    """A vmcore whose contents are zeros that nobody stores."""
+    """A vmcore whose contents are zeros, made when they are read."""
 
     head: bytes
     size: int
@@ -124,7 +124,7 @@ def test_beginning_of_a_dump_names_the_checks_that_were_not_made() -> None:
     assert vmcore.is_beginning
     assert result.findings == []
     assert "only the first 32 KiB of 799.0 MiB" in result.unchecked[0]
-    # Negative control: too large to be a beginning somebody sent, so it counts as truncated.
+    # Negative control: a file this large is no beginning of a vmcore, so it counts as truncated.
     assert kinds(audited(replace(whole, size=2 * MIB))) == [Kind.TRUNCATED]
 
 
@@ -185,7 +185,7 @@ def test_notes_survive_packing(notes: list[Note]) -> None:
 
 
 @given(st.binary(max_size=600))
-def test_any_bytes_are_a_vmcore_or_one_sentence(data: bytes) -> None:
+def test_parser_accepts_or_refuses_any_bytes(data: bytes) -> None:
     for start in (b"", core_header(62, 3).to_bytes()):
         source = InMemory(start + data, len(start + data))
         try:

@@ -92,7 +92,7 @@ class FakeKexec:
         self.flags: list[int] = []
         self.sysroot = Sysroot(str(self.root))
         self.before_load: Callable[[], None] = lambda: None
-        """Called right before a kexec_load does anything: what another process does at the very moment, or an error."""
+        """Called right before a kexec_load changes anything; acts as another process, or raises the kernel's error."""
         self.after_load: Callable[[], None] = lambda: None
         """Called when a kexec_load is over."""
         self.locks: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -113,7 +113,7 @@ class FakeKexec:
         return find_crash_image(self.sysroot, read_machine(self.sysroot).crashkernel)
 
     def make_possible(self, number: int) -> None:
-        """Let the machine have so many possible CPUs, whose notes lie one page apart."""
+        """Let the machine have so many possible CPUs, with notes one page apart."""
         present = read_machine(self.sysroot).present_cpus
         size = next(cpu.crash_notes.size for cpu in present if cpu.crash_notes is not None)
         absent = range(len(present), number)
@@ -129,7 +129,7 @@ class FakeKexec:
         self.write_file("proc/iomem", text.rstrip("\n") + "\n" + "\n".join(lines) + "\n")
 
     def kexec_load(self, entry_phys: int, segments: Sequence[NewSegment], flags: int) -> None:
-        """Do what kexec_load does: copy each segment, take control pages, make a struct kimage of what was listed."""
+        """Act as kexec_load: copy each segment, take control pages, make a struct kimage of the listed segments."""
         self.before_load()
         self.write_file("sys/kernel/kexec_crash_loaded", "1\n")
         for s in segments:

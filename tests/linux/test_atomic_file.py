@@ -1,4 +1,4 @@
-"""Atomic writes: what may be replaced, what a failed or killed write leaves, and what a reader sees meanwhile."""
+"""Atomic writes: the files that may be replaced, the remains of a failed or killed write, and a reader's view."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def wrap(monkeypatch: pytest.MonkeyPatch, name: str, before: Callable[..., objec
 @pytest.mark.parametrize("mode", [0o600, 0o644])
 def test_write_makes_and_replaces_a_file_with_the_given_mode(tmp_path: Path, mode: int, umask: int) -> None:
     path = tmp_path / "file"
-    former = os.umask(umask)
+    previous = os.umask(umask)
     try:
         for data in (b"long content\n" * 9000, b"short\n", b""):
             write_atomically(str(path), data, mode)
             assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (data, mode)
     finally:
-        os.umask(former)
+        os.umask(previous)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -58,7 +58,7 @@ def test_relative_path_without_a_directory(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "socket", "device", "link", "dangling link"])
-def test_anything_but_a_regular_file_is_refused_and_stays(tmp_path: Path, kind: str) -> None:
+def test_path_other_than_a_regular_file_is_refused_and_stays(tmp_path: Path, kind: str) -> None:
     path, target = tmp_path / "path", tmp_path / "target"
     if kind == "directory":
         path.mkdir()
@@ -98,11 +98,11 @@ def test_planted_temporary_file_is_not_written_to(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("failing", ["write", "fchmod", "fsync", "replace"])
-def test_failed_write_leaves_the_former_file_and_no_temporary(
+def test_failed_write_leaves_the_previous_file_and_no_temporary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     path = tmp_path / "file"
-    path.write_bytes(b"former")
+    path.write_bytes(b"previous")
 
     def fail(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
@@ -110,7 +110,7 @@ def test_failed_write_leaves_the_former_file_and_no_temporary(
     wrap(monkeypatch, failing, fail)
     with pytest.raises(InputError, match=r"file cannot be written: No space left on device$"):
         write_atomically(str(path), b"new", durable=True)
-    assert path.read_bytes() == b"former"
+    assert path.read_bytes() == b"previous"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -124,16 +124,16 @@ def test_interrupted_write_leaves_no_temporary(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
-def test_reader_sees_the_former_content_until_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_sees_the_previous_content_until_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    path.write_bytes(b"former")
+    path.write_bytes(b"previous")
     seen = []
     for name in ("write", "fchmod", "fsync", "replace", "close"):
         wrap(monkeypatch, name, lambda *_arguments, name=name: seen.append((name, path.read_bytes())))
     write_atomically(str(path), b"new", durable=True)
     monkeypatch.undo()
     renamed = [name for name, _content in seen].index("replace")
-    assert {content for _name, content in seen[: renamed + 1]} == {b"former"}
+    assert {content for _name, content in seen[: renamed + 1]} == {b"previous"}
     assert {content for _name, content in seen[renamed + 1 :]} == {b"new"}
 
 
@@ -186,7 +186,7 @@ def test_owner_is_the_given_one_or_that_of_the_process(tmp_path: Path) -> None:
 
 def test_extended_attributes_of_the_replaced_file_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_bytes(b"former")
+    path.write_bytes(b"previous")
     try:
         os.setxattr(path, "user.label", b"kept")
     except OSError:
@@ -228,7 +228,7 @@ def test_place_where_no_file_can_be_is_an_input_error(tmp_path: Path, path: str)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+def test_write_closes_every_descriptor(tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     write_atomically(str(tmp_path / "file"), b"new")
     with pytest.raises(InputError):

@@ -1,4 +1,4 @@
-"""Where the layout of struct kimage comes from."""
+"""The source of the layout of struct kimage: BTF, or the table of known layouts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.image import KNOWN_LAYOUTS, KimageLayout
-from crash_hotplug.linux import btf_file
 from crash_hotplug.linux.btf_file import kimage_layouts, layout_source
 from crash_hotplug.linux.sysroot import Sysroot
-
-MEMBERS = {"start": 24, "nr_segments": 56, "segment": 64, "control_page": 624}
+from tests.core.test_btf import MEMBERS, btf
 
 
 @pytest.fixture
@@ -25,10 +23,9 @@ def test_layouts_without_btf_are_those_of_the_table(sysroot: Sysroot) -> None:
     assert layout_source(sysroot) == "table"
 
 
-def test_layouts_with_btf_are_the_one_of_btf(sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch) -> None:
-    (Path(sysroot.locate("/sys/kernel/btf/vmlinux"))).write_bytes(b"btf")
-    monkeypatch.setattr(btf_file, "struct_members", lambda _data, name, _needed: MEMBERS if name == "kimage" else None)
-    assert kimage_layouts(sysroot) == (KimageLayout(24, 56, 64, 624),)
+def test_layouts_with_btf_are_the_one_of_btf(sysroot: Sysroot) -> None:
+    (Path(sysroot.locate("/sys/kernel/btf/vmlinux"))).write_bytes(btf({**MEMBERS, "start": 40}))
+    assert kimage_layouts(sysroot) == (KimageLayout(40, 56, 64, 624),)
     assert layout_source(sysroot) == "BTF"
 
 

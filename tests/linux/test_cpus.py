@@ -37,7 +37,7 @@ from tests.trees import loaded_header, tree
 CRASH_NOTES_VIRT = TEXT_VIRT + 0x3000
 PER_CPU_OFFSET_VIRT = TEXT_VIRT + 0x4000
 PERCPU_BASE = 0x2D400
-"""What ``crash_notes`` holds: an offset into each CPU's area."""
+"""The value of ``crash_notes``: an offset into each CPU's area."""
 AREAS = [DIRECT_MAP + 0x3EC0_0000 + number * 0x4_0000 for number in range(4)]
 PHYS = [area - DIRECT_MAP + PERCPU_BASE for area in AREAS]
 SYMBOLS = f"{CRASH_NOTES_VIRT:016x} B crash_notes\n{PER_CPU_OFFSET_VIRT:016x} D __per_cpu_offset\n"
@@ -153,7 +153,7 @@ def test_possible_notes_are_kept_by_a_snapshot(tmp_path: Path) -> None:
 def test_saved_notes_that_are_broken_are_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "sys").mkdir()
     (tmp_path / SAVED_NOTES.lstrip("/")).write_text(text)
-    with pytest.raises(InputError, match="is not what a snapshot writes"):
+    with pytest.raises(InputError, match="is not in the format of a snapshot"):
         with_possible_notes(Sysroot(str(tmp_path)), None, sysfs_cpus())
 
 

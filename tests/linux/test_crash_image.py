@@ -46,7 +46,7 @@ def live_tree(path: Path, physical: Mapping[int, bytes], pointer: int = DIRECT_M
     return Sysroot(str(path))
 
 
-def test_the_image_is_found_through_the_kernels_own_pointer(tmp_path: Path) -> None:
+def test_live_image_is_found_through_kexec_crash_image(tmp_path: Path) -> None:
     image = find_crash_image(live_tree(tmp_path, IMAGE), RESERVED)
     assert image.elfcorehdr == IMAGE[0x39F5_D000]
     assert (image.elfcorehdr_phys, image.boot_params_phys, image.cmdline_phys) == (0x39F5D000, 0x39F4E000, 0x39F53000)
@@ -57,40 +57,40 @@ def test_the_image_is_found_through_the_kernels_own_pointer(tmp_path: Path) -> N
     assert json.loads(json.dumps(places_of(image)))["segments"][3]["memsz"] == "0x4000"
 
 
-def test_no_image_any_more(tmp_path: Path) -> None:
+def test_image_unloaded_during_the_read_is_cannot_tell(tmp_path: Path) -> None:
     with pytest.raises(CannotTellError, match="unloaded while"):
         find_crash_image(live_tree(tmp_path, IMAGE, pointer=0), RESERVED)
 
 
-def test_a_wild_pointer_is_not_followed(tmp_path: Path) -> None:
+def test_wild_pointer_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(CannotTellError, match="no memory at virtual address 0x1234"):
         find_crash_image(live_tree(tmp_path, IMAGE, pointer=0x1234), RESERVED)
 
 
-def test_without_an_elfcorehdr_among_the_segments(tmp_path: Path) -> None:
+def test_image_without_an_elfcorehdr_is_cannot_tell(tmp_path: Path) -> None:
     with pytest.raises(CannotTellError, match="none of the loaded crash image's segments"):
         find_crash_image(live_tree(tmp_path, {**IMAGE, 0x39F5_D000: bytes(4096)}), RESERVED)
 
 
-def test_a_command_line_that_points_elsewhere_is_not_believed(tmp_path: Path) -> None:
+def test_command_line_that_contradicts_the_image_is_cannot_tell(tmp_path: Path) -> None:
     moved = {**IMAGE, 0x39F5_3000: b"quiet elfcorehdr=0x2e000000\0"}
     with pytest.raises(CannotTellError, match="look for its elfcorehdr at 0x2e000000"):
         find_crash_image(live_tree(tmp_path, moved), RESERVED)
 
 
-def test_without_boot_params_the_header_is_still_found(tmp_path: Path) -> None:
+def test_header_is_found_without_boot_params(tmp_path: Path) -> None:
     image = find_crash_image(live_tree(tmp_path, {**IMAGE, 0x39F4_E000: bytes(4096)}), RESERVED)
     assert (image.elfcorehdr_phys, image.cmdline, image.loader) == (0x39F5D000, None, None)
 
 
-def test_without_the_symbol_it_says_what_is_needed(tmp_path: Path) -> None:
+def test_masked_symbol_names_the_capability(tmp_path: Path) -> None:
     sysroot = live_tree(tmp_path, IMAGE)
     (tmp_path / "proc" / "kallsyms").write_text("0000000000000000 B kexec_crash_image\n")
     with pytest.raises(CannotTellError, match=r"CAP_SYSLOG .* run as root"):
         find_crash_image(sysroot, RESERVED)
 
 
-def test_a_saved_image() -> None:
+def test_saved_image_is_read() -> None:
     image = read_crash_image(Sysroot(str(tree("6.12-ch", 1))), RESERVED)
     assert (image.elfcorehdr_phys, image.loader) == (0x3EE80000, Loader.KEXEC_TOOLS)
 
@@ -106,7 +106,7 @@ def test_a_saved_image() -> None:
         "[" * 60000,
     ],
 )
-def test_a_broken_image_json_is_a_sentence(tmp_path: Path, content: str) -> None:
+def test_broken_image_json_is_refused(tmp_path: Path, content: str) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tree("6.1-c", 0), copy)
     (copy / "crash-image" / "image.json").write_text(content)
@@ -114,7 +114,7 @@ def test_a_broken_image_json_is_a_sentence(tmp_path: Path, content: str) -> None
         read_crash_image(Sysroot(str(copy)), RESERVED)
 
 
-def test_a_tree_without_the_image_says_what_to_give(tmp_path: Path) -> None:
+def test_saved_tree_without_the_image_names_the_option(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tree("6.1-c", 0), copy)
     shutil.rmtree(copy / "crash-image")

@@ -55,7 +55,7 @@ def test_masked_addresses_are_an_error_and_not_an_empty_machine() -> None:
         ("0-fffffffffffffffff : System RAM", "line 1, is not"),
     ],
 )
-def test_broken_text_is_one_sentence(text: str, sentence: str) -> None:
+def test_broken_text_is_refused(text: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         parse_iomem(text)
 
@@ -67,7 +67,7 @@ def test_ram_up_to_the_end_of_the_address_space() -> None:
 @given(
     st.text(st.characters(max_codepoint=127)) | st.from_regex(r"( *[0-9a-f]{1,20}-[0-9a-f]{1,20} : System RAM\n){1,9}")
 )
-def test_any_text_is_parsed_or_one_sentence(text: str) -> None:
+def test_iomem_parser_accepts_or_refuses_any_text(text: str) -> None:
     try:
         assert parse_iomem(text).ram
     except CrashHotplugError as error:

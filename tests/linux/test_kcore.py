@@ -27,7 +27,7 @@ def test_memory_is_read_by_physical_and_virtual_address(kcore: Kcore) -> None:
 
 
 @pytest.mark.parametrize(("phys", "length"), [(RAM_SIZE, 1), (RAM_SIZE - 4, 8)])
-def test_memory_that_is_not_there_is_a_sentence(kcore: Kcore, phys: int, length: int) -> None:
+def test_missing_memory_is_cannot_tell(kcore: Kcore, phys: int, length: int) -> None:
     with pytest.raises(CannotTellError, match="no memory at physical address"):
         kcore.read_phys(phys, length)
 
@@ -38,7 +38,7 @@ def test_addresses_without_a_physical_one_are_not_ram(kcore: Kcore) -> None:
     assert kcore.phys_of_kernel_virt(DIRECT_MAP) is None
 
 
-def test_the_headers_of_a_real_machine() -> None:
+def test_kcore_headers_of_a_capture_are_read() -> None:
     with Kcore(Sysroot(str(tree("6.1-c", 1)))) as kcore:
         assert kcore.page_offset() == 0xFFFF8E35C0000000
         assert kcore.phys_of_kernel_virt(0xFFFFFFFF92000000) == 0x3A800000
@@ -47,7 +47,7 @@ def test_the_headers_of_a_real_machine() -> None:
             kcore.read_phys(0x5000, 8)
 
 
-def test_a_truncated_kcore_is_a_sentence(tmp_path: Path) -> None:
+def test_truncated_or_missing_kcore_is_reported(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "kcore").write_bytes((tree("6.1-c", 0) / "proc" / "kcore").read_bytes()[:300])
     with pytest.raises(InputError, match="is truncated"):
@@ -57,7 +57,7 @@ def test_a_truncated_kcore_is_a_sentence(tmp_path: Path) -> None:
         Kcore(Sysroot(str(tmp_path)))
 
 
-def test_a_kcore_that_is_hidden_from_a_container_or_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_kcore_names_the_container_or_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Container runtimes put /dev/null over it, systemd an empty file."""
     (tmp_path / "empty").write_text("")
     for path, words in (("/dev/null", "is hidden: a container"), (str(tmp_path / "empty"), "is empty: a container")):

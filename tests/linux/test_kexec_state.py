@@ -1,4 +1,4 @@
-"""What the kernel says of kexec, in the old and the new place."""
+"""The kernel's files about kexec, in the old and the new place."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_directory_in_place_of_a_file_is_one_sentence(root: Path) -> None:
 @pytest.mark.parametrize(
     ("user", "needed"), [(1000, "run as root"), (0, "root may not read it either: see .*lockdown")]
 )
-def test_file_without_permission_is_a_sentence_that_says_what_is_needed(
+def test_file_without_permission_names_what_is_needed(
     root: Path, monkeypatch: pytest.MonkeyPatch, user: int, needed: str
 ) -> None:
     def refuse(*_arguments: object) -> int:
@@ -98,7 +98,7 @@ def test_missing_file_is_none_or_one_sentence(tmp_path: Path) -> None:
         open_given(missing, "the header")
 
 
-def test_other_than_regular_files_are_refused_without_waiting(tmp_path: Path) -> None:
+def test_irregular_files_are_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (str(tmp_path), str(tmp_path / "pipe"), "/dev/zero"):
         with pytest.raises(InputError, match="is not a regular file"):

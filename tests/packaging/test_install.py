@@ -1,4 +1,4 @@
-"""What ``make install`` puts on a machine: the list behind both packages."""
+"""The files that ``make install`` installs, from which both packages are built."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PYTHON_DIRECTORY = "usr/lib/python3/dist-packages"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the root of an installed tree, made under a umask that would keep everybody out."""
+    """Return the root of an installed tree, made under a umask of 0077."""
     root = tmp_path_factory.mktemp("root")
     install = [sys.executable, "tools/install.py", "--destdir", str(root), "--prefix", "/usr"]
     before = os.umask(0o077)
@@ -36,19 +36,19 @@ def run_installed(root: Path, *arguments: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-def test_the_command_works_without_any_other_package(installed: Path) -> None:
+def test_installed_command_works_without_any_other_package(installed: Path) -> None:
     assert run_installed(installed, "--version").stdout == f"crash-hotplug {__version__}\n"
     assert run_installed(installed, "status", "--sysroot", str(tree("6.1-c", 0))).returncode == 0
     assert run_installed(installed, "status", "--sysroot", str(tree("6.1-c", 1))).returncode == 4
 
 
-def test_the_launcher_ignores_the_environment(installed: Path) -> None:
+def test_launcher_ignores_the_environment(installed: Path) -> None:
     launcher = (installed / "usr/bin/crash-hotplug").read_text()
     assert launcher.startswith("#!/usr/bin/python3 -I\n")
     assert f'"/{PYTHON_DIRECTORY}"' in launcher
 
 
-def test_the_lab_is_left_out_everywhere(installed: Path) -> None:
+def test_installed_files_contain_nothing_of_the_lab(installed: Path) -> None:
     assert run_installed(installed, "lab", "list").returncode == 2
     completions = (installed / "usr/share/bash-completion/completions/crash-hotplug").read_text()
     assert 'words="status ' in completions
@@ -60,14 +60,14 @@ def test_the_lab_is_left_out_everywhere(installed: Path) -> None:
     assert "__pycache__" not in names
 
 
-def test_everybody_may_read_and_only_the_command_runs(installed: Path) -> None:
+def test_installed_files_are_readable_by_all_and_only_the_command_is_executable(installed: Path) -> None:
     modes = {path: path.stat().st_mode & 0o777 for path in installed.rglob("*")}
     for path, mode in modes.items():
         runs = path.is_dir() or path.parent.name == "bin"
         assert mode == (0o755 if runs else 0o644), path
 
 
-def test_every_package_has_this_version() -> None:
+def test_version_is_the_same_in_every_package() -> None:
     changelog = (ROOT / "packaging/debian/changelog").read_text()
     assert changelog.startswith(f"crash-hotplug ({__version__}) ")
     spec = (ROOT / "packaging/rpm/crash-hotplug.spec").read_text()

@@ -34,7 +34,7 @@ def asked_for(expression: str) -> set[str]:
     return set(re.findall(r"crash_hotplug_\w+", expression))
 
 
-def test_every_alert_is_about_a_metric_that_is_written_and_says_what_to_do() -> None:
+def test_alerts_use_written_metrics_and_have_summary_and_description() -> None:
     assert {rule["alert"] for rule in rules()} >= {"CrashImageNotAccurate", "CrashImageMissing", "CrashHotplugSilent"}
     for rule in rules():
         assert asked_for(rule["expr"])
@@ -44,7 +44,7 @@ def test_every_alert_is_about_a_metric_that_is_written_and_says_what_to_do() -> 
         assert rule["labels"]["severity"] in ("info", "warning")
 
 
-def test_the_verdicts_and_strategies_that_alerts_name_exist() -> None:
+def test_alerts_name_existing_verdicts_and_strategies() -> None:
     for rule in rules():
         for verdict in re.findall(r'verdict="([^"]*)"', rule["expr"]):
             assert Verdict(verdict)
@@ -52,7 +52,7 @@ def test_the_verdicts_and_strategies_that_alerts_name_exist() -> None:
             assert strategy in ("in-place", "reload")
 
 
-def test_the_dashboard_shows_metrics_that_are_written() -> None:
+def test_dashboard_shows_written_metrics_only() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     expressions = [target["expr"] for panel in panels for target in panel["targets"]]
     assert len(expressions) >= 7

@@ -27,7 +27,7 @@ needs_rpm = pytest.mark.skipif(
 
 
 def run(*command: str, **environment: str) -> str:
-    """Run a command in the source tree; what it printed."""
+    """Run a command in the source tree and return its output."""
     everything = {**os.environ, **environment}
     done = subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -50,7 +50,7 @@ def rpms() -> list[Path]:
 
 
 @needs_debhelper
-def test_the_deb_is_the_same_wherever_it_is_built(deb: Path) -> None:
+def test_deb_is_reproducible(deb: Path) -> None:
     before = hashlib.sha256(deb.read_bytes()).hexdigest()
     (again,) = build("deb", TZ="Asia/Tokyo", LC_ALL="C", COLUMNS="40")
     assert hashlib.sha256(again.read_bytes()).hexdigest() == before
@@ -83,7 +83,7 @@ def test_rpmlint_has_no_complaint(rpms: list[Path], tmp_path: Path) -> None:
 
 @needs_debhelper
 @needs_rpm
-def test_both_packages_hold_the_same(deb: Path, rpms: list[Path]) -> None:
+def test_deb_and_rpm_contain_the_same_files(deb: Path, rpms: list[Path]) -> None:
     in_deb = files_in(run("dpkg-deb", "-c", str(deb)), column=5)
     in_rpm = files_in(run("rpm", "-qplv", *(str(path) for path in rpms if path.name.endswith(".noarch.rpm"))), column=8)
     assert in_deb - in_rpm == {"/share/doc/crash-hotplug/changelog", "/share/doc/crash-hotplug/copyright"}
@@ -92,7 +92,7 @@ def test_both_packages_hold_the_same(deb: Path, rpms: list[Path]) -> None:
 
 
 @needs_debhelper
-def test_removing_the_deb_takes_back_what_doctor_wrote_while_it_still_can(deb: Path, tmp_path: Path) -> None:
+def test_deb_prerm_undoes_doctor_before_the_program_is_removed(deb: Path, tmp_path: Path) -> None:
     run("dpkg-deb", "-e", str(deb), str(tmp_path))
     prerm = (tmp_path / "prerm").read_text()
     assert 0 < prerm.index("crash-hotplug doctor --undo") < prerm.index("py3clean")
@@ -101,7 +101,7 @@ def test_removing_the_deb_takes_back_what_doctor_wrote_while_it_still_can(deb: P
 
 
 def files_in(listing: str, column: int) -> set[str]:
-    """Name the files of a listing, without what each distribution does in its own way."""
+    """Return the files of a listing, with the differences between the distributions' directories removed."""
     names = {line.split()[column].lstrip(".") for line in listing.splitlines() if not line.startswith("d")}
     names = {name.replace("/site-packages/", "/dist-packages/") for name in names}
     names = {name.replace("/site-functions/", "/vendor-completions/") for name in names}

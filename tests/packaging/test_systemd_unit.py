@@ -1,13 +1,25 @@
-"""The unit file: what the service needs is allowed, and systemd's own checks have no complaint."""
+"""The unit file allows the needs of the service, fits its wake-ups, and passes systemd's own checks."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import time
 from collections import defaultdict
 from pathlib import Path
+from typing import cast
 
 import pytest
+
+from crash_hotplug.core.service.watch_record import WatchRecord
+from crash_hotplug.core.service.watch_schedule import HEARTBEAT, Schedule
+from crash_hotplug.linux.loading import reload
+from crash_hotplug.linux.loading.live_machine import PATIENCE_SECONDS
+from crash_hotplug.linux.service.reconciler import Reconciler
+from crash_hotplug.linux.service.sd_notify import Notifier
+from crash_hotplug.linux.service.uevents import UeventSocket
+from crash_hotplug.linux.service.watch_service import Service
 
 UNIT = Path(__file__).parent.parent.parent / "packaging" / "systemd" / "crash-hotplug.service"
 
@@ -21,7 +33,7 @@ def settings() -> dict[str, list[str]]:
     return found
 
 
-def test_what_the_service_needs_is_not_taken_away() -> None:
+def test_unit_allows_what_the_service_needs() -> None:
     unit = settings()
     needed = {"CAP_SYS_BOOT", "CAP_SYS_ADMIN", "CAP_SYS_RAWIO", "CAP_SYSLOG", "CAP_NET_ADMIN"}
     assert needed <= set(unit["CapabilityBoundingSet"][0].split())
@@ -32,11 +44,33 @@ def test_what_the_service_needs_is_not_taken_away() -> None:
     assert unit["RestrictAddressFamilies"] == ["AF_NETLINK AF_UNIX"]
 
 
-def test_the_watchdog_is_slower_than_the_heartbeat() -> None:
-    assert settings()["WatchdogSec"] == ["2min"]
+def watchdog_seconds() -> float:
+    """Return WatchdogSec= in seconds."""
+    matched = re.fullmatch(r"(\d+)(s|min)", settings()["WatchdogSec"][0])
+    assert matched is not None
+    return int(matched[1]) * {"s": 1.0, "min": 60.0}[matched[2]]
 
 
-def test_it_is_restarted_unless_that_is_of_no_use() -> None:
+@pytest.mark.parametrize("heartbeat", [HEARTBEAT, 86400.0], ids=["default", "longest"])
+def test_watchdog_allows_a_missed_wakeup_of_the_idle_service(heartbeat: float) -> None:
+    schedule = Schedule(time.monotonic(), heartbeat=heartbeat)
+    while schedule.due < time.monotonic() + heartbeat - 1:  # looks grow apart until the heartbeat
+        schedule.finished(time.monotonic(), has_news=False)
+    notifier = Notifier({"NOTIFY_SOCKET": "@nobody", "WATCHDOG_USEC": f"{watchdog_seconds() * 1e6:.0f}"})
+    reconciler, uevents = cast("Reconciler", None), cast("UeventSocket", None)  # neither is asked
+    service = Service(reconciler, uevents, schedule, WatchRecord("1", 0.0), lambda *_: None, notifier)
+    assert 0 < service._sleep_milliseconds() / 1000 <= watchdog_seconds() / 2 + 0.01
+
+
+def test_watchdog_adds_no_wakeup_to_the_default_heartbeat() -> None:
+    assert watchdog_seconds() / 2 >= HEARTBEAT
+
+
+def test_watchdog_is_longer_than_every_wait_of_a_look() -> None:
+    assert watchdog_seconds() / 2 > reload._WAKE_SECONDS + PATIENCE_SECONDS
+
+
+def test_unit_restarts_the_service_except_after_usage_and_cannot_tell() -> None:
     unit = settings()
     assert unit["Restart"] == ["always"]
     assert unit["RestartPreventExitStatus"] == ["2 5"]
@@ -53,7 +87,7 @@ def installed(tmp_path: Path) -> Path:
     return copy
 
 
-def test_systemd_has_no_complaint(installed: Path) -> None:
+def test_systemd_analyze_verify_reports_nothing(installed: Path) -> None:
     done = subprocess.run(
         ["systemd-analyze", "--man=no", "verify", str(installed)], capture_output=True, text=True, check=False
     )
@@ -61,7 +95,7 @@ def test_systemd_has_no_complaint(installed: Path) -> None:
     assert complaints == []
 
 
-def test_systemd_thinks_it_is_confined(installed: Path) -> None:
+def test_systemd_analyze_security_rates_the_unit_as_confined(installed: Path) -> None:
     command = ["systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=30", str(installed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "unrecognized option" in done.stderr:

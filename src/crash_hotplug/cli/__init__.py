@@ -1,1 +1,1 @@
-"""What a person types: the commands, their output and their exit codes."""
+"""The command line: the commands, their output and their exit codes."""

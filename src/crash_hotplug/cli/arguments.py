@@ -22,7 +22,7 @@ _INPUT_LIMIT = 16 << 20
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """A formatter that asks for the terminal's width without shutil, which imports every compression module.
+    """A formatter that reads the terminal's width without shutil, which imports every compression module.
 
     argparse makes a formatter for each argument that is added to a parser.
     """
@@ -111,7 +111,7 @@ def memory_ranges(text: str) -> int:
 
 
 def read_input(path: str, what: str) -> bytes:
-    """Read a file that a person named.
+    """Read a file that the user named.
 
     :raise CannotTellError: it may not be read
     :raise InputError: it cannot be read, or is larger than such a file can be

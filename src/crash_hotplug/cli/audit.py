@@ -1,4 +1,4 @@
-"""``crash-hotplug audit``: what is in a vmcore, and what is missing."""
+"""``crash-hotplug audit``: report the contents and the defects of a vmcore."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
-    :return: 0 where nothing is wrong as far as it could be checked, 4 where something is
+    :return: 0 where the checks that could be made found no defect, 4 where they found one
     """
     with VmcoreFile(arguments.vmcore) as source:
         vmcore = parse_vmcore(source)
@@ -94,9 +94,9 @@ def _verdict(vmcore: Vmcore, result: Comparison) -> Verdict:
 
 def _sentence(vmcore: Vmcore, result: Comparison, verdict: Verdict, compared: bool) -> str:
     if verdict is Verdict.NOT_ACCURATE:
-        return f"{count(len(result.findings), 'thing is', 'things are')} wrong with this vmcore"
+        return f"this vmcore has {count(len(result.findings), 'defect')}"
     if verdict is Verdict.CANNOT_TELL:
-        return "nothing wrong was found, but not everything could be checked"
+        return "no defect was found, but some checks could not be made"
     what = "it describes the machine completely" if compared else "it is well formed"
     if vmcore.is_beginning:
         return f"judging by its headers, {what}; the file contains only the beginning"

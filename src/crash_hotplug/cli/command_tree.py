@@ -38,7 +38,7 @@ class Argument:
 
     @property
     def invocation(self) -> str:
-        """How it is typed, such as ``-o, --output FILE``."""
+        """The form in which it is typed, such as ``-o, --output FILE``."""
         return " ".join(part for part in (", ".join(self.names), self.metavar) if part)
 
 
@@ -85,7 +85,7 @@ def _argument(action: argparse.Action, prog: str) -> Argument:
 
 
 def _value(action: argparse.Action) -> tuple[str, Value, tuple[str, ...]]:
-    """Return how the value is shown, its kind, and the words that are known for it."""
+    """Return the name of the value, its kind, and its known words."""
     if action.nargs == 0:
         return "", Value.NOTHING, ()
     if action.choices is not None:

@@ -1,4 +1,4 @@
-"""``crash-hotplug doctor``: what will handle the next hot-plug, and ``--fix`` and ``--undo``."""
+"""``crash-hotplug doctor``: report how the next hot-plug will be handled; ``--fix`` and ``--undo``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Reports what will handle the next hot-plug of CPUs or memory (the kernel, a udev
 service) and whether it will succeed.  Then lists the facts, each with the file that it was read from.
 The exit status is 0 if every kind of hot-plug will be handled, and 4 if one will not.
 
---fix leaves the work to the service.  In /etc/udev/rules.d it writes copies of the distribution's rules
-files without their reloads, which hide the originals.  In the settings of kdump-tools or kdumpctl it adds
-acpi_no_memhotplug to the capture kernel's command line.  --undo restores every file.  The former files are
-kept in /var/lib/crash-hotplug/doctor.json.  A file that was changed after --fix is left alone.
+--fix disables the distribution's reloads in favour of the service.  It writes copies of the distribution's rules
+files without their reloads into /etc/udev/rules.d, where they hide the originals.  It adds acpi_no_memhotplug to
+the capture kernel's command line in the settings of kdump-tools or kdumpctl.  --undo restores every file.
+/var/lib/crash-hotplug/doctor.json keeps the previous files.  A file that was changed after --fix is left alone.
 """
 EXAMPLES = """\
 examples:
@@ -45,10 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sysroot(parser)
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
-        "--fix", action="store_true", help="disable the distribution's reloads: the service does the work"
+        "--fix", action="store_true", help="disable the distribution's reloads in favour of the service"
     )
     action.add_argument("--undo", action="store_true", help="restore the files that --fix changed")
-    parser.add_argument("--dry-run", action="store_true", help="with --fix or --undo: only show what would change")
+    parser.add_argument("--dry-run", action="store_true", help="with --fix or --undo: only show the changes")
     add_json(parser)
 
 
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise CrashHotplugError(f"{action} changes files in /etc: run as root; nothing was changed")
         return _fix(sysroot, arguments) if arguments.fix else _undo(sysroot, arguments)
     if arguments.dry_run:
-        print("crash-hotplug doctor: --dry-run goes with --fix or --undo", file=sys.stderr)
+        print("crash-hotplug doctor: --dry-run requires --fix or --undo", file=sys.stderr)
         return exit_codes.USAGE
     diagnosis = read_diagnosis(sysroot)
     forecasts = forecast(diagnosis.situation)
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _fix(sysroot: Sysroot, arguments: argparse.Namespace) -> int:
-    """Write the files that leave the work to the service; the exit code is 1 if one had to be left alone."""
+    """Disable the distribution's reloads; the exit code is 1 if a file had to be left alone."""
     if sysroot.is_live and machine_name() != "x86_64":
         raise CrashHotplugError(
             f"this machine is {machine_name()}: {SERVICE} works on x86_64 only; nothing was changed"
@@ -97,7 +97,7 @@ def _fix(sysroot: Sysroot, arguments: argparse.Namespace) -> int:
 
 
 def _undo(sysroot: Sysroot, arguments: argparse.Namespace) -> int:
-    """Restore what --fix changed; the exit code is 1 if a file had to be left alone."""
+    """Restore the files that --fix changed; the exit code is 1 if a file had to be left alone."""
     undone = undo_fix(sysroot, arguments.dry_run)
     to_do = _tell_udev(sysroot, arguments, undone.changed)
     return _show_changes(arguments, "undo", undone.changed, undone.left_alone, to_do)

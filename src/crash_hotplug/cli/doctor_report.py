@@ -1,4 +1,4 @@
-"""What ``doctor`` reports: the verdict, the facts with the files that they were read from, and advice."""
+"""The report of ``doctor``: the verdict, the facts with the files that they were read from, and advice."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _image(diagnosis: Diagnosis) -> Facts:
     elif not state.image_loaded:
         yield "none is loaded", source
     elif loaded is None:
-        yield f"one is loaded; who loaded it is not known: {diagnosis.loaded_reason}", source
+        yield f"one is loaded; its loader is not known: {diagnosis.loaded_reason}", source
     else:
         by_kernel = loaded.assessment.loader is Loader.KERNEL
         loader = "kexec_file_load (kexec -s)" if by_kernel else "kexec_load (kexec -c)"
@@ -201,7 +201,7 @@ def _image(diagnosis: Diagnosis) -> Facts:
             )
         reason = situation.in_place_reason or ""
         in_place = {True: "can be updated in place", False: f"cannot be updated in place: {reason}", None: reason}
-        yield in_place[situation.in_place], "the image, and what kexec_load allows"
+        yield in_place[situation.in_place], "the image, and the restrictions of kexec_load"
 
 
 def _reserved(diagnosis: Diagnosis) -> Facts:
@@ -279,7 +279,7 @@ def _arguments_sentence(settings: KdumpSettings) -> str:
     if arguments is None or arguments.value == "":
         return f"{name} is not set: kexec chooses between kexec_load and kexec_file_load"
     if arguments.value is None:
-        return f"{name} (line {arguments.line}) can be expanded by a shell only: the system call is not known"
+        return f"only a shell can expand {name} (line {arguments.line}): the system call is not known"
     return f'{name}="{arguments.value}" (line {arguments.line})'
 
 
@@ -299,14 +299,14 @@ def _unit_sentence(unit: Unit) -> str:
 
 
 def advice(diagnosis: Diagnosis) -> list[str]:
-    """Return what a person could do, each a sentence or a command."""
+    """Return the next actions for a person, each a sentence or a command."""
     situation, settings = diagnosis.situation, diagnosis.settings
     if not diagnosis.service.is_installed:
         return [f"install the crash-hotplug package: its {SERVICE} keeps the image accurate"]
     found = []
     next_has = None if settings is None else settings.next_has_no_memhotplug
     if next_has is False or any(situation.reloads.values()):
-        found.append("crash-hotplug doctor --fix    (leaves the work to the service; --undo restores every file)")
+        found.append("crash-hotplug doctor --fix    (disables the reloads of udev; --undo restores every file)")
     found += advice_after_fix(diagnosis)
     if situation.capture_kernel_claims_dimms and settings is not None and next_has:
         found.append(f"{settings.family.reload}    (the loaded capture kernel lacks {NO_MEMHOTPLUG})")
@@ -314,7 +314,7 @@ def advice(diagnosis: Diagnosis) -> list[str]:
 
 
 def advice_after_fix(diagnosis: Diagnosis) -> list[str]:
-    """Return what remains to be done after --fix: the service has to run."""
+    """Return the actions that remain after --fix: the service has to run."""
     unit = diagnosis.service
     runs = unit.enabled_by is not None and unit.is_active is not False
     return [] if runs or not unit.is_installed else [f"systemctl enable --now {SERVICE}"]

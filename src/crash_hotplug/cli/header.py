@@ -23,9 +23,9 @@ from crash_hotplug.linux.sysroot import Sysroot
 DESCRIPTION = """\
 Builds the elfcorehdr that describes the machine as it is now and writes it to a file.  Nothing is loaded.
 
-With --from, the header keeps that loader's backup region and its notes of all possible CPUs.  With --loader
-alone the header is built from nothing, as that loader would build it.  Without either option the header of
-the loaded crash image, if there is one, is the starting point.
+With --from, the new header keeps the backup region and the notes of all possible CPUs of the given header.
+With --loader alone, the header is built as that loader would build it.  Without either option, the new header
+keeps these parts of the loaded crash image's header, if an image is loaded.
 """
 EXAMPLES = """\
 examples:
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--loader",
         "--dialect",
         choices=[loader.value for loader in Loader],
-        help="the loader whose rules to follow (--dialect is the former name)",
+        help="follow the rules of this loader (--dialect is the previous name of the option)",
     )
     parser.add_argument(
         "--backup-region",
@@ -93,7 +93,7 @@ def _whose(loader: Loader) -> str:
 
 
 def _base_image(arguments: argparse.Namespace, sysroot: Sysroot, machine: Machine) -> CrashImage | None:
-    """Return the image whose header is the starting point, or at least tells the backup region; None without one."""
+    """Return the image whose header is the starting point or has the backup region; None without one."""
     if arguments.base is not None:
         return CrashImage(read_input(arguments.base, "the header"))
     if read_image_loaded(sysroot) is False:

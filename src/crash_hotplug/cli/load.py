@@ -21,7 +21,7 @@ from crash_hotplug.linux.sysroot import Sysroot
 DESCRIPTION = """\
 Loads a crash kernel with kexec_file_load (or through kexec-tools where only kexec_load works), then gives its
 elfcorehdr room to grow, excludes it from purgatory's digest and describes every possible CPU.  A loaded image
-is replaced; if the kernel refuses the new one, the previous image is put back.
+is replaced.  If the kernel refuses the new image, crash-hotplug puts the previous one back.
 
 The command line is recorded in /run/crash-hotplug, for `crash-hotplug update --strategy reload` on machines
 without kdumpctl and kdump-config.
@@ -38,31 +38,31 @@ _NOT_REUSED = re.compile(r"(?:crashkernel|BOOT_IMAGE|elfcorehdr|hugepages|hugepa
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("kernel", nargs="?", metavar="KERNEL", help="the capture kernel, a bzImage")
-    parser.add_argument("--initrd", metavar="FILE", help="its initial RAM disk")
-    parser.add_argument("--append", default="", metavar="WORDS", help="its command line")
+    parser.add_argument("--initrd", metavar="FILE", help="the initial RAM disk of the capture kernel")
+    parser.add_argument("--append", default="", metavar="WORDS", help="the command line of the capture kernel")
     parser.add_argument(
         "--reuse-cmdline",
         action="store_true",
-        help="begin its command line with this kernel's, less crashkernel= and huge pages",
+        help="begin that command line with the running kernel's, without crashkernel= and huge pages",
     )
     room = parser.add_mutually_exclusive_group()
     room.add_argument(
         "--max-memory-ranges",
         type=memory_ranges,
         metavar="N",
-        help=f"memory ranges that the elfcorehdr has room for ({MAX_MEMORY_RANGES})",
+        help=f"memory ranges for which the elfcorehdr gets room (default {MAX_MEMORY_RANGES})",
     )
     room.add_argument(
         "--hotplug-size",
         type=_hotplug_size,
         metavar="BYTES",
-        help="room for the elfcorehdr in bytes, instead (decimal, or hexadecimal with 0x)",
+        help="room for the elfcorehdr in bytes instead of ranges (decimal, or hexadecimal with 0x)",
     )
     parser.add_argument(
         "--strategy",
         choices=[strategy.value for strategy in Strategy],
         default=Strategy.AUTO.value,
-        help="file (kexec_file_load), kexec-tools (kexec -p -c), or auto (default): the first that will do",
+        help="file (kexec_file_load), kexec-tools (kexec -p -c), or auto (default): the first that works",
     )
     parser.add_argument("--unload", action="store_true", help="unload the crash image")
     add_json(parser)
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def capture_cmdline(own: str, append: str) -> str:
-    """Put the capture kernel's command line together, out of this kernel's and what is to be added."""
+    """Return the capture kernel's command line: the reusable words of the running kernel's, then *append*."""
     kept = [word for word in own.split() if not _NOT_REUSED.match(word)]
     return " ".join([*kept, append.strip()]).strip()
 

@@ -1,4 +1,4 @@
-"""Man pages out of what ``--help`` says: ``python3 -m crash_hotplug.cli.man_page DIRECTORY``."""
+"""Man pages from the text of ``--help``: ``python3 -m crash_hotplug.cli.man_page DIRECTORY``."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.command_tree import Argument, Command, read_commands
 
 SECTION = 8
-"""Administration: where kexec, kdumpctl, kdump-config and makedumpfile have theirs."""
+"""Administration: the section of kexec, kdumpctl, kdump-config and makedumpfile."""
 
 _FILES = {
     "/proc/iomem, /proc/kcore, /proc/kallsyms, /sys/devices/system/cpu, /sys/devices/system/memory": (
-        "What the machine is now, and the crash image that is loaded. Their addresses are shown to root only."
+        "The CPUs and memory of the machine, and the loaded crash image. Only root sees the addresses in them."
     ),
     "/sys/kernel/kexec_crash_loaded, /sys/kernel/kexec_crash_size, /sys/kernel/crash_elfcorehdr_size": (
-        "Whether an image is loaded, and what is reserved for it; in /sys/kernel/kexec from Linux 6.19 on."
+        "Whether an image is loaded, and the memory reserved for it; in /sys/kernel/kexec since Linux 6.19."
     ),
     "/etc/default/crash-hotplug, /etc/sysconfig/crash-hotplug": (
-        'OPTIONS of the service, such as OPTIONS="--heartbeat 30": what crash-hotplug watch is started with.'
+        'The OPTIONS with which the service starts crash-hotplug watch, such as OPTIONS="--heartbeat 30".'
     ),
-    "/var/lib/crash-hotplug/doctor.json": "What crash-hotplug doctor --fix changed, for --undo.",
+    "/var/lib/crash-hotplug/doctor.json": "The previous contents of the files that crash-hotplug doctor --fix changed.",
 }
 _SEE_ALSO = "kexec(8), kdumpctl(8), kdump-config(8), makedumpfile(8), crash(8)"
 
 
 def main_page(program: Command, commands: Sequence[Command]) -> str:
-    """Return crash-hotplug(8): what the program is for, its commands, exit codes, files."""
+    """Return crash-hotplug(8): the purpose of the program, its commands, exit codes and files."""
     parser = program.parser
     lines = _head("crash-hotplug", "keeps the loaded crash image accurate while CPUs and memory come and go")
     lines += [
@@ -117,7 +117,7 @@ def _page(lines: Iterable[str]) -> str:
 
 
 def _roff(text: str) -> str:
-    """Escape what troff would take for markup."""
+    """Escape the characters that troff would take for markup."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
 
@@ -132,7 +132,7 @@ def pages() -> dict[str, str]:
 
 
 def main(directory: str) -> None:
-    """Write every page into a directory, which is made."""
+    """Write every page into a directory, which is made if it does not exist."""
     os.makedirs(directory, exist_ok=True)
     for name, page in pages().items():
         with open(os.path.join(directory, name), "w") as file:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 SHOWN = 20
-"""Findings, notes or ranges that a person is shown at most; --json has all of them."""
+"""Findings, notes or ranges that are printed at most; --json has all of them."""
 _LABEL_WIDTH = 14
 GOOD = "32;1"
 """Terminal colours: green, red, yellow."""

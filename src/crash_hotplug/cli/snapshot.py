@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; the exit code is 5 where something could not be saved."""
+    """Run the command; the exit code is 5 where a file could not be saved."""
     output: str = arguments.output
     is_archive = output.endswith(_ARCHIVES)
     if not is_archive and output.endswith((".tar", ".zip", ".xz")):

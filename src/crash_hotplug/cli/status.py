@@ -1,4 +1,4 @@
-"""``crash-hotplug status``: would a panic now be dumped completely?"""
+"""``crash-hotplug status``: report whether a panic now would be dumped completely."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ def verdict_sentence(comparison: Comparison) -> str:
     if comparison.verdict is Verdict.ACCURATE:
         return "a panic now would be dumped completely"
     if comparison.verdict is Verdict.CANNOT_TELL:
-        return "nothing wrong was found, but not everything could be checked"
+        return "no defect was found, but some checks could not be made"
     parts = list(_losses(comparison))
     others = len(comparison.findings) - sum(1 for f in comparison.findings if f.kind in _SUMMED)
     if others:
-        parts.append(f"has {count(others, 'more thing')} wrong" if parts else f"has {count(others, 'thing')} wrong")
+        parts.append(f"has {count(others, 'more defect' if parts else 'defect')}")
     return "a dump of a panic now " + " and ".join(parts)
 
 
@@ -138,7 +138,7 @@ def _losses(comparison: Comparison) -> Iterator[str]:
 
 def _in_place(sysroot: Sysroot, image: CrashImage) -> dict[str, Any]:
     """Return whether `crash-hotplug update` could update the image in place, or why not, for JSON."""
-    # Imported here: a saved tree needs none of it, and a look at one should start fast.
+    # Imported here: status of a saved tree does not need it and has to start fast.
     from crash_hotplug.linux.btf_file import layout_source  # noqa: PLC0415
     from crash_hotplug.linux.loading.live_machine import LiveMachine, why_live_image_not_updatable  # noqa: PLC0415
 

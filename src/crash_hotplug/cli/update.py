@@ -34,12 +34,12 @@ The header then describes every possible CPU, so that CPU hot-plug needs no furt
 EXAMPLES = """\
 examples:
   crash-hotplug update                       as root, after CPUs or memory came or went
-  crash-hotplug update --dry-run             show what would be listed and copied
-  crash-hotplug update --verify full         and hash the whole image, as purgatory will
+  crash-hotplug update --dry-run             show the segments that would be listed and copied
+  crash-hotplug update --verify full         also hash the whole image, as purgatory will
   crash-hotplug update --strategy in-place   never reload
 """
 RELOAD_PARTS: ReloadParts | None = None
-"""What an image is reloaded with; None for the system's own tools."""
+"""The parts with which an image is reloaded; None for the system's own tools."""
 _CODES = {
     Outcome.UPDATED: exit_codes.DONE,
     Outcome.UNCHANGED: exit_codes.DONE,
@@ -55,24 +55,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         choices=("auto", "in-place", "reload"),
         default="auto",
-        help="in-place, or reload with kdumpctl, kdump-config, or as `crash-hotplug load` did; "
-        "auto (default) reloads only where in place cannot be",
+        help="in-place, or reload with kdumpctl, kdump-config, or the record of `crash-hotplug load`; "
+        "auto (default) reloads only if an update in place is impossible",
     )
     parser.add_argument(
         "--max-memory-ranges",
         type=memory_ranges,
         default=MAX_MEMORY_RANGES,
         metavar="N",
-        help=f"memory ranges that a header which outgrew its segment gets room for ({MAX_MEMORY_RANGES})",
+        help=f"memory ranges for which a header gets room if it outgrew its segment (default {MAX_MEMORY_RANGES})",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="change nothing, print the plan and about how long it would take"
+        "--dry-run", action="store_true", help="change nothing; print the plan and the estimated time without an image"
     )
     parser.add_argument(
         "--verify",
         choices=("quick", "full"),
         default="quick",
-        help="quick (default) reads back what was written; full also hashes the whole image, before and after",
+        help="quick (default) reads the written parts back; full also hashes the whole image, before and after",
     )
     add_json(parser)
 
@@ -116,7 +116,7 @@ def _steps(machine: LiveMachine, strategy: str, wants: Wants) -> Steps[Report]:
 
 
 class DryRun(NamedTuple):
-    """What an update in place would do."""
+    """The result of a dry run: the plan of an update in place, or the reason why there is none."""
 
     code: int
     sentence: str

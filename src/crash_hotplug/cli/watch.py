@@ -1,4 +1,4 @@
-"""``crash-hotplug watch``: keep the loaded crash image's header right while CPUs and memory come and go."""
+"""``crash-hotplug watch``: keep the loaded crash image's header accurate while CPUs and memory come and go."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from crash_hotplug.linux.service.watch_service import INFO, WARNING, Service, wr
 from crash_hotplug.linux.sysroot import Sysroot
 
 DESCRIPTION = """\
-Runs until it is stopped, and corrects the elfcorehdr of the loaded crash image whenever CPUs or memory came or
-went: at the kernel's uevents, and at a slow heartbeat for what no event tells, such as an image that somebody
-else loaded.  Where the kernel itself does that work, it is verified, and corrected where the kernel erred.  Runs
-under systemd (Type=notify) or in the foreground.  SIGHUP looks at once and reads everything anew.
+Runs until it is stopped.  Corrects the elfcorehdr of the loaded crash image when CPUs or memory were added or
+removed.  The kernel's uevents start a look at the machine; a slow heartbeat finds changes without a uevent, such
+as an image that another process loaded.  If the kernel updates the elfcorehdr itself, watch verifies the update
+and fixes it if it is wrong.  Runs under systemd (Type=notify) or in the foreground.  SIGHUP starts a look at once,
+which reads all files again.
 """
 EXAMPLES = """\
 examples:
   crash-hotplug watch                        as root, in the foreground; Ctrl-C ends it
-  crash-hotplug watch --once                 one look, then the exit status says how it is
+  crash-hotplug watch --once                 one look; the exit status is the verdict
   systemctl enable --now crash-hotplug       as a service
   crash-hotplug watch --metrics-file /var/lib/prometheus/node-exporter/crash-hotplug.prom
 """
@@ -42,29 +43,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         choices=("auto", "in-place", "reload"),
         default="auto",
-        help="how a header is corrected: in-place, or reload with kdumpctl, kdump-config, or as `crash-hotplug load` "
-        "did; auto (default) reloads only where in place cannot be, and only when no more events come",
+        help="how to correct a header: in-place, or reload with kdumpctl, kdump-config, or the record of "
+        "`crash-hotplug load`; auto (default) reloads only if an update in place is impossible, after the last event",
     )
     parser.add_argument(
         "--max-delay",
         type=_seconds,
         default=MAX_DELAY,
         metavar="SECONDS",
-        help=f"look no later than this after an event (default {MAX_DELAY:g})",
+        help=f"greatest delay from an event to the look at the machine (default {MAX_DELAY:g})",
     )
     parser.add_argument(
         "--heartbeat",
         type=_seconds,
         default=HEARTBEAT,
         metavar="SECONDS",
-        help=f"look this often when nothing happens (default {HEARTBEAT:g})",
+        help=f"time between looks while no event comes (default {HEARTBEAT:g})",
     )
     parser.add_argument(
         "--metrics-file",
         metavar="FILE",
-        help="keep metrics for Prometheus in this file (node_exporter's textfile collector)",
+        help="write metrics for Prometheus to this file (node_exporter's textfile collector)",
     )
-    parser.add_argument("--once", action="store_true", help="look once, correct what is to be corrected, and end")
+    parser.add_argument("--once", action="store_true", help="look once, correct the header if it is wrong, and exit")
     add_json(parser)
 
 
@@ -81,10 +82,10 @@ def _seconds(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
-    :raise CannotTellError: nothing can be told or done on this machine
+    :raise CannotTellError: the machine can be neither read nor changed
     """
     if arguments.json and not arguments.once:
-        print("crash-hotplug watch: --json goes with --once; a running service has --metrics-file", file=sys.stderr)
+        print("crash-hotplug watch: --json requires --once; a running service has --metrics-file", file=sys.stderr)
         return exit_codes.USAGE
     log = _Log()
     notifier = Notifier()
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _once(reconciler, record, arguments)
     lacks = reconciler.what_lacks()
     if lacks is not None:
-        log.say(WARNING, f"no update in place here: {lacks}")
+        log.say(WARNING, f"this machine allows no update in place: {lacks}")
     uevents = UeventSocket()
     schedule = Schedule(time.monotonic(), arguments.max_delay, arguments.heartbeat)
     Service(reconciler, uevents, schedule, record, log.say, notifier, arguments.metrics_file).run()
@@ -141,7 +142,7 @@ _STDERR = 2
 
 
 class _Log:
-    """Lines on standard error; for the journal each with its priority in front (sd-daemon(3))."""
+    """Lines on standard error; in the journal each begins with its priority (sd-daemon(3))."""
 
     def __init__(self) -> None:
         self._is_journal = _is_journal(_STDERR, os.environ.get("JOURNAL_STREAM", ""))

@@ -1,6 +1,6 @@
-"""What differs between architectures when an elfcorehdr is built or read.
+"""The differences between architectures in building and reading an elfcorehdr.
 
-One record per architecture.  A new one is an addition here: nothing else in the core asks which architecture it is.
+Each architecture has one record here.  No other code in the core depends on the architecture.
 """
 
 from __future__ import annotations

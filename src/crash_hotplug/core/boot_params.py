@@ -1,6 +1,6 @@
 """The capture kernel's zero page (``struct boot_params``): command line, E820 table, setup header.
 
-Offsets are those of Documentation/arch/x86/zero-page.rst and boot.rst; they stand here only.
+Offsets are those of Documentation/arch/x86/zero-page.rst and boot.rst; no other module has them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOADFLAGS, RAMDISK, CMD_LINE_PTR, XLOADFLAGS, CMDLINE_SIZE, INIT_SIZE = 0x211, 0
 EXT_CMD_LINE_PTR = 0xC8
 SETUP_MAGIC = b"HdrS"
 SETUP_HEADER_END = 0x264
-"""How much of a bzImage tells what it is, in bytes."""
+"""Bytes at the beginning of a bzImage that identify it."""
 _LOADED_HIGH, _KERNEL_64, _ABOVE_4G = 0x1, 0x1, 0x2
 _OLDEST_PROTOCOL = 0x20C
 _ELFCOREHDR = re.compile(r"(?:^|\s)elfcorehdr=(?:[0-9a-fA-FxX]{1,18}[kKmMgG]?@)?(\d{1,18}K|0[xX][0-9a-fA-F]{1,16})")
@@ -82,7 +82,7 @@ def change_elfcorehdr_argument(
     :param cmdline_at: where the command line starts in it, in bytes
     :param boot_params_at: where the zero page starts in it, in bytes
     :param place: physical address of the header
-    :raise CannotTellError: there is none to change, or no room for the new one
+    :raise CannotTellError: the command line has no ``elfcorehdr=``, or no room for the new one
     """
     argument = elfcorehdr_argument(cmdline)
     if argument is None:
@@ -96,7 +96,7 @@ def change_elfcorehdr_argument(
     if not is_there or len(space) <= len(new):
         raise CannotTellError("the capture kernel's command line has no room for the new place of its elfcorehdr")
     if len(new) > longest:
-        raise CannotTellError(f"the capture kernel's command line would have {len(new)} bytes; it takes {longest}")
+        raise CannotTellError(f"the capture kernel's command line would have {len(new)} bytes; its limit is {longest}")
     parameters[cmdline_at : cmdline_at + len(space)] = new.ljust(len(space), b"\0")
 
 
@@ -126,16 +126,16 @@ def reserve(parameters: bytearray, boot_params_at: int, place: Range) -> None:
 
 
 def check_bzimage(head: bytes, size: int, name: str) -> None:
-    """Check that a file is an x86 kernel image, and whole.
+    """Check that a file is a complete x86 kernel image.
 
     ``bzImage64_probe()`` of arch/x86/kernel/kexec-bzimage64.c checks it *after* the previous image was dropped.
 
     :param head: its first :data:`SETUP_HEADER_END` bytes
     :param size: bytes of the file
-    :raise InputError: it is none, or its end is missing (the kernel would load that and not say so)
+    :raise InputError: it is not one, or is truncated (the kernel would load a truncated file without an error)
     """
     if head[MAGIC : MAGIC + 4] != SETUP_MAGIC or len(head) < SETUP_HEADER_END:
-        raise InputError(f"{name} is no x86 kernel image (bzImage)")
+        raise InputError(f"{name} is not an x86 kernel image (bzImage)")
     (sixteen_bytes,) = struct.unpack_from("<I", head, SYSSIZE)
     whole = 512 * ((head[SETUP_SECTS] or 4) + 1) + 16 * sixteen_bytes
     if size < whole:
@@ -143,7 +143,7 @@ def check_bzimage(head: bytes, size: int, name: str) -> None:
 
 
 def why_no_file_load(head: bytes) -> str | None:
-    """Return why kexec_file_load would answer ENOEXEC to this bzImage; None where nothing speaks against it."""
+    """Return why kexec_file_load would reject this bzImage with ENOEXEC; None where it would not."""
     (version,) = struct.unpack_from("<H", head, VERSION)
     (xloadflags,) = struct.unpack_from("<H", head, XLOADFLAGS)
     if head[BOOT_FLAG : BOOT_FLAG + 2] != b"\x55\xaa" or version < _OLDEST_PROTOCOL:

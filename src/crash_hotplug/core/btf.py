@@ -23,10 +23,10 @@ _LONGEST_NAME = 256
 
 
 def struct_members(btf: bytes, name: str, needed: Collection[str] = ()) -> dict[str, int] | None:
-    """Return the byte offset of each named member of ``struct name``; None where *btf* does not tell it.
+    """Return the byte offset of each named member of ``struct name``; None where *btf* does not have it.
 
     :param btf: the contents of /sys/kernel/btf/vmlinux
-    :param needed: members that the structure has; another one of that name is passed over
+    :param needed: members that the structure has; a structure of that name without them is skipped
     """
     sections = _sections(btf)
     if sections is None:

@@ -1,4 +1,4 @@
-"""ELF64 headers and notes as records: what elfcorehdr, vmcore and /proc/kcore have in common.
+"""ELF64 headers and notes as records, for the elfcorehdr, vmcores and /proc/kcore.
 
 Layouts are those of ``include/uapi/linux/elf.h``; only little-endian ELF64 is known here.
 """
@@ -20,7 +20,7 @@ PT_NOTE = 4
 PF_RWX = 7
 ET_CORE = 4
 PN_XNUM = 0xFFFF
-"""``e_phnum`` with this value means "the true count stands elsewhere": the ceiling of an elfcorehdr."""
+"""``e_phnum`` with this value means that the count is elsewhere, so an elfcorehdr has fewer entries than this."""
 NT_PRSTATUS = 1
 
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -74,7 +74,7 @@ class ProgramHeader(NamedTuple):
 
     @property
     def has_physical_address(self) -> bool:
-        """Whether p_paddr means something: /proc/kcore writes all ones where a range has no such address."""
+        """Whether p_paddr is a physical address: /proc/kcore writes all ones where a range has none."""
         return self.p_paddr != _UNSET_PHYSICAL
 
 

@@ -35,7 +35,7 @@ WHAT = "this elfcorehdr"
 
 
 class Loader(Enum):
-    """Who wrote a header, and so how: see docs/elfcorehdr.md."""
+    """The loader of an image, which determines the form of its header: see docs/elfcorehdr.md."""
 
     KERNEL = "kernel"
     """``kexec_file_load``, and any header after an update inside the kernel: low memory is left out."""
@@ -54,7 +54,7 @@ class _ElfCoreHeader(NamedTuple):
 
 
 class ElfCoreHeader(_ElfCoreHeader):
-    """A parsed or built elfcorehdr; written again it is the same, byte for byte."""
+    """A parsed or built elfcorehdr; :meth:`to_bytes` returns the parsed bytes unchanged."""
 
     @property
     def size(self) -> int:
@@ -88,7 +88,7 @@ class ElfCoreHeader(_ElfCoreHeader):
     def kernel_text(self) -> KernelText | None:
         """The PT_LOAD at the kernel's link address, or None.
 
-        ``makedumpfile -E`` cuts it in pieces where it leaves pages out: those that follow each other are one again.
+        ``makedumpfile -E`` splits it where it leaves pages out; adjacent pieces are joined again.
         """
         pieces = [p for p in self.program_headers if self._is_kernel_text(p)]
         if not pieces:
@@ -101,7 +101,7 @@ class ElfCoreHeader(_ElfCoreHeader):
 
     @cached_property
     def backup_region(self) -> ProgramHeader | None:
-        """The PT_LOAD of low memory that is read from another place, to which purgatory copied it; or None."""
+        """The PT_LOAD of low memory that points to purgatory's copy of that memory; or None."""
         source = self.architecture.backup_region_source
         for p in self.program_headers:
             if p.p_type == PT_LOAD and p.p_offset != p.p_paddr and source.start <= p.p_paddr < source.end:
@@ -127,7 +127,7 @@ class ElfCoreHeader(_ElfCoreHeader):
 
 
 def parse_elfcorehdr(data: bytes, what: str = WHAT) -> ElfCoreHeader:
-    """Parse the elfcorehdr at the start of *data*; what stands behind it (padding, room) is not looked at.
+    """Parse the elfcorehdr at the start of *data*; the bytes after it (padding, room) are ignored.
 
     :raise ElfFormatError: it is not one, or is for an architecture that is not supported
     """

@@ -11,12 +11,12 @@ class CrashHotplugError(Exception):
 
 
 class InputError(CrashHotplugError):
-    """A file or a value is not what it should be: truncated, corrupt, or of another architecture."""
+    """A file or a value is invalid: truncated, corrupt, or of another architecture."""
 
 
 class CannotTellError(CrashHotplugError):
-    """What is needed for an answer cannot be read: no privilege, lockdown, a masked or missing file."""
+    """The data for an answer cannot be read: no privilege, lockdown, a masked or missing file."""
 
 
 class NoRoomError(CrashHotplugError):
-    """A result is larger than the place that has to hold it.  Nothing was changed."""
+    """A result is larger than its place.  Nothing was changed."""

@@ -20,12 +20,12 @@ def expected_elfcorehdr(
 ) -> ElfCoreHeader:
     """Build the header that describes *machine* completely.
 
-    With a *loaded* header, what its loader put there is kept: the backup region (kernel fixes eef879190a1f and
-    9103787054c6 on powerpc), and the notes of all possible CPUs where it has them.  A CPU that left is left out of a
-    header that describes present CPUs.
+    The new header keeps the parts of the *loaded* one that its loader wrote: the backup region (kernel fixes
+    eef879190a1f and 9103787054c6 on powerpc), and the notes of all possible CPUs where it has them.  A header of
+    present CPUs loses a removed CPU.
 
-    :param loader: whose rules to follow for low memory
-    :param backup_region_phys: physical address to which purgatory copies low memory, where *loaded* does not say it
+    :param loader: the loader whose rules apply to low memory
+    :param backup_region_phys: physical address to which purgatory copies low memory, where *loaded* lacks it
     :param room: bytes that the header may take
     :param possible_cpus: describe every possible CPU, as an update in place does, where all their notes are known
     :raise CannotTellError: something that has to be described could not be read
@@ -49,7 +49,7 @@ def expected_elfcorehdr(
 
 
 def header_to_write(machine: Machine, image: CrashImage, possible_cpus: bool = True) -> ElfCoreHeader:
-    """Build the header that an update writes into *image*; what its loader put there is kept.
+    """Build the header that an update writes into *image*; it keeps the parts that the loader wrote.
 
     :param possible_cpus: describe every possible CPU, where all their notes are known; else the present ones
     :raise CannotTellError: something that has to be described could not be read
@@ -60,7 +60,7 @@ def header_to_write(machine: Machine, image: CrashImage, possible_cpus: bool = T
 
 
 def loader_of(header: ElfCoreHeader, image: CrashImage) -> Loader:
-    """Tell who loaded *image*: from its command line, else from whether the header has a backup region.
+    """Return the loader of *image*: from its command line, else from the presence of a backup region in the header.
 
     The command line is asked first because the kernel drops the backup region when it updates a header that
     kexec-tools wrote.
@@ -73,8 +73,8 @@ def loader_of(header: ElfCoreHeader, image: CrashImage) -> Loader:
 def describes_possible_cpus(header: ElfCoreHeader, machine: Machine) -> bool:
     """Whether *header* has a note for every possible CPU, so that CPU hot-plug never changes it.
 
-    Kernels from 6.6 on write such headers.  Addresses of CPUs that are not present are often unknown, so it is the
-    number of notes that tells.
+    Kernels from 6.6 on write such headers.  The number of notes decides, because the addresses of CPUs that are not
+    present are often unknown.
     """
     return len(header.cpu_notes) >= len(machine.cpus)
 
@@ -93,7 +93,7 @@ def _cpu_notes(machine: Machine, loader: Loader, loaded: ElfCoreHeader | None, a
 
 def _notes_of(number: int, crash_notes: NoteRegion | None) -> NoteRegion:
     if crash_notes is None:
-        raise CannotTellError(f"where CPU {number} saves its registers cannot be read (crash_notes); run as root")
+        raise CannotTellError(f"the address of CPU {number}'s crash_notes cannot be read; run as root")
     return crash_notes
 
 
@@ -103,7 +103,7 @@ def _direct_map_offset(machine: Machine, loaded: ElfCoreHeader | None) -> int:
     # It is fixed at boot, so a header loaded by this kernel has it right.
     if loaded is not None and loaded.ram_headers:
         return loaded.ram_headers[-1].p_vaddr - loaded.ram_headers[-1].p_paddr
-    raise CannotTellError("the direct-map address of RAM cannot be read; /proc/kcore tells it to root")
+    raise CannotTellError("the direct-map address of RAM cannot be read; root can read it from /proc/kcore")
 
 
 def _kernel_text(machine: Machine, loaded: ElfCoreHeader | None) -> KernelText | None:
@@ -111,7 +111,7 @@ def _kernel_text(machine: Machine, loaded: ElfCoreHeader | None) -> KernelText |
         return None
     text = machine.kernel_text or (loaded.kernel_text if loaded is not None else None)
     if text is None:
-        raise CannotTellError("the addresses of the kernel text cannot be read; /proc/kallsyms tells them to root")
+        raise CannotTellError("the addresses of the kernel text cannot be read; root can read them from /proc/kallsyms")
     return text
 
 
@@ -130,7 +130,7 @@ def _low_memory_headers(
     low: RangeList,
     offset: int,
 ) -> list[ProgramHeader]:
-    """Return the PT_LOADs of low memory: the backed-up range, and for kexec-tools what else lies there."""
+    """Return the PT_LOADs of low memory: the backed-up range, and for kexec-tools its other ranges."""
     backed_up = low.intersect(RangeList([machine.architecture.backup_region_source]))
     if loaded is not None and loaded.backup_region is not None:
         backup = loaded.backup_region
@@ -142,8 +142,8 @@ def _low_memory_headers(
         headers = [ram_header(source, offset, backup_region_phys)]
     elif loaded is None and loader is Loader.KEXEC_TOOLS and backed_up:
         raise CannotTellError(
-            "a header of kexec-tools points to the backup region; where that is, only a loaded "
-            "header or the loader knows"
+            "a header of kexec-tools points to the backup region, and only a loaded header or the loader has the "
+            "address of that region"
         )
     else:
         return []

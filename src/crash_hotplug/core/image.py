@@ -1,6 +1,6 @@
-"""The loaded crash image: what ``struct kimage`` and the reserved region say of it.
+"""The loaded crash image, as ``struct kimage`` and the reserved region describe it.
 
-Everything here works on bytes that somebody else read.
+The functions work on bytes that their caller has read.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ KEXEC_SEGMENT_MAX = 16
 _CONTROL_PAGE_BEHIND_COUNT = 1 + 4 * KEXEC_SEGMENT_MAX + 6
 """Words from ``nr_segments`` to ``control_page``: the count, the table, three list heads."""
 KIMAGE_BYTES_NEEDED = 8 * (8 + _CONTROL_PAGE_BEHIND_COUNT + 1)
-"""How much of ``struct kimage`` :func:`parse_kimage` looks at."""
+"""Bytes of ``struct kimage`` that :func:`parse_kimage` reads."""
 _START_WORD = 3
 _SEGMENT_COUNT_WORDS = (7, 6, 8, 5)
-"""Where ``nr_segments`` may stand, in 8-byte words: 7 on 5.10, 6.1 and 6.12; the others are tried behind it."""
+"""Offsets, in 8-byte words, at which ``nr_segments`` may be: 7 on 5.10, 6.1 and 6.12; the others are tried after it."""
 
 
 class KimageLayout(NamedTuple):
-    """Where ``struct kimage`` has what is read of it: offsets in bytes."""
+    """Offsets, in bytes, of the members of ``struct kimage`` that are read."""
 
     start: int
     nr_segments: int
@@ -59,18 +59,18 @@ class Segment(NamedTuple):
     phys: int
     """Physical address in the reserved region."""
     memsz: int
-    """Bytes it takes there."""
+    """Bytes that it occupies there."""
     bufsz: int
-    """Bytes the loader gave; the rest is zeros."""
+    """Bytes that the loader passed; the rest is zeros."""
 
     @property
     def range(self) -> Range:
-        """The physical range it takes."""
+        """The physical range that it occupies."""
         return Range(self.phys, self.phys + self.memsz)
 
 
 class Kimage(NamedTuple):
-    """What ``struct kimage`` of include/linux/kexec.h says of the loaded crash image."""
+    """The loaded crash image, as ``struct kimage`` (include/linux/kexec.h) describes it."""
 
     entry_phys: int
     """Entry point, in purgatory."""
@@ -98,13 +98,13 @@ class CrashImage(NamedTuple):
     kimage: Kimage | None = None
     """Every segment of the image, those that an update in place did not list included."""
     backup_region_phys: int | None = None
-    """Where purgatory copies low memory; None where it copies none, or its variables could not be read."""
+    """Physical address to which purgatory copies low memory; None if it copies none or its variables cannot be read."""
     updated_by_kernel: bool = False
     """Whether the kernel itself may update the header (6.6 and newer, where the loader said so)."""
 
     @property
     def loader(self) -> Loader | None:
-        """Which loader made it, from how it wrote ``elfcorehdr=``; None where the command line is not known."""
+        """The loader, recognized by the form of its ``elfcorehdr=``; None where the command line is not known."""
         argument = elfcorehdr_argument(self.cmdline or "")
         return argument[1] if argument else None
 
@@ -146,13 +146,13 @@ def _plausible(segments: tuple[Segment, ...], crashkernel: RangeList) -> bool:
 
 
 def elfcorehdr_room(image: CrashImage, crashkernel: RangeList, backup_region_phys: int | None = None) -> int | None:
-    """Return how many bytes the loaded elfcorehdr may grow to, or None where nothing tells it.
+    """Return how many bytes the loaded elfcorehdr may grow to; None where that cannot be determined.
 
-    An update in place lists the header with a part of its room only, so the segment's memsz is the least.  The capture
-    kernel's memory map knows the rest: the loaders leave the header's place out of the RAM that the capture kernel may
-    use, so the room ends where that RAM, another segment or the backup region begins, or the reservation ends.
+    An update in place lists the header with a part of its room only, so the segment's memsz is a lower bound.  The
+    capture kernel's memory map shows the rest: the loaders exclude the header's place from the RAM of the capture
+    kernel, so the room ends where that RAM, another segment or the backup region begins, or the reservation ends.
 
-    :param backup_region_phys: physical address of the backup region, where *image* does not say it
+    :param backup_region_phys: physical address of the backup region, where *image* lacks it
     """
     start = image.elfcorehdr_phys
     if start is None:
@@ -167,7 +167,7 @@ def elfcorehdr_room(image: CrashImage, crashkernel: RangeList, backup_region_phy
 
 
 def _not_ram_from(start: int, image: CrashImage, crashkernel: RangeList, backup_region_phys: int | None) -> int | None:
-    """Return the bytes from *start* on that the capture kernel does not use as RAM and nothing else takes."""
+    """Return the bytes from *start* on that neither the capture kernel's RAM nor another part of the image occupies."""
     reservation = next((r for r in crashkernel if r.start <= start < r.end), None)
     ram = [r for r, kind in e820_table(image.boot_params or b"") if kind == E820_RAM]
     if reservation is None or not ram or any(r.start <= start < r.end for r in ram):

@@ -1,11 +1,11 @@
 """Addresses of symbols out of the table in the kernel's memory from which /proc/kallsyms is printed.
 
-The kernel prints 150,000 lines in the time of four updates.  The table has 2 MB, in which a few names are searched.
-vmcoreinfo tells where it is since Linux 6.0 (f09bddbd8661, "vmcoreinfo: include kallsyms symbols").
+Printing 150,000 lines takes the kernel as long as four updates take.  The table has 2 MB; searching it for a few names
+is fast.  vmcoreinfo has its address since Linux 6.0 (f09bddbd8661, "vmcoreinfo: include kallsyms symbols").
 
-Names are compressed (scripts/kallsyms.c): a byte stands for a token of one or more characters.  The tokens were made
-from 255 down to 0, each by replacing, in all names, the pair of tokens that was the most frequent by then.  A name is
-compressed here by the same replacements, and then searched for as bytes.
+Names are compressed (scripts/kallsyms.c): a byte stands for a token of one or more characters.  The script makes the
+tokens from 255 down to 0; each replaces, in all names, the pair of tokens that is the most frequent at that time.
+This module compresses a name by the same replacements, and then searches for its bytes.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class KallsymsTable:
     def __init__(self, places: Mapping[str, int], read_virt: Callable[[int, int], bytes]) -> None:
         """Read the names, and prove the table by the address of ``_stext``.
 
-        :param places: virtual addresses of symbols, as vmcoreinfo tells them
+        :param places: virtual addresses of symbols, from vmcoreinfo
         :param read_virt: reads so many bytes of kernel memory at a virtual address
-        :raise CannotTellError: vmcoreinfo does not tell the place, or the layout is not the known one
+        :raise CannotTellError: vmcoreinfo lacks the address, or the layout is not the known one
         """
         if not {"_stext", *(f"kallsyms_{part}" for part in _PARTS)} <= set(places):
-            raise CannotTellError("vmcoreinfo does not tell where the kernel's symbols are (since Linux 6.0 it does)")
+            raise CannotTellError("vmcoreinfo lacks the address of the kernel's table of symbols (new in Linux 6.0)")
         names, count, tokens, index, self._offsets, base = (places[f"kallsyms_{part}"] for part in _PARTS)
         if not (0 < tokens - names < _MOST_BYTES and 0 < index - tokens < 1 << 16):
             raise _unknown_layout()
@@ -76,7 +76,7 @@ class KallsymsTable:
         return None
 
     def _places_of(self, entry: bytes, is_function: bool) -> Iterator[int]:
-        """Yield where in the names these bytes are, be it inside of others."""
+        """Yield each offset of these bytes in the names, also inside another name."""
         # By address functions come first and variables last; a search through all of the names takes the longest.
         if is_function:
             at = self._names.find(entry, 0, self._markers_at)
@@ -111,7 +111,7 @@ class KallsymsTable:
 
 
 class _Tokens:
-    """The tokens of which names are made."""
+    """The tokens from which names are made."""
 
     def __init__(self, table: bytes, index: tuple[int, ...]) -> None:
         """Take ``kallsyms_token_table`` and the offset of each token in it."""

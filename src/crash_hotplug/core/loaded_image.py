@@ -21,7 +21,7 @@ def read_loaded_image(
     read_phys: ReadPhys,
     updated_by_kernel: bool = False,
 ) -> CrashImage:
-    """Read the image that ``struct kimage`` leads to.
+    """Read the image that ``struct kimage`` describes.
 
     :param crashkernel: the reserved physical ranges
     :param backup_source: the physical range that kexec-tools backs up: the first RAM below 640 KiB; None: not known
@@ -63,7 +63,7 @@ def _read_header(segment: Segment, read_phys: ReadPhys) -> bytes:
     try:
         needed = program_headers_end(parse_core_header(start, "the loaded elfcorehdr")[0])
     except ElfFormatError:
-        needed = ELF_HEADER_SIZE  # its parser says what is wrong
+        needed = ELF_HEADER_SIZE  # the parser of the header reports the error
     return read_phys(segment.phys, min(whole_pages(needed), segment.memsz))
 
 
@@ -78,7 +78,7 @@ def _with_boot_params(image: CrashImage, kimage: Kimage, read_phys: ReadPhys) ->
     argument = elfcorehdr_argument(cmdline or "")
     if argument is not None and argument[0] != image.elfcorehdr_phys:
         raise CannotTellError(
-            f"the capture kernel would look for its elfcorehdr at {argument[0]:#x}, the image has one at "
+            f"the capture kernel would look for its elfcorehdr at {argument[0]:#x}, but the image has it at "
             f"{image.elfcorehdr_phys:#x}"
         )
     return image._replace(

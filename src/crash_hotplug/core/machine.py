@@ -34,7 +34,7 @@ class Cpu(NamedTuple):
     present: bool
     online: bool
     crash_notes: NoteRegion | None
-    """Where it saves its registers; None where that could not be read (sysfs has it for present CPUs only)."""
+    """The memory in which it saves its registers; None where that could not be read (sysfs has present CPUs only)."""
 
 
 class MemoryBlocks(NamedTuple):
@@ -53,7 +53,7 @@ class Machine(NamedTuple):
 
     architecture: Architecture
     kernel_release: str | None
-    """What ``uname -r`` prints."""
+    """The release that ``uname -r`` prints."""
     cpus: tuple[Cpu, ...]
     """Every possible CPU, by number."""
     ram: RangeList
@@ -68,7 +68,7 @@ class Machine(NamedTuple):
     reserves_crashkernel: bool = True
     """Whether the kernel was given ``crashkernel=``."""
     memory_encryption: str | None = None
-    """The name of what encrypts its memory (Intel TDX, AMD SME or SEV); None where nothing is known to."""
+    """The technology that encrypts its memory (Intel TDX, AMD SME or SEV); None where no encryption is known."""
     acpi_memory_devices: int = 0
     """Memory devices (DIMMs) that ACPI shows as plugged in; a capture kernel finds them as well."""
 
@@ -84,7 +84,7 @@ class Machine(NamedTuple):
 
     @property
     def dumpable_ram(self) -> RangeList:
-        """RAM less the capture kernel's own: what a complete dump holds, low memory included."""
+        """RAM without the capture kernel's own: the content of a complete dump, low memory included."""
         return self.ram.exclude(self.crashkernel)
 
     @property
@@ -92,7 +92,7 @@ class Machine(NamedTuple):
         """Whether this kernel leaves the first 1 MiB unused, so that a dump loses little without it.
 
         Linux does so since 5.5 when ``crashkernel=`` is given (6f599d84231f), and always since 5.13.
-        None where the release is not known.  A distribution's backport to an older release is not seen.
+        None where the release is not known.  A distribution's backport to an older release is not detected.
         """
         version = kernel_version(self.kernel_release)
         if version is None:

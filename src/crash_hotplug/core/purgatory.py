@@ -1,8 +1,8 @@
 """Purgatory, the small program between a crashed kernel and its capture kernel: its digest and the backup region.
 
 Purgatory computes a SHA-256 over the image's segments before it jumps.  Both loaders write a table of the regions
-(``sha256_regions``, 16 times {start, len}), the 32 digest bytes and the backup region into its variables, whose places
-vary with the build.  Everything here works on the bytes of purgatory's segment.
+(``sha256_regions``, 16 times {start, len}), the 32 digest bytes and the backup region into its variables.  The places
+of the variables vary with the build.  The functions work on the bytes of purgatory's segment.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DigestTable(NamedTuple):
     at: int
     """Where the table starts in the purgatory segment, in bytes."""
     digest_at: int
-    """Where the digest stands in the purgatory segment, in bytes."""
+    """Where the digest starts in the purgatory segment, in bytes."""
     regions: tuple[tuple[int, int], ...]
     """(physical start, length) of each region; a length of 0 adds nothing."""
 
@@ -90,9 +90,9 @@ def digest_covers(regions: tuple[Segment, ...], phys: int) -> bool:
 
 
 def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> DigestTable:
-    """Find the table in the bytes of the purgatory segment and prove the find by computing the digest.
+    """Find the table in the bytes of the purgatory segment and prove it by computing the digest.
 
-    :raise CannotTellError: nothing in *purgatory* is such a table with a digest that fits
+    :raise CannotTellError: *purgatory* has no table with a digest that fits
     """
     starts = {segment.phys for segment in kimage.segments}
     for at in _table_candidates(purgatory):
@@ -125,7 +125,7 @@ def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
 
 
 def without_elfcorehdr(purgatory: bytes, table: DigestTable, elfcorehdr_phys: int, read_phys: ReadPhys) -> bytes:
-    """Return *purgatory* with a digest of what *read_phys* gives, the elfcorehdr's length set to 0."""
+    """Return *purgatory* with the elfcorehdr's length set to 0 and a new digest of memory as *read_phys* reads it."""
     regions = [(start, 0 if start == elfcorehdr_phys else length) for start, length in table.regions]
     changed = bytearray(purgatory)
     changed[table.at : table.at + TABLE_SIZE] = b"".join(_REGION.pack(*region) for region in regions)
@@ -136,8 +136,8 @@ def without_elfcorehdr(purgatory: bytes, table: DigestTable, elfcorehdr_phys: in
 def verify_digest(image: CrashImage, crashkernel: RangeList, read_phys: ReadPhys) -> None:
     """Compute purgatory's digest over the whole image, as purgatory will after a panic.
 
-    :raise CrashHotplugError: it is not the one that purgatory has: a panic now would leave no dump
-    :raise CannotTellError: the image is not known well enough
+    :raise CrashHotplugError: the digest differs from purgatory's: a panic now would leave no dump
+    :raise CannotTellError: the image could not be read completely
     """
     if image.kimage is None:
         raise CannotTellError("struct kimage of the loaded image could not be read")
@@ -155,8 +155,9 @@ def verify_digest(image: CrashImage, crashkernel: RangeList, read_phys: ReadPhys
 def find_backup_region(purgatory: bytes, regions: tuple[Segment, ...], source: Range) -> int | None:
     """Return the physical address to which purgatory copies low memory; None where it copies none.
 
-    kexec-tools gives the backup region a segment of the size of *source*, and tells purgatory three words: where it
-    is, where the source starts, and its size (``backup_start``, ``backup_src_start``, ``backup_src_size``).
+    kexec-tools gives the backup region a segment of the size of *source*, and writes three words into purgatory: the
+    address of the region, the start of the source, and the size of the source (``backup_start``, ``backup_src_start``,
+    ``backup_src_size``).
 
     :param regions: segments of the image, out of :func:`digest_regions`
     :param source: the physical range that is backed up: the first RAM below 640 KiB

@@ -1,8 +1,8 @@
 """Physical address ranges: sorted, disjoint, half-open.
 
-The convention of the whole project is set here: a range is ``[start, end)``, *end* is the first byte that no longer
-belongs to it.  ``/proc/iomem`` writes inclusive ends; they are converted where that file is read.  Ranges that touch
-are one range, as in the kernel's ``crash_mem`` lists (``kernel/crash_core.c``).
+The whole project uses this convention: a range is ``[start, end)``, and *end* is the first byte behind it.
+``/proc/iomem`` has inclusive ends; its reader converts them.  Ranges that touch are one range, as in the kernel's
+``crash_mem`` lists (``kernel/crash_core.c``).
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ class RangeList:
         return sum(end - start for start, end in self._ranges)
 
     def union(self, other: Iterable[tuple[int, int]]) -> RangeList:
-        """Everything that is in either list."""
+        """Return the bytes that are in either list."""
         return RangeList([*self._ranges, *other])
 
     def intersect(self, other: RangeList) -> RangeList:
-        """Everything that is in both lists; linear in their lengths."""
+        """Return the bytes that are in both lists; linear in their lengths."""
         found: list[Range] = []
         mine, theirs = self._ranges, other._ranges
         i = j = 0
@@ -106,7 +106,7 @@ class RangeList:
         return RangeList._trusted(found)
 
     def exclude(self, holes: RangeList, max_ranges: int | None = None) -> RangeList:
-        """Everything that is in this list and not in *holes*; linear in the lengths of both.
+        """Return the bytes that are in this list and not in *holes*; linear in the lengths of both.
 
         A hole may span several ranges (kernel fix 6dff31597264), and one in the middle of a range splits it.
 
@@ -146,12 +146,12 @@ class RangeList:
 
 
 class RangeDifference(NamedTuple):
-    """What two range lists do not have in common."""
+    """The difference between two range lists."""
 
     only_first: RangeList
     only_second: RangeList
 
 
 def compare_ranges(first: RangeList, second: RangeList) -> RangeDifference:
-    """Tell what only *first* and what only *second* covers, in bytes, whatever the cuts between ranges are."""
+    """Return the bytes that only *first* covers and those that only *second* covers; cuts do not count."""
     return RangeDifference(first.exclude(second), second.exclude(first))

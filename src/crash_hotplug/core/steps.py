@@ -13,22 +13,22 @@ from crash_hotplug.core.records import NamedTuple
 
 
 class Step(NamedTuple):
-    """One step that was taken."""
+    """One completed step."""
 
     name: str
-    """What was done, for people."""
+    """The action, for people."""
     seen: Hashable = None
-    """What was decided or found, for an observer of the steps."""
+    """The decision or the result of the step, for an observer of the steps."""
     waits: bool = False
-    """Nothing was done: another process holds what is needed."""
+    """Whether the step only waited, because another process holds the lock or the kernel's load is busy."""
 
 
 Say = Callable[[str], None]
-"""Told what takes more than a moment, for people."""
+"""Called with the name of each action that takes longer than a moment, for people."""
 
 
 def say_nothing(_what: str) -> None:
-    """Tell nobody: the default of every :data:`Say`."""
+    """Print nothing: the default of every :data:`Say`."""
 
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ else:
 
 
 class OutOfPatienceError(CrashHotplugError):
-    """Raised inside the generator, at a step that waits, when nobody is willing to wait any longer."""
+    """Raised inside the generator, at a step that waits, when the caller stops waiting."""
 
 
 def run(steps: Steps[_Result], may_wait: Callable[[], bool] = lambda: True) -> _Result:

@@ -1,4 +1,4 @@
-"""The verdict on a header: what a dump would lose now, as findings, notes and checks that could not be made.
+"""The verdict on a header: the losses of a dump made now, as findings, notes and checks that could not be made.
 
 :func:`assess` judges a loaded crash image, which ``status`` shows and ``update`` acts on; :func:`compare_header` any
 header; the single comparisons serve a vmcore as well (core/vmcore.py).
@@ -132,13 +132,13 @@ def _capture_kernel_notes(machine: Machine, image: CrashImage) -> list[Finding]:
 
 
 def _fit_notes(machine: Machine, loader: Loader, header: ElfCoreHeader, room: int) -> list[Finding]:
-    """Note that the header cannot be corrected in its place: the one that the machine needs now is larger."""
+    """Note that the header cannot be corrected in its place, because the machine needs a larger one."""
     try:
         expected_elfcorehdr(machine, loader, header, room=room)
     except NoRoomError as error:
-        return [Finding(Kind.DOES_NOT_FIT, f"it cannot be corrected in its place: {error}")]
+        return [Finding(Kind.DOES_NOT_FIT, f"the header cannot be corrected in its place: {error}")]
     except CannotTellError:
-        pass  # the comparison has listed what cannot be read
+        pass  # the comparison has listed the values that cannot be read
     return []
 
 
@@ -201,7 +201,7 @@ def _compare_cpus(machine: Machine, header: ElfCoreHeader, result: Comparison) -
             result.notes.append(Finding(Kind.CPU_OFFLINE_NOT_DESCRIBED, sentence, cpu=cpu.number))
         elif note.size < cpu.crash_notes.size:
             sentence = (
-                f"CPU {cpu.number} saves {cpu.crash_notes.size} bytes, {note.size} are described: "
+                f"CPU {cpu.number} saves {cpu.crash_notes.size} bytes, but only {note.size} are described: "
                 "a dump would contain only a part of its registers"
             )
             result.findings.append(Finding(Kind.CPU_NOTES_TOO_SMALL, sentence, cpu=cpu.number))
@@ -247,17 +247,17 @@ def compare_backup_region(machine: Machine, undescribed: RangeList, loader: Load
     keeps_out = machine.keeps_out_of_low_memory
     if loader is Loader.KERNEL and keeps_out:
         return  # left out on purpose by the kernel's loader
-    lost = f"the first 640 KiB are described no more ({human_size(undescribed.size)} of RAM)"
+    lost = f"the first 640 KiB are no longer described ({human_size(undescribed.size)} of RAM)"
     if loader is Loader.KERNEL:
         lost = f"the first 640 KiB are not described ({human_size(undescribed.size)} of RAM)"
     if keeps_out is None:
         result.unchecked.append(f"{lost}; whether this kernel uses them: its release is not known")
         return
     if keeps_out:
-        sentence = f"{lost}: the loader's backup region was dropped; this kernel keeps out of the first 1 MiB"
+        sentence = f"{lost}: the loader's backup region was dropped; this kernel does not use the first 1 MiB"
         result.notes.append(Finding(Kind.BACKUP_REGION_DROPPED, sentence, tuple(undescribed)))
         return
-    sentence = f"{lost}: this kernel keeps data there, which a dump would lack"
+    sentence = f"{lost}: a dump would lack the data that this kernel keeps there"
     result.findings.append(Finding(Kind.BACKUP_REGION_DROPPED, sentence, tuple(undescribed)))
 
 
@@ -336,7 +336,7 @@ def _text(text: KernelText) -> str:
 def _room_note(header: ElfCoreHeader, room: int) -> Finding:
     left = entries_that_fit(room) - len(header.program_headers)
     if left < 0:
-        sentence = f"the header has {header.size} bytes, its segment {room}: it does not fit"
+        sentence = f"the header has {header.size} bytes and does not fit into its segment of {room}"
     else:
         sentence = (
             f"room left for {count(left, 'more CPU or memory range', 'more CPUs or memory ranges')} "

@@ -1,4 +1,4 @@
-"""Audit a vmcore: its contents, its defects, and what it lacks compared with a machine."""
+"""Audit a vmcore: its contents, its defects, and its losses compared with a machine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HEAD_LIMIT = 1 << 20
 NOTES_LIMIT = 64 << 20
 """Notes beyond this many bytes are not read: 1,024 CPUs' take less than 1 MiB."""
 NOTE_COUNT_LIMIT = 1 << 17
-"""More notes than this are not read: a hostile file could contain millions of small ones."""
+"""Notes beyond this number are not read: a hostile file could contain millions of small ones."""
 
 _OTHER_FORMATS = {
     b"KDUMP   ": "compressed by makedumpfile",
@@ -174,7 +174,7 @@ def compare_vmcore(
     loader: Loader,
     result: Comparison,
 ) -> None:
-    """Add to *result* what the vmcore lacks compared with the machine shortly before the panic.
+    """Compare the vmcore with the machine shortly before the panic, and add the losses to *result*.
 
     :param loaded: the header that was loaded then; its addresses show which CPU is missing
     :raise InputError: the dump is of another kernel
@@ -186,7 +186,7 @@ def compare_vmcore(
     compare_memory(machine, vmcore.headers.ram, result, IN_DUMP)
     low = machine.dumpable_ram.intersect(RangeList([machine.architecture.backup_region_source]))
     compare_backup_region(machine, low.exclude(vmcore.headers.ram), loader, result)
-    if vmcore.headers.kernel_text is not None:  # else audit_vmcore() has said it
+    if vmcore.headers.kernel_text is not None:  # else audit_vmcore() has reported it
         compare_kernel_text(machine, vmcore.headers.kernel_text, result)
     compare_direct_map(machine, vmcore.headers.ram_headers, result)
 

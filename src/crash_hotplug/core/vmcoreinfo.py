@@ -40,7 +40,7 @@ def parse_vmcoreinfo(descriptor: bytes) -> Vmcoreinfo:
 
 
 def parse_symbols(descriptor: bytes) -> dict[str, int]:
-    """Return the virtual address of each symbol that the note tells (``SYMBOL(NAME)=ADDRESS``)."""
+    """Return the virtual address of each symbol in the note (``SYMBOL(NAME)=ADDRESS``)."""
     symbols = {}
     for line in descriptor.split(b"\n"):
         name, separator, address = line.partition(b")=")

@@ -29,7 +29,7 @@ def write_atomically(
     :param owner: user ID and group ID of the new file; those of the process if None
     :param parent: descriptor of the directory that holds the file; the directory part of *path* is then not looked up
     :param durable: whether the file has to survive a crash of the machine right after the call
-    :raise InputError: the file cannot be written; what was at *path* before is still there
+    :raise InputError: the file cannot be written; *path* is unchanged
     """
     directory, name = os.path.split(path)
     try:
@@ -42,8 +42,8 @@ def write_atomically(
 
 
 def temporary_prefix(name: str) -> str:
-    """Return how the name of every temporary file for the file *name* begins, to find those of killed writers."""
-    # No program reads it by mistake: udev and node_exporter choose their files by the end of the name.
+    """Return the prefix of the names of all temporary files for the file *name*, to find those of killed writers."""
+    # udev and node_exporter choose their files by the end of the name, so they do not read it.
     return f".{name}.crash-hotplug-"
 
 
@@ -66,7 +66,7 @@ def _is_replaceable(name: str, parent: int) -> bool:
 def _replace(name: str, parent: int, data: bytes, mode: int, owner: tuple[int, int] | None, durable: bool) -> None:
     attributes = _extended_attributes(name, parent)
     temporary = temporary_prefix(name) + os.urandom(6).hex()
-    # O_EXCL: the directory may belong to another user, who may have put a link there.
+    # O_EXCL: the directory may belong to another user and contain a planted link.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600, dir_fd=parent)
     try:

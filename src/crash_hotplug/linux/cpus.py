@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DIRECTORY = "/sys/devices/system/cpu"
 SAVED_NOTES = "/possible-cpus.json"
-"""In a saved tree: where CPUs that are not present would save their registers."""
+"""The file of a saved tree with the notes of CPUs that are not present."""
 CPU_LIMIT = 1 << 16
 """No kernel is built for more CPUs (x86_64 allows 8192)."""
 _LIST_ITEM = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
@@ -92,7 +92,7 @@ def _read_crash_notes(sysroot: Sysroot, number: int) -> NoteRegion | None:
 
 
 def with_possible_notes(sysroot: Sysroot, kcore: Kcore | None, cpus: Sequence[Cpu]) -> tuple[Cpu, ...]:
-    """Return *cpus* with the notes of those that are not present, where they can be read and proven.
+    """Return *cpus* with the notes of CPUs that are not present, where they can be read and proven.
 
     :raise InputError: the saved addresses are not in a snapshot's format
     """
@@ -109,7 +109,7 @@ def with_possible_notes(sysroot: Sysroot, kcore: Kcore | None, cpus: Sequence[Cp
 def read_possible_notes(sysroot: Sysroot, kcore: Kcore, cpus: Sequence[Cpu]) -> dict[int, NoteRegion]:
     """Compute the address of every possible CPU's notes from the kernel's variables.
 
-    Each is compared with sysfs where sysfs has it; if one differs, none is used.
+    Each address is compared with sysfs where sysfs has it; if one differs, none is used.
 
     :return: by CPU number; empty where the variables cannot be read or do not agree with sysfs
     """
@@ -156,7 +156,7 @@ def _read_saved_notes(sysroot: Sysroot) -> dict[int, NoteRegion]:
         notes = json.loads(text)["crash_notes"]
         return {int(number): _saved_note(value["phys"], value["size"]) for number, value in notes.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{name} is not what a snapshot writes: {error!r}") from error
+        raise InputError(f"{name} is not in the format of a snapshot: {error!r}") from error
 
 
 def _saved_note(phys: object, size: object) -> NoteRegion:

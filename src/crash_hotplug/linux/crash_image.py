@@ -28,21 +28,22 @@ _POINTER = 8
 
 
 def read_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
-    """Read the loaded image's elfcorehdr and what surrounds it.
+    """Read the loaded image: elfcorehdr, zero page, command line and segments.
 
     :param crashkernel: the reserved physical ranges
-    :raise CannotTellError: it cannot be found or read; the message says what is needed
-    :raise InputError: a saved file is not what a snapshot writes
+    :raise CannotTellError: it cannot be found or read; the message names the requirement
+    :raise InputError: a saved file is not in the format of a snapshot
     """
     return find_crash_image(sysroot, crashkernel) if sysroot.is_live else _read_saved(sysroot)
 
 
 def read_identity(sysroot: Sysroot, kcore: Kcore) -> bytes:
-    """Return what tells the loaded image from another: the pointer to its ``struct kimage`` and that one's bytes.
+    """Return the identity of the loaded image: the pointer to its ``struct kimage``, and the bytes of that structure.
 
-    The pointer alone does not: the kernel frees the previous image before it makes the next, often in the same place.
+    The pointer alone does not identify an image: the kernel frees the previous one before it allocates the next, often
+    in the same place.
 
-    :return: nothing where no image is loaded
+    :return: empty where no image is loaded
     :raise CannotTellError: the symbol ``kexec_crash_image`` or the memory there cannot be read
     """
     pointer_virt = kallsyms.read_symbols(sysroot, ("kexec_crash_image",)).get("kexec_crash_image")
@@ -71,7 +72,7 @@ def backup_source(ram: RangeList, architecture: Architecture) -> Range | None:
 
 
 def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
-    """Find the image of the live kernel: ``kexec_crash_image`` leads to ``struct kimage``, that to the segments.
+    """Find the image of the live kernel: follow ``kexec_crash_image`` to ``struct kimage`` and to the segments.
 
     :raise CannotTellError: a step fails
     """
@@ -154,7 +155,7 @@ def _saved_kimage(places: Mapping[str, Any]) -> Kimage | None:
 
 
 def places_of(image: CrashImage) -> dict[str, Any]:
-    """Return what image.json holds of an image: physical addresses and sizes as hex strings."""
+    """Return the content of image.json for an image: physical addresses and sizes as hex strings."""
     places: dict[str, Any] = {}
     for key, phys in (
         ("boot_params", image.boot_params_phys),

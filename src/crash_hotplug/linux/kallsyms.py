@@ -27,7 +27,7 @@ SYMBOLS = {
     "__per_cpu_offset": "DB",
     "kexec_crash_image": "BD",
 }
-"""The symbols that this project looks at, and that a snapshot keeps; the letters of nm(1) that each may have."""
+"""The symbols that this project reads and a snapshot keeps, with the letters of nm(1) that each may have."""
 _LONGEST_LINE = 1 << 10
 """Bytes; more than the kernel prints (KSYM_NAME_LEN is 512)."""
 _live: dict[str, Symbol | None] = {}
@@ -35,7 +35,7 @@ _live: dict[str, Symbol | None] = {}
 
 
 def read_symbols(sysroot: Sysroot, names: Iterable[str] = SYMBOLS) -> dict[str, int]:
-    """Return the virtual address of each symbol that is there and not masked (0 without privilege).
+    """Return the virtual address of each symbol that exists and is not masked (0 without privilege).
 
     :raise CannotTellError: the file may not be read
     """
@@ -53,7 +53,7 @@ def _find(sysroot: Sysroot, names: Iterable[str]) -> dict[str, Symbol]:
         return search_text(sysroot, names)
     unknown = [name for name in names if name not in _live]
     if unknown:
-        # Printing all symbols takes the kernel longer than everything else that an update does.
+        # Printing all symbols takes the kernel longer than all other work of an update.
         found = search_table(sysroot, unknown)
         found.update(search_text(sysroot, [name for name in unknown if name not in found]))
         _live.update({name: found.get(name) for name in unknown})
@@ -61,7 +61,7 @@ def _find(sysroot: Sysroot, names: Iterable[str]) -> dict[str, Symbol]:
 
 
 def search_table(sysroot: Sysroot, names: Iterable[str]) -> dict[str, Symbol]:
-    """Return those of the symbols that the table in the kernel's memory has; none where it cannot be read."""
+    """Return the symbols that are in the table in the kernel's memory; none where it cannot be read."""
     try:
         place = read_vmcoreinfo_place(sysroot)
         if place is None:
@@ -77,7 +77,7 @@ def search_table(sysroot: Sysroot, names: Iterable[str]) -> dict[str, Symbol]:
 
 
 def search_text(sysroot: Sysroot, names: Iterable[str]) -> dict[str, Symbol]:
-    """Return those of the symbols that /proc/kallsyms shows with an address, by plain searches in large parts of it.
+    """Return the symbols that /proc/kallsyms shows with an address, by plain searches in large parts of it.
 
     :raise CannotTellError: the file may not be read
     """

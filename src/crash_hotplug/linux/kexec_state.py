@@ -1,7 +1,7 @@
 """The kernel's files about kexec: the loaded image, support of hot-plug, restrictions, and vmcoreinfo.
 
-:func:`memory_encryption` is here as well: where memory is encrypted, /proc/kcore does not show the reserved region as
-the capture kernel will see it.
+:func:`memory_encryption` belongs here: where memory is encrypted, /proc/kcore does not show the reserved region as the
+capture kernel will see it.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class KexecState(NamedTuple):
     reserved_size: int | None
     """Bytes reserved by ``crashkernel=``."""
     elfcorehdr_size: int | None
-    """Bytes that the kernel wants an elfcorehdr to have room for (6.6 and newer)."""
+    """Bytes of room that the kernel requests for an elfcorehdr (6.6 and newer)."""
     updates_cpus: bool | None
-    """Whether the kernel itself keeps this image right when CPUs come and go; False also where it never does."""
+    """Whether the kernel itself updates this image when CPUs are added or removed; False also where it never does."""
     updates_memory: bool | None
     """The same for memory."""
     load_disabled: bool | None
@@ -67,7 +67,7 @@ class KexecState(NamedTuple):
 
     @property
     def kernel_updates_image(self) -> bool:
-        """Whether the kernel itself may update the loaded image when something comes or goes."""
+        """Whether the kernel itself may update the loaded image when CPUs or memory are added or removed."""
         return bool(self.updates_cpus or self.updates_memory)
 
 
@@ -105,7 +105,7 @@ def why_locked_down(state: KexecState) -> str | None:
 
 
 def why_no_load(state: KexecState) -> str | None:
-    """Return which sysctl forbids to load a crash image by either system call; None where none does."""
+    """Return the sentence about the sysctl that forbids both system calls; None where none does."""
     if state.load_disabled:
         return "kernel.kexec_load_disabled forbids loading until the next boot"
     if state.load_limit == 0:
@@ -197,6 +197,6 @@ def _flag(sysroot: Sysroot, path: str) -> bool | None:
 
 
 def _lockdown(sysroot: Sysroot) -> str | None:
-    # The mode in force stands in brackets: "none [integrity] confidentiality".
+    # Brackets mark the active mode: "none [integrity] confidentiality".
     matched = re.search(r"\[(none|integrity|confidentiality)\]", _text(sysroot, LOCKDOWN) or "")
     return matched[1] if matched else None

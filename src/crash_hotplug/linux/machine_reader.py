@@ -22,10 +22,10 @@ RELEASE = "/proc/sys/kernel/osrelease"
 
 
 def read_machine(sysroot: Sysroot) -> Machine:
-    """Read what a header has to describe, and what else a verdict depends on.
+    """Read the facts that a header describes, and the other facts on which a verdict depends.
 
-    :raise CannotTellError: CPUs or memory are masked or missing; what else is unreadable is None in the result
-    :raise InputError: a file is not what the kernel writes, or the architecture is not supported
+    :raise CannotTellError: CPUs or memory are masked or missing; other unreadable facts are None in the result
+    :raise InputError: a file is not in the kernel's format, or the architecture is not supported
     """
     kcore = _open_kcore(sysroot)
     try:
@@ -39,10 +39,10 @@ def read_machine(sysroot: Sysroot) -> Machine:
 
 
 def read_described_machine(sysroot: Sysroot, kcore: Kcore | None, iomem: Iomem) -> Machine:
-    """Read what a header has to describe; memory blocks and ACPI devices, one file each, are left out.
+    """Read the facts that a header describes; memory blocks and ACPI devices, one file each, are left out.
 
     :param kcore: the open /proc/kcore; None where it cannot be read
-    :param iomem: what /proc/iomem says; errors as :func:`read_machine`
+    :param iomem: the contents of /proc/iomem; errors as :func:`read_machine`
     """
     return Machine(
         architecture=kcore.architecture if kcore is not None else _architecture_without_kcore(sysroot),
@@ -62,7 +62,7 @@ def _open_kcore(sysroot: Sysroot) -> Kcore | None:
     try:
         return Kcore(sysroot)
     except CannotTellError:
-        return None  # the comparison says which checks that costs
+        return None  # the comparison lists the checks that need kcore
 
 
 def _architecture_without_kcore(sysroot: Sysroot) -> Architecture:

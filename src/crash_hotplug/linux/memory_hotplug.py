@@ -1,4 +1,4 @@
-"""Memory that can come and go: hot-plug memory blocks, and the memory devices that ACPI can plug in."""
+"""Hot-pluggable memory: memory blocks, and the memory devices that ACPI can plug in."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def acpi_device_names(sysroot: Sysroot) -> list[str]:
 
 
 def count_present_acpi_devices(sysroot: Sysroot) -> int:
-    """Return how many memory devices are plugged in; 0 also where the kernel does not show it.
+    """Return the number of memory devices that are plugged in; 0 also where the kernel does not show it.
 
     :raise InputError: a file is not text, or too large
     """

@@ -1,4 +1,4 @@
-"""The system's own programs, run by root: where they are looked for, and why one failed, in a sentence."""
+"""Run the system's own programs as root: their directories, and the reason of a failure in a sentence."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 from crash_hotplug.core.errors import CrashHotplugError
 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Directories of root's programs, for shutil.which().  PATH is not used: a service may have none, and that of a user
-may lead root to another program."""
+"""Directories of root's programs, for shutil.which().  PATH is not used: a service may have none, and a user's PATH
+may name another program."""
 _LINES = 3
 
 
@@ -24,7 +24,7 @@ def run_tool(command: list[str], seconds: float = 300) -> subprocess.CompletedPr
 
 
 def why_failed(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the last lines of what a program that failed printed, or its exit code where it printed nothing."""
+    """Return the last lines that a failed program printed, or its exit code if it printed nothing."""
     # More than one line: kdumpctl's last is "Starting kdump: [FAILED]", and the reason is in the lines before it.
     said = (done.stderr.strip() or done.stdout.strip()).splitlines()
     return "; ".join(line.strip() for line in said[-_LINES:]) or f"exit code {done.returncode}"

@@ -42,7 +42,7 @@ class Snapshot:
 def take_snapshot(sysroot: Sysroot) -> Snapshot:
     """Collect the files; of the machine's memory only headers of the crash image and of kcore are saved.
 
-    :raise CannotTellError: memory or CPUs are masked, so that the snapshot would be of no use
+    :raise CannotTellError: memory or CPUs are masked: a snapshot would be useless
     :raise InputError: a file is not in the kernel's format
     """
     snapshot = Snapshot()
@@ -92,7 +92,7 @@ def _save_doctor_files(sysroot: Sysroot, snapshot: Snapshot) -> None:
 
 
 def _doctor_files(sysroot: Sysroot, found: diagnosis.Diagnosis) -> dict[str, bytes]:
-    """Return what doctor reads beside /proc and /sys; a link is saved as an empty file, which doctor reads alike."""
+    """Return the files that doctor reads outside /proc and /sys; an empty file replaces a link."""
     directories = (*RULES_DIRECTORIES, *UNIT_DIRECTORIES, ACTIVE)
     texts = {f"{directory}/{_EMPTY}": "" for directory in directories if exists(sysroot, directory)}
     texts.update({rules.path: rules.text for rules in found.rules})
@@ -150,7 +150,7 @@ def _save_kernel_addresses(sysroot: Sysroot, snapshot: Snapshot) -> None:
 
 
 def _save_possible_cpus(sysroot: Sysroot, snapshot: Snapshot, opened: kcore.Kcore) -> None:
-    """Save the places of notes of CPUs that are not present: sysfs does not have them."""
+    """Save the addresses of the notes of CPUs that are not present: sysfs does not have them."""
     found = cpus.with_possible_notes(sysroot, opened, cpus.read_cpus(sysroot))
     if any(cpu.crash_notes is not None and not cpu.present for cpu in found):
         snapshot.files[cpus.SAVED_NOTES] = cpus.notes_json(found)

@@ -1,7 +1,7 @@
 """Reading files of a machine: the live one, or a tree that ``snapshot`` saved.
 
-A saved tree comes from another person.  Every file is therefore read through here: only if it is a regular file, only
-up to a limit, and without waiting for a writer.
+A saved tree comes from another person.  Every file is therefore read by this module: only if it is a regular file,
+only up to a limit, and without waiting for a writer.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Sysroot:
         return path if self.directory is None else os.path.join(self.directory, path.lstrip("/"))
 
     def _inside(self, path: str) -> str:
-        """Return the same for opening it.
+        """Return the place of a file, after a check that it lies in the tree.
 
         :raise InputError: a link in the saved tree leads out of it
         """
@@ -117,14 +117,14 @@ class NotRegularFileError(InputError):
 def open_regular(path: str, name: str | None = None) -> BinaryIO | None:
     """Open a regular file for reading, unbuffered; None where it does not exist.
 
-    :param name: what messages call it; its path if None
+    :param name: its name in messages; its path if None
     :raise CannotTellError: it may not be read
     :raise NotRegularFileError: it is not a regular file
     :raise InputError: its name cannot be a file's
     """
     name = name or path
     try:
-        # O_NONBLOCK: opening a pipe that somebody put there must not wait for a writer.
+        # O_NONBLOCK: opening a named pipe must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -141,7 +141,7 @@ def open_regular(path: str, name: str | None = None) -> BinaryIO | None:
 
 
 def open_given(path: str, name: str | None = None) -> BinaryIO:
-    """Open a regular file that a person named; as :func:`open_regular`, but it has to exist.
+    """Open a regular file that the user named; as :func:`open_regular`, but it has to exist.
 
     :raise CannotTellError: it may not be read
     :raise InputError: it does not exist, or is not a regular file

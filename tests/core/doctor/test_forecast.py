@@ -46,7 +46,7 @@ def sentences(situation: Situation) -> str:
     return " | ".join(found.sentence for found in forecast(situation))
 
 
-def test_without_kernel_rule_and_service_nothing_is_handled() -> None:
+def test_forecast_without_kernel_rule_and_service_is_not_handled() -> None:
     assert verdict(NOTHING) is False
     assert "nothing updates the header" in sentences(NOTHING)
 

@@ -1,4 +1,4 @@
-"""Shell settings, compared with what a shell makes of them, and the sandbox that unit files describe."""
+"""Shell settings, compared with a shell's own result, and the sandbox that unit files describe."""
 
 from __future__ import annotations
 

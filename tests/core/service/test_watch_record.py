@@ -29,7 +29,7 @@ def value(record: WatchRecord, name: str, **labels: str) -> float:
     return parsed(record.metrics())[f"crash_hotplug_{name}", tuple(sorted(labels.items()))]
 
 
-def test_what_happened_is_in_the_metrics() -> None:
+def test_metrics_count_events_looks_and_updates() -> None:
     record = WatchRecord("1.0", started=1000.0)
     record.events["memory"] += 16
     record.overruns, record.ignored = 2, 3
@@ -60,21 +60,21 @@ def test_room_and_duration_are_those_of_the_last_look_that_knew_them() -> None:
     assert value(record, "last_kexec_load_seconds") == 0.005
 
 
-def test_before_the_first_look_no_verdict_is_claimed() -> None:
+def test_metrics_before_the_first_look_have_no_verdict() -> None:
     text = WatchRecord("1.0", started=1000.0).metrics()
     assert "crash_hotplug_accurate" not in text
     assert parsed(text)["crash_hotplug_start_timestamp_seconds", ()] == 1000
 
 
 @given(st.text(), st.floats(allow_nan=False, allow_infinity=False, min_value=-1e15, max_value=1e15))
-def test_any_label_and_number_comes_back(label: str, number: float) -> None:
+def test_exposition_of_any_label_and_number_is_parsed_back(label: str, number: float) -> None:
     # Prometheus' text is lines; a carriage return or another separator inside a label is none.
     text = exposition([Family("family", "gauge", f"help {label}", [({"label": label}, number)])])
     if len(text.splitlines()) == 3:
         assert parsed(text)["family", (("label", label),)] == pytest.approx(number, abs=1e-6)
 
 
-def test_only_what_changed_is_news() -> None:
+def test_look_is_news_only_if_something_changed() -> None:
     assert RIGHT.is_news_after(None)
     assert not RIGHT.is_news_after(RIGHT)
     assert UPDATED.is_news_after(RIGHT)
@@ -82,10 +82,10 @@ def test_only_what_changed_is_news() -> None:
     assert STALE.is_news_after(RIGHT)
     assert not STALE.is_news_after(STALE)
     assert replace(STALE, action="no kcore").is_news_after(STALE)
-    assert replace(RIGHT, external_change="unloaded by somebody else").is_news_after(RIGHT)
+    assert replace(RIGHT, external_change="another process unloaded the image").is_news_after(RIGHT)
 
 
-def test_the_status_line_has_the_verdict_first() -> None:
+def test_status_line_begins_with_the_verdict() -> None:
     record = WatchRecord("1.0", started=1000.0)
     assert record.status_line() == "first look"
     record.add(UPDATED, "event", 1002.0, 0.5)

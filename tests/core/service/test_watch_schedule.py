@@ -44,7 +44,7 @@ news = st.lists(st.booleans(), min_size=1, max_size=5)
 
 
 @given(times, durations, news, st.sampled_from([0.0, 0.5]))
-def test_after_each_event_a_look_begins_in_time(
+def test_look_begins_in_time_after_each_event(
     events: list[float], take: list[float], has_news: list[bool], lead: float
 ) -> None:
     service = Simulated(take, has_news, lead)
@@ -57,7 +57,7 @@ def test_after_each_event_a_look_begins_in_time(
 
 
 @given(times, durations)
-def test_a_storm_takes_half_a_cpu_at_most(events: list[float], take: list[float]) -> None:
+def test_storm_takes_half_a_cpu_at_most(events: list[float], take: list[float]) -> None:
     service = Simulated([min(t, MAX_DELAY) for t in take], [False])
     service.run(events, 100)
     for (began, ended), (next_began, _) in zip(service.looks, service.looks[1:]):
@@ -65,7 +65,7 @@ def test_a_storm_takes_half_a_cpu_at_most(events: list[float], take: list[float]
 
 
 @given(times, durations)
-def test_there_is_a_look_for_what_shows_only_after_the_last_event(events: list[float], take: list[float]) -> None:
+def test_looks_continue_after_the_last_event(events: list[float], take: list[float]) -> None:
     service = Simulated(take, [False])
     service.run([*events, 30.0], 200)
     after = [began for began, _ in service.looks if began >= 30.0]
@@ -80,13 +80,13 @@ def test_idle_looks_grow_apart_until_the_heartbeat() -> None:
     assert len(gaps) < 15
 
 
-def test_an_event_brings_the_next_look_forward() -> None:
+def test_event_brings_the_next_look_forward() -> None:
     service = Simulated([0.001], [False])
     service.run([100.0], 108)
     assert [round(began, 1) for began, _ in service.looks if began >= 100] == [100.0, 101.0, 103.0, 107.0]
 
 
-def test_a_lead_leaves_the_kernel_time_but_not_more_than_that() -> None:
+def test_lead_delays_only_the_first_look_of_a_burst() -> None:
     service = Simulated([0.01], [False], lead=0.5)
     service.run([n / 10 for n in range(200, 300)], 32)
     began = [began for began, _ in service.looks if began >= 20]
@@ -94,7 +94,7 @@ def test_a_lead_leaves_the_kernel_time_but_not_more_than_that() -> None:
     assert max(b - a for a, b in zip(began, began[1:])) < MAX_DELAY + 0.1
 
 
-def test_a_person_is_answered_at_once() -> None:
+def test_look_now_is_due_at_once() -> None:
     schedule = Schedule(0.0, MAX_DELAY, HEARTBEAT)
     schedule.finished(0.5, False)
     schedule.look_now(0.6)
@@ -109,7 +109,7 @@ def test_quiet_is_when_the_last_event_is_long_ago() -> None:
     assert schedule.is_quiet(6.0)
 
 
-def test_one_reload_for_each_state_of_the_machine() -> None:
+def test_reload_gate_allows_one_reload_for_each_state() -> None:
     gate = ReloadGate()
     assert gate.why_not(0.0, "one", is_quiet=False) == "events still come"
     assert gate.why_not(0.0, "one", is_quiet=True) is None
@@ -118,7 +118,7 @@ def test_one_reload_for_each_state_of_the_machine() -> None:
     assert gate.why_not(1.0, "two", is_quiet=True) is None
 
 
-def test_a_reload_that_fails_is_tried_again_later_and_later() -> None:
+def test_failed_reload_is_retried_at_growing_distances() -> None:
     gate, now, pauses = ReloadGate(), 0.0, []
     for _ in range(10):
         gate.tried(now, "one", succeeded=False)

@@ -32,26 +32,26 @@ def is_free(path: Path) -> bool:
     return True
 
 
-def test_it_is_held_and_given_back(path: Path) -> None:
+def test_lock_is_held_and_released(path: Path) -> None:
     with kdump_locks():
         assert not is_free(path)
     assert is_free(path)
 
 
-def test_one_that_stays_taken(path: Path) -> None:
+def test_taken_lock_is_reported(path: Path) -> None:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(LockBusyError, match="another process is loading a crash image"), kdump_locks():
             pass
 
 
-def test_one_that_cannot_be_opened(path: Path) -> None:
+def test_lock_that_cannot_be_opened_is_reported(path: Path) -> None:
     path.mkdir()
     with pytest.raises(CrashHotplugError, match="cannot be opened: Is a directory"), kdump_locks():
         pass
 
 
-def test_one_that_may_not_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_without_permission_asks_for_root(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_arguments: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -61,7 +61,7 @@ def test_one_that_may_not_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_file_that_a_user_put_there_is_no_lock(path: Path) -> None:
+def test_lock_file_of_another_user_is_ignored(path: Path) -> None:
     with path.open("w") as file:
         os.chown(path, 65534, 65534)
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -69,7 +69,7 @@ def test_a_file_that_a_user_put_there_is_no_lock(path: Path) -> None:
             pass
 
 
-def test_a_link_is_not_followed(path: Path) -> None:
+def test_lock_behind_a_link_is_refused(path: Path) -> None:
     path.symlink_to(path.parent / "elsewhere")
     with pytest.raises(CrashHotplugError, match="cannot be opened"), kdump_locks():
         pass

@@ -1,4 +1,4 @@
-"""kexec-tools, for which a script stands in: what it is asked for depends on what it and the kernel know."""
+"""kexec-tools, replaced by a script: its options depend on its version and on the kernel."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_kexec_options(tmp_path: Path, options: str, capture: str, given: list[s
     assert (tmp_path / "ran").read_text().splitlines() == [*given, "/k", "--initrd=/i", "--append=a b"]
 
 
-def test_a_failure_says_what_kexec_said(tmp_path: Path) -> None:
+def test_kexec_failure_is_reported_with_its_output(tmp_path: Path) -> None:
     program = kexec(tmp_path, "", "echo one; echo Cannot load /k >&2; exit 255")
     with pytest.raises(CrashHotplugError, match=r"kexec -p -c failed: Cannot load /k"):
         load(program, CaptureKernel("/k", None, ""))

@@ -47,7 +47,7 @@ def verdict(fake: FakeKexec) -> Verdict:
     return assess(machine, fake.image()).comparison.verdict
 
 
-def test_a_hot_added_cpu_and_dimm_are_described_by_one_small_load(fake: FakeKexec) -> None:
+def test_update_describes_a_hot_added_cpu_and_dimm_with_one_small_load(fake: FakeKexec) -> None:
     assert verdict(fake) is Verdict.NOT_ACCURATE
     before = {at: fake.read(at, 0x1000) for at in (KERNEL, INITRD, BACKUP, ZERO_PAGE)}
     report = fake.update()
@@ -59,7 +59,7 @@ def test_a_hot_added_cpu_and_dimm_are_described_by_one_small_load(fake: FakeKexe
     assert fake.flags == [0]
 
 
-def test_the_next_updates_hash_nothing_and_see_the_whole_image(fake: FakeKexec) -> None:
+def test_later_updates_hash_nothing_and_see_the_whole_image(fake: FakeKexec) -> None:
     assert fake.update().outcome is Outcome.UPDATED
     said: list[str] = []
     assert fake.update(say=said.append).outcome is Outcome.UNCHANGED
@@ -80,14 +80,14 @@ def test_the_next_updates_hash_nothing_and_see_the_whole_image(fake: FakeKexec) 
     assert fake.digest_fits()
 
 
-def test_an_image_whose_digest_never_had_the_header(tmp_path: Path) -> None:
+def test_update_leaves_purgatory_alone_if_the_digest_lacks_the_header(tmp_path: Path) -> None:
     fake = FakeKexec(tmp_path, header_in_digest=False)
     purgatory = fake.read(PURGATORY, 0x9000)
     assert fake.update(FULL).outcome is Outcome.UPDATED
     assert fake.read(PURGATORY, 0x9000) == purgatory
 
 
-def test_the_backup_region_that_the_kernel_dropped_is_described_again(fake: FakeKexec) -> None:
+def test_backup_region_of_the_image_is_described_in_the_header(fake: FakeKexec) -> None:
     machine = read_machine(fake.sysroot)
     image = fake.image()
     assert image.backup_region_phys == BACKUP
@@ -96,7 +96,7 @@ def test_the_backup_region_that_the_kernel_dropped_is_described_again(fake: Fake
     assert from_kernel.backup_region.p_offset == BACKUP
 
 
-def test_flags_that_the_loader_gave_are_passed_on(fake: FakeKexec) -> None:
+def test_loader_flags_are_passed_on(fake: FakeKexec) -> None:
     fake.write_file("sys/devices/system/memory/crash_hotplug", "1\n")
     assert fake.update().outcome is Outcome.UPDATED
     assert fake.flags == [KEXEC_UPDATE_ELFCOREHDR]
@@ -110,8 +110,8 @@ def test_full_verification_finds_a_broken_kernel_before_any_panic(fake: FakeKexe
     assert fake.loads == []
 
 
-def test_a_broken_image_is_not_taken_over(fake: FakeKexec) -> None:
-    """Taking it over would write a digest that fits: what was broken would be hidden."""
+def test_broken_image_is_not_taken_over(fake: FakeKexec) -> None:
+    """Taking it over would write a digest that fits and so hide the damage."""
     fake.flip_bit(INITRD + 5)
     assert fake.update().outcome is Outcome.CANNOT_TELL
     assert fake.loads == []
@@ -127,7 +127,7 @@ def test_a_broken_image_is_not_taken_over(fake: FakeKexec) -> None:
         ("proc/cpuinfo", "flags\t\t: fpu tdx_guest\n", "memory is encrypted (Intel TDX)"),
     ],
 )
-def test_what_forbids_it_is_said(fake: FakeKexec, path: str, text: str, sentence: str) -> None:
+def test_refused_update_names_the_restriction(fake: FakeKexec, path: str, text: str, sentence: str) -> None:
     fake.write_file(path, text)
     report = fake.update()
     assert report.outcome is Outcome.REFUSED
@@ -135,12 +135,12 @@ def test_what_forbids_it_is_said(fake: FakeKexec, path: str, text: str, sentence
     assert fake.loads == []
 
 
-def test_another_architecture_is_refused(fake: FakeKexec) -> None:
+def test_other_architectures_are_refused(fake: FakeKexec) -> None:
     report = run_patiently(update(fake.machine("aarch64")))
     assert (report.outcome, "x86_64 only" in report.sentence) == (Outcome.REFUSED, True)
 
 
-def test_amds_encryption_is_told_by_vmcoreinfo(fake: FakeKexec) -> None:
+def test_amd_memory_encryption_is_detected_in_vmcoreinfo(fake: FakeKexec) -> None:
     vmcoreinfo = read_machine(fake.sysroot).vmcoreinfo
     assert vmcoreinfo is not None
     note = bytes(12) + b"VMCOREINFO\0\0"
@@ -151,20 +151,20 @@ def test_amds_encryption_is_told_by_vmcoreinfo(fake: FakeKexec) -> None:
     assert fake.update().outcome is Outcome.UPDATED
 
 
-def test_without_privilege_nothing_can_be_told(fake: FakeKexec) -> None:
+def test_masked_iomem_is_cannot_tell(fake: FakeKexec) -> None:
     fake.write_file("proc/iomem", "00000000-00000000 : System RAM\n")
     report = fake.update()
     assert (report.outcome, "run as root" in report.sentence) == (Outcome.CANNOT_TELL, True)
 
 
-def test_an_unknown_layout_of_struct_kimage(fake: FakeKexec) -> None:
+def test_unknown_layout_of_struct_kimage_is_cannot_tell(fake: FakeKexec) -> None:
     fake.write(KIMAGE_PHYS, b"\xff" * 1024)
     report = fake.update()
     assert (report.outcome, "layout of struct kimage" in report.sentence) == (Outcome.CANNOT_TELL, True)
     assert fake.loads == []
 
 
-def test_no_hole_for_control_pages(fake: FakeKexec) -> None:
+def test_update_without_a_hole_for_control_pages_is_refused(fake: FakeKexec) -> None:
     """So much RAM needs more page tables than the reserved region has room for."""
     text = (fake.root / "proc" / "iomem").read_text()
     fake.write_file("proc/iomem", f"{text}{1 << 46:x}-{(1 << 46) + 0xFFF:x} : System RAM\n")
@@ -174,19 +174,19 @@ def test_no_hole_for_control_pages(fake: FakeKexec) -> None:
 
 
 @pytest.mark.parametrize("missing", ["proc/kcore", "proc/kallsyms"])
-def test_what_cannot_be_read_is_cannot_tell(fake: FakeKexec, missing: str) -> None:
+def test_missing_proc_file_is_cannot_tell(fake: FakeKexec, missing: str) -> None:
     (fake.root / missing).unlink()
     report = fake.update()
     assert report.outcome is Outcome.CANNOT_TELL
     assert fake.loads == []
 
 
-def test_no_image(fake: FakeKexec) -> None:
+def test_update_without_an_image_is_not_loaded(fake: FakeKexec) -> None:
     fake.unload()
     assert fake.update().outcome is Outcome.NOT_LOADED
 
 
-def test_lock_that_stays_taken_is_reported(fake: FakeKexec) -> None:
+def test_taken_lock_is_reported(fake: FakeKexec) -> None:
     def taken() -> AbstractContextManager[None]:
         raise LockBusyError("taken")
 
@@ -220,7 +220,7 @@ def test_refusing_kernel_is_a_sentence(fake: FakeKexec) -> None:
     assert "no crash image is loaded now" not in report.sentence
 
 
-def test_kernel_that_refuses_after_it_dropped_the_image_is_said(fake: FakeKexec) -> None:
+def test_kernel_that_drops_the_image_and_refuses_is_reported(fake: FakeKexec) -> None:
     def drop_and_refuse() -> None:
         fake.unload()
         raise KexecError(12)
@@ -233,7 +233,7 @@ def test_kernel_that_refuses_after_it_dropped_the_image_is_said(fake: FakeKexec)
     )
 
 
-def test_image_that_changes_at_every_look_is_a_failure(fake: FakeKexec) -> None:
+def test_image_that_changes_again_and_again_fails_the_update(fake: FakeKexec) -> None:
     changes = iter(range(1000))
     steps = update(fake.machine())
     report = None
@@ -248,7 +248,7 @@ def test_image_that_changes_at_every_look_is_a_failure(fake: FakeKexec) -> None:
     assert fake.loads == []
 
 
-def test_image_at_the_same_address_is_told_by_its_segments(fake: FakeKexec) -> None:
+def test_new_image_at_the_same_address_is_detected_by_its_segments(fake: FakeKexec) -> None:
     """The kernel frees the previous struct kimage before it allocates the next: often the pointer stays the same."""
     steps = update(fake.machine())
     names = []
@@ -264,7 +264,7 @@ def test_image_at_the_same_address_is_told_by_its_segments(fake: FakeKexec) -> N
 
 
 @pytest.mark.parametrize("place", [KERNEL + 0x3000, INITRD, BACKUP + 0x50000, ZERO_PAGE + 0x5FFF])
-def test_image_that_is_loaded_at_the_very_moment_is_noticed(fake: FakeKexec, place: int) -> None:
+def test_image_loaded_during_the_call_is_detected_as_torn(fake: FakeKexec, place: int) -> None:
     assert fake.update().outcome is Outcome.UPDATED
     fake.add_ranges(3)
     other = b"another image's".ljust(0x4000, b"!")[: 1 if place % 0x1000 else None]
@@ -273,7 +273,7 @@ def test_image_that_is_loaded_at_the_very_moment_is_noticed(fake: FakeKexec, pla
     assert (report.outcome, "the loaded image is torn" in report.sentence) == (Outcome.TORN, True)
 
 
-def test_first_update_computes_its_digest_once_more(tmp_path: Path) -> None:
+def test_first_update_recomputes_the_digest_after_the_call(tmp_path: Path) -> None:
     """A byte between two samples, changed at the very moment of the call, is seen by the whole digest only."""
     fake = FakeKexec(tmp_path)
     fake.before_load = lambda: fake.flip_bit(BACKUP + 0x1000 + 5)
@@ -281,7 +281,7 @@ def test_first_update_computes_its_digest_once_more(tmp_path: Path) -> None:
     assert (report.outcome, "does not fit" in report.sentence) == (Outcome.TORN, True)
 
 
-def test_a_header_that_outgrew_its_segment_moves_once(fake: FakeKexec) -> None:
+def test_header_that_outgrew_its_segment_moves_once(fake: FakeKexec) -> None:
     fake.add_ranges(400)
     report = fake.update()
     assert (report.outcome, "at a new place" in report.sentence) == (Outcome.UPDATED, True)
@@ -300,7 +300,7 @@ def test_a_header_that_outgrew_its_segment_moves_once(fake: FakeKexec) -> None:
     assert fake.digest_fits()
 
 
-def test_room_is_for_as_many_ranges_as_was_asked_for(fake: FakeKexec) -> None:
+def test_room_fits_the_requested_number_of_ranges(fake: FakeKexec) -> None:
     fake.add_ranges(400)
     assert fake.update(Wants(memory_ranges=1000)).outcome is Outcome.UPDATED
     machine = read_machine(fake.sysroot)
@@ -308,13 +308,13 @@ def test_room_is_for_as_many_ranges_as_was_asked_for(fake: FakeKexec) -> None:
     assert elfcorehdr_room(image, machine.crashkernel, None) == room_for(len(machine.cpus), 1000)
 
 
-def test_more_ranges_than_were_asked_for_get_room_all_the_same(fake: FakeKexec) -> None:
+def test_room_grows_beyond_the_requested_number_of_ranges(fake: FakeKexec) -> None:
     fake.add_ranges(400)
     assert fake.update(Wants(memory_ranges=1)).outcome is Outcome.UPDATED
     assert verdict(fake) is Verdict.ACCURATE
 
 
-def test_room_in_bytes(fake: FakeKexec) -> None:
+def test_room_in_bytes_is_rounded_up_to_pages(fake: FakeKexec) -> None:
     assert run_patiently(make_ready(fake.machine(), Wants(hotplug_size=0x21001))) is None
     machine = read_machine(fake.sysroot)
     image = fake.image()
@@ -329,7 +329,7 @@ def described_cpus(fake: FakeKexec) -> int:
     return len(parse_elfcorehdr(image.elfcorehdr).cpu_notes)
 
 
-def test_a_header_without_room_for_every_possible_cpu_moves(fake: FakeKexec) -> None:
+def test_header_without_room_for_every_possible_cpu_moves(fake: FakeKexec) -> None:
     fake.make_possible(300)
     report = fake.update()
     assert (report.outcome, "at a new place" in report.sentence) == (Outcome.UPDATED, True)
@@ -351,7 +351,7 @@ def test_present_cpus_are_described_where_the_header_cannot_move(tmp_path: Path)
     assert len(fake.loads) == 1
 
 
-def test_move_that_fails_is_not_followed_by_another_load(fake: FakeKexec) -> None:
+def test_failed_move_is_not_followed_by_another_load(fake: FakeKexec) -> None:
     def refuse() -> None:
         tried.append("move")
         raise KexecError(22)
@@ -363,7 +363,7 @@ def test_move_that_fails_is_not_followed_by_another_load(fake: FakeKexec) -> Non
     assert tried == ["move"]
 
 
-def test_move_that_is_torn_is_not_followed_by_another_load(fake: FakeKexec) -> None:
+def test_torn_move_is_not_followed_by_another_load(fake: FakeKexec) -> None:
     fake.make_possible(300)
     fake.before_load = lambda: fake.flip_bit(INITRD)
     assert fake.update().outcome is Outcome.TORN
@@ -371,7 +371,7 @@ def test_move_that_is_torn_is_not_followed_by_another_load(fake: FakeKexec) -> N
 
 
 @pytest.mark.parametrize(("changes", "outcome"), [(1, Outcome.UPDATED), (1000, Outcome.FAILED)])
-def test_move_whose_image_changed_is_begun_anew(fake: FakeKexec, changes: int, outcome: Outcome) -> None:
+def test_move_starts_again_if_the_image_changed(fake: FakeKexec, changes: int, outcome: Outcome) -> None:
     left = list(range(changes))
     fake.make_possible(300)
     steps = update(fake.machine())
@@ -386,7 +386,7 @@ def test_move_whose_image_changed_is_begun_anew(fake: FakeKexec, changes: int, o
     assert len(fake.loads) == (outcome is Outcome.UPDATED)
 
 
-def test_move_that_cannot_be_made_leaves_everything(tmp_path: Path) -> None:
+def test_move_without_a_free_place_changes_nothing(tmp_path: Path) -> None:
     fake = FakeKexec(tmp_path, has_free_place=False)
     fake.add_ranges(400)
     report = fake.update()
@@ -395,7 +395,7 @@ def test_move_that_cannot_be_made_leaves_everything(tmp_path: Path) -> None:
     assert fake.loads == []
 
 
-def test_header_that_is_not_there_afterwards_is_noticed(fake: FakeKexec) -> None:
+def test_header_missing_after_the_call_is_detected(fake: FakeKexec) -> None:
     fake.after_load = lambda: fake.write(HEADER, fake.header)
     report = fake.update()
     assert report.outcome is Outcome.FAILED
@@ -409,7 +409,7 @@ def test_image_that_cannot_be_read_back_is_a_failure(fake: FakeKexec) -> None:
     assert (report.outcome, report.sentence.endswith("reload the crash image")) == (Outcome.FAILED, True)
 
 
-def test_image_that_is_unloaded_at_the_very_moment_is_said(fake: FakeKexec) -> None:
+def test_image_unloaded_during_the_call_is_reported(fake: FakeKexec) -> None:
     fake.after_load = fake.unload
     report = fake.update()
     assert (report.outcome, "was unloaded" in report.sentence) == (Outcome.FAILED, True)

@@ -78,7 +78,7 @@ def loader(tmp_path: Path) -> Loader:
     return Loader(FakeKexec(tmp_path), tmp_path)
 
 
-def test_it_is_loaded_and_remembered(loader: Loader) -> None:
+def test_load_once_loads_and_records_the_image(loader: Loader) -> None:
     assert loader.load(cmdline="nr_cpus=1") == ("kexec_file_load", None)
     record = read_record(loader.records)
     assert record is not None
@@ -86,7 +86,7 @@ def test_it_is_loaded_and_remembered(loader: Loader) -> None:
     assert loader.calls == ["file", "update"]
 
 
-def test_what_is_wrong_is_said_before_anything_is_dropped(loader: Loader, tmp_path: Path) -> None:
+def test_wrong_input_is_refused_before_the_image_is_dropped(loader: Loader, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no kernel")
     large = tmp_path / "large"
     with large.open("wb") as file:
@@ -108,14 +108,14 @@ def test_what_is_wrong_is_said_before_anything_is_dropped(loader: Loader, tmp_pa
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOEXEC, errno.EKEYREJECTED, errno.ENODATA])
-def test_where_only_kexec_load_will_do_kexec_tools_loads(loader: Loader, number: int) -> None:
+def test_kexec_tools_load_where_kexec_file_load_cannot(loader: Loader, number: int) -> None:
     loader.error = number
     loaded = loader.load()
     assert loaded.how.startswith("kexec -p -c: kexec_file_load failed: ")
     assert loader.calls == ["file", "kexec", "update"]
 
 
-def test_what_kexec_file_load_would_refuse_is_not_given_to_it(loader: Loader) -> None:
+def test_kernel_that_kexec_file_load_would_refuse_goes_to_kexec_tools(loader: Loader) -> None:
     loader.kernel.write_bytes(bzimage_head(xloadflags=0).ljust(0x5000, b"\0"))
     assert "it has no 64-bit entry point" in loader.load().how
     with pytest.raises(InputError, match="it has no 64-bit entry point"):
@@ -123,7 +123,7 @@ def test_what_kexec_file_load_would_refuse_is_not_given_to_it(loader: Loader) ->
     assert loader.calls == ["kexec", "update"]
 
 
-def test_a_strategy_that_was_asked_for_is_the_only_one(loader: Loader) -> None:
+def test_requested_strategy_is_the_only_one_tried(loader: Loader) -> None:
     assert loader.load(Strategy.KEXEC_TOOLS).how == "kexec -p -c"
     loader.error = errno.ENOEXEC
     with pytest.raises(CrashHotplugError, match="the previous image was put back"):
@@ -134,14 +134,14 @@ def test_a_strategy_that_was_asked_for_is_the_only_one(loader: Loader) -> None:
     assert loader.calls == ["kexec", "update", "file", "put back"]
 
 
-def test_a_kernel_that_refuses_gets_the_previous_image_back(loader: Loader) -> None:
+def test_refused_load_puts_the_previous_image_back(loader: Loader) -> None:
     loader.error = errno.EADDRNOTAVAIL
     with pytest.raises(CrashHotplugError, match=r"too small; the previous image was put back$"):
         loader.load()
     assert loader.calls == ["file", "put back"]
 
 
-def test_a_refusal_that_dropped_nothing(loader: Loader) -> None:
+def test_refusal_before_the_drop_keeps_the_previous_image(loader: Loader) -> None:
     loader.error = errno.EPERM
     with pytest.raises(CrashHotplugError, match=r"it is forbidden .*; the previous image is still loaded$"):
         loader.load()
@@ -149,14 +149,14 @@ def test_a_refusal_that_dropped_nothing(loader: Loader) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("kexec_load_disabled", "1"), ("kexec_load_limit_panic", "0")])
-def test_a_sysctl_that_forbids_it_is_named(loader: Loader, name: str, value: str) -> None:
+def test_sysctl_that_forbids_loading_is_named(loader: Loader, name: str, value: str) -> None:
     loader.fake.write_file(f"proc/sys/kernel/{name}", f"{value}\n")
     with pytest.raises(CrashHotplugError, match=f"kernel.{name}"):
         loader.load()
     assert loader.calls == []
 
 
-def test_room_that_cannot_be_given(tmp_path: Path) -> None:
+def test_room_that_cannot_be_given_fails_only_if_it_is_a_must(tmp_path: Path) -> None:
     loader = Loader(FakeKexec(tmp_path, has_free_place=False), tmp_path)
     assert "has no free place" in (loader.load(hotplug_size=0x20000).not_ready or "")
     with pytest.raises(CrashHotplugError, match=r"has no free place .*; the previous image was put back"):
@@ -164,7 +164,7 @@ def test_room_that_cannot_be_given(tmp_path: Path) -> None:
     assert loader.calls == ["file", "file", "unload", "put back"]
 
 
-def test_without_a_previous_image(loader: Loader) -> None:
+def test_refused_load_without_a_previous_image_says_so(loader: Loader) -> None:
     loader.fake.unload()
     loader.error = errno.ENOMEM
     with pytest.raises(CrashHotplugError, match=r"; no crash image is loaded now$"):
@@ -172,7 +172,7 @@ def test_without_a_previous_image(loader: Loader) -> None:
     assert loader.calls == ["file"]
 
 
-def test_previous_image_that_cannot_be_put_back(loader: Loader) -> None:
+def test_previous_image_that_cannot_be_put_back_is_reported(loader: Loader) -> None:
     def refuse() -> None:
         raise KexecError(errno.EPERM)
 
@@ -182,7 +182,7 @@ def test_previous_image_that_cannot_be_put_back(loader: Loader) -> None:
         loader.load()
 
 
-def test_all_of_the_previous_image_is_kept(loader: Loader) -> None:
+def test_keep_image_keeps_the_whole_previous_image(loader: Loader) -> None:
     machine = loader.fake.machine()
     kept = keep_image(machine, must_be_whole=False)
     assert kept is not None
@@ -199,7 +199,7 @@ def test_broken_image_is_kept_only_where_it_need_not_be_whole(loader: Loader) ->
     assert keep_image(loader.fake.machine(), must_be_whole=False) is not None
 
 
-def test_kernel_that_does_not_say_whether_an_image_is_loaded(loader: Loader) -> None:
+def test_put_back_reports_that_the_kernel_does_not_show_the_image(loader: Loader) -> None:
     (loader.fake.root / "sys/kernel/kexec_crash_loaded").unlink()
     said = run_patiently(put_back(loader.fake.machine(), None))
     assert said == "whether a crash image is loaded now cannot be told"

@@ -1,4 +1,4 @@
-"""What was loaded is remembered, and only root's word is taken for it."""
+"""The record of a load is written, and read only where root has written it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECORD = LoadRecord(CaptureKernel("/boot/vmlinuz", "/boot/initrd", "nr_cpus=1"),
 OTHER = LoadRecord(CaptureKernel("/k", None, ""), Strategy.KEXEC_TOOLS, 10, 0x20000)
 
 
-def test_there_and_back(tmp_path: Path) -> None:
+def test_saved_record_is_read_back(tmp_path: Path) -> None:
     directory = str(tmp_path / "run")
     assert read_record(directory) is None
     for record in (RECORD, OTHER):
@@ -28,14 +28,14 @@ def test_there_and_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])
-def test_a_file_that_others_may_write_is_not_used(tmp_path: Path, mode: int) -> None:
+def test_record_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
     save_record(RECORD, str(tmp_path))
     (tmp_path / "loaded.json").chmod(mode)
-    with pytest.raises(InputError, match="may have been written by another user than root"):
+    with pytest.raises(InputError, match="may have been written by a user other than root"):
         read_record(str(tmp_path))
 
 
-def test_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_record_behind_a_link_is_refused(tmp_path: Path) -> None:
     save_record(RECORD, str(tmp_path / "elsewhere"))
     (tmp_path / "loaded.json").symlink_to(tmp_path / "elsewhere" / "loaded.json")
     with pytest.raises(InputError, match="cannot be read"):
@@ -43,16 +43,16 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"kernel": 1}', "[" * 9999])
-def test_what_is_no_record_is_said(tmp_path: Path, text: str) -> None:
+def test_malformed_record_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "loaded.json"
     path.write_text(text)
     path.chmod(0o600)
-    with pytest.raises(InputError, match="is not what crash-hotplug load writes"):
+    with pytest.raises(InputError, match="is not a record of crash-hotplug load"):
         read_record(str(tmp_path))
 
 
 @pytest.mark.parametrize(("key", "value"), [("strategy", "magic"), ("hotplug_size", "many"), ("max_memory_ranges", [])])
-def test_a_wrong_value(tmp_path: Path, key: str, value: object) -> None:
+def test_record_with_a_wrong_value_is_refused(tmp_path: Path, key: str, value: object) -> None:
     save_record(RECORD, str(tmp_path))
     path = tmp_path / "loaded.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
@@ -60,7 +60,7 @@ def test_a_wrong_value(tmp_path: Path, key: str, value: object) -> None:
         read_record(str(tmp_path))
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_save_record_reports_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CrashHotplugError, match="cannot be written"):
         save_record(RECORD, str(tmp_path / "file"))

@@ -33,14 +33,14 @@ def reload_with(directory: Path) -> Report:
 
 
 @pytest.mark.parametrize(("name", "word"), [("kdumpctl", "reload"), ("kdump-config", "try-reload")])
-def test_tool_that_is_there_is_run(tmp_path: Path, name: str, word: str) -> None:
+def test_installed_tool_is_run(tmp_path: Path, name: str, word: str) -> None:
     path = tool(tmp_path, name, f'echo "$@" > {tmp_path}/ran')
     assert find_reload_tool(str(tmp_path)) == [path, word]
     assert reload_with(tmp_path) == (Outcome.RELOADED, f"{path} {word}")
     assert (tmp_path / "ran").read_text() == f"{word}\n"
 
 
-def test_no_tool(tmp_path: Path) -> None:
+def test_reload_without_a_tool_fails(tmp_path: Path) -> None:
     assert find_reload_tool(str(tmp_path)) is None
     report = reload_with(tmp_path)
     assert report.outcome is Outcome.FAILED
@@ -50,7 +50,7 @@ def test_no_tool(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "said"), [("echo one; echo two >&2; exit 3", "failed: two"), ("exit 7", "exit code 7")]
 )
-def test_tool_that_fails(tmp_path: Path, script: str, said: str) -> None:
+def test_failing_tool_is_reported_with_its_output(tmp_path: Path, script: str, said: str) -> None:
     tool(tmp_path, "kdumpctl", script)
     report = reload_with(tmp_path)
     assert report.outcome is Outcome.FAILED
@@ -81,17 +81,17 @@ def test_reload_outside_reports_what_the_command_says_with_the_reason() -> None:
         ("print('[]')", "no kcore; the reload failed: exit code 0"),
     ],
 )
-def test_reload_outside_that_fails(code: str, sentence: str) -> None:
+def test_reload_outside_reports_a_failing_command(code: str, sentence: str) -> None:
     report = reload_outside("no kcore", command=program(code))
     assert (report.outcome, report.sentence) == (Outcome.FAILED, sentence)
 
 
-def test_a_program_that_is_not_there() -> None:
+def test_reload_outside_reports_a_missing_program() -> None:
     report = reload_outside("no kcore", command=["/does/not/exist"])
     assert (report.outcome, "did not start" in report.sentence) == (Outcome.FAILED, True)
 
 
-def test_the_service_stays_awake_and_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reload_outside_calls_back_while_it_waits_and_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reload, "_WAKE_SECONDS", 0.05)
     monkeypatch.setattr(reload, "_SECONDS", 0.3)
     awake: list[int] = []
@@ -100,7 +100,7 @@ def test_the_service_stays_awake_and_does_not_wait_for_ever(monkeypatch: pytest.
     assert len(awake) >= 2
 
 
-def test_a_reload_leaves_the_sandbox_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_this_unit_uses_systemd_run_inside_a_unit_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name, path: f"/usr/bin/{name}")
     assert outside_this_unit({}) == []
     assert outside_this_unit({"INVOCATION_ID": "0123"})[:3] == ["/usr/bin/systemd-run", "--quiet", "--wait"]

@@ -1,1 +1,1 @@
-"""What udev rules, settings files and systemd units mean for the next hot-plug; pure."""
+"""The effect of udev rules, settings files and systemd units on the next hot-plug; pure functions."""

@@ -1,4 +1,4 @@
-"""The forecast: what handles the next hot-plug (the kernel, a udev rule or the service), and whether it works."""
+"""The forecast: whether the kernel, a udev rule or the service handles the next hot-plug, and whether it succeeds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Change(Enum):
 
 @dataclass(frozen=True)
 class Situation:
-    """Everything that the forecast depends on.  None means that it is not known."""
+    """The facts on which the forecast depends.  None means that a fact is not known."""
 
     image_loaded: bool | None
     kernel_updates: Mapping[str, bool | None]
@@ -47,7 +47,7 @@ class Situation:
     in_place_reason: str | None
     """Why it cannot, or why that is not known."""
     nothing_loads: str | None
-    """What forbids loading any image, so that a reload fails as well; None where nothing does."""
+    """The restriction that forbids every load, so that a reload fails as well; None where there is none."""
     reload_tool: str | None
     """The distribution's own command that loads the image again; None where there is none."""
     reloads: Mapping[UEvent, Sequence[Reload]]
@@ -55,7 +55,7 @@ class Situation:
     rules_known: bool
     """False for a saved tree without any rules files."""
     sandbox: Sandbox | None
-    """What the programs of systemd-udevd may do; None where its unit is not known."""
+    """Whether the programs of systemd-udevd may load an image; None where its unit is not known."""
     active_units: Mapping[str, bool | None]
     """For each unit that a rule asks for: whether it is active."""
     capture_kernel_claims_dimms: bool | None
@@ -68,7 +68,7 @@ class Forecast(NamedTuple):
     change: Change
     is_handled: bool | None
     sentence: str
-    """What handles it, or the reason why nothing does."""
+    """The component that handles it, or the reason why none does."""
 
 
 def forecast(situation: Situation) -> list[Forecast]:
@@ -93,7 +93,7 @@ def _forecast(situation: Situation, change: Change) -> Forecast:
 
 
 def _updated_by(situation: Situation, change: Change) -> tuple[bool | None, str]:
-    """Tell whether the header will be accurate after the change, and what updates it."""
+    """Return whether the header will be accurate after the change, and a sentence that names the component."""
     udev = _judge_reloads(situation, change)
     if change.subsystem == "cpu" and situation.describes_all_cpus:
         return True, "the header describes every possible CPU: no update is needed"
@@ -138,7 +138,7 @@ class _Udev(NamedTuple):
     sentence: str
     """Empty where no rule starts a reload."""
     beside_the_service: str
-    """What to add where the service handles the change."""
+    """The addition to the sentence of the service, where the service handles the change."""
 
 
 def _judge_reloads(situation: Situation, change: Change) -> _Udev:

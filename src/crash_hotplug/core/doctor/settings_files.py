@@ -134,7 +134,7 @@ def _has_capability(sets: Iterable[str]) -> bool:
         inverted = value.startswith("~")
         named = _CAPABILITY in value.lstrip("~").upper().split()
         if not value.strip("~"):
-            allowed = inverted  # "" drops every capability, "~" gives all back
+            allowed = inverted  # "" drops every capability, "~" restores all
         elif inverted:
             allowed = allowed is not False and not named
         else:

@@ -99,14 +99,14 @@ class Reload(NamedTuple):
 
     @property
     def needs_active(self) -> str | None:
-        """The unit that has to be active for the command to do anything."""
+        """The unit that has to be active, because the command does nothing without it."""
         found = _NEEDS_ACTIVE.search(self.program)
         return found[1] if found else None
 
 
 @dataclass(frozen=True)
 class RuleContext:
-    """What rules read from the machine."""
+    """The facts about the machine that rules match."""
 
     crash_hotplug: dict[str, bool | None]
     """By subsystem, the value of its ``crash_hotplug`` attribute; None where it has no such attribute."""
@@ -186,7 +186,7 @@ class _Walk:
                 self._labels.setdefault(label, []).append(at)
 
     def reloads(self) -> list[Reload]:
-        """Walk every way that the event may take: an unknown match before a GOTO makes two of one."""
+        """Walk every path that the event may take; an unknown match before a GOTO splits the path."""
         pending = {0: True}
         """By the index of a rule, whether the event reaches it for certain."""
         for at, rule in enumerate(self._rules):
@@ -222,7 +222,7 @@ class _Walk:
         return truth
 
     def _run(self, rule: Rule, token: Token, certain: bool) -> bool | None:
-        """Take a PROGRAM into account; of programs, only cat is understood."""
+        """Take a PROGRAM into account; cat is the only program that is understood."""
         cat = _CAT.fullmatch(token.value.strip())
         if cat is not None:
             self._result = self._context.read(cat[1])
@@ -242,7 +242,7 @@ class _Walk:
         return fits != (token.operator == "!=")
 
     def _value(self, token: Token) -> object:
-        """Return what the token is compared with: text, None where the machine has no such thing, or _UNKNOWN."""
+        """Return the value that the token is compared with: text, None where the machine lacks it, or _UNKNOWN."""
         attribute = self._context.crash_hotplug.get(self._event.subsystem)
         plain: dict[tuple[str, str | None], object] = {
             ("ACTION", None): self._event.action,

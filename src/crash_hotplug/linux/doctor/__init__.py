@@ -1,1 +1,1 @@
-"""Reading what handles hot-plug on a machine, and changing it."""
+"""Read and change the configuration that handles hot-plug on a machine."""

@@ -64,8 +64,8 @@ class RulesFile:
 def read_rules_files(sysroot: Sysroot) -> list[RulesFile]:
     """Return the live rules files in the order in which udev reads them: by name, whatever the directory.
 
-    :raise CannotTellError: one may not be read
-    :raise InputError: one is not what it should be
+    :raise CannotTellError: a file may not be read
+    :raise InputError: a file is invalid
     """
     found = _find(sysroot, RULES_DIRECTORIES, ".rules")
     for name, template in TEMPLATES.items():
@@ -89,7 +89,7 @@ class Unit:
     enabled_by: str | None
     """The link that starts it at boot."""
     is_active: bool | None
-    """None where systemd does not run, or a saved tree does not tell."""
+    """None where systemd does not run, or a saved tree does not record it."""
 
     @property
     def is_masked(self) -> bool:
@@ -106,7 +106,7 @@ def read_unit(sysroot: Sysroot, name: str) -> Unit:
     """Read the files of a unit.
 
     :raise CannotTellError: a file may not be read
-    :raise InputError: a file is not what it should be
+    :raise InputError: a file is invalid
     """
     paths = (f"{directory}/{name}" for directory in UNIT_DIRECTORIES)
     path = next((path for path in paths if exists(sysroot, path)), None)
@@ -118,7 +118,7 @@ def read_unit(sysroot: Sysroot, name: str) -> Unit:
 
 
 def is_active(sysroot: Sysroot, name: str) -> bool | None:
-    """Tell whether a unit is active; None where systemd does not run, or a saved tree does not tell."""
+    """Return whether a unit is active; None where systemd does not run, or a saved tree does not record it."""
     if exists(sysroot, f"{ACTIVE}/invocation:{name}"):
         return True
     # /run/systemd/system exists where systemd runs (sd_booted(3)).
@@ -148,7 +148,7 @@ class KernelConfig:
 def read_kernel_config(sysroot: Sysroot, release: str | None) -> KernelConfig | None:
     """Return the configuration that the distribution installed for this release; None where it is not found.
 
-    :raise InputError: the file is not what it should be
+    :raise InputError: the file is invalid
     """
     if release is None or not re.fullmatch(r"[\w.+~-]{1,128}", release):
         return None

@@ -1,4 +1,4 @@
-"""Everything that ``doctor`` reads, and the situation on which its forecast is based."""
+"""The facts that ``doctor`` reads, and the situation on which its forecast is based."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LoadedImage:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was read.  None means that the machine has no such thing, or that it cannot be read."""
+    """The facts about a machine.  None means that the machine lacks a fact, or that it cannot be read."""
 
     is_live: bool
     """Whether this is the running machine, not a saved tree."""
@@ -79,10 +79,10 @@ class Diagnosis:
 
 
 def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
-    """Read everything; what is masked is None.
+    """Read all facts; a masked one is None.
 
     :raise CannotTellError: a settings, rules or unit file may not be read
-    :raise InputError: a file is not what it should be
+    :raise InputError: a file is invalid
     """
     state = read_kexec_state(sysroot)
     release = _text(sysroot, machine_reader.RELEASE)
@@ -200,7 +200,7 @@ def _can_update_in_place(
     if locked_down is not None:
         return False, locked_down
     if not sysroot.is_live:
-        return None, "only the live machine tells whether it can be updated in place"
+        return None, "a saved tree does not show whether the image can be updated in place"
     if loaded is None:
         return None, "the loaded image cannot be read"
     try:

@@ -1,6 +1,6 @@
 """``doctor --fix`` disables the distribution's reloads in favour of the service; ``--undo`` restores every file.
 
-The manifest keeps what --undo needs: for each changed file, the content before and the digests of what was written.
+The manifest keeps the data for --undo: the previous content of each changed file, and digests of the written contents.
 It is on the disk before the first file is changed, so a run that was killed can be finished or undone.
 """
 
@@ -88,7 +88,7 @@ class WantedFile:
 
 @dataclass
 class FixPlan:
-    """What --fix is to do."""
+    """The changes that --fix makes."""
 
     wanted: list[WantedFile] = field(default_factory=list)
     left_alone: list[str] = field(default_factory=list)
@@ -102,7 +102,7 @@ class FixPlan:
 
 @dataclass
 class Undone:
-    """What --undo did, or would do, each entry a sentence."""
+    """The changes that --undo made, or would make, each entry a sentence."""
 
     changed: list[str] = field(default_factory=list)
     left_alone: list[str] = field(default_factory=list)
@@ -112,7 +112,7 @@ def plan_fix(sysroot: Sysroot, diagnosis: Diagnosis) -> FixPlan:
     """Work out which files to write; nothing is written yet.
 
     :raise CannotTellError: a file may not be read
-    :raise InputError: a file is not what it should be
+    :raise InputError: a file is invalid
     """
     root = _root(sysroot)
     manifest = _read_manifest(root) or Manifest()
@@ -131,7 +131,7 @@ def _root(sysroot: Sysroot) -> str:
 
 
 def _add(root: str, manifest: Manifest, plan: FixPlan, wanted: WantedFile) -> None:
-    """Add a file to the plan, unless it is so already or must stay as it is."""
+    """Add a file to the plan, unless it has that content already or must not be changed."""
     try:
         now = read_state(root, wanted.path)
     except InputError as error:
@@ -205,9 +205,9 @@ def _wanted_settings(settings: KdumpSettings, plan: FixPlan) -> WantedFile | Non
 
 
 def apply_fix(sysroot: Sysroot, plan: FixPlan) -> None:
-    """Write the planned files.  Killed at any moment, the next --fix finishes and the next --undo restores.
+    """Write the planned files.  If this run is killed, the next --fix finishes it and the next --undo restores them.
 
-    :raise CrashHotplugError: a file cannot be written, or another doctor is at work
+    :raise CrashHotplugError: a file cannot be written, or another doctor is running
     """
     root = _root(sysroot)
     if not plan.wanted:
@@ -240,7 +240,7 @@ def _add_new(known: list[str], new: list[str]) -> None:
 def undo_fix(sysroot: Sysroot, dry_run: bool = False) -> Undone:
     """Restore the files that --fix changed, except those that were changed again since.
 
-    :raise CrashHotplugError: a file cannot be written, or another doctor is at work
+    :raise CrashHotplugError: a file cannot be written, or another doctor is running
     """
     root = _root(sysroot)
     undone = Undone()
@@ -282,15 +282,15 @@ def _restore(root: str, file: ChangedFile, now: FileState | None) -> None:
 
 @contextmanager
 def _lock(root: str) -> Iterator[None]:
-    """Keep a second doctor out.
+    """Lock out a second doctor.
 
-    :raise CrashHotplugError: another one is at work
+    :raise CrashHotplugError: another doctor is running
     """
     with open_directory(root, DIRECTORY) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CrashHotplugError("another crash-hotplug doctor is at work") from None
+            raise CrashHotplugError("another crash-hotplug doctor is running") from None
         yield
 
 
@@ -342,9 +342,9 @@ def _write_manifest(root: str, manifest: Manifest) -> None:
         ],
     }
     content = json.dumps(report, indent=1).encode() + b"\n"
-    former = read_state(root, MANIFEST) or _new_file()
+    previous = read_state(root, MANIFEST) or _new_file()
     # Mode 0600: a settings file may hold a password (FTP_PASSWORD of kdump-tools).
-    replace_file(root, MANIFEST, replace(former, content=content, mode=0o600))
+    replace_file(root, MANIFEST, replace(previous, content=content, mode=0o600))
 
 
 def _before_json(before: FileState | None) -> dict[str, Any] | None:
@@ -364,7 +364,7 @@ def _remove_manifest(root: str, manifest: Manifest) -> None:
 
 
 def tell_udev() -> str | None:
-    """Have systemd-udevd read its rules again; return a sentence where that fails."""
+    """Let systemd-udevd read its rules again; return a sentence if that fails."""
     udevadm = shutil.which("udevadm", path=SEARCH)
     if udevadm is None:
         return "udevadm is not installed: restart udev so that it reads its rules again"

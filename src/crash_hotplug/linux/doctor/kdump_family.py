@@ -88,13 +88,13 @@ class KdumpSettings:
     """The settings file; None where it does not exist."""
     append: Setting | None
     append_default: str | None
-    """What the tool appends where *append* is not set; None where that is not known."""
+    """The words that the tool appends where *append* is not set; None where they are not known."""
     whole: Setting | None
     arguments: Setting | None
 
     @property
     def appended(self) -> str | None:
-        """What is appended to the capture kernel's command line; None where that is not known."""
+        """The words appended to the capture kernel's command line; None where they are not known."""
         if self.append is None or self.append.value == "":
             return self.append_default
         return self.append.value
@@ -116,7 +116,7 @@ def read_kdump_settings(sysroot: Sysroot) -> KdumpSettings | None:
     """Find the installed family and read its settings; None where none is installed.
 
     :raise CannotTellError: a file may not be read
-    :raise InputError: a file is not what it should be
+    :raise InputError: a file is invalid
     """
     for family in FAMILIES:
         if any(exists(sysroot, mark) for mark in (family.tool, *family.other_marks)):
@@ -129,7 +129,7 @@ def read_kdump_settings(sysroot: Sysroot) -> KdumpSettings | None:
 
 
 def _append_default(sysroot: Sysroot, family: Family) -> str | None:
-    """Return what kdump-config appends where the setting is empty; the other tools append nothing then."""
+    """Return the words that kdump-config appends if the setting is empty; the other tools append none."""
     if family is not DEBIAN:
         return ""
     script = read_config(sysroot, family.tool) or ""

@@ -77,7 +77,7 @@ def to_text(data: bytes) -> str:
 
 
 def to_bytes(text: str) -> bytes:
-    """Encode what :func:`to_text` decoded, byte for byte."""
+    """Encode a text of :func:`to_text`; the bytes are the original ones."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -193,12 +193,12 @@ def read_state(root: str, path: str) -> FileState | None:
             raise InputError(f"{path} is not a regular file and stays unchanged")
         content = file.read(_LIMIT + 1)
     if len(content) > _LIMIT:
-        raise InputError(f"{path} has more than {_LIMIT} bytes: it is not the file it should be")
+        raise InputError(f"{path} has more than {_LIMIT} bytes: it cannot be the expected file")
     return FileState(content, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
 def replace_file(root: str, path: str, state: FileState) -> None:
-    """Write a file whole or leave it as it was; on the disk on return.
+    """Write a file whole or leave it unchanged; on the disk on return.
 
     :raise InputError: the file cannot be written
     """
@@ -213,7 +213,7 @@ def replace_file(root: str, path: str, state: FileState) -> None:
 
 
 def remove_file(root: str, path: str, temporary_only: bool = False) -> None:
-    """Remove a file, if it exists, and what a killed :func:`replace_file` left beside it.
+    """Remove a file, if it exists, and the temporary files of a killed :func:`replace_file` beside it.
 
     :param temporary_only: keep the file itself
     :raise InputError: it cannot be removed

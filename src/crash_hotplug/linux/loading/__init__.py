@@ -1,1 +1,1 @@
-"""What changes the loaded crash image: the two system calls, loads, updates, reloads, and what they cost."""
+"""The code that changes the loaded crash image: system calls, loads, updates, reloads, and their estimated time."""

@@ -1,8 +1,8 @@
-"""About how long a kexec_load takes on this machine, before it is made: for as long there is no crash image.
+"""An estimate of the time of a kexec_load on this machine, before the call.  No image is loaded during the call.
 
 The call copies the listed pages, clears control pages, and lifts and restores the write protection of the reserved
-region.  This process does the same to memory of its own, a little of it, and what that takes is multiplied.  The
-kernel's fixed costs (locks, flushing other CPUs' translations) are not in it.
+region.  The estimate does the same to a small amount of the process's own memory, and multiplies the time.  It lacks
+the kernel's fixed costs (locks, flushing other CPUs' translations).
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from crash_hotplug.core.plan import UpdatePlan
 from crash_hotplug.core.ranges import RangeList
 
 _SAMPLE = 512
-"""Pages that are tried."""
+"""Pages in the sample."""
 _TIMES = 5
 
 
 class CallTime(NamedTuple):
-    """An estimate."""
+    """An estimated time of one kexec_load."""
 
     seconds: float
     basis: str
-    """What it was computed from, for people."""
+    """The figures from which it was computed, for people."""
 
 
 def estimate_call(plan: UpdatePlan, crashkernel: RangeList) -> CallTime:
     """Estimate how long the one kexec_load of *plan* takes.
 
-    :param crashkernel: the reserved physical ranges, which are unprotected before and protected after it
+    :param crashkernel: the reserved physical ranges, which the kernel unprotects before the call and protects after it
     """
     copied = (sum(segment.memsz for segment in plan.segments) + plan.control_pages.size) // PAGE
     protected = crashkernel.size // PAGE

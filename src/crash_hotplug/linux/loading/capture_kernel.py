@@ -1,4 +1,4 @@
-"""Load a capture kernel: by kexec_file_load, or where only kexec_load will do through kexec-tools."""
+"""Load a capture kernel: by kexec_file_load, or through kexec-tools where only kexec_load works."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from crash_hotplug.linux.sysroot import Sysroot
 _COMMAND_LINE_MAX = 2048
 """COMMAND_LINE_SIZE of x86."""
 _ONLY_KEXEC_LOAD = (errno.ENOSYS, errno.ENOEXEC, errno.EKEYREJECTED, errno.ENODATA, errno.ENOKEY, errno.ENOPKG)
-"""Answers of kexec_file_load after which kexec_load may still do: not built in, no such format, no accepted signature.
-Under lockdown the answer is EPERM, and kexec_load is forbidden as well."""
+"""Errors of kexec_file_load after which kexec_load may still work: not built in, unknown format, signature refused.
+Under lockdown the error is EPERM, and kexec_load is forbidden as well."""
 
 
 class Strategy(str, Enum):
     """Which loader loads a capture kernel."""
 
     AUTO = "auto"
-    """kexec_file_load, and kexec-tools where only kexec_load will do."""
+    """kexec_file_load, and kexec-tools where only kexec_load works."""
     FILE = "file"
-    """kexec_file_load, by ourselves."""
+    """kexec_file_load, called by this program."""
     KEXEC_TOOLS = "kexec-tools"
     """``kexec -p -c``."""
 
 
 class CaptureKernel(NamedTuple):
-    """What is loaded: paths and a command line."""
+    """The files of a capture kernel, by path, and its command line."""
 
     kernel: str
     initrd: str | None
@@ -54,7 +54,7 @@ class CaptureKernel(NamedTuple):
 
 
 class LoaderCalls(NamedTuple):
-    """What loads; a test passes other ones."""
+    """The calls that load an image; a test passes other ones."""
 
     file_load: Callable[[int, int, bytes | None, int], None] = kexec_file_load
     find_kexec: Callable[[], str | None] = lambda: shutil.which("kexec", path=SEARCH)
@@ -62,10 +62,10 @@ class LoaderCalls(NamedTuple):
 
 
 def check_files(files: CaptureKernel, room: int, machine: Machine) -> None:
-    """Check everything about the files that can be checked before the loaded image is dropped.
+    """Make every check of the files that is possible before the loaded image is dropped.
 
     :param room: bytes of room that the elfcorehdr is to have
-    :raise InputError: a file, the command line or the room is not what it should be
+    :raise InputError: a file, the command line or the room is invalid
     :raise NoRoomError: the reserved region is too small
     """
     if "\0" in files.cmdline:
@@ -80,12 +80,12 @@ def load_capture_kernel(
     calls: LoaderCalls = LoaderCalls(),
     sysroot: Sysroot | None = None,
 ) -> str:
-    """Load a crash image; the one that is loaded is replaced.
+    """Load a crash image; it replaces the loaded one.
 
     :param hotplug_size: bytes of room for the elfcorehdr, for a kexec that has ``--hotplug-size``
-    :return: what loaded it, for people
-    :raise InputError: a file is not what it should be; nothing was changed
-    :raise CrashHotplugError: it was refused; the previous image may be gone
+    :return: the system call or the command that loaded it, for people
+    :raise InputError: a file is invalid; nothing was changed
+    :raise CrashHotplugError: the load was refused; the previous image may have been dropped
     """
     if strategy is Strategy.KEXEC_TOOLS:
         return _through_kexec_tools(files, hotplug_size, "", calls, sysroot)
@@ -105,7 +105,7 @@ def load_capture_kernel(
 
 
 def unload_crash_image(calls: LoaderCalls = LoaderCalls()) -> None:
-    """Unload the crash image, whoever loaded it.
+    """Unload the crash image of any loader.
 
     :raise KexecFileLoadError: the kernel refused
     """
@@ -128,7 +128,7 @@ def _file_load(files: CaptureKernel, calls: LoaderCalls) -> None:
 def _through_kexec_tools(
     files: CaptureKernel, hotplug_size: int | None, reason: str, calls: LoaderCalls, sysroot: Sysroot | None
 ) -> str:
-    """Load with ``kexec -p -c``, which looks at the files before the previous image is dropped."""
+    """Load with ``kexec -p -c``, which checks the files before the previous image is dropped."""
     program = calls.find_kexec()
     if program is None:
         raise CrashHotplugError(f"{reason + '; ' if reason else ''}kexec-tools is not installed")

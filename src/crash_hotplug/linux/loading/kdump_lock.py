@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 
 RED_HAT = "/run/lock/kdump"
-"""kdumpctl and kdump-udev-throttler take ``/var/lock/kdump``, which is this."""
+"""kdumpctl and kdump-udev-throttler take ``/var/lock/kdump``, which is the same file."""
 DEBIAN = "/var/crash/kdump_lock"
 """kdump-config takes it (``KDUMP_COREDIR``)."""
 
@@ -25,11 +25,11 @@ class LockBusyError(CrashHotplugError):
 
 @contextmanager
 def kdump_locks() -> Iterator[None]:
-    """Hold every lock whose directory is there, for as long as the block runs.
+    """Hold every lock whose directory exists, for as long as the block runs.
 
-    :raise LockBusyError: one is taken
-    :raise CannotTellError: one may not be opened
-    :raise CrashHotplugError: one cannot be opened or made (a read-only or a full disk)
+    :raise LockBusyError: another process holds a lock
+    :raise CannotTellError: a lock may not be opened
+    :raise CrashHotplugError: a lock cannot be opened or made (a read-only or a full disk)
     """
     with ExitStack() as held:
         for path in (RED_HAT, DEBIAN):
@@ -54,8 +54,8 @@ def _open(path: str) -> int:
 
 
 def _is_trusted(descriptor: int) -> bool:
-    # Debian's /run/lock and Ubuntu's /var/crash are open to everybody: a file that a user put there, and may hold
-    # for ever, is no lock of a wrapper, which runs as root.
+    # Every user may create files in Debian's /run/lock and Ubuntu's /var/crash, and hold locks on them for ever.  The
+    # wrappers run as root, so a file of another user is not their lock.
     return os.fstat(descriptor).st_uid in (0, os.geteuid())
 
 

@@ -28,25 +28,25 @@ from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 
 DIRECTORY = "/run/crash-hotplug"
-"""Of the record, which lasts until the next boot."""
+"""Directory of the record, which lasts until the next boot."""
 _NAME = "loaded.json"
 _LIMIT = 64 << 10
 
 
 @dataclass(frozen=True)
 class LoadRecord:
-    """One load, kept so that it can be done again."""
+    """The record of one load, from which it can be repeated."""
 
     files: CaptureKernel
     strategy: Strategy
     memory_ranges: int
-    """Memory ranges that the elfcorehdr was given room for."""
+    """Memory ranges for which the elfcorehdr has room."""
     hotplug_size: int | None
-    """Bytes of room instead, where they were asked for."""
+    """Room in bytes, where it was requested in bytes."""
 
     @property
     def wants(self) -> Wants:
-        """What this load asks of the update that makes the image ready."""
+        """The requirements of this load for the update that makes the image ready."""
         return Wants(self.memory_ranges, self.hotplug_size)
 
 
@@ -59,12 +59,12 @@ def load_once(
     calls: LoaderCalls = LoaderCalls(),
     directory: str = DIRECTORY,
 ) -> Loaded:
-    """Load what *record* says, make it ready for hot-plug, and keep the record.
+    """Load the image that *record* describes, make it ready for hot-plug, and write the record.
 
-    :param room_is_a_must: where the room cannot be given, put the previous image back
-    :raise InputError: a file or the room is not what it should be; nothing was changed
+    :param room_is_a_must: put the previous image back if the new one cannot get the room
+    :raise InputError: a file or the room is invalid; nothing was changed
     :raise NoRoomError: the reserved region is too small; nothing was changed
-    :raise CrashHotplugError: it was refused; the sentence says what is loaded now
+    :raise CrashHotplugError: the load was refused; the message says which image is loaded now
     """
     sysroot = sysroot or Sysroot()
     refused = why_no_load(read_kexec_state(sysroot))
@@ -88,9 +88,9 @@ def load_once(
 
 
 def unload(machine: CrashMachine, calls: LoaderCalls = LoaderCalls(), directory: str = DIRECTORY) -> None:
-    """Unload the crash image, whoever loaded it, and forget what was loaded.
+    """Unload the crash image of any loader, and remove the record.
 
-    :raise CannotTellError: only root may
+    :raise CannotTellError: the user is not root
     :raise CrashHotplugError: the kernel refused
     """
     if os.geteuid() != 0:
@@ -104,7 +104,7 @@ def unload(machine: CrashMachine, calls: LoaderCalls = LoaderCalls(), directory:
 
 
 def save_record(record: LoadRecord, directory: str = DIRECTORY) -> None:
-    """Keep what was loaded.
+    """Write the record of a load.
 
     :raise CrashHotplugError: it cannot be written
     """
@@ -126,9 +126,9 @@ def save_record(record: LoadRecord, directory: str = DIRECTORY) -> None:
 
 
 def read_record(directory: str = DIRECTORY) -> LoadRecord | None:
-    """Return what was loaded last; None where nothing was since the boot.
+    """Return the record of the last load; None where there was none since boot.
 
-    :raise InputError: the file is not ours, or not what :func:`save_record` writes
+    :raise InputError: the file belongs to another user, or is not in the format of :func:`save_record`
     """
     path = os.path.join(directory, _NAME)
     try:
@@ -139,9 +139,9 @@ def read_record(directory: str = DIRECTORY) -> LoadRecord | None:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(file.fileno())
-        # Root loads what it names, so nobody else may have written it.
+        # Root loads the files that the record names, so no other user may have written it.
         if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
-            raise InputError(f"{path} may have been written by another user than root: it is not used")
+            raise InputError(f"{path} may have been written by a user other than root: it is not used")
         data = file.read(_LIMIT)
     try:
         content = json.loads(data)
@@ -154,10 +154,10 @@ def read_record(directory: str = DIRECTORY) -> LoadRecord | None:
             None if size is None else int(size),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is not what crash-hotplug load writes: {error!r}") from error
+        raise InputError(f"{path} is not a record of crash-hotplug load: {error!r}") from error
 
 
 def forget_record(directory: str = DIRECTORY) -> None:
-    """Forget what was loaded: it was unloaded."""
+    """Remove the record: its image was unloaded."""
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(directory, _NAME))

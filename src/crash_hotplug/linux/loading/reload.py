@@ -1,4 +1,4 @@
-"""A full reload of the crash image: with the distribution's own tool, else as our own ``load`` did it."""
+"""A full reload of the crash image: with the distribution's own tool, else from the record of our own ``load``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from crash_hotplug.linux.programs import SEARCH, run_tool, why_failed
 _HERE = str(Path(crash_hotplug.__file__).parents[1])
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from crash_hotplug.__main__ import run; run()"
 _COMMAND = (sys.executable, "-I", "-c", _START, _HERE, "update", "--strategy", "reload", "--json")
-"""This very program, wherever it is installed: systemd-run passes no PYTHONPATH on."""
+"""This program from its place of installation: systemd-run does not pass PYTHONPATH on."""
 _SECONDS = 330
 """A little longer than the reload itself may take."""
 _WAKE_SECONDS = 5
@@ -43,14 +43,14 @@ TOOLS = (
 )
 """Fedora's and Red Hat's, then Debian's, whose ``reload`` takes no lock (kdump-tools 1.6.8 to 1.10.7).
 
-``try-reload`` does what its udev rule asks for: under the lock, and only where an image is loaded.
+The udev rule of kdump-tools runs ``try-reload``, which takes the lock and reloads only if an image is loaded.
 """
 
 
 def find_reload_tool(search: str = SEARCH) -> list[str] | None:
     """Return the command line of the first tool that is installed, or None.
 
-    :param search: directories, separated by colons; a service may have no PATH, and root's must not lead astray
+    :param search: directories, separated by colons; PATH may be missing in a service, or name a user's programs
     """
     for tool in TOOLS:
         path = shutil.which(tool.name, path=search)
@@ -60,7 +60,7 @@ def find_reload_tool(search: str = SEARCH) -> list[str] | None:
 
 
 class ReloadParts(NamedTuple):
-    """What a reload is made with; a test passes other parts."""
+    """The parts of a reload; a test passes other ones."""
 
     find_tool: Callable[[], list[str] | None] = find_reload_tool
     record: Callable[[], LoadRecord | None] = read_record
@@ -70,7 +70,7 @@ class ReloadParts(NamedTuple):
 
 
 def can_reload(parts: ReloadParts = ReloadParts()) -> bool:
-    """Whether there is a tool that reloads the image, or an image that our own ``load`` loaded since the boot."""
+    """Whether a tool that reloads the image is installed, or our own ``load`` has loaded an image since boot."""
     return parts.find_tool() is not None or parts.record() is not None
 
 
@@ -85,15 +85,15 @@ def update_by_reload(
         return Report(Outcome.CANNOT_TELL, reason or "only root can reload the crash image")
     if not can_reload(parts):
         names = " nor ".join(known.name for known in TOOLS)
-        why_not = f"neither {names} is installed, and crash-hotplug load loaded none since the boot"
+        why_not = f"neither {names} is installed, and crash-hotplug load has loaded no image since boot"
         return Report(Outcome.FAILED, f"{reason}; {why_not}" if reason else why_not)
     return (yield from reload(machine, lambda: _reload_image(machine, parts), reason, say))
 
 
 def _reload_image(machine: CrashMachine, parts: ReloadParts) -> Steps[str]:
-    """Unload and load the crash image anew.  The distribution's tool takes its own lock.
+    """Unload the crash image and load it again.  The distribution's tool takes its own lock.
 
-    :return: what did it, for people
+    :return: the command or system call that loaded it, for people
     :raise CrashHotplugError: it failed
     """
     command = parts.find_tool()
@@ -104,7 +104,7 @@ def _reload_image(machine: CrashMachine, parts: ReloadParts) -> Steps[str]:
         return " ".join(command)
     record = parts.record()
     if record is None:
-        raise CrashHotplugError("the record of the last load is gone")
+        raise CrashHotplugError("the record of the last load was removed")
     yield from take_lock(machine)
     try:
         how = parts.load(record.files, record.strategy, record.hotplug_size)
@@ -120,13 +120,13 @@ def reload_outside(
 ) -> Report:
     """Reload in a process of its own, for the watch service: ``crash-hotplug update --strategy reload``.
 
-    The service's unit is a sandbox, in which neither kdumpctl nor kdump-config could work; systemd-run leaves it.  And
-    the service has to stay awake, for its watchdog.
+    The sandbox of the service's unit does not let kdumpctl or kdump-config work; systemd-run leaves it.  The service
+    itself has to stay awake, for its watchdog.
 
-    :param while_waiting: called every few seconds until it is done
+    :param while_waiting: called every few seconds until the reload ends
     """
     try:
-        # A session of its own: a service that is stopped must not end a reload half way, with no image loaded.
+        # A session of its own: stopping the service must not end a reload half way, with no image loaded.
         process = subprocess.Popen(
             [*outside_this_unit(), *command],
             stdin=subprocess.DEVNULL,
@@ -148,7 +148,7 @@ def reload_outside(
 
 
 def outside_this_unit(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return what runs a command outside the sandbox of the systemd unit that this process is in, if it is in one."""
+    """Return the prefix of a command that leaves the sandbox of this process's systemd unit; empty outside a unit."""
     runner = shutil.which("systemd-run", path="/usr/bin:/bin")
     if runner is None or "INVOCATION_ID" not in environ:
         return []

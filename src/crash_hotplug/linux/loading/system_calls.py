@@ -36,10 +36,10 @@ _FILE_LOAD_REASONS = {
     errno.EPERM: "it is forbidden (no CAP_SYS_BOOT, kernel.kexec_load_disabled, or a service's sandbox)",
     errno.EADDRNOTAVAIL: "the memory reserved for the capture kernel (crashkernel=) is missing or too small",
     errno.ENOSYS: "this kernel has no kexec_file_load",
-    errno.ENOEXEC: "the file is no kernel that this one can load",
+    errno.ENOEXEC: "the file is not a kernel that the running kernel can load",
     errno.EKEYREJECTED: "the kernel's signature was not accepted",
-    errno.ENOKEY: "the kernel's signature was made with a key that is not known here",
-    errno.ENODATA: "the kernel has no signature, and this machine asks for one",
+    errno.ENOKEY: "the kernel's signature was made with a key that the running kernel does not know",
+    errno.ENODATA: "the kernel has no signature, and this machine requires one",
 }
 
 
@@ -47,7 +47,7 @@ class SystemCallError(CrashHotplugError):
     """One of the two system calls failed."""
 
     def __init__(self, call: str, number: int, reasons: Mapping[int, str]) -> None:
-        """Take the call's name, the error number and what the numbers mean for this call."""
+        """Take the call's name, the error number, and the meaning of each number for this call."""
         self.number = number
         super().__init__(f"{call} failed: {reasons.get(number, os.strerror(number))}")
 
@@ -78,11 +78,11 @@ class _KexecSegment(ctypes.Structure):
 
 
 def kexec_load(entry_phys: int, segments: Sequence[NewSegment], flags: int) -> None:
-    """Load a crash image of these segments; memory of the reserved region that none of them covers is left alone.
+    """Load a crash image of these segments; the call leaves the rest of the reserved region unchanged.
 
     :param entry_phys: physical entry point, in purgatory
-    :param flags: KEXEC_UPDATE_ELFCOREHDR or 0; what makes it a crash image is added
-    :raise KexecError: the kernel refused; an image that was loaded may be gone, so the caller looks again
+    :param flags: KEXEC_UPDATE_ELFCOREHDR or 0; KEXEC_ON_CRASH is added
+    :raise KexecError: the kernel refused; it may have dropped the loaded image, so the caller has to check
     """
     buffers = [ctypes.create_string_buffer(s.data, len(s.data)) for s in segments]
     table = (_KexecSegment * len(segments))(
@@ -99,7 +99,7 @@ def kexec_file_load(kernel_fd: int, initrd_fd: int, cmdline: bytes | None, flags
 
     :param initrd_fd: NO_FILE for none
     :param cmdline: ends with a null character; None to unload
-    :raise KexecFileLoadError: the kernel refused; an image that was loaded may be gone
+    :raise KexecFileLoadError: the kernel refused; it may have dropped the loaded image
     """
     libc = ctypes.CDLL(None, use_errno=True)
     length = 0 if cmdline is None else len(cmdline)
