@@ -13,7 +13,7 @@ from crash_hotplug.cli.output import print_json
 from crash_hotplug.core.sizes import count
 from crash_hotplug_lab.cli.simulate import chosen_scenario
 from crash_hotplug_lab.model.explore import Exploration, explore
-from crash_hotplug_lab.model.panic import Outcome
+from crash_hotplug_lab.model.panic import DumpOutcome
 from crash_hotplug_lab.model.policies import POLICIES
 from crash_hotplug_lab.scenario.file import bundled_scenarios
 
@@ -87,9 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show_explorations(explored: list[Exploration], with_traces: bool) -> None:
-    print(f"  {'policy':<18}{'states':>8}" + "".join(f"{outcome.value:>19}" for outcome in Outcome))
+    print(f"  {'policy':<18}{'states':>8}" + "".join(f"{outcome.value:>19}" for outcome in DumpOutcome))
     for found in explored:
-        cells = "".join(f"{found.outcomes[outcome]:>19}" for outcome in Outcome)
+        cells = "".join(f"{found.outcomes[outcome]:>19}" for outcome in DumpOutcome)
         states = f"{found.states}{'' if found.complete else '+'}"
         print(f"  {found.policy:<18}{states:>8}{cells}")
     if not all(found.complete for found in explored):
@@ -112,7 +112,7 @@ def _exploration_json(found: Exploration) -> dict[str, Any]:
         "policy": found.policy,
         "states": found.states,
         "complete": found.complete,
-        "outcomes": {outcome.value: found.outcomes[outcome] for outcome in Outcome},
+        "outcomes": {outcome.value: found.outcomes[outcome] for outcome in DumpOutcome},
         "at_rest": {outcome.value: number for outcome, number in found.at_rest.items()},
         "traces": {outcome.value: trace for outcome, trace in found.traces.items()},
         "reasons": {outcome.value: reason for outcome, reason in found.reasons.items()},

@@ -15,12 +15,17 @@ from crash_hotplug.cli.output import comparison_json, print_json, print_labelled
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.sizes import human_size
 from crash_hotplug.linux.snapshot import write_directory
-from crash_hotplug_lab.model.panic import Outcome
+from crash_hotplug_lab.model.panic import DumpOutcome
 from crash_hotplug_lab.model.policies import POLICIES
-from crash_hotplug_lab.model.scenario import DEFAULT_POLICIES
-from crash_hotplug_lab.model.simulate import Result, run_scenario
+from crash_hotplug_lab.model.simulation import (
+    DEFAULT_POLICIES,
+    STORY,
+    WHAT_A_POLICY_DOES,
+    PolicyResult,
+    run_scenario,
+    window_sentence,
+)
 from crash_hotplug_lab.model.snapshot import take_snapshot
-from crash_hotplug_lab.model.story import STORY, WHAT_A_POLICY_DOES, window_sentence
 from crash_hotplug_lab.scenario.file import read_scenario
 from crash_hotplug_lab.scenario.records import Scenario
 
@@ -39,11 +44,11 @@ examples:
   crash-hotplug-lab simulate --snapshot tree --policy in-place && crash-hotplug status --sysroot tree
 """
 _WITH_ARTICLE = {
-    Outcome.ACCURATE: "an accurate dump",
-    Outcome.STALE: "a stale dump",
-    Outcome.NO_DUMP: "no dump",
-    Outcome.REFUSED: "no dump, refused by the digest",
-    Outcome.BROKEN: "a broken dump",
+    DumpOutcome.ACCURATE: "an accurate dump",
+    DumpOutcome.STALE: "a stale dump",
+    DumpOutcome.NO_DUMP: "no dump",
+    DumpOutcome.REFUSED: "no dump, refused by the digest",
+    DumpOutcome.BROKEN: "a broken dump",
 }
 
 
@@ -83,7 +88,7 @@ def chosen_scenario(name: str | None, policies: list[str] | None) -> Scenario:
     return replace(scenario, policies=tuple(dict.fromkeys(policies or scenario.policies or DEFAULT_POLICIES)))
 
 
-def _write_vmcores(results: Iterable[Result], directory: str | None) -> dict[str, str]:
+def _write_vmcores(results: Iterable[PolicyResult], directory: str | None) -> dict[str, str]:
     """Write each policy's vmcore and return their paths by policy.
 
     :raise InputError: the directory cannot be written
@@ -104,7 +109,7 @@ def _write_vmcores(results: Iterable[Result], directory: str | None) -> dict[str
     return paths
 
 
-def _show(scenario: Scenario, results: list[Result], paths: dict[str, str]) -> None:
+def _show(scenario: Scenario, results: list[PolicyResult], paths: dict[str, str]) -> None:
     print(scenario.title + ".")
     if scenario.description:
         print(scenario.description)
@@ -124,7 +129,7 @@ def _show(scenario: Scenario, results: list[Result], paths: dict[str, str]) -> N
         print(f"Look into one with: crash-hotplug audit {next(iter(paths.values()))}")
 
 
-def _did(result: Result) -> str:
+def _did(result: PolicyResult) -> str:
     if result.stopped_at is not None:
         return f"panic right after the step '{result.stopped_at}'"
     if not result.reports:
@@ -133,7 +138,7 @@ def _did(result: Result) -> str:
     return ", ".join(f"{outcomes.count(what)} x {what}" for what in dict.fromkeys(outcomes))
 
 
-def _report(scenario: Scenario, results: list[Result], paths: dict[str, str]) -> dict[str, Any]:
+def _report(scenario: Scenario, results: list[PolicyResult], paths: dict[str, str]) -> dict[str, Any]:
     return {
         "command": "simulate",
         "title": scenario.title,
@@ -142,7 +147,7 @@ def _report(scenario: Scenario, results: list[Result], paths: dict[str, str]) ->
     }
 
 
-def _result_json(result: Result, path: str | None) -> dict[str, Any]:
+def _result_json(result: PolicyResult, path: str | None) -> dict[str, Any]:
     return {
         "policy": result.policy,
         "kernel": result.kernel,

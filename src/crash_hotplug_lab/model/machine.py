@@ -10,12 +10,22 @@ from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Cpu, Machine, MemoryBlocks, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import Step, Steps
-from crash_hotplug_lab.model.cpu_state import CpuState
 from crash_hotplug_lab.model.events import Event, Handled
 from crash_hotplug_lab.model.kimage import ModelKimage
 from crash_hotplug_lab.model.memory import PhysicalMemory
 from crash_hotplug_lab.model.notifier import NotifierChain
 from crash_hotplug_lab.model.profile import CRASH_NOTES_SIZE, SYSTEM_RAM, MachineProfile
+
+
+@dataclass(frozen=True)
+class CpuState:
+    """One possible CPU."""
+
+    number: int
+    present: bool = False
+    online: bool = False
+    registers: tuple[tuple[str, int], ...] = ()
+    """Registers that a scenario planted; the others hold recognisable values."""
 
 
 @dataclass(frozen=True)

@@ -7,27 +7,35 @@ saved; purgatory's digest decides whether the capture kernel starts.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from enum import Enum
 
 from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.boot_params import cmdline_phys, elfcorehdr_argument, is_boot_params
-from crash_hotplug.core.elf import ElfFormatError, Note, pack_notes
+from crash_hotplug.core.elf import NT_PRSTATUS, ElfFormatError, Note, pack_notes
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, Verdict
 from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
-from crash_hotplug_lab.model.cpu_state import prstatus_note, register_values
-from crash_hotplug_lab.model.machine import ModelMachine
+from crash_hotplug_lab.model.machine import CpuState, ModelMachine
 from crash_hotplug_lab.model.memory import AbsentMemoryError, PhysicalMemory
 from crash_hotplug_lab.model.proc_vmcore import ProcVmcore
 from crash_hotplug_lab.model.purgatory import Purgatory, copy_backup_region, digest_fits, read_purgatory
 
+REGISTERS = (
+    *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi"),
+    *("orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
+)
+"""``struct user_regs_struct`` of x86_64, in order."""
+_PID_AT = 32
+_REGISTERS_AT = 112
+PRSTATUS_SIZE = 336
 CRASH_TIME = 1795368865
 """When every model machine panics, in seconds since 1970, so that dumps are the same each time."""
 
 
-class Outcome(str, Enum):
+class DumpOutcome(str, Enum):
     """What a panic left behind."""
 
     ACCURATE = "accurate dump"
@@ -42,7 +50,7 @@ class Outcome(str, Enum):
 class Panic:
     """What came of one panic."""
 
-    outcome: Outcome
+    outcome: DumpOutcome
     sentence: str
     """The reason, for people."""
     vmcore: ProcVmcore | None = None
@@ -57,15 +65,15 @@ def panic(machine: ModelMachine) -> Panic:
     Which CPU panics makes no difference here: it saves its registers as the others do that it stops.
     """
     if machine.kexec_locked:
-        return Panic(Outcome.NO_DUMP, "the kexec lock was held: the panic could not start the capture kernel")
+        return Panic(DumpOutcome.NO_DUMP, "the kexec lock was held: the panic could not start the capture kernel")
     if machine.crash_image is None:
-        return Panic(Outcome.NO_DUMP, "no crash image was loaded")
+        return Panic(DumpOutcome.NO_DUMP, "no crash image was loaded")
     truth = machine.kernel_view()
     save_registers(machine)
     save_vmcoreinfo(machine)
     purgatory = read_purgatory(machine.memory, machine.crash_image.kimage.entry_phys)
     if not digest_fits(machine.memory, purgatory):
-        return Panic(Outcome.REFUSED, "purgatory's digest did not fit: the capture kernel was not started")
+        return Panic(DumpOutcome.REFUSED, "purgatory's digest did not fit: the capture kernel was not started")
     copy_backup_region(machine.memory, purgatory)
     return _capture(machine, purgatory, truth)
 
@@ -75,15 +83,39 @@ def _capture(machine: ModelMachine, purgatory: Purgatory, truth: Machine) -> Pan
     try:
         header, raw = find_elfcorehdr(machine.memory, purgatory.boot_params_phys)
     except (ElfFormatError, AbsentMemoryError) as error:
-        return Panic(Outcome.BROKEN, f"the capture kernel found no elfcorehdr: {error}")
+        return Panic(DumpOutcome.BROKEN, f"the capture kernel found no elfcorehdr: {error}")
     if raw not in machine.whole_headers:
-        return Panic(Outcome.BROKEN, "the elfcorehdr is torn: part old, part new")
+        return Panic(DumpOutcome.BROKEN, "the elfcorehdr is torn: part old, part new")
     vmcore = ProcVmcore(header, machine.memory)
     comparison = audit(vmcore, truth, header, purgatory.backup is not None)
     if comparison.verdict is Verdict.ACCURATE:
-        return Panic(Outcome.ACCURATE, "the dump describes the machine completely", vmcore, comparison)
+        return Panic(DumpOutcome.ACCURATE, "the dump describes the machine completely", vmcore, comparison)
     sentence = "; ".join(finding.sentence for finding in comparison.findings[:3])
-    return Panic(Outcome.STALE, sentence, vmcore, comparison)
+    return Panic(DumpOutcome.STALE, sentence, vmcore, comparison)
+
+
+def register_values(cpu: CpuState, kernel_virt: int, stack_virt: int) -> dict[str, int]:
+    """Return every register of a running CPU: values that tell the CPU, and addresses that lie in the kernel.
+
+    :param kernel_virt: virtual address of ``_text``
+    :param stack_virt: virtual address of the top of this CPU's stack
+    """
+    values = {name: 0xC0DE_0000_0000_0000 | cpu.number << 16 | i for i, name in enumerate(REGISTERS)}
+    values.update(rip=kernel_virt + 0x1000 + 0x10 * cpu.number, rsp=stack_virt, rbp=stack_virt + 0x80)
+    values.update(cs=0x10, ss=0x18, eflags=0x46, orig_rax=(1 << 64) - 1, fs_base=0, gs_base=0, ds=0, es=0, fs=0, gs=0)
+    values.update(dict(cpu.registers))
+    return values
+
+
+def prstatus_note(pid: int, registers: dict[str, int]) -> bytes:
+    """Return what a CPU writes into its crash_notes: NT_PRSTATUS, and the empty note that ends the list.
+
+    :param pid: the task that ran on it (``crash_save_cpu()`` in kernel/kexec_core.c)
+    """
+    descriptor = bytearray(PRSTATUS_SIZE)
+    struct.pack_into("<I", descriptor, _PID_AT, pid)
+    struct.pack_into(f"<{len(REGISTERS)}Q", descriptor, _REGISTERS_AT, *(registers[name] for name in REGISTERS))
+    return pack_notes([Note(b"CORE", NT_PRSTATUS, bytes(descriptor))]) + bytes(12)
 
 
 def save_registers(machine: ModelMachine) -> None:

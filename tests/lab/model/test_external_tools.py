@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug_lab.model.scenario import PLANTED_OFFSET, PLANTED_WORD
-from crash_hotplug_lab.model.simulate import run_scenario
-from crash_hotplug_lab.model.story import STORY
+from crash_hotplug_lab.model.actions import PLANTED_OFFSET, PLANTED_WORD
+from crash_hotplug_lab.model.simulation import STORY, run_scenario
 from crash_hotplug_lab.scenario.records import BUSY_REGISTERS, Action
 
 WORD_PHYS = (4 << 30) + PLANTED_OFFSET

@@ -9,21 +9,24 @@ import pytest
 
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import Step, Steps, run
-from crash_hotplug_lab.model.cpu_hotplug import add_cpu, offline_cpu, online_cpu, remove_cpu
 from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.events import Event, EventKind
-from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
-from crash_hotplug_lab.model.loader import small_capture_kernel
-from crash_hotplug_lab.model.machine import ModelMachine, boot
-from crash_hotplug_lab.model.memory_hotplug import (
+from crash_hotplug_lab.model.hotplug import (
     KMEM_RAM,
     VIRTIO_MEM_RAM,
+    add_cpu,
     add_memory,
     add_virtio_mem,
     offline_block,
+    offline_cpu,
     online_block,
+    online_cpu,
+    remove_cpu,
     remove_memory,
 )
+from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
+from crash_hotplug_lab.model.loader import small_capture_kernel
+from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.notifier import NotifierChain
 from crash_hotplug_lab.model.policies import V6, Merged
 from crash_hotplug_lab.model.profile import default_profile

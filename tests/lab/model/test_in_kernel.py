@@ -13,10 +13,10 @@ from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import run
 from crash_hotplug.core.update import Outcome
 from crash_hotplug_lab.model.events import Event, EventKind, Handled
+from crash_hotplug_lab.model.hotplug import add_memory
 from crash_hotplug_lab.model.in_kernel import handle_event
 from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
-from crash_hotplug_lab.model.memory_hotplug import add_memory
 from crash_hotplug_lab.model.policies import POLICIES, V6, InPlace, KernelPolicy, Merged, policy_named
 from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, default_profile
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall, keep_accurate

@@ -9,13 +9,12 @@ import pytest
 from crash_hotplug.core.elf import parse_notes
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import run
-from crash_hotplug_lab.model.cpu_hotplug import add_cpu, online_cpu
 from crash_hotplug_lab.model.explore import explore
+from crash_hotplug_lab.model.hotplug import add_cpu, add_memory, online_cpu
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
 from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
-from crash_hotplug_lab.model.memory_hotplug import add_memory
-from crash_hotplug_lab.model.panic import Outcome, panic
+from crash_hotplug_lab.model.panic import DumpOutcome, panic
 from crash_hotplug_lab.model.policies import Merged
 from crash_hotplug_lab.model.profile import default_profile
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall
@@ -34,7 +33,7 @@ def loaded(loader: LoadCall = LoadCall.KEXEC_LOAD, release: str = "5.10.0-model"
 @pytest.mark.parametrize("loader", LOADERS)
 def test_untouched_machine_is_dumped_completely(loader: LoadCall) -> None:
     came_to = panic(loaded(loader))
-    assert came_to.outcome is Outcome.ACCURATE
+    assert came_to.outcome is DumpOutcome.ACCURATE
     assert came_to.vmcore is not None
     assert [note.name for note in parse_notes(came_to.vmcore.notes)] == [b"CORE", b"CORE", b"VMCOREINFO"]
 
@@ -46,7 +45,7 @@ def test_without_an_update_the_audit_fails(loader: LoadCall) -> None:
     run(online_cpu(machine, 2))
     run(add_memory(machine, "dimm0", DIMM))
     came_to = panic(machine)
-    assert came_to.outcome is Outcome.STALE
+    assert came_to.outcome is DumpOutcome.STALE
     assert came_to.comparison is not None
     assert {finding.kind.value for finding in came_to.comparison.findings} == {"cpu-missing", "memory-missing"}
 
@@ -58,7 +57,7 @@ def test_digest_with_the_elfcorehdr_left_in_it_refuses_an_updated_image(loader: 
     assert image is not None
     assert image.elfcorehdr_phys is not None
     machine.memory.write(image.elfcorehdr_phys + 100, b"\1")
-    assert panic(machine).outcome is Outcome.REFUSED
+    assert panic(machine).outcome is DumpOutcome.REFUSED
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -72,9 +71,9 @@ def test_digest_catches_a_flipped_byte_in_any_other_segment(loader: LoadCall) ->
         byte = damaged.memory.read(segment.phys, 1)[0]
         is_elfcorehdr = damaged.memory.read(segment.phys, 4) == b"\x7fELF"
         damaged.memory.write(segment.phys, bytes([byte ^ 1]))
-        expected = Outcome.REFUSED
+        expected = DumpOutcome.REFUSED
         if is_elfcorehdr and loader is LoadCall.KEXEC_FILE_LOAD:
-            expected = Outcome.BROKEN  # 6.6 and newer leave it out of the digest, so that it can be updated
+            expected = DumpOutcome.BROKEN  # 6.6 and newer leave it out of the digest, so that it can be updated
         if segment != purgatory:
             assert panic(damaged).outcome is expected, hex(segment.phys)
 
@@ -83,7 +82,7 @@ def test_lock_held_means_no_dump() -> None:
     machine = loaded()
     machine.kexec_locked = True
     came_to = panic(machine)
-    assert came_to.outcome is Outcome.NO_DUMP
+    assert came_to.outcome is DumpOutcome.NO_DUMP
     assert "lock" in came_to.sentence
 
 
@@ -117,9 +116,9 @@ def test_no_policy_ends_in_a_torn_header_or_a_wrong_digest() -> None:
     for policy in ("reload", "v6", "merged", "in-place"):
         found = explore(SMALL, policy)
         assert found.complete
-        assert found.outcomes[Outcome.BROKEN] == found.outcomes[Outcome.REFUSED] == 0
-        assert found.outcomes[Outcome.NO_DUMP] > 0
-        assert set(found.at_rest) == {Outcome.ACCURATE}
+        assert found.outcomes[DumpOutcome.BROKEN] == found.outcomes[DumpOutcome.REFUSED] == 0
+        assert found.outcomes[DumpOutcome.NO_DUMP] > 0
+        assert set(found.at_rest) == {DumpOutcome.ACCURATE}
 
 
 def test_header_written_with_the_image_in_its_place_is_torn_at_times() -> None:
@@ -130,10 +129,10 @@ def test_header_written_with_the_image_in_its_place_is_torn_at_times() -> None:
         copied = machine.copy()
         copied.kexec_locked = False  # as if the panic did not ask for the lock
         outcomes.add(panic(copied).outcome)
-    assert Outcome.BROKEN in outcomes
+    assert DumpOutcome.BROKEN in outcomes
 
 
 def test_removed_memory_stays_described_by_merged_and_not_by_in_place() -> None:
     removed = Scenario("", (*SMALL.actions, Action("remove-dimm", {"name": "d"})))
-    assert set(explore(removed, "merged").at_rest) == {Outcome.STALE}
-    assert Outcome.ACCURATE in explore(removed, "in-place").at_rest
+    assert set(explore(removed, "merged").at_rest) == {DumpOutcome.STALE}
+    assert DumpOutcome.ACCURATE in explore(removed, "in-place").at_rest

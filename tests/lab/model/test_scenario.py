@@ -7,10 +7,10 @@ import pytest
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import run
-from crash_hotplug_lab.model.panic import Outcome
+from crash_hotplug_lab.model.actions import PLANTED_OFFSET, PLANTED_WORD, STARTS
+from crash_hotplug_lab.model.panic import DumpOutcome
 from crash_hotplug_lab.model.policies import POLICIES
-from crash_hotplug_lab.model.scenario import DEFAULT_POLICIES, PLANTED_OFFSET, PLANTED_WORD, STARTS, Simulation
-from crash_hotplug_lab.model.simulate import run_scenario
+from crash_hotplug_lab.model.simulation import DEFAULT_POLICIES, Simulation, run_scenario
 from crash_hotplug_lab.model.udev import RULES
 from crash_hotplug_lab.scenario import format as scenario_format
 from crash_hotplug_lab.scenario.format import ACTIONS, MODEL, QEMU
@@ -18,7 +18,7 @@ from crash_hotplug_lab.scenario.records import BUSY_REGISTERS, Action, Hardware,
 from tests.lab.scenario.toml import BUNDLED
 
 GIB, MIB = 1 << 30, 1 << 20
-NEVER = {Outcome.BROKEN, Outcome.REFUSED}
+NEVER = {DumpOutcome.BROKEN, DumpOutcome.REFUSED}
 CPU = Action("add-cpu", {"cpu": 2})
 
 
@@ -138,7 +138,7 @@ def test_step_that_never_comes_is_an_error() -> None:
 
 def test_panic_comes_after_the_named_step() -> None:
     result = run_scenario(panic_after("kexec_load: old image freed"), "in-place")
-    assert (result.panic.outcome, result.stopped_at) == (Outcome.NO_DUMP, "kexec_load: old image freed")
+    assert (result.panic.outcome, result.stopped_at) == (DumpOutcome.NO_DUMP, "kexec_load: old image freed")
 
 
 def test_simulation_starts_again_from_a_copy_of_the_loaded_machine() -> None:

@@ -10,12 +10,11 @@ from crash_hotplug.core.purgatory import read_purgatory
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import Step, Steps, run
 from crash_hotplug.core.update import Outcome, Report
-from crash_hotplug_lab.model import panic as panics
+from crash_hotplug_lab.model.hotplug import add_memory
 from crash_hotplug_lab.model.kexec_syscalls import kexec_file_load
 from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
-from crash_hotplug_lab.model.memory_hotplug import add_memory
-from crash_hotplug_lab.model.panic import panic
+from crash_hotplug_lab.model.panic import DumpOutcome, panic
 from crash_hotplug_lab.model.profile import default_profile
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall, keep_accurate
 
@@ -59,7 +58,7 @@ def test_update_lists_few_segments_and_changes_purgatory_only_once(loader: LoadC
     assert listed[0] == listed[1] == listed[2] <= 3
     assert purgatories[0] == purgatories[1] == purgatories[2] != before
     run(keep_accurate(machine, kexec))
-    assert panic(machine).outcome is panics.Outcome.ACCURATE
+    assert panic(machine).outcome is DumpOutcome.ACCURATE
 
 
 @pytest.mark.parametrize("loader", list(LoadCall))
@@ -68,7 +67,7 @@ def test_image_loaded_by_another_before_the_call_is_noticed(loader: LoadCall) ->
     steps = keep_accurate(machine, kexec)
     report = finish(steps, {"update: planned": lambda: run(kexec_file_load(machine, FILES))})
     assert report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED)
-    assert panic(machine).outcome is panics.Outcome.ACCURATE
+    assert panic(machine).outcome is DumpOutcome.ACCURATE
 
 
 def test_load_between_the_last_look_and_the_kernels_lock_is_noticed_after_the_call() -> None:
@@ -78,7 +77,7 @@ def test_load_between_the_last_look_and_the_kernels_lock_is_noticed_after_the_ca
     noticed by what it wrote over segments that were not listed, and answered by a reload.
     """
     machine, kexec = grown(LoadCall.KEXEC_LOAD)
-    between: list[panics.Outcome] = []
+    between: list[DumpOutcome] = []
     report = finish(
         keep_accurate(machine, kexec),
         {
@@ -86,10 +85,10 @@ def test_load_between_the_last_look_and_the_kernels_lock_is_noticed_after_the_ca
             "service: reloads": lambda: between.append(panic(machine.copy()).outcome),
         },
     )
-    assert between == [panics.Outcome.REFUSED]
+    assert between == [DumpOutcome.REFUSED]
     assert report.outcome is Outcome.RELOADED
     assert "another crash image was loaded at the very moment of the update" in report.sentence
-    assert panic(machine).outcome is panics.Outcome.ACCURATE
+    assert panic(machine).outcome is DumpOutcome.ACCURATE
 
 
 @pytest.mark.parametrize("loader", list(LoadCall))
@@ -98,7 +97,7 @@ def test_torn_image_is_not_reported_where_nobody_else_loads(loader: LoadCall) ->
     for _n in range(2):
         report = run(keep_accurate(machine, kexec))
         assert report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED)
-    assert panic(machine).outcome is panics.Outcome.ACCURATE
+    assert panic(machine).outcome is DumpOutcome.ACCURATE
 
 
 def test_lock_file_keeps_a_careful_loader_out() -> None:
@@ -121,4 +120,4 @@ def test_busy_kexec_lock_is_waited_for() -> None:
             waits += 1
             machine.kexec_locked = waits < 3
     assert waits == 3
-    assert panic(machine).outcome is panics.Outcome.ACCURATE
+    assert panic(machine).outcome is DumpOutcome.ACCURATE
