@@ -64,7 +64,7 @@ def test_trace_is_the_shortest_way_to_the_window() -> None:
     assert len(trace) == 1 + trace.index("service: kexec_load: lock taken")
 
 
-def test_limit_is_kept_and_said() -> None:
+def test_explore_limit_is_kept_and_reported() -> None:
     found = explore(Scenario("", (DIMM, Action("remove-dimm", {"name": "d"}))), "reload", limit=50)
     assert (found.states, found.complete) == (50, False)
 

@@ -1,4 +1,4 @@
-"""What a panic leaves behind, and the negative controls: digest, lock, stale and torn headers."""
+"""The dump that a panic leaves, and the negative controls: digest, lock, stale and torn headers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def loaded(loader: LoadCall = LoadCall.KEXEC_LOAD, release: str = "5.10.0-model"
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_untouched_machine_is_dumped_completely(loader: LoadCall) -> None:
+def test_dump_of_an_unchanged_machine_is_accurate(loader: LoadCall) -> None:
     came_to = panic(loaded(loader))
     assert came_to.outcome is DumpOutcome.ACCURATE
     assert came_to.vmcore is not None
@@ -39,7 +39,7 @@ def test_untouched_machine_is_dumped_completely(loader: LoadCall) -> None:
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_without_an_update_the_audit_fails(loader: LoadCall) -> None:
+def test_audit_finds_added_cpu_and_memory_without_an_update(loader: LoadCall) -> None:
     machine = loaded(loader)
     run(add_cpu(machine, 2))
     run(online_cpu(machine, 2))
@@ -51,7 +51,7 @@ def test_without_an_update_the_audit_fails(loader: LoadCall) -> None:
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_digest_with_the_elfcorehdr_left_in_it_refuses_an_updated_image(loader: LoadCall) -> None:
+def test_digest_that_covers_the_elfcorehdr_rejects_a_changed_header(loader: LoadCall) -> None:
     machine = loaded(loader)
     image = machine.loaded_crash_image()
     assert image is not None
@@ -61,7 +61,7 @@ def test_digest_with_the_elfcorehdr_left_in_it_refuses_an_updated_image(loader: 
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_digest_catches_a_flipped_byte_in_any_other_segment(loader: LoadCall) -> None:
+def test_digest_rejects_a_flipped_byte_in_any_other_segment(loader: LoadCall) -> None:
     machine = loaded(loader, "6.12.0-model")
     assert machine.crash_image is not None
     kimage = machine.crash_image.kimage
@@ -78,7 +78,7 @@ def test_digest_catches_a_flipped_byte_in_any_other_segment(loader: LoadCall) ->
             assert panic(damaged).outcome is expected, hex(segment.phys)
 
 
-def test_lock_held_means_no_dump() -> None:
+def test_panic_with_the_kexec_lock_held_leaves_no_dump() -> None:
     machine = loaded()
     machine.kexec_locked = True
     came_to = panic(machine)
@@ -94,7 +94,7 @@ def test_offline_cpu_leaves_no_note() -> None:
     assert sum(note.name == b"CORE" for note in parse_notes(came_to.vmcore.notes)) == 2
 
 
-def test_dump_is_sparse_and_has_what_was_planted(tmp_path: Path) -> None:
+def test_vmcore_file_is_sparse_and_has_the_planted_bytes(tmp_path: Path) -> None:
     machine = loaded()
     machine.memory.write(0x10_0000_0, b"planted")
     vmcore = panic(machine).vmcore
@@ -112,7 +112,7 @@ def test_dump_is_sparse_and_has_what_was_planted(tmp_path: Path) -> None:
 SMALL = Scenario("a DIMM", (Action("add-dimm", {"name": "d", "size": 128 << 20}),))
 
 
-def test_no_policy_ends_in_a_torn_header_or_a_wrong_digest() -> None:
+def test_policies_never_end_in_a_torn_header_or_a_wrong_digest() -> None:
     for policy in ("reload", "v6", "merged", "in-place"):
         found = explore(SMALL, policy)
         assert found.complete
@@ -121,7 +121,7 @@ def test_no_policy_ends_in_a_torn_header_or_a_wrong_digest() -> None:
         assert set(found.at_rest) == {DumpOutcome.ACCURATE}
 
 
-def test_header_written_with_the_image_in_its_place_is_torn_at_times() -> None:
+def test_header_written_while_the_image_is_installed_can_be_torn() -> None:
     machine = loaded(LoadCall.KEXEC_FILE_LOAD, "6.12.0-model")
     install_in_kernel_handler(machine, Merged(), takes_image_out=False)
     outcomes = set()

@@ -1,4 +1,4 @@
-"""Scenarios in the model: every bundled one that it knows, where DIMMs go, and what it refuses."""
+"""Scenarios in the model: every bundled one, the places of DIMMs, loaders and kernels, and refused scenarios."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_format_and_model_know_the_same_names() -> None:
         (Scenario("", (CPU,), load=Loading(("own",))), "the model has no loader own; it has c, ch, s"),
     ],
 )
-def test_model_refuses_what_it_does_not_know(scenario: Scenario, sentence: str) -> None:
+def test_model_refuses_unknown_steps_and_loaders(scenario: Scenario, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         run_scenario(scenario, "in-place")
 
@@ -81,7 +81,7 @@ def test_block_is_counted_from_the_beginning_of_its_dimm() -> None:
 
 
 @pytest.mark.parametrize("do", ["plant", "offline-block"])
-def test_action_on_a_dimm_that_is_not_there_names_it(do: str) -> None:
+def test_action_on_a_missing_dimm_names_it(do: str) -> None:
     scenario = Scenario("", (CPU, Action(do, {"dimm": "d9", "block": 0})))
     with pytest.raises(InputError, match=rf"action 2 \({do} d9 0\): there is no memory device d9"):
         run_scenario(scenario, "reload")
@@ -120,7 +120,7 @@ def test_image_is_loaded_by_the_first_loader(loaders: tuple[str, ...], policy: s
         (("6.18",), "merged", "6.18.0-model"),
     ],
 )
-def test_kernel_is_the_first_one_or_one_that_has_the_policy(
+def test_simulation_boots_the_first_kernel_or_one_that_has_the_policy(
     kernels: tuple[str, ...], policy: str, release: str
 ) -> None:
     machine = Simulation(Scenario("", (CPU,), machine=Hardware(kernels)), policy).machine
@@ -131,7 +131,7 @@ def panic_after(step: str) -> Scenario:
     return Scenario("t", (CPU, Action("panic", {"cpu": 0, "after-step": step})))
 
 
-def test_step_that_never_comes_is_an_error() -> None:
+def test_panic_step_that_never_comes_is_an_error() -> None:
     with pytest.raises(InputError, match="no step 'no such step' after action 1"):
         run_scenario(panic_after("no such step"), "in-place")
 
