@@ -19,8 +19,8 @@ from crash_hotplug_lab.model.panic import DumpOutcome
 from crash_hotplug_lab.model.policies import POLICIES
 from crash_hotplug_lab.model.simulation import (
     DEFAULT_POLICIES,
+    POLICY_DESCRIPTIONS,
     STORY,
-    WHAT_A_POLICY_DOES,
     PolicyResult,
     run_scenario,
     window_sentence,
@@ -116,7 +116,7 @@ def _show(scenario: Scenario, results: list[PolicyResult], paths: dict[str, str]
     print()
     for result in results:
         lines = [
-            f"{WHAT_A_POLICY_DOES[result.policy]} (Linux {result.kernel})",
+            f"{POLICY_DESCRIPTIONS[result.policy]} (Linux {result.kernel})",
             f"{_did(result)}; without a crash image: {window_sentence(result.policy, result.windows)}",
             f"the panic left {_WITH_ARTICLE[result.panic.outcome]}: {result.panic.sentence}",
         ]

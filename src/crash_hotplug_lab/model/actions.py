@@ -44,10 +44,10 @@ def _add_cpu(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) 
 
 
 def _place(machine: ModelMachine, arguments: Mapping[str, Any]) -> Range:
-    """Return where a memory device goes: to its address, else where QEMU puts a DIMM.
+    """Return the place of a memory device: at its address, else at the place that QEMU gives a DIMM.
 
-    QEMU's memory devices begin at the first GiB boundary from 4 GiB on behind the RAM; a new one takes the first gap
-    that is large enough (memory_device_get_free_addr() in hw/mem/memory-device.c).
+    QEMU's memory devices begin at the first GiB boundary behind the RAM, at 4 GiB or above.  A new device takes the
+    first gap that is large enough (memory_device_get_free_addr() in hw/mem/memory-device.c).
     """
     size = arguments["size"]
     if "address" in arguments:
@@ -73,9 +73,9 @@ def _add_virtio_mem(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str,
 
 
 def _device(machine: ModelMachine, name: str) -> MemoryDevice:
-    """Return the memory device that has this name.
+    """Return the memory device of this name.
 
-    :raise ModelError: there is none (ENODEV)
+    :raise ModelError: there is no such device (ENODEV)
     """
     if name not in machine.devices:
         raise ModelError(errno.ENODEV, f"there is no memory device {name}")
@@ -83,7 +83,7 @@ def _device(machine: ModelMachine, name: str) -> MemoryDevice:
 
 
 def _block(machine: ModelMachine, arguments: Mapping[str, Any]) -> int:
-    """Return the number of a memory block, which the scenario counts from the beginning of its DIMM."""
+    """Return the number of a memory block; a scenario counts blocks from the beginning of their DIMM."""
     first = _device(machine, arguments["dimm"]).range.start // machine.profile.block_size
     return int(first + arguments["block"])
 
@@ -103,7 +103,7 @@ def _busy(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) -> 
 
 
 def _under_flock(machine: ModelMachine, steps: Steps[None], careful: bool) -> Steps[None]:
-    """Take steps as the distributions' wrappers do, with the lock file held; a careless administrator does not."""
+    """Take steps with the lock file held if *careful*, as the distributions' wrappers do."""
     if careful:
         yield from machine.take_lock("flock_taken")
     try:
@@ -140,4 +140,4 @@ STARTS: dict[str, Start] = {
     "load": _load,
     "unload": _unload,
 }
-"""Every action that changes something in the model.  The others have no effect there: updates are the policies' own."""
+"""The actions that change the model.  The others have no effect there: the policies start the updates."""

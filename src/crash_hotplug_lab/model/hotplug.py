@@ -24,13 +24,13 @@ KMEM_RAM = f"{SYSTEM_RAM} (kmem)"
 
 
 def add_cpu(machine: ModelMachine, number: int) -> Steps[None]:
-    """Plug a CPU in: it is present then, and not yet started.
+    """Plug in a CPU: it is present afterwards, but not started.
 
-    :raise ModelError: it is not possible (ENODEV) or there already (EEXIST)
+    :raise ModelError: the CPU is not possible (ENODEV), or is present already (EEXIST)
     """
     cpu = _cpu(machine, number)
     if cpu.present:
-        raise ModelError(errno.EEXIST, f"CPU {number} is there already")
+        raise ModelError(errno.EEXIST, f"CPU {number} is present already")
     machine.cpus[number] = replace(cpu, present=True)
     yield Step(f"CPU {number}: present")
     machine.send_uevent(Event(EventKind.CPU_ADD, number))
@@ -40,7 +40,7 @@ def add_cpu(machine: ModelMachine, number: int) -> Steps[None]:
 def online_cpu(machine: ModelMachine, number: int) -> Steps[None]:
     """Start a CPU: CPUHP_BP_PREPARE_DYN, then it runs, then CPUHP_AP_ONLINE_DYN.
 
-    :raise ModelError: it is not there (ENODEV) or runs already (EINVAL)
+    :raise ModelError: the CPU is not present (ENODEV), or runs already (EINVAL)
     """
     cpu = _cpu(machine, number)
     if not cpu.present:
@@ -57,9 +57,9 @@ def online_cpu(machine: ModelMachine, number: int) -> Steps[None]:
 
 
 def offline_cpu(machine: ModelMachine, number: int) -> Steps[None]:
-    """Stop a CPU.  While the callbacks of CPUHP_AP_ONLINE_DYN run it is still online, and still present.
+    """Stop a CPU, which is still online and present while the callbacks of CPUHP_AP_ONLINE_DYN run.
 
-    :raise ModelError: it does not run (EINVAL), or is the last one that does (EBUSY)
+    :raise ModelError: the CPU does not run (EINVAL), or is the last that runs (EBUSY)
     """
     cpu = _cpu(machine, number)
     if not cpu.online:
@@ -76,9 +76,9 @@ def offline_cpu(machine: ModelMachine, number: int) -> Steps[None]:
 
 
 def remove_cpu(machine: ModelMachine, number: int) -> Steps[None]:
-    """Unplug a CPU; one that runs is stopped first.  Nothing but a uevent tells of it.
+    """Unplug a CPU; a running CPU is stopped first.  Only a uevent reports the removal.
 
-    :raise ModelError: it is not there (ENODEV)
+    :raise ModelError: the CPU is not present (ENODEV)
     """
     if not _cpu(machine, number).present:
         raise ModelError(errno.ENODEV, f"CPU {number} is not plugged in")
@@ -99,15 +99,15 @@ def _cpu(machine: ModelMachine, number: int) -> CpuState:
 
 
 def add_memory(machine: ModelMachine, name: str, memory: Range, resource: str = SYSTEM_RAM) -> Steps[None]:
-    """Plug a DIMM (or what the kmem driver adds): all of *memory* becomes System RAM.
+    """Plug in a DIMM, or add memory as the kmem driver does: all of *memory* becomes System RAM.
 
-    :raise ModelError: not aligned to blocks (EINVAL), or something is there (EEXIST)
+    :raise ModelError: *memory* is not aligned to blocks (EINVAL), or its place or name is taken (EEXIST)
     """
     yield from _plug(machine, MemoryDevice(name, memory, RangeList([memory]), resource))
 
 
 def add_virtio_mem(machine: ModelMachine, name: str, memory: Range, blocks: Iterable[int]) -> Steps[None]:
-    """Plug some blocks of a virtio-mem device, which may leave holes between them; errors as :func:`add_memory`.
+    """Plug some blocks of a virtio-mem device, with or without holes between them; errors as :func:`add_memory`.
 
     :param memory: the device's physical range
     :param blocks: numbers of the blocks within it
@@ -127,7 +127,7 @@ def _plug(machine: ModelMachine, device: MemoryDevice) -> Steps[None]:
         other.range for other in machine.devices.values()
     )
     if device.name in machine.devices or taken.intersect(RangeList([device.range])):
-        raise ModelError(errno.EEXIST, f"there is something else where {device.name} would lie, or of its name")
+        raise ModelError(errno.EEXIST, f"the place or the name of {device.name} is taken")
     machine.memory.plug(device.plugged)
     machine.devices[device.name] = device
     machine.update_mem_section()
@@ -142,31 +142,31 @@ def _plug(machine: ModelMachine, device: MemoryDevice) -> Steps[None]:
 
 
 def online_block(machine: ModelMachine, block: int) -> Steps[None]:
-    """Put a block online: MEM_ONLINE, then the uevent.
+    """Take a block online: MEM_ONLINE, then the uevent.
 
-    :raise ModelError: there is no such block (ENODEV), or it is online (EINVAL)
+    :raise ModelError: there is no such block (ENODEV), or it is online already (EINVAL)
     """
     _check_state(machine, block, False)
     machine.blocks[block] = True
     yield Step(f"memory{block}: online")
-    yield from _tell(machine, EventKind.MEMORY_ONLINE, block)
+    yield from _notify(machine, EventKind.MEMORY_ONLINE, block)
 
 
 def offline_block(machine: ModelMachine, block: int) -> Steps[None]:
     """Take a block offline: MEM_OFFLINE while it is still in /proc/iomem, then the uevent.
 
-    :raise ModelError: there is no such block (ENODEV), it is offline (EINVAL), or was there at boot (EBUSY)
+    :raise ModelError: there is no such block (ENODEV), it is offline already (EINVAL), or holds boot memory (EBUSY)
     """
     _check_state(machine, block, True)
     if machine.profile.boot_ram.intersect(RangeList([block_range(machine, block)])):
-        raise ModelError(errno.EBUSY, f"memory{block} holds memory of the kernel's own and cannot go offline")
+        raise ModelError(errno.EBUSY, f"memory{block} holds memory of the kernel and cannot go offline")
     machine.blocks[block] = False
     yield Step(f"memory{block}: offline")
-    yield from _tell(machine, EventKind.MEMORY_OFFLINE, block)
+    yield from _notify(machine, EventKind.MEMORY_OFFLINE, block)
 
 
 def remove_memory(machine: ModelMachine, name: str) -> Steps[None]:
-    """Unplug a device; blocks that are online go offline first.  No notifier tells of the removal.
+    """Unplug a device; its online blocks go offline first.  No notifier is called for the removal.
 
     :raise ModelError: there is no such device (ENODEV)
     """
@@ -192,7 +192,7 @@ def block_range(machine: ModelMachine, block: int) -> Range:
     return Range(block * size, (block + 1) * size)
 
 
-def _tell(machine: ModelMachine, kind: EventKind, block: int) -> Steps[None]:
+def _notify(machine: ModelMachine, kind: EventKind, block: int) -> Steps[None]:
     event = Event(kind, memory=block_range(machine, block))
     yield from machine.memory_chain.call(event)
     machine.send_uevent(event)

@@ -31,7 +31,7 @@ DEFAULT_KERNEL = "5.10.0-model"
 V6_KERNEL = "5.18.0-v6-model"
 MERGED_KERNEL = "6.12.0-model"
 DEFAULT_POLICIES = ("reload", "merged", "in-place")
-"""The policies of a scenario that names none."""
+"""The policies of a scenario without policies of its own."""
 
 
 class Simulation:
@@ -40,13 +40,13 @@ class Simulation:
     def __init__(self, scenario: Scenario, policy_name: str) -> None:
         """Boot the machine and load the crash image.
 
-        :raise InputError: the scenario has something that the model does not
+        :raise InputError: the model cannot run the scenario
         :raise CrashHotplugError: the image could not be loaded
         """
         refusal = scenario.refusal(MODEL)
         if refusal is not None:
             raise InputError(refusal)
-        # The other actions, such as update and wait, change nothing here.
+        # The other actions, such as update and wait, do not change the model.
         self.scenario = replace(scenario, actions=tuple(a for a in scenario.actions if a.do in STARTS))
         self.policy: Policy = policy_named(policy_name)
         self.kexec = _kexec_for(scenario, policy_name)
@@ -57,9 +57,9 @@ class Simulation:
         self._run_software()
 
     def again(self, loaded: ModelMachine) -> Simulation:
-        """Return the same simulation anew.
+        """Return the simulation at its start.
 
-        :param loaded: a copy of the machine as it was when its image had just been loaded
+        :param loaded: a copy of the machine right after its image was loaded
         """
         made = copy(self)
         made.machine = loaded
@@ -67,7 +67,7 @@ class Simulation:
         return made
 
     def _run_software(self) -> None:
-        """Install the kernel's own handler where it has one, and start the service."""
+        """Install the kernel's own handler if it has one, and start the service."""
         kernel = self.machine.profile.crash_hotplug
         if kernel is not CrashHotplug.NONE:
             install_in_kernel_handler(self.machine, self.policy if isinstance(self.policy, KernelPolicy) else Merged())
@@ -97,7 +97,7 @@ def _profile_for(scenario: Scenario, policy_name: str) -> MachineProfile:
 
 
 def _kernel_for(scenario: Scenario, policy_name: str) -> str:
-    """Return the release of the kernel: of reload and in-place the scenario's, of v6 and merged one that has them."""
+    """Return the kernel's release: the scenario's, or for v6 and merged one with that handler."""
     if policy_name == "v6":
         return V6_KERNEL
     release = next((f"{series}.0-model" for series in scenario.machine.kernels), DEFAULT_KERNEL)
@@ -106,7 +106,7 @@ def _kernel_for(scenario: Scenario, policy_name: str) -> str:
 
 
 def _kexec_for(scenario: Scenario, policy_name: str) -> Kexec:
-    """Return how the image is loaded: as the scenario says, else by kexec_load with what the policy needs."""
+    """Return the loader: the scenario's, else kexec_load with the options that the policy needs."""
     load = scenario.load
     loader = next(iter(load.loaders), None)
     if loader not in (None, *LOADERS):
@@ -123,7 +123,7 @@ class TakenStep(NamedTuple):
     """One step of a run."""
 
     action: int
-    """How many actions had begun."""
+    """Number of actions that had begun."""
     actor: str
     step: Step
 
@@ -135,22 +135,21 @@ class PolicyResult:
     policy: str
     kernel: str
     machine: ModelMachine
-    """The machine as it was at the panic."""
+    """The machine at the panic."""
     panic: Panic
     reports: tuple[Handled, ...]
-    """What the handler did, except looks that found nothing to do."""
+    """Reports of the handler, without heartbeats that changed nothing."""
     steps: int
     windows: int
-    """How often the machine was without a crash image, or with the kexec lock held, for some steps."""
+    """Number of times that the machine had no crash image or the kexec lock was held."""
     stopped_at: str | None
-    """The step that the scenario named for its panic."""
+    """The step after which the scenario panics, if it names one."""
 
 
 def run_scenario(scenario: Scenario, policy_name: str) -> PolicyResult:
     """Run *scenario* until it panics.
 
-    :raise InputError: the model cannot run the scenario, the step at which it should panic never came, or an action
-        failed
+    :raise InputError: the model cannot run the scenario, an action failed, or the step named for the panic never came
     """
     simulation = Simulation(scenario, policy_name)
     machine = simulation.machine
@@ -173,19 +172,19 @@ def run_scenario(scenario: Scenario, policy_name: str) -> PolicyResult:
         machine.profile.kernel_release,
         at_panic,
         panic(machine),
-        tuple(r for r in machine.reports if _tells_something(r)),
+        tuple(r for r in machine.reports if _is_reported(r)),
         steps,
         windows,
         stopped_at,
     )
 
 
-def _tells_something(report: Handled) -> bool:
+def _is_reported(report: Handled) -> bool:
     return report.event.kind is not EventKind.LOOK or report.outcome is not Outcome.UNCHANGED
 
 
 def _steps(simulation: Simulation) -> Iterator[TakenStep]:
-    """Take the steps of each action, one after the other, with the service's in between."""
+    """Take the steps of each action, then the service's, until the service is idle."""
     machine, service = simulation.machine, simulation.service
     for number, action in enumerate(simulation.scenario.actions, 1):
         try:
@@ -196,7 +195,7 @@ def _steps(simulation: Simulation) -> Iterator[TakenStep]:
         if service is None:
             machine.uevents = ()
             continue
-        # Two idle steps in a row: all events are done, and one more look at the quiet machine is over.
+        # The second idle step comes after the heartbeat that follows the last event.
         idle, wanted = 0, 2 if isinstance(simulation.policy, InPlace) else 1
         while idle < wanted:
             step = next(service)
@@ -208,8 +207,8 @@ def _steps(simulation: Simulation) -> Iterator[TakenStep]:
 MIB, GIB = 1 << 20, 1 << 30
 
 STORY = Scenario(
-    title="Two CPUs and a DIMM come, another DIMM comes and goes, then the kernel panics",
-    description="A guest with 2 CPUs and 1 GiB of RAM, whose kdump was loaded when it booted:",
+    title="Two CPUs and a DIMM are added, another DIMM is added and removed, then the kernel panics",
+    description="A guest with 2 CPUs and 1 GiB of RAM loads its crash image at boot:",
     actions=(
         Action("add-cpu", {"cpu": 2}),
         Action("add-cpu", {"cpu": 3}),
@@ -222,18 +221,18 @@ STORY = Scenario(
 )
 
 
-WHAT_A_POLICY_DOES = {
-    "reload": "udev has the image unloaded and loaded again at every event",
-    "reload-throttled": "udev has the image reloaded, events that come together at once (RHEL)",
+POLICY_DESCRIPTIONS = {
+    "reload": "a udev rule unloads and loads the image at every event",
+    "reload-throttled": "a udev rule reloads the image once for events that arrive together (RHEL)",
     "v6": "the kernel patches of 2022 rewrite the header at every event",
     "merged": "the kernel's own handler rewrites the header (6.6 and newer)",
     "in-place": "crash-hotplug replaces the header in the loaded image",
 }
-"""Each policy in a few words, for people."""
+"""A description of each policy, for people."""
 
 
 class WindowCost(NamedTuple):
-    """How long one update leaves the machine without a crash image, in seconds, and who measured it."""
+    """Seconds without a crash image at one update, and the source of the figures."""
 
     least: float
     most: float
@@ -250,7 +249,7 @@ WINDOWS["reload-throttled"] = WINDOWS["reload"]
 
 
 def window_sentence(policy: str, windows: int) -> str:
-    """Say how long the machine was without a crash image: so many windows at the measured time of each."""
+    """Return a sentence with the time without a crash image: the number of windows times the measured time of one."""
     if windows == 0:
         return "never"
     cost = WINDOWS[policy]

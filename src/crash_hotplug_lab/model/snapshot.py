@@ -1,4 +1,4 @@
-"""Save a model machine as the tree that ``--sysroot`` reads: the same readers as for a live machine understand it."""
+"""Saves a model machine as the tree that ``--sysroot`` reads, with the files of a live machine."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Resource(NamedTuple):
 
 
 def iomem_text(machine: ModelMachine) -> str:
-    """Return the file's text; ends are inclusive there."""
+    """Return /proc/iomem: the firmware's map, reservations and hot-plugged memory; ends of ranges are inclusive."""
     profile = machine.profile
     resources = [_Resource(entry.range, entry.name, 0) for entry in profile.firmware]
     resources += [_Resource(reserved, "Crash kernel", 1) for reserved in profile.crashkernel]
