@@ -1,4 +1,4 @@
-"""``crash-hotplug-lab simulate``: the whole system as a model in memory, without root."""
+"""``crash-hotplug-lab simulate``: runs the whole system as a model in memory, without root."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ from crash_hotplug_lab.scenario.file import read_scenario
 from crash_hotplug_lab.scenario.records import Scenario
 
 DESCRIPTION = """\
-Runs the whole system as a model: a machine in memory whose CPUs and memory come and go, a crash image in
-it, a panic, and a real vmcore file at the end.  Needs no root and touches nothing of this machine.
+Runs the whole system as a model in memory: hot-plug of CPUs and memory, a loaded crash image, a panic, and a
+vmcore file at the end.  Requires no root and changes nothing on this machine.
 
-Without a scenario it tells one story under three policies: reload (what distributions do), merged (what
-Linux 6.6 and newer do themselves) and in-place (what this program does).  With a scenario, a file or the name
-of a bundled one, it runs that.
+Without a scenario it runs one story under three policies: reload (distributions), merged (the handler of Linux
+6.6 and newer) and in-place (crash-hotplug).  SCENARIO is a file or the name of a bundled scenario.
 """
 EXAMPLES = """\
 examples:
@@ -47,7 +46,7 @@ _WITH_ARTICLE = {
     DumpOutcome.ACCURATE: "an accurate dump",
     DumpOutcome.STALE: "a stale dump",
     DumpOutcome.NO_DUMP: "no dump",
-    DumpOutcome.REFUSED: "no dump, refused by the digest",
+    DumpOutcome.REFUSED: "no dump, rejected by the digest check",
     DumpOutcome.BROKEN: "a broken dump",
 }
 
@@ -66,14 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
-    :return: 0, also where a policy leaves no dump
+    :return: 0, even if a policy leaves no dump
     """
     scenario = chosen_scenario(arguments.scenario, arguments.policy)
     results = [run_scenario(scenario, policy) for policy in scenario.policies]
     paths = _write_vmcores(results, arguments.output)
     if arguments.snapshot is not None:
         if len(results) != 1:
-            raise InputError("--snapshot saves one machine: choose one with --policy")
+            raise InputError("--snapshot saves one machine; choose its policy with --policy")
         write_directory(take_snapshot(results[0].machine), arguments.snapshot)
     if arguments.json:
         print_json(_report(scenario, results, paths))
@@ -83,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def chosen_scenario(name: str | None, policies: list[str] | None) -> Scenario:
-    """Return the scenario of that name (the story without a name), under the chosen policies, else under its own."""
+    """Return the scenario of a name, or the story, with the given policies, else with its own."""
     scenario = STORY if name is None else read_scenario(name)
     return replace(scenario, policies=tuple(dict.fromkeys(policies or scenario.policies or DEFAULT_POLICIES)))
 
@@ -101,7 +100,7 @@ def _write_vmcores(results: Iterable[PolicyResult], directory: str | None) -> di
             directory = tempfile.mkdtemp(prefix="crash-hotplug-")
         os.makedirs(directory, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{directory} cannot be made: {error.strerror}") from error
+        raise InputError(f"the directory {directory} cannot be created: {error.strerror}") from error
     paths = {}
     for policy, vmcore in dumps.items():
         paths[policy] = os.path.join(directory, f"vmcore-{policy}")
@@ -126,14 +125,14 @@ def _show(scenario: Scenario, results: list[PolicyResult], paths: dict[str, str]
         print_labelled(result.policy, lines)
         print()
     if paths:
-        print(f"Look into one with: crash-hotplug audit {next(iter(paths.values()))}")
+        print(f"Audit a dump with: crash-hotplug audit {next(iter(paths.values()))}")
 
 
 def _did(result: PolicyResult) -> str:
     if result.stopped_at is not None:
         return f"panic right after the step '{result.stopped_at}'"
     if not result.reports:
-        return "nothing was done about the events"
+        return "no event was handled"
     outcomes = [report.outcome.value for report in result.reports]
     return ", ".join(f"{outcomes.count(what)} x {what}" for what in dict.fromkeys(outcomes))
 

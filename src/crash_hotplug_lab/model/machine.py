@@ -112,7 +112,7 @@ class ModelMachine:
         return [cpu.number for cpu in self.cpus.values() if cpu.online]
 
     def kernel_view(self) -> Machine:
-        """Return the machine as the kernel sees it, or root through /proc/kcore: with the notes of every possible CPU."""
+        """Return the machine as the kernel and readers of /proc/kcore see it: with the notes of every possible CPU."""
         return self._view(lambda cpu: True)
 
     def sysfs_view(self) -> Machine:

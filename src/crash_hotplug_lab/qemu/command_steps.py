@@ -1,4 +1,4 @@
-"""Steps that run a program in the guest: this project's commands, with what they must say, and shell lines."""
+"""Steps that run a program in the guest: this project's commands, whose output is checked, and shell lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Say = Callable[[str, str], None]
 async def take_command(
     agent: Agent, machine: QemuMachine, action: Action, snapshot: Path | None, append: str, result: Result, say: Say
 ) -> None:
-    """Run one of this project's commands; exit code, sentence and what it does to the image must be as the step says.
+    """Run one of this project's commands, and check its exit code, its output and its effect on the image.
 
     :param snapshot: the tree saved last, which says where the image lies
     :param append: the capture kernel's command line, put in for ``{append}``

@@ -39,7 +39,7 @@ def audit(vmcore: Path, sysroot: Path) -> dict[str, Any]:
     """
     report = own_command("audit", str(vmcore), "--sysroot", str(sysroot), "--json")
     if "findings" not in report:
-        raise LabError(f"the audit could not be made: {report.get('reason', 'it said nothing')}")
+        raise LabError(f"the audit failed: {report.get('reason', 'it printed no reason')}")
     return report
 
 
@@ -56,7 +56,7 @@ def own_command(*arguments: str) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
         said = (done.stderr or done.stdout).strip().splitlines()
-        raise LabError(f"crash-hotplug {arguments[0]} failed: {said[-1] if said else 'it said nothing'}") from None
+        raise LabError(f"crash-hotplug {arguments[0]} failed: {said[-1] if said else 'it printed nothing'}") from None
     return report
 
 

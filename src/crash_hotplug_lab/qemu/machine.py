@@ -21,7 +21,7 @@ from crash_hotplug_lab.qemu.kernels import Kernel
 MIB = 1 << 20
 _MAX_MEMORY = 64 << 30
 _SLOTS = 16
-"""Slots for DIMMs, where a scenario does not need more; QEMU allows 256."""
+"""Default number of slots for DIMMs; QEMU allows 256."""
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 _SPINNING = 10
 """Seconds after which CPUs that never moved are taken to spin."""

@@ -82,7 +82,7 @@ def prepare_userland(release: str, say: Callable[[str], None], again: bool = Fal
 
 
 async def run_all(runs: list[Run], directory: Path, progress: Progress, jobs: int, keep: bool) -> list[Result]:
-    """Do every run, at most ``jobs`` at a time; write the result file again after each.
+    """Run everything, at most ``jobs`` runs at a time, and rewrite the result file after each run.
 
     :raise LabError: the lab is not set up
     """
@@ -118,7 +118,7 @@ async def run_once(kernel: Kernel, scenario: Scenario, loader: str, update: str,
                    say: Callable[[str], None], keep: bool = False, number: int = 0) -> Result:  # fmt: skip
     """Run a scenario once: boot a guest, load a crash image, take the steps, panic, and judge the vmcore.
 
-    The result tells whatever happens in the guest; the serial log is beside it.
+    The result records every failure of the guest; the serial log lies beside it.
 
     :param directory: takes the run's files; it has to exist
     :param say: gets a short phrase for each step
