@@ -8,7 +8,7 @@ from typing import Callable
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from crash_hotplug_lab.qemu.plan import Run
+from crash_hotplug_lab.qemu.plan import PlannedRun
 from crash_hotplug_lab.qemu.results import Result
 
 _COLOURS = {
@@ -53,7 +53,7 @@ class Terminal:
         """Stop the live display and restore the terminal."""
         self._progress.stop()
 
-    def began(self, run: Run) -> Callable[[str], None]:
+    def began(self, run: PlannedRun) -> Callable[[str], None]:
         """Show a running run; return the function that shows its steps."""
         task = self._progress.add_task(
             f"{run.scenario.name} {run.kernel.key} {run.loader} {run.update}", total=None, what=""

@@ -137,7 +137,7 @@ class QemuMachine:
                 return self
         await self.__aexit__()
         said = (self.out / "qemu.log").read_text(errors="replace").strip().splitlines()[1:]
-        raise LabError(f"QEMU did not start: {said[-1] if said else 'it said nothing'}")
+        raise LabError(f"QEMU did not start: {said[-1] if said else 'it printed nothing'}")
 
     async def __aexit__(self, *_: object) -> None:
         """Stop QEMU and remove its sockets."""

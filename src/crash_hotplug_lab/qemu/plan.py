@@ -17,7 +17,7 @@ DEFAULT_SCENARIOS = ("hot-add",)
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One combination of scenario, kernel, loader and update."""
 
     scenario: Scenario
@@ -90,7 +90,7 @@ def update_without_user_space(kernel: Kernel, loader: str) -> str:
 
 def plan(
     scenarios: list[Scenario], kernels: list[Kernel], loaders: list[str], updates: list[str], repeat: int = 1
-) -> list[Run]:
+) -> list[PlannedRun]:
     """Return every run, in order.
 
     :param loaders: names of loaders, ``all`` for all of kexec-tools; empty means each kernel's natural one
@@ -123,8 +123,8 @@ def _loaders(scenario: Scenario, kernel: Kernel, loaders: list[str]) -> list[str
     return loaders or only or [natural_loader(kernel)]
 
 
-def _runs(scenario: Scenario, kernel: Kernel, loader: str, updates: list[str]) -> list[Run]:
+def _runs(scenario: Scenario, kernel: Kernel, loader: str, updates: list[str]) -> list[PlannedRun]:
     possible = [update_without_user_space(kernel, loader), "reload", "in-place", "watch"]
     chosen = [u for u in possible if u in scenario.expect and (not updates or u in updates)]
     known = next((k.reason for k in KNOWN_BROKEN if k.matches(scenario.name, kernel.key, loader)), "")
-    return [Run(scenario, kernel, loader, update, known) for update in chosen]
+    return [PlannedRun(scenario, kernel, loader, update, known) for update in chosen]

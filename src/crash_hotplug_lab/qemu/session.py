@@ -19,7 +19,7 @@ from crash_hotplug_lab.qemu.guest_run import GuestRun
 from crash_hotplug_lab.qemu.judge import judge
 from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.qemu.machine import QemuMachine
-from crash_hotplug_lab.qemu.plan import Run
+from crash_hotplug_lab.qemu.plan import PlannedRun
 from crash_hotplug_lab.qemu.results import Result, RunOutcome
 from crash_hotplug_lab.scenario.records import Scenario
 
@@ -33,7 +33,7 @@ Kernel {release}.  `kexec -p -s /boot/vmlinuz --initrd=/boot/capture.img --reuse
 class Progress(Protocol):
     """Shows the progress of the runs."""
 
-    def began(self, run: Run) -> Callable[[str], None]:
+    def began(self, run: PlannedRun) -> Callable[[str], None]:
         """Show that a run began; return the function that shows its steps."""
 
     def ended(self, result: Result) -> None:
@@ -81,7 +81,7 @@ def prepare_userland(release: str, say: Callable[[str], None], again: bool = Fal
         initramfs.fetch_userland(release)
 
 
-async def run_all(runs: list[Run], directory: Path, progress: Progress, jobs: int, keep: bool) -> list[Result]:
+async def run_all(runs: list[PlannedRun], directory: Path, progress: Progress, jobs: int, keep: bool) -> list[Result]:
     """Run everything, at most ``jobs`` runs at a time, and rewrite the result file after each run.
 
     :raise LabError: the lab is not set up
@@ -89,7 +89,7 @@ async def run_all(runs: list[Run], directory: Path, progress: Progress, jobs: in
     gate = asyncio.Semaphore(jobs)
     done: list[Result] = []
 
-    async def one(run: Run) -> None:
+    async def one(run: PlannedRun) -> None:
         async with gate:
             result = await _run_or_skip(run, directory, progress, keep)
             done.append(result)
@@ -102,7 +102,7 @@ async def run_all(runs: list[Run], directory: Path, progress: Progress, jobs: in
     return done
 
 
-async def _run_or_skip(run: Run, directory: Path, progress: Progress, keep: bool) -> Result:
+async def _run_or_skip(run: PlannedRun, directory: Path, progress: Progress, keep: bool) -> Result:
     if run.skipped:  # nothing is booted
         kernel = run.kernel
         result = Result(run.scenario.name, run.scenario.title, kernel.key, kernel.version, kernel.release, run.loader,
