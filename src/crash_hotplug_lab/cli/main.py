@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 CRASH_HOTPLUG_LAB = Program(
     "crash-hotplug-lab",
     """\
-Proves crash-hotplug: `simulate` and `explore` run a model of the whole system in memory, in seconds and
-without root; `run` boots real kernels under QEMU, hot-plugs, panics, and compares the vmcore with what was
-there.  Kernels, QEMU and the guests' userland are Debian's: downloaded through apt's own configuration,
-unpacked in the cache, never installed.
+Tests crash-hotplug.  `simulate` and `explore` run a model of the whole system in memory, in seconds and
+without root.  `run` boots real kernels under QEMU, plugs and unplugs CPUs and DIMMs, panics, and compares the
+vmcore with the machine.  Kernels, QEMU and the guests' userland are Debian packages, downloaded through apt's
+own configuration and unpacked in the cache.  Nothing is installed.
 """,
     "crash_hotplug_lab.cli",
     {

@@ -276,7 +276,7 @@ class GuestRun(Guest):
 
     async def _flip(self, action: Action) -> None:
         if self.seen.snapshot is None:
-            raise GuestError("no snapshot says where the crash image lies")
+            raise GuestError("there is no snapshot with the addresses of the crash image")
         image = dump.crash_image(self.seen.snapshot)
         where = action.arguments["in"]
         # the last byte of the page: boot_params' own padding, or the zeros behind the header's last entry

@@ -25,11 +25,11 @@ class RunOutcome(str, Enum):
     FAIL = "fail"
     """Not as expected."""
     RECORDED = "recorded"
-    """A panic at a random moment; there is no expectation, and the reason says what was found."""
+    """A panic at a random moment; there is no expectation, and the reason gives the result."""
     BROKEN = "broken"
     """The lab could not finish: the guest died or hung, or a step was refused."""
     SKIP = "skip"
-    """The combination is known not to work; the reason says why."""
+    """The combination is known not to work, for the given reason."""
 
 
 @dataclass

@@ -180,5 +180,5 @@ def exit_failed(done: list[Result]) -> bool:
     :raise LabError: there was no run
     """
     if not done:
-        raise LabError("no run fits what was asked for; `crash-hotplug-lab list` shows what there is")
+        raise LabError("no run matches the options; `crash-hotplug-lab list` shows scenarios, kernels and loaders")
     return any(r.outcome in (RunOutcome.FAIL.value, RunOutcome.BROKEN.value) for r in done)

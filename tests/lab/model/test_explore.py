@@ -1,4 +1,4 @@
-"""The search of interleavings: bundled scenarios, and that it finds what is there to be found."""
+"""The search of interleavings: bundled scenarios, traces, limits and lost events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_in_place_leaves_only_these_dumps(name: str) -> None:
     ("name", "policy"), [("dimm-removed", "in-place"), ("other-loader-without-lock", "in-place"), ("hot-add", "reload")]
 )
 def test_random_interleavings_meet_no_machine_that_the_search_did_not(name: str, policy: str) -> None:
-    """What the search takes for one state must be one: a walk that forgets nothing reaches no other machine."""
+    """The search may merge only equal states: a random walk, which merges none, must meet no other machine."""
     scenario = read_scenario(name)
     met = explore(scenario, policy).machines
     randomness = random.Random(1)

@@ -65,7 +65,7 @@ def test_durations_are_read_from_a_function_graph_trace(tmp_path: Path, monkeypa
 
 
 class FakeLook:
-    """What is loaded is what a file says."""
+    """Takes the text of a file for the loaded image."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

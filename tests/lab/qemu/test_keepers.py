@@ -43,7 +43,7 @@ class FakeAgent:
 
 
 class FakeMachine:
-    """Notes what is plugged."""
+    """Records the plugged devices."""
 
     def __init__(self) -> None:
         self.plugged: list[str] = []
