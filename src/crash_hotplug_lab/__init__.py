@@ -1,1 +1,1 @@
-"""Proofs of crash-hotplug: a model of the whole system, real kernels under QEMU, benchmarks.  No server needs it."""
+"""Tests of crash-hotplug on a model of the whole system and on real kernels under QEMU, and benchmarks."""

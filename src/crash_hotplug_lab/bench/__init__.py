@@ -1,1 +1,1 @@
-"""What an update in place costs beside a full reload, timed from outside with ptrace."""
+"""Timing of updates in place and full reloads, with ptrace."""

@@ -1,6 +1,6 @@
-"""Updates in place beside full reloads, interleaved in one run: what each costs, and how long no image is loaded.
+"""Measures updates in place and full reloads in turns: wall time, CPU time, and the time without a crash image.
 
-Each is a process of its own, timed in the same way (kexec_call_timer.py).
+Each update and each reload is a process of its own, timed in the same way (kexec_call_timer.py).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _SAID_LIMIT = 1 << 16
 
 @dataclass
 class Measured:
-    """One thing that was measured, and every run of it."""
+    """The update or reload that is measured, and every run of it."""
 
     name: str
     timings: list[Timing] = field(default_factory=list)
 
 
 def rewrite_header(machine: LiveMachine) -> None:
-    """Make a whole update, from lock to check, although the header may be right.
+    """Run a whole update, from lock to check, even if the header is accurate.
 
-    :raise CrashHotplugError: it was not done
+    :raise CrashHotplugError: the update failed
     """
     report = run_patiently(update(machine, Wants(always_writes=True)))
     if report.outcome is not Outcome.UPDATED:
@@ -45,10 +45,11 @@ def rewrite_header(machine: LiveMachine) -> None:
 def bench(
     commands: Sequence[Sequence[str]], rounds: int, say: Callable[[str], None] = lambda _what: None
 ) -> list[Measured]:
-    """Measure updates in place and the *commands*, each of which reloads the crash image, once each in every round.
+    """Measure an update in place and each command once in every round.
 
-    :param say: told at every round
-    :raise CrashHotplugError: something that was measured failed; the sentence says whether an image is loaded
+    :param commands: each of them reloads the crash image
+    :param say: called with the number of each round
+    :raise CrashHotplugError: an update or a command failed; the sentence says whether an image is loaded
     """
     against = [(Measured(" ".join(command)), command) for command in commands]
     take_over, in_place, command_line = Measured(TAKE_OVER), Measured(IN_PLACE), Measured(IN_PLACE_COMMAND)
@@ -56,7 +57,7 @@ def bench(
         say(f"round {number} of {rounds}")
         for measured, command in against:
             measured.timings.append(_command(measured.name, command))
-        if against or number == 1:  # what was just loaded has the elfcorehdr in its digest
+        if against or number == 1:  # the digest of an image just loaded covers the elfcorehdr
             _in_place(take_over, _take_over)
         _in_place(in_place, rewrite_header)
         own = [sys.executable, "-m", "crash_hotplug_lab.bench.rewrite_header"]
@@ -73,7 +74,7 @@ def _take_over(machine: LiveMachine) -> None:
 
 
 def _in_place(measured: Measured, change: Callable[[LiveMachine], None]) -> None:
-    """Let a child update; where it fails it tells over a pipe why."""
+    """Run an update in a child process, which sends the reason of a failure through a pipe."""
     told, tell = os.pipe()
 
     def work() -> int:
@@ -96,7 +97,7 @@ def _in_place(measured: Measured, change: Callable[[LiveMachine], None]) -> None
 
 
 def _command(name: str, command: Sequence[str]) -> Timing:
-    """Time a program that has to load a crash image."""
+    """Time a program that loads a crash image."""
     with tempfile.TemporaryFile() as said:
 
         def work() -> int:
@@ -114,7 +115,7 @@ def _command(name: str, command: Sequence[str]) -> Timing:
             lines = said.read(_SAID_LIMIT).decode(errors="replace").strip().splitlines()
             raise _failure(name, lines[-1] if lines else f"exit code {timing.exit_code}")
     if timing.calls == 0:
-        raise _failure(name, "neither it nor a child of it made a system call that loads a crash image")
+        raise _failure(name, "it made no system call that loads a crash image, nor did its children")
     return timing
 
 

@@ -1,7 +1,7 @@
-"""Runs something in a process of its own and times its crash-kexec system calls, and its children's, with ptrace.
+"""Times the crash-kexec system calls of a child process and of its children, with ptrace.
 
-A seccomp filter lets only kexec_load(2) and kexec_file_load(2) of a crash image stop; everything else runs at its own
-speed, so that wall and CPU time are those of an unwatched process.  The kernel drops the loaded image at the start of
+A seccomp filter stops the process only at kexec_load(2) and kexec_file_load(2) of a crash image.  Everything else runs
+at full speed, so wall and CPU time are those of an untraced process.  The kernel drops the loaded image at the start of
 such a call (``do_kexec_load()`` of kernel/kexec.c, kexec_file_load of kernel/kexec_file.c) and holds the kexec lock
 until its end; a panic in between leaves no dump.
 """
@@ -52,17 +52,17 @@ _libc.ptrace.restype = ctypes.c_long
 
 
 class Timing(NamedTuple):
-    """What one run cost.  Seconds."""
+    """The cost of one run; times in seconds."""
 
     wall: float
     cpu: float
     """User and system time of the process and of all its children that ended."""
     without_image: float
-    """From the start of a call that drops the image to the end of the one after which one is loaded."""
+    """From the start of a call that drops the image to the end of the call after which an image is loaded."""
     calls: int
-    """How many crash-kexec system calls there were."""
+    """Number of crash-kexec system calls."""
     exit_code: int
-    """What the process returned; minus the signal where one ended it."""
+    """The exit code of the process; the negative number of the signal that killed it."""
 
 
 @dataclass
@@ -76,14 +76,14 @@ class _Watch:
     inside: set[int] = field(default_factory=set)
 
     def entered(self, pid: int) -> None:
-        """A process is about to make a call."""
+        """Note that a process enters a call."""
         self.inside.add(pid)
         self.calls += 1
         if self.dropped_at is None:
             self.dropped_at = time.perf_counter()
 
     def left(self, pid: int) -> None:
-        """A process came back from its call."""
+        """Note that a process returns from its call."""
         now = time.perf_counter()
         self.inside.discard(pid)
         if self.dropped_at is not None and self.is_loaded():
@@ -91,13 +91,13 @@ class _Watch:
             self.dropped_at = None
 
     def ended(self) -> None:
-        """Everything ended: an image that is still missing is missing until now."""
+        """Note the end of the run: an image that is still missing counts as missing until now."""
         if self.dropped_at is not None:
             self.without_image += time.perf_counter() - self.dropped_at
 
 
 def time_kexec_calls(work: Callable[[], int]) -> Timing:
-    """Let a child process do *work* and end with what it returns; *work* may execute another program.
+    """Run *work* in a child process, which exits with the value that *work* returns or executes another program.
 
     :raise CrashHotplugError: this process may not trace
     """
@@ -124,7 +124,7 @@ def time_kexec_calls(work: Callable[[], int]) -> Timing:
 
 
 def _is_loaded() -> bool:
-    """Whether the kernel says that a crash image is loaded, or does not say."""
+    """Return whether a crash image is loaded; True where the kernel does not tell."""
     for path in LOADED:
         said = Sysroot().read_text(path)
         if said is not None:
@@ -133,7 +133,7 @@ def _is_loaded() -> bool:
 
 
 def _watch_until_end(child: int, watch: _Watch) -> tuple[int, float]:
-    """Let everything run until *child* ends; return its exit code and CPU time."""
+    """Resume stopped processes until *child* ends; return its exit code and CPU time."""
     while True:
         pid, status, usage = os.wait4(-1, _WALL)
         if os.WIFEXITED(status) or os.WIFSIGNALED(status):
@@ -151,12 +151,12 @@ def _watch_until_end(child: int, watch: _Watch) -> tuple[int, float]:
                 watch.left(pid)
             stopped_by = 0
         elif status >> 16 or stopped_by in (signal.SIGTRAP, signal.SIGSTOP):
-            stopped_by = 0  # a child was born, another program begins, or ptrace's own stop
+            stopped_by = 0  # fork, execve, or a stop of ptrace itself
         _libc.ptrace(request, pid, 0, stopped_by)
 
 
 def _install_filter() -> None:
-    """Let only crash-kexec calls of this process and its children stop."""
+    """Make only the crash-kexec calls of this process and its children stop."""
     program = b"".join(struct.pack("<HBBI", *instruction) for instruction in _FILTER)
     buffer = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(_FILTER), ctypes.addressof(buffer)), 16)

@@ -1,1 +1,1 @@
-"""The lab as a person types it: one module a command, imported only when it is used."""
+"""The command line of the lab: one module for each command, imported when it runs."""

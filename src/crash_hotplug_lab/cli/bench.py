@@ -1,12 +1,14 @@
-"""``crash-hotplug-lab bench``: what an update in place costs on this machine, beside a full reload."""
+"""``crash-hotplug-lab bench``: measures an update in place on this machine beside a full reload."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import statistics
 import sys
+from collections.abc import Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
@@ -15,23 +17,23 @@ from crash_hotplug.core.errors import CrashHotplugError, InputError
 from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.loading.reload import find_reload_tool
 from crash_hotplug_lab.bench.bench_updates import IN_PLACE, Measured, bench
-from crash_hotplug_lab.bench.samples import Spread, ratio_of_medians, spread_of
 
 DESCRIPTION = """\
-Measures on this machine, interleaved in one run: an update in place (lock, look, plan, kexec_load, check),
-and a full reload by kdumpctl or kdump-config or by the commands given.  For each: wall time, CPU time of the
-process and its children, and how long no crash image was loaded.  That last one is timed the same way for
-all, with ptrace: from the start of the system call that drops the image until the end of the one after
-which an image is loaded.  The first update after a load hashes the image; it is shown by itself.
+Measures updates in place and full reloads on this machine, in turns: an update in place (lock, observation,
+plan, kexec_load, check), and a reload by kdumpctl, by kdump-config or by the commands given.  For each it
+reports the wall time, the CPU time of the process and its children, and the time without a crash image.  The
+time without an image is measured with ptrace: from the start of the system call that drops the image to the
+end of the system call after which an image is loaded.  The first update after a load hashes the image and is
+reported separately.
 
-Every reload leaves this machine without a crash image for a moment, N times: a panic then is not dumped.
-So --yes is asked for.  What the last command loaded stays loaded, updated in place.
+Each update and each reload leaves this machine without a crash image for a moment.  A panic at that moment
+saves no dump.  Requires --yes.  The image loaded last stays loaded, updated in place.
 """
 EXAMPLES = """\
 examples:
   crash-hotplug-lab bench --yes                      beside kdumpctl reload or kdump-config reload
   crash-hotplug-lab bench --yes --rounds 50 --json
-  crash-hotplug-lab bench --yes --no-reload          updates in place alone
+  crash-hotplug-lab bench --yes --no-reload          updates in place only
   crash-hotplug-lab bench --yes --against "kexec -p -s /boot/vmlinuz --initrd=/boot/kdump.img --reuse-cmdline"
 """
 
@@ -39,26 +41,26 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("--yes", action="store_true", help="accept moments without a crash image")
-    parser.add_argument("--rounds", type=_rounds, default=20, metavar="N", help="how often each is measured (20)")
+    parser.add_argument("--rounds", type=_rounds, default=20, metavar="N", help="measure each N times (20)")
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
-        "--against", action="append", metavar="COMMAND", help="a command that loads a crash image; may be repeated"
+        "--against", action="append", metavar="COMMAND", help="a command that loads a crash image (may be repeated)"
     )
-    group.add_argument("--no-reload", action="store_true", help="measure updates in place alone")
+    group.add_argument("--no-reload", action="store_true", help="measure updates in place only")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
-    :raise CrashHotplugError: something that was to be measured failed
+    :raise CrashHotplugError: an update or a reload failed
     """
     commands = _commands(arguments)
     if not arguments.yes:
         names = ", ".join(shlex.join(command) for command in commands) or "updates in place"
         print(
             f"crash-hotplug-lab bench: {arguments.rounds} times {names}: each leaves the machine without a crash image "
-            "for a moment; say --yes if that is all right",
+            "for a moment; --yes accepts that",
             file=sys.stderr,
         )
         return exit_codes.USAGE
@@ -93,14 +95,43 @@ def _commands(arguments: argparse.Namespace) -> list[list[str]]:
     tool = find_reload_tool()
     if tool is None:
         raise InputError(
-            "neither kdumpctl nor kdump-config is installed; name what loads the crash image with --against, "
-            "or measure updates in place alone with --no-reload"
+            "neither kdumpctl nor kdump-config is installed; name a command that loads the crash image with --against, "
+            "or measure updates in place only with --no-reload"
         )
     return [tool]
 
 
+class Spread(NamedTuple):
+    """The distribution of repeated measurements."""
+
+    least: float
+    lower_quartile: float
+    median: float
+    upper_quartile: float
+    most: float
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Return the least value, the quartiles and the greatest value.
+
+    :raise ValueError: there are no values
+    """
+    if not values:
+        raise ValueError("no measurements")
+    if len(values) == 1:
+        return Spread(*[values[0]] * 5)
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(min(values), lower, median, upper, max(values))
+
+
+def ratio_of_medians(values: Sequence[float], base: Sequence[float]) -> float | None:
+    """Return the median of *values* divided by the median of *base*; None where that is 0."""
+    divisor = statistics.median(base)
+    return statistics.median(values) / divisor if divisor > 0 else None
+
+
 def _table(found: list[Measured]) -> list[str]:
-    """Return the report for people: medians, in brackets least and most, and ratios to the update in place."""
+    """Return the lines for people: median, least and most in brackets, and the ratio to the update in place."""
     lines = ["Milliseconds: median (least to most); x: times that of the update in place", ""]
     for measured in found:
         lines.append(f"{measured.name}, {len(measured.timings)} times")
@@ -128,7 +159,7 @@ def _columns(measured: Measured, base: Measured) -> list[tuple[str, list[float],
 
 
 def _json(measured: Measured, base: Measured) -> dict[str, Any]:
-    """Return one thing that was measured for JSON: seconds, every single value among them."""
+    """Return the JSON object of a measured update or reload: every value, in seconds."""
     report: dict[str, Any] = {"name": measured.name, "in_place": measured.name == IN_PLACE}
     report["kexec_calls"] = [timing.calls for timing in measured.timings]
     for label, values, base_values in _columns(measured, base):

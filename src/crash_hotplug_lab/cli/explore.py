@@ -1,4 +1,4 @@
-"""``crash-hotplug-lab explore``: a panic at every step of every interleaving of a scenario."""
+"""``crash-hotplug-lab explore``: panics the model at every step of every interleaving of a scenario."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from crash_hotplug.cli.output import print_json
 from crash_hotplug.core.sizes import count
 from crash_hotplug_lab.cli.simulate import chosen_scenario
 from crash_hotplug_lab.model.explore import Exploration, explore
-from crash_hotplug_lab.model.panic import Outcome
+from crash_hotplug_lab.model.panic import DumpOutcome
 from crash_hotplug_lab.model.policies import POLICIES
 from crash_hotplug_lab.scenario.file import bundled_scenarios
 
 DESCRIPTION = """\
-Searches every interleaving of what happens in a scenario (hot-plug, udev, the update, other loaders), panics
-the model in each state, and audits the dump.  Without a scenario it searches all bundled ones that name
-policies.
+Searches every interleaving of the actors of a scenario (hot-plug, udev, the update, other loaders), panics the
+model in each state, and audits the dump.  Without a scenario it searches all bundled scenarios with policies.
 
-Exits with 1 where the update in place left a dump that must never happen.
+Exits with 1 if the update in place leaves a torn or rejected image.
 """
 EXAMPLES = """\
 examples:
   crash-hotplug-lab explore                                 all bundled scenarios
-  crash-hotplug-lab explore dimm-removed                    one, with the shortest way to each bad dump
+  crash-hotplug-lab explore dimm-removed                    one scenario, with the shortest way to each bad dump
   crash-hotplug-lab explore hot-add --policy in-place --json
 """
 _SHOWN_STEPS = 12
@@ -54,9 +53,9 @@ def _positive(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Search the states and show a table a scenario.
+    """Search the states and show a table for each scenario.
 
-    :return: 1 where the update in place leaves a dump that must never be
+    :return: 1 if the update in place leaves a torn or rejected image
     """
     names = [arguments.scenario]
     if arguments.scenario is None:
@@ -82,18 +81,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"command": "explore", "states": total, "explored": report})
     else:
-        print(f"{count(total, 'state')} in {count(len(names), 'scenario')}: the machine panicked in each of them")
+        print(f"{count(total, 'state')} in {count(len(names), 'scenario')}: the machine panicked in each state")
     return exit_codes.FAILED if broken else exit_codes.DONE
 
 
 def _show_explorations(explored: list[Exploration], with_traces: bool) -> None:
-    print(f"  {'policy':<18}{'states':>8}" + "".join(f"{outcome.value:>19}" for outcome in Outcome))
+    print(f"  {'policy':<18}{'states':>8}" + "".join(f"{outcome.value:>19}" for outcome in DumpOutcome))
     for found in explored:
-        cells = "".join(f"{found.outcomes[outcome]:>19}" for outcome in Outcome)
+        cells = "".join(f"{found.outcomes[outcome]:>19}" for outcome in DumpOutcome)
         states = f"{found.states}{'' if found.complete else '+'}"
         print(f"  {found.policy:<18}{states:>8}{cells}")
     if not all(found.complete for found in explored):
-        print("  + there are more states; those that the fewest steps lead to were searched (--states N)")
+        print("  + more states exist; the nearest were searched (--states N)")
     for found in explored if with_traces else ():
         for outcome, trace in found.traces.items():
             print(f"\n  {found.policy}, {outcome.value}: {found.reasons[outcome]}; shortest way:")
@@ -112,7 +111,7 @@ def _exploration_json(found: Exploration) -> dict[str, Any]:
         "policy": found.policy,
         "states": found.states,
         "complete": found.complete,
-        "outcomes": {outcome.value: found.outcomes[outcome] for outcome in Outcome},
+        "outcomes": {outcome.value: found.outcomes[outcome] for outcome in DumpOutcome},
         "at_rest": {outcome.value: number for outcome, number in found.at_rest.items()},
         "traces": {outcome.value: trace for outcome, trace in found.traces.items()},
         "reasons": {outcome.value: reason for outcome, reason in found.reasons.items()},

@@ -1,4 +1,4 @@
-"""``crash-hotplug-lab fetch``: download or renew the kernels, QEMU and the guests' userland."""
+"""``crash-hotplug-lab fetch``: downloads or renews the kernels, QEMU and the guests' userland."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug_lab.cli.kernel_options import kernel_keys
-from crash_hotplug_lab.cli.main import missing_extra
+from crash_hotplug_lab.cli.main import needs_extras
 
 DESCRIPTION = """\
-Downloads kernels, QEMU and the guests' userland through apt's own configuration, or renews them, and unpacks
-them in the cache.  Nothing is installed.  `run` fetches what it needs by itself.
+Downloads or renews kernels, QEMU and the guests' userland through apt's own configuration, and unpacks them
+in the cache.  Installs nothing.  `run` fetches missing parts by itself.
 """
 EXAMPLES = """\
 examples:
@@ -24,13 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernel", action="append", default=[], metavar="K", help="key of a kernel, or all")
 
 
+@needs_extras
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    try:
-        from crash_hotplug_lab.cli.progress import say  # noqa: PLC0415
-        from crash_hotplug_lab.qemu import kernels, session  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
+    from crash_hotplug_lab.cli.progress import say  # noqa: PLC0415
+    from crash_hotplug_lab.qemu import kernels, session  # noqa: PLC0415
+
     for kernel in session.prepare(kernel_keys(arguments.kernel) or list(kernels.KNOWN), say, again=True):
         print(f"{kernel.key:6} {kernel.release}  ({kernel.version}, userland of {kernel.userland})")
     return exit_codes.DONE

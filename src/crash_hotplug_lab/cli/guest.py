@@ -1,4 +1,4 @@
-"""``crash-hotplug-lab guest``: a full Debian guest, without this package and with it."""
+"""``crash-hotplug-lab guest``: boots a full Debian guest, without this package and with it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.core.errors import InputError
-from crash_hotplug_lab.cli.main import missing_extra
+from crash_hotplug_lab.cli.main import needs_extras
 from crash_hotplug_lab.distro.sides import LAST_RESORT, RELOAD, RULE, SIDES, WITH, WITHOUT
 
 if TYPE_CHECKING:
     from crash_hotplug_lab.qemu.results import Result
 
 DESCRIPTION = """\
-Boots a full Debian (systemd, udev, kdump-tools) under QEMU, plugs four DIMMs and two CPUs, panics on one of
-them, and lets kdump-tools save the dump by itself: once as it is, once with this project's package installed.
-The image is built without root on the first run and kept in the cache.
+Boots a full Debian (systemd, udev, kdump-tools) under QEMU, plugs four DIMMs and two CPUs, and panics on one
+of the added CPUs.  kdump-tools saves the dump.  Runs Debian as it is and, with --deb, with
+this project's package installed.  The first run builds the guest's image without root and keeps it in the cache.
 """
 EXAMPLES = """\
 examples:
@@ -31,23 +31,22 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("--release", default="bookworm", metavar="R", help="bullseye, bookworm (default) or trixie")
-    parser.add_argument("--deb", metavar="FILE", help="this project's package; without it only that side is run")
+    parser.add_argument(
+        "--deb", metavar="FILE", help="this project's package; without it only the sides that need none are run"
+    )
     parser.add_argument("--side", choices=tuple(SIDES), help="only this side")
     parser.add_argument("--storm", action="store_true", help="16 DIMMs of 2 GiB and 6 CPUs at once, and no panic")
-    parser.add_argument("--build", action="store_true", help="only build the guest's disk image, and print its path")
+    parser.add_argument("--build", action="store_true", help="only build the guest's disk image and print its path")
     parser.add_argument("--rebuild", action="store_true", help="build the image again, from the newest packages")
     parser.add_argument("-o", "--output", metavar="DIR", help="where results go (default: a new one in the cache)")
 
 
+@needs_extras
 def run(arguments: argparse.Namespace) -> int:
-    """Build the guest's image where it is missing, and run the sides; exit code 1 where one was not as expected."""
-    try:
-        return _run(arguments)
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
+    """Build the guest's image if there is none, and run the sides.
 
-
-def _run(arguments: argparse.Namespace) -> int:
+    :return: 1 if a side was not as expected
+    """
     from crash_hotplug_lab.cli.progress import say  # noqa: PLC0415
     from crash_hotplug_lab.distro import image as images  # noqa: PLC0415
     from crash_hotplug_lab.distro import run as one_run  # noqa: PLC0415

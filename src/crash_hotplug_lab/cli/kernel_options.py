@@ -17,7 +17,7 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernel", action="append", default=[], metavar="K", help="key (`crash-hotplug-lab list`), all, or a vmlinuz"
     )
-    parser.add_argument("--modules", metavar="DIR", help="the modules of a kernel given as a file")
+    parser.add_argument("--modules", metavar="DIR", help="directory of the modules of a kernel given as a file")
     parser.add_argument("--userland", default="trixie", metavar="RELEASE", help="userland of such a kernel (trixie)")
 
 

@@ -1,4 +1,4 @@
-"""``crash-hotplug-lab list``: scenarios, kernels, loaders, and combinations that are known not to work."""
+"""``crash-hotplug-lab list``: lists scenarios, kernels, loaders, and combinations that are known not to work."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import argparse
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.cli.output import print_json
-from crash_hotplug_lab.cli.main import missing_extra
+from crash_hotplug_lab.cli.main import needs_extras
 from crash_hotplug_lab.scenario.file import bundled_scenarios
 from crash_hotplug_lab.scenario.format import LOADERS
 
 DESCRIPTION = """\
-Lists the bundled scenarios: those that name policies of the model (`simulate`, `explore`) and those that say
-what must come of them on real kernels (`run`).  Lists the kernels, the loaders, and the combinations that are
-known not to work.
+Lists the bundled scenarios: those with policies for the model (`simulate`, `explore`) and those with
+expectations for real kernels (`run`).  Lists the kernels, the loaders, and the combinations that are known not
+to work.
 """
 EXAMPLES = """\
 examples:
@@ -28,12 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+@needs_extras
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    try:
-        from crash_hotplug_lab.qemu import kernels, plan  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
+    from crash_hotplug_lab.qemu import kernels, plan  # noqa: PLC0415
+
     scenarios = bundled_scenarios()
     modelled, expected = [s for s in scenarios if s.policies], [s for s in scenarios if s.expect]
     ready = {key: kernels.ready(key) for key in kernels.KNOWN}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING
 
 from crash_hotplug.cli import main as product
 from crash_hotplug.cli.main import Program
 from crash_hotplug.core.errors import InputError
 
+if TYPE_CHECKING:
+    import argparse
+
 CRASH_HOTPLUG_LAB = Program(
     "crash-hotplug-lab",
     """\
-Proves crash-hotplug: `simulate` and `explore` run a model of the whole system in memory, in seconds and
-without root; `run` boots real kernels under QEMU, hot-plugs, panics, and compares the vmcore with what was
-there.  Kernels, QEMU and the guests' userland are Debian's: downloaded through apt's own configuration,
-unpacked in the cache, never installed.
+Tests crash-hotplug.  `simulate` and `explore` run a model of the whole system in memory, in seconds and
+without root.  `run` boots real kernels under QEMU, plugs and unplugs CPUs and DIMMs, panics, and compares the
+vmcore with the machine.  Kernels, QEMU and the guests' userland are Debian packages, downloaded through apt's
+own configuration and unpacked in the cache.  Nothing is installed.
 """,
     "crash_hotplug_lab.cli",
     {
@@ -26,11 +31,12 @@ unpacked in the cache, never installed.
         "shell": "boot a guest with a shell on this terminal",
         "guest": "boot a full Debian with its own kdump, without crash-hotplug and with it",
         "bench": "measure an update in place on this machine, beside a full reload",
-        "report": "write report.html anew from a result.json",
+        "report": "write report.html again, and draw the storms of a session",
     },
 )
 
-_EXTRAS = ("qemu", "rich", "elftools", "tomli", "matplotlib")
+_LAB_EXTRA = ("qemu", "rich", "elftools", "tomli")
+"""The packages of the ``lab`` extra, by the names under which they are imported."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,12 +44,30 @@ def main(arguments: Sequence[str]) -> int:
     return product.main(arguments, CRASH_HOTPLUG_LAB)
 
 
-def missing_extra(error: ModuleNotFoundError) -> InputError:
-    """Return the sentence for a library that the lab needs and this Python lacks.
+def needs_extras(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Let a command that imports an extra, which this Python may lack, end with a sentence that names the extra.
 
-    :raise ModuleNotFoundError: the module is none of the lab's extras
+    A command imports its extras when it runs, because its --help works without them.
+    """
+
+    @wraps(run)
+    def run_with_extras(arguments: argparse.Namespace) -> int:
+        try:
+            return run(arguments)
+        except ModuleNotFoundError as error:
+            raise _missing_extra(error) from None
+
+    return run_with_extras
+
+
+def _missing_extra(error: ModuleNotFoundError) -> InputError:
+    """Return the sentence that names the missing package.
+
+    :raise ModuleNotFoundError: the package belongs to no extra
     """
     name = (error.name or "").split(".")[0]
-    if name not in _EXTRAS:
+    if name == "matplotlib":
+        return InputError("drawing the storms needs matplotlib; install it with: pip install '.[report]'")
+    if name not in _LAB_EXTRA:
         raise error
     return InputError(f"the lab needs the Python package {name}; install it with: pip install '.[lab]'")

@@ -1,4 +1,4 @@
-"""The progress of runs on the terminal: a line for each run that ended, and a moving one for each that goes on."""
+"""The progress of runs on the terminal: a line for each finished run, and a live line for each running one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Callable
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from crash_hotplug_lab.qemu.plan import Run
+from crash_hotplug_lab.qemu.plan import PlannedRun
 from crash_hotplug_lab.qemu.results import Result
 
 _COLOURS = {
@@ -22,12 +22,12 @@ _COLOURS = {
 
 
 def say(what: str) -> None:
-    """Show a step that takes time, on standard error."""
+    """Show a slow step on standard error."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"{what} ...", markup=False)
 
 
 class Terminal:
-    """Shows runs, on standard output unless another form of the results is printed there."""
+    """Shows runs on standard output, or on standard error if the results are printed as JSON or KTAP."""
 
     def __init__(self, total: int, quiet: bool) -> None:
         """Prepare for ``total`` runs; ``quiet`` shows them on standard error."""
@@ -43,18 +43,18 @@ class Terminal:
         self._tasks: dict[str, Callable[[], None]] = {}
 
     def __enter__(self) -> Terminal:
-        """Begin to show."""
+        """Start the live display."""
         self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop, and leave the terminal as it was."""
+        """Stop the live display and restore the terminal."""
         self._progress.stop()
 
-    def began(self, run: Run) -> Callable[[str], None]:
-        """Show a run as going on."""
+    def began(self, run: PlannedRun) -> Callable[[str], None]:
+        """Show a running run; return the function that shows its steps."""
         task = self._progress.add_task(
             f"{run.scenario.name} {run.kernel.key} {run.loader} {run.update}", total=None, what=""
         )
@@ -66,7 +66,7 @@ class Terminal:
         return tell
 
     def ended(self, result: Result) -> None:
-        """Show how a run ended."""
+        """Show the result of a run."""
         self._done += 1
         self._tasks.pop(result.name, lambda: None)()
         colour = _COLOURS[result.outcome]

@@ -1,4 +1,4 @@
-"""``crash-hotplug-lab run``: scenarios on real kernels under QEMU, compared with what was there."""
+"""``crash-hotplug-lab run``: runs scenarios on real kernels under QEMU and audits the dumps."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.core.errors import InputError
 from crash_hotplug_lab.cli.kernel_options import add_kernel, chosen_kernels
-from crash_hotplug_lab.cli.main import missing_extra
+from crash_hotplug_lab.cli.main import needs_extras
 
 DESCRIPTION = """\
-Runs each scenario on each kernel with each loader and each way of updating the image that the scenario has
-expectations for: boots the kernel, loads a crash image, adds and removes CPUs and memory, panics, and
-compares the vmcore with what was there.  Results, serial logs, snapshots and report.html go to one
+Runs each scenario on each kernel, with each loader and each way of updating for which the scenario has
+expectations.  A run boots the kernel, loads a crash image, adds and removes CPUs and memory, panics, and
+compares the vmcore with the machine at the panic.  Results, serial logs, snapshots and report.html go to one
 directory.
 
-Exits with 1 when a run was not as its scenario expects.  A known fault of the kernel that came as expected
-is shown as FAULT and is no failure.
+Exits with 1 if a run was not as its scenario expects.  A known fault of the kernel that occurs as expected is
+shown as FAULT and is not a failure.
 """
 EXAMPLES = """\
 examples:
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count-instructions",
         action="store_true",
-        help="let the guest's clock count instructions, a nanosecond each: what it measures is the same every time "
+        help="let the guest's clock count instructions, a nanosecond each, so that each run measures the same times "
         "(no KVM, slow; on 6.12 and newer no CPU can be plugged)",
     )
     parser.add_argument("--keep", action="store_true", help="keep each vmcore")
@@ -53,16 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+@needs_extras
 def run(arguments: argparse.Namespace) -> int:
-    """Run scenarios; exit code 1 where one was not as expected."""
-    try:
-        return _run(arguments)
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
+    """Run scenarios.
 
-
-def _run(arguments: argparse.Namespace) -> int:
-    # Imported here, as in every command of the lab that needs its extras: --help works without them.
+    :return: 1 if a run was not as expected
+    """
     from crash_hotplug_lab.cli.progress import Terminal  # noqa: PLC0415
     from crash_hotplug_lab.qemu import plan, report, results, session  # noqa: PLC0415
 

@@ -1,11 +1,11 @@
-"""``crash-hotplug-lab shell``: a guest with a shell on this terminal."""
+"""``crash-hotplug-lab shell``: boots a guest with a shell on this terminal."""
 
 from __future__ import annotations
 
 import argparse
 
 from crash_hotplug_lab.cli.kernel_options import add_kernel, chosen_kernels
-from crash_hotplug_lab.cli.main import missing_extra
+from crash_hotplug_lab.cli.main import needs_extras
 
 DESCRIPTION = "Boots a guest with a shell on this terminal."
 EXAMPLES = """\
@@ -19,13 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_kernel(parser)
 
 
+@needs_extras
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the guest's exit code."""
-    try:
-        from crash_hotplug_lab.qemu import session  # noqa: PLC0415
+    from crash_hotplug_lab.qemu import session  # noqa: PLC0415
 
-        kernel = chosen_kernels(arguments, ["6.12"])[0]
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
+    kernel = chosen_kernels(arguments, ["6.12"])[0]
     print(session.HELLO.format(release=kernel.release), flush=True)
     return session.run_shell(kernel)

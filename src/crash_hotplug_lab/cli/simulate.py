@@ -1,4 +1,4 @@
-"""``crash-hotplug-lab simulate``: the whole system as a model in memory, without root."""
+"""``crash-hotplug-lab simulate``: runs the whole system as a model in memory, without root."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from crash_hotplug.cli.output import comparison_json, print_json, print_labelled
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.sizes import human_size
 from crash_hotplug.linux.snapshot import write_directory
-from crash_hotplug_lab.model.panic import Outcome
+from crash_hotplug_lab.model.panic import DumpOutcome
 from crash_hotplug_lab.model.policies import POLICIES
-from crash_hotplug_lab.model.scenario import DEFAULT_POLICIES
-from crash_hotplug_lab.model.simulate import Result, run_scenario
+from crash_hotplug_lab.model.simulation import (
+    DEFAULT_POLICIES,
+    POLICY_DESCRIPTIONS,
+    STORY,
+    PolicyResult,
+    run_scenario,
+    window_sentence,
+)
 from crash_hotplug_lab.model.snapshot import take_snapshot
-from crash_hotplug_lab.model.story import STORY, WHAT_A_POLICY_DOES, window_sentence
 from crash_hotplug_lab.scenario.file import read_scenario
 from crash_hotplug_lab.scenario.records import Scenario
 
 DESCRIPTION = """\
-Runs the whole system as a model: a machine in memory whose CPUs and memory come and go, a crash image in
-it, a panic, and a real vmcore file at the end.  Needs no root and touches nothing of this machine.
+Runs the whole system as a model in memory: hot-plug of CPUs and memory, a loaded crash image, a panic, and a
+vmcore file at the end.  Requires no root and changes nothing on this machine.
 
-Without a scenario it tells one story under three policies: reload (what distributions do), merged (what
-Linux 6.6 and newer do themselves) and in-place (what this program does).  With a scenario, a file or the name
-of a bundled one, it runs that.
+Without a scenario it runs one story under three policies: reload (distributions), merged (the handler of Linux
+6.6 and newer) and in-place (crash-hotplug).  SCENARIO is a file or the name of a bundled scenario.
 """
 EXAMPLES = """\
 examples:
@@ -39,11 +43,11 @@ examples:
   crash-hotplug-lab simulate --snapshot tree --policy in-place && crash-hotplug status --sysroot tree
 """
 _WITH_ARTICLE = {
-    Outcome.ACCURATE: "an accurate dump",
-    Outcome.STALE: "a stale dump",
-    Outcome.NO_DUMP: "no dump",
-    Outcome.REFUSED: "no dump, refused by the digest",
-    Outcome.BROKEN: "a broken dump",
+    DumpOutcome.ACCURATE: "an accurate dump",
+    DumpOutcome.STALE: "a stale dump",
+    DumpOutcome.NO_DUMP: "no dump",
+    DumpOutcome.REFUSED: "no dump, rejected by the digest check",
+    DumpOutcome.BROKEN: "a broken dump",
 }
 
 
@@ -61,14 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
-    :return: 0, also where a policy leaves no dump
+    :return: 0, even if a policy leaves no dump
     """
     scenario = chosen_scenario(arguments.scenario, arguments.policy)
     results = [run_scenario(scenario, policy) for policy in scenario.policies]
     paths = _write_vmcores(results, arguments.output)
     if arguments.snapshot is not None:
         if len(results) != 1:
-            raise InputError("--snapshot saves one machine: choose one with --policy")
+            raise InputError("--snapshot saves one machine; choose its policy with --policy")
         write_directory(take_snapshot(results[0].machine), arguments.snapshot)
     if arguments.json:
         print_json(_report(scenario, results, paths))
@@ -78,12 +82,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def chosen_scenario(name: str | None, policies: list[str] | None) -> Scenario:
-    """Return the scenario of that name (the story without a name), under the chosen policies, else under its own."""
+    """Return the scenario of a name, or the story, with the given policies, else with its own."""
     scenario = STORY if name is None else read_scenario(name)
     return replace(scenario, policies=tuple(dict.fromkeys(policies or scenario.policies or DEFAULT_POLICIES)))
 
 
-def _write_vmcores(results: Iterable[Result], directory: str | None) -> dict[str, str]:
+def _write_vmcores(results: Iterable[PolicyResult], directory: str | None) -> dict[str, str]:
     """Write each policy's vmcore and return their paths by policy.
 
     :raise InputError: the directory cannot be written
@@ -96,7 +100,7 @@ def _write_vmcores(results: Iterable[Result], directory: str | None) -> dict[str
             directory = tempfile.mkdtemp(prefix="crash-hotplug-")
         os.makedirs(directory, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{directory} cannot be made: {error.strerror}") from error
+        raise InputError(f"the directory {directory} cannot be created: {error.strerror}") from error
     paths = {}
     for policy, vmcore in dumps.items():
         paths[policy] = os.path.join(directory, f"vmcore-{policy}")
@@ -104,14 +108,14 @@ def _write_vmcores(results: Iterable[Result], directory: str | None) -> dict[str
     return paths
 
 
-def _show(scenario: Scenario, results: list[Result], paths: dict[str, str]) -> None:
+def _show(scenario: Scenario, results: list[PolicyResult], paths: dict[str, str]) -> None:
     print(scenario.title + ".")
     if scenario.description:
         print(scenario.description)
     print()
     for result in results:
         lines = [
-            f"{WHAT_A_POLICY_DOES[result.policy]} (Linux {result.kernel})",
+            f"{POLICY_DESCRIPTIONS[result.policy]} (Linux {result.kernel})",
             f"{_did(result)}; without a crash image: {window_sentence(result.policy, result.windows)}",
             f"the panic left {_WITH_ARTICLE[result.panic.outcome]}: {result.panic.sentence}",
         ]
@@ -121,19 +125,19 @@ def _show(scenario: Scenario, results: list[Result], paths: dict[str, str]) -> N
         print_labelled(result.policy, lines)
         print()
     if paths:
-        print(f"Look into one with: crash-hotplug audit {next(iter(paths.values()))}")
+        print(f"Audit a dump with: crash-hotplug audit {next(iter(paths.values()))}")
 
 
-def _did(result: Result) -> str:
+def _did(result: PolicyResult) -> str:
     if result.stopped_at is not None:
         return f"panic right after the step '{result.stopped_at}'"
     if not result.reports:
-        return "nothing was done about the events"
+        return "no event was handled"
     outcomes = [report.outcome.value for report in result.reports]
     return ", ".join(f"{outcomes.count(what)} x {what}" for what in dict.fromkeys(outcomes))
 
 
-def _report(scenario: Scenario, results: list[Result], paths: dict[str, str]) -> dict[str, Any]:
+def _report(scenario: Scenario, results: list[PolicyResult], paths: dict[str, str]) -> dict[str, Any]:
     return {
         "command": "simulate",
         "title": scenario.title,
@@ -142,7 +146,7 @@ def _report(scenario: Scenario, results: list[Result], paths: dict[str, str]) ->
     }
 
 
-def _result_json(result: Result, path: str | None) -> dict[str, Any]:
+def _result_json(result: PolicyResult, path: str | None) -> dict[str, Any]:
     return {
         "policy": result.policy,
         "kernel": result.kernel,

@@ -187,7 +187,7 @@ class DebianImage:
                 await asyncio.sleep(1)
         said = log.read_text(errors="replace")
         if "crash-hotplug-lab: configured" not in said:
-            raise LabError(f"the packages of Debian {self.release} could not be configured; {log} says more")
+            raise LabError(f"the packages of Debian {self.release} could not be configured; see {log}")
 
 
 def recipe() -> str:

@@ -20,7 +20,7 @@ _SECONDS_ALLOWED = 1.0
 
 @dataclass(frozen=True)
 class Reloads:
-    """How often kdump-config reloaded, by its lines in the journal."""
+    """Numbers of kdump-config's reloads, counted in the journal."""
 
     unloaded: int
     loaded: int
@@ -42,7 +42,7 @@ class TimedUevent:
 
     @property
     def is_debians(self) -> bool:
-        """Whether Debian's 50-kdump-tools.rules reacts to it."""
+        """Whether Debian's 50-kdump-tools.rules starts a reload for it."""
         if self.device.startswith("memory"):
             return self.action in ("online", "offline")
         return self.device.startswith("cpu") and self.action in ("add", "remove", "online")
@@ -165,11 +165,13 @@ def conclude(result: Result, side: str, storm: bool) -> None:
         result.reason = "; ".join(f"{c.name}: {c.detail}" if c.detail else c.name for c in failed)
     elif side == RULE and not storm:
         result.outcome = RunOutcome.FAULT.value
-        result.reason = "a reload per event, and still the dump breaks off: the capture kernel adds the DIMMs to itself"
+        result.reason = (
+            "the dump breaks off in spite of a reload per event: the capture kernel adds the DIMMs to itself"
+        )
     elif not result.dump:
-        result.reason = "the header stays as it was, as it must" if side == WITHOUT else "the header is right"
+        result.reason = "the header stays stale, as expected" if side == WITHOUT else "the header is accurate"
     elif side == WITHOUT:
-        result.reason = "the dump lacks all that was plugged, as it must"
+        result.reason = "the dump lacks all added CPUs and DIMMs, as expected"
     else:
         result.reason = "the dump is complete"
 

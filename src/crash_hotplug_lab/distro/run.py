@@ -52,7 +52,7 @@ STORM = Plugged("debian-storm", 16, 2 << 30, 6, 3 << 30, panics=False)
 
 async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, say: Callable[[str], None],
               plugged: Plugged = FEW) -> Result:  # fmt: skip
-    """Run one side.  The result tells whatever happens in the guest; the serial log and the journal are beside it.
+    """Run one side.  The result records every failure of the guest; the serial log and the journal lie beside it.
 
     :param deb: the package to install, for every side but ``without`` and ``rule``
     :raise LabError: the lab is not set up; never for a fault of the guest

@@ -1,7 +1,7 @@
-"""In the guest: how long the kernel's own handler and an update in place hold the kexec lock, and with what.
+"""In the guest: measures how long the kernel's own handler and an update in place hold the kexec lock.
 
-Both are timed by the kernel's function_graph tracer: first the two functions alone, which costs nothing inside them,
-then once more with those that they call.  A panic while the lock is held leaves no dump.
+The kernel's function_graph tracer times the two functions, first without the functions that they call, so that tracing
+adds no time, then with them.  A panic while the lock is held leaves no dump.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _LINE = re.compile(r"\d+\)\s+(?:\S\s+)?([\d.]+) us\s+\|\s+(?:([\w.]+)\(\);|\} /\
 
 
 def write(path: str, text: str) -> None:
-    """Write a file of the kernel's."""
+    """Write a file of procfs, sysfs or tracefs."""
     with open(path, "w") as file:
         file.write(text)
 
 
 def read(path: str) -> str:
-    """Read one."""
+    """Read a file of procfs, sysfs or tracefs."""
     with open(path) as file:
         return file.read()
 
 
 def trace(functions: tuple[str, ...]) -> list[str]:
-    """Trace these functions, those that there are, and return their names."""
+    """Trace those of the functions that the kernel has, and return their names."""
     if not os.path.exists(f"{_TRACING}/current_tracer"):
         subprocess.run(["mount", "-t", "tracefs", "tracefs", _TRACING], check=True)
     known = {line.split()[0] for line in read(f"{_TRACING}/available_filter_functions").splitlines()}
@@ -68,18 +68,18 @@ def durations() -> dict[str, list[float]]:
 
 
 def hotplugged_block() -> str:
-    """Return the directory of a memory block that may be taken offline: the last one."""
+    """Return the sysfs directory of the last memory block, which can go offline."""
     blocks = [name for name in os.listdir(_MEMORY) if re.fullmatch(r"memory\d+", name)]
     return f"{_MEMORY}/{max(blocks, key=lambda name: int(name[6:]))}"
 
 
 def update(machine: LiveMachine) -> None:
-    """Update in place, although the header may be right."""
+    """Update in place, even if the header is accurate."""
     rewrite_header(machine)
 
 
 def events(number: int) -> dict[str, list[dict[str, list[float]]]]:
-    """Let each kind of event and update happen so often, in turn; return what was traced of each."""
+    """Cause each kind of event and update *number* times, in turn; return the traced times of each kind."""
     block, machine = hotplugged_block(), LiveMachine()
     kinds: dict[str, Callable[[], None]] = {
         "memory offline": lambda: write(f"{block}/state", "offline"),

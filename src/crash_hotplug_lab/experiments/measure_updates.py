@@ -1,10 +1,10 @@
-"""In the guest: many updates in place in a row; that nothing leaks, and whose fault the slow ones are.
+"""In the guest: checks many updates in place in a row for leaks, and finds the cause of slow ones.
 
-A process on another CPU looks at the clock without a pause meanwhile.  Where it stood still during a slow kexec_load,
-the emulator (or its host) stood still; where it did not, the kernel was slow by itself.
+A process on another CPU reads the clock all the time.  If this process was stopped during a slow kexec_load, the
+emulator or its host caused the delay; else the kernel did.
 
-Prints one line a finding; exit code 1 where something is not as it must be.  Times are for comparison with each other
-only: under emulation they say nothing of a real machine.
+Prints a line for each finding, and exits with 1 if a check fails.  Compare times only with each other: emulated times
+differ from those of a real machine.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug_lab.bench.bench_updates import rewrite_header
 
 _SLOW = 5
-"""Times the median: an update this slow is looked into."""
+"""Multiple of the median time from which an update counts as slow."""
 _GAP = 0.010
-"""Seconds between two looks at the clock that are taken for standing still."""
+"""Seconds between two readings of the clock from which the process counts as stopped."""
 _GAPS = "/tmp/gaps"
 
 
 def slab_kib() -> int:
-    """Return the kernel's memory that cannot be given back, in KiB."""
+    """Return the kernel's unreclaimable slab memory, in KiB."""
     with open("/proc/meminfo") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("SUnreclaim:"))
 
 
 def steal_ticks() -> int:
-    """Return for how many ticks the hypervisor says that it ran something else."""
+    """Return the steal time of /proc/stat, in ticks."""
     with open("/proc/stat") as file:
         return int(file.readline().split()[8])
 
 
 def stalled_microseconds() -> dict[str, int]:
-    """Return how long something waited for each resource so far (/proc/pressure)."""
+    """Return the stall time of each resource so far (/proc/pressure)."""
     found = {}
     for name in ("cpu", "memory", "io"):
         try:
@@ -59,7 +59,7 @@ def milliseconds(seconds: list[float]) -> str:
 
 
 def watch_the_clock(cpu: int) -> int:
-    """Start a process that writes down when it stood still; return its id."""
+    """Start a process that records the times at which it was stopped; return its id."""
     child = os.fork()
     if child:
         return child
@@ -74,15 +74,15 @@ def watch_the_clock(cpu: int) -> int:
 
 
 def gaps() -> list[tuple[float, float]]:
-    """Return when the watching process stood still: (from, until) by perf_counter, which all processes share."""
+    """Return the times at which the watching process was stopped: (from, until) by perf_counter."""
     with open(_GAPS) as file:
         return [(float(line.split()[0]), float(line.split()[1])) for line in file if line.endswith("\n")]
 
 
 def explain(updates: list[tuple[float, float, float]], stood_still: list[tuple[float, float]]) -> list[str]:
-    """Say of each slow update for how long the watching process stood still meanwhile.
+    """Return a line for each slow update, with the time for which the watching process was stopped during it.
 
-    :param updates: when each began and ended, and the seconds of its kexec_load
+    :param updates: start and end of each update, and the seconds of its kexec_load
     """
     median = statistics.median(seconds for _, _, seconds in updates)
     lines = []
@@ -99,7 +99,7 @@ def explain(updates: list[tuple[float, float, float]], stood_still: list[tuple[f
 def main(number: int, is_counted: bool) -> None:
     """Measure, print, and verify the whole image at the end.
 
-    :param is_counted: whether the clock counts instructions; then it cannot stand still, and watching it would count
+    :param is_counted: whether the clock counts instructions; the watching process would then add its own instructions
     """
     machine = LiveMachine()
     print(f"take-over: {run_patiently(update(machine)).outcome.value}")

@@ -1,16 +1,16 @@
-"""In the guest: a storm of hot-plugged memory blocks and CPUs, and what one of three keepers of the image does in it.
+"""In the guest: measures one of three keepers of the image during a storm of hot-plugged memory blocks and CPUs.
 
 ``storm.py KEEPER BLOCKS CPUS``.  KEEPER is one of these:
 
 ``watch``
     the service of this project
 ``reload``
-    kdump-tools' udev rule: the image is unloaded and loaded again for each event, one after the other
+    kdump-tools' udev rule, which unloads and loads the image for each event, one after the other
 ``throttled``
     RHEL's kdump-udev-throttler: 1 s, then up to 3 s until events pause, then one reload
 
-The reloads stand in for the distributions' scripts and run kexec alone, so they cost less than the scripts.  New CPUs
-are brought online here, as a udev rule does.  Prints ``ready``, and at the end one line of JSON with the fields of
+The reloads run kexec only, so they cost less than the distributions' scripts.  This program takes new CPUs online, as a
+udev rule does.  Prints ``ready``, and at the end one line of JSON with the fields of
 ``results.StormRecord``.
 """
 
@@ -36,11 +36,11 @@ _CALM = 5.0
 """Seconds without an event after which the storm is over."""
 _STATE = "/tmp/reloader.json"
 _RELOADED = {("cpu", "add"), ("cpu", "remove"), ("cpu", "online"), ("memory", "online"), ("memory", "offline")}
-"""Events that Debian's 50-kdump-tools.rules and RHEL's 98-kexec.rules react to, together."""
+"""Events that start a reload by Debian's 50-kdump-tools.rules or RHEL's 98-kexec.rules."""
 
 
 def reloader(throttled: bool) -> None:
-    """Reload as a udev rule would have it, and keep a record."""
+    """Reload the image as a udev rule does, and record each reload."""
     uevents, done, waiting = UeventSocket(), 0, 0
     poller = select.poll()
     poller.register(uevents.fileno(), select.POLLIN)
@@ -67,7 +67,7 @@ def reloader(throttled: bool) -> None:
 
 
 class Keeper:
-    """The service or the reloader that keeps the image accurate."""
+    """The process of the service or of the reloads."""
 
     def __init__(self, name: str) -> None:
         """Start it and wait until it listens."""
@@ -86,7 +86,7 @@ class Keeper:
             time.sleep(0.1)
 
     def is_idle(self, last_event: float) -> bool:
-        """Whether it has nothing left to do."""
+        """Return whether the keeper has nothing left to do."""
         if self.service is not None:
             # The look of the schedule that comes after the last event, and not too early.
             looked = self.service.metric("last_look_timestamp_seconds") - time.time() + time.monotonic()
@@ -96,7 +96,7 @@ class Keeper:
         return bool(state["waiting"] == 0 and state["ended"] > last_event)
 
     def stop(self) -> dict[str, Any]:
-        """Stop it; return how many images it loaded, how often it looked, and its CPU time since the start."""
+        """Stop the keeper; return the numbers of its loads and observations, and its CPU time since the start."""
         if self.service is not None:
             service = self.service
             loaded = int(service.metric("updates_total")) - 1  # the first was the take-over, before the storm
@@ -113,7 +113,7 @@ class Keeper:
 
 
 class Storm:
-    """The events of the storm, and samples of the image meanwhile."""
+    """The events of the storm, and samples of the loaded image."""
 
     def __init__(self) -> None:
         """Listen, and take a first sample."""
@@ -127,7 +127,7 @@ class Storm:
         self._sample_at = time.monotonic()
 
     def watch(self) -> None:
-        """Take the events that come until the next sample, and that sample."""
+        """Receive events until the next sample is due, and take the sample."""
         poller = select.poll()
         poller.register(self.uevents.fileno(), select.POLLIN)
         left = self._sample_at - time.monotonic()
@@ -151,7 +151,7 @@ class Storm:
 
 
 def main(name: str, blocks: int, cpus: int) -> None:
-    """Watch the storm until all of it has come and the keeper is done."""
+    """Record the storm until all events have arrived and the keeper is done."""
     keeper, storm = Keeper(name), Storm()
     own_cpu = time.process_time()
     print("ready", flush=True)

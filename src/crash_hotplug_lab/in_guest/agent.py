@@ -90,7 +90,7 @@ def _physical(address: int) -> int:
 
 
 def _available() -> int:
-    """Return how many bytes of memory are available (MemAvailable of /proc/meminfo)."""
+    """Return the bytes of available memory (MemAvailable of /proc/meminfo)."""
     with open("/proc/meminfo") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
 
@@ -120,7 +120,7 @@ def plant(start: int, end: int, word: int) -> int:
 
 
 def where() -> list[int]:
-    """Return where each planted word lies now, as physical addresses (the kernel may move a page)."""
+    """Return the current physical address of each planted word (the kernel may move a page)."""
     return [_physical(address) for _, address in _planted]
 
 
@@ -149,7 +149,7 @@ def update() -> str:
 
 
 def panic_after(cpu: int, seconds: float) -> int:
-    """Let another process panic the kernel on a given CPU after some seconds; return its process id."""
+    """Start a process that panics the kernel on a given CPU after some seconds; return its process id."""
     child = os.fork()
     if child == 0:
         time.sleep(seconds)

@@ -37,14 +37,14 @@ _ET_CORE = b"\4\0"
 
 
 class Sample(NamedTuple):
-    """What the verdict on the loaded image depends on, at one moment."""
+    """A sample of the loaded image and of the machine at one moment."""
 
     at: float
     """Monotonic time, seconds."""
     header: bytes
-    """The loaded elfcorehdr; empty where no image is loaded."""
+    """The loaded elfcorehdr; empty if no image is loaded."""
     iomem: str
-    """Text of /proc/iomem; empty where no image is loaded, as is the next."""
+    """Text of /proc/iomem; empty if no image is loaded, as is ``online``."""
     online: str
     """Text of /sys/devices/system/cpu/online, such as ``0-3``."""
 
@@ -56,7 +56,7 @@ class Sampler:
         """Read the machine once; no sample is taken yet."""
         self.samples: list[Sample] = []
         self.discarded = 0
-        """Samples during which the image was replaced: they belong to neither image."""
+        """Number of samples during which the image was replaced."""
         self._sysroot = Sysroot()
         self._crashkernel = read_machine(self._sysroot).crashkernel
         self._kcore = Kcore(self._sysroot)
@@ -136,7 +136,7 @@ def state_of(machine: Machine, sample: Sample) -> str:
 
 
 def transitions(states: Iterable[tuple[float, str]], first: float) -> list[tuple[float, str]]:
-    """Return when the state changed: seconds since ``first``, and the state from then on.
+    """Return the changes of the state: seconds since ``first``, and the new state.
 
     The first entry is the state at ``first`` itself, that of the last sample before it.
 

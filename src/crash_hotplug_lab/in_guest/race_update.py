@@ -1,4 +1,4 @@
-"""In the guest: another loader loads an image between the last check of an update and the kernel's lock.
+"""In the guest: loads another image between the last check of an update and the kernel's lock.
 
 The update is stopped at the entry of its kexec_load, kexec loads another image, and the update goes on.  Prints the
 output of the update; exit code 1 unless the update detected the other image and repaired it by a reload.

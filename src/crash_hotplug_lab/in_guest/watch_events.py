@@ -1,6 +1,6 @@
-"""In the guest: 10,000 synthetic uevents and many real ones; the watch service may lose none and may not grow.
+"""In the guest: sends 10,000 synthetic and many real uevents; the watch service must lose none and must not grow.
 
-The machine needs a CPU 2 and a DIMM at 4 GiB.  Exit code 1 where a check fails.
+The machine needs a CPU 2 and a DIMM at 4 GiB.  Exits with 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def slab_kib() -> int:
 
 
 def all_seen(service: Watched, before: float, number: int) -> float:
-    """Wait until the metrics show so many events, or an overrun; return how many they show."""
+    """Wait until the metrics show *number* events or an overrun; return the number that they show."""
 
     def seen() -> float:
         return service.metric("uevents_total") - before
@@ -70,7 +70,7 @@ def real(service: Watched, number: int) -> None:
 
 
 def main(number: int) -> None:
-    """Make the events, and compare the service before and after."""
+    """Cause the events, and compare the service before and after."""
     service = Watched()
     service.wait_accurate()
     synthetic(service)

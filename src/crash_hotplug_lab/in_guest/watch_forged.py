@@ -1,4 +1,4 @@
-"""In the guest: forged uevents from an unprivileged user and from root; the watch service must ignore all of them.
+"""In the guest: sends forged uevents as an unprivileged user and as root; the watch service must ignore all of them.
 
 Prints one line for each attempt; exit code 1 where the service took a forged event for a real one.
 """

@@ -1,4 +1,4 @@
-"""In the guest: the cost of the watch service: of its start, of one look, and of an idle time.
+"""In the guest: measures the cost of the watch service: start, one observation, and an idle time.
 
 Prints one line for each measurement; exit code 1 where one is over its limit.  Times are for comparison only.
 """
@@ -16,7 +16,7 @@ from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug_lab.in_guest.watched import Watched
 
 _SETTLED = 70
-"""Seconds after which looks are a heartbeat apart: 1, 2, 4, 8, 16, 32 s come first."""
+"""Seconds until observations are a heartbeat apart; the first intervals are 1, 2, 4, 8, 16 and 32 s."""
 _LIMIT_KIB = 22 << 10
 
 
@@ -32,7 +32,7 @@ def cost(action: Callable[[], object], number: int) -> str:
 
 
 def looks() -> None:
-    """Measure a look at an unchanged machine, and one that reads and judges everything."""
+    """Measure an observation of an unchanged machine, and a complete one."""
     sysroot = Sysroot()
     reconciler = Reconciler(LiveMachine(sysroot), sysroot)
     reconciler.look(is_quiet=True)
@@ -46,7 +46,7 @@ def looks() -> None:
 
 
 def main(seconds: int) -> None:
-    """Measure starts, an idle time of so many seconds, and looks."""
+    """Measure starts, an idle time in seconds, and observations."""
     first = Watched()
     print(f"start to first verdict, image taken over: {first.wait_accurate():.2f} s")
     print(f"clean stop: {first.kill():.2f} s")

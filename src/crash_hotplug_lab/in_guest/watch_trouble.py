@@ -1,4 +1,4 @@
-"""In the guest: failures around the watch service, from which it has to recover and which it has to report.
+"""In the guest: causes failures of the watch service, which must recover from them and report them.
 
 Prints one line for each failure; exit code 1 where the service did not recover.
 """
@@ -37,7 +37,7 @@ def killed() -> None:
 
 
 def stopped(seconds: int) -> None:
-    """SIGSTOP; events come and another image is loaded before SIGCONT."""
+    """SIGSTOP; events arrive and another image is loaded before SIGCONT."""
     service = Watched()
     service.wait_accurate()
     updates = service.metric("updates_total")
@@ -166,7 +166,7 @@ def crowded(number: int) -> None:
 
 
 def main(seconds: int) -> None:
-    """Go through all failures; ``seconds`` is the time of SIGSTOP."""
+    """Cause every failure; ``seconds`` is the time between SIGSTOP and SIGCONT."""
     os.makedirs("/run/lock", exist_ok=True)
     killed()
     stopped(seconds)

@@ -43,12 +43,12 @@ class Watched:
         return sum(map(float, re.findall(rf"^crash_hotplug_{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)))
 
     def log(self) -> list[str]:
-        """Return the lines of its log."""
+        """Return the lines of the service's log."""
         with open(self.log_file) as file:
             return file.read().splitlines()
 
     def said(self, words: str) -> bool:
-        """Whether a line of its log has these words."""
+        """Return whether a line of the log has these words."""
         return any(words in line for line in self.log())
 
     def status(self, key: str) -> str:
@@ -57,7 +57,7 @@ class Watched:
             return next(line.split(":")[1].strip() for line in file if line.startswith(f"{key}:"))
 
     def descriptors(self) -> int:
-        """Return how many file descriptors it has open."""
+        """Return the number of open file descriptors."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def cpu_seconds(self) -> float:
@@ -67,18 +67,18 @@ class Watched:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def kill(self, number: int = signal.SIGTERM) -> float:
-        """Send a signal that ends it, and wait for its end; return the seconds until then."""
+        """Send a signal that ends the service; return the seconds until it has ended."""
         began = time.monotonic()
         self._process.send_signal(number)
         self._process.wait(60)
         return time.monotonic() - began
 
     def send(self, number: int) -> None:
-        """Send a signal that does not end it."""
+        """Send a signal that does not end the service."""
         self._process.send_signal(number)
 
     def wait_ended(self, seconds: float) -> bool:
-        """Wait until it ends by itself or is killed."""
+        """Wait until the service exits or is killed."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -86,13 +86,13 @@ class Watched:
         return True
 
     def wait_accurate(self, seconds: float = 60) -> float:
-        """Wait for the metrics to say accurate; return the seconds since the start."""
+        """Wait until the metrics report an accurate image; return the seconds since the start."""
         wait(lambda: self.metric("accurate") == 1, "the service to say accurate", seconds)
         return time.monotonic() - self.started
 
 
 def wait(condition: Callable[[], object], what: str, seconds: float = 60) -> float:
-    """Wait until a condition holds; return the seconds until then.  Ends this program where it never does."""
+    """Wait until a condition holds; return the seconds until then.  Exits the program if it never holds."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > seconds:

@@ -1,1 +1,1 @@
-"""The whole system as an executable model, in memory and in virtual time."""
+"""An executable model of the whole system: kernel, loaders, hot-plug, updates and panics, in memory."""

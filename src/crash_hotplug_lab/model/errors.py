@@ -9,9 +9,9 @@ from crash_hotplug.core.errors import CrashHotplugError
 
 
 class ModelError(CrashHotplugError):
-    """The kernel of the model refused; the message names the error number."""
+    """The model's kernel refused a request; the message names the error number."""
 
     def __init__(self, number: int, sentence: str) -> None:
-        """Take an error number of errno and what happened."""
+        """Take a number of errno and the sentence of the failure."""
         super().__init__(f"{sentence} ({errno.errorcode[number]}, {os.strerror(number)})")
         self.number = number

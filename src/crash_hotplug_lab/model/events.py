@@ -1,4 +1,4 @@
-"""Hot-plug events of a model machine, and what a handler came to about one."""
+"""Hot-plug events of a model machine, and the reports of their handlers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crash_hotplug.core.update import Outcome
 
 
 class EventKind(str, Enum):
-    """What happened, in the words of the kernel's notifiers and uevents."""
+    """Kind of an event, in the words of the kernel's notifiers and uevents."""
 
     CPU_ADD = "cpu-add"
     CPU_ONLINE = "cpu-online"
@@ -22,11 +22,11 @@ class EventKind(str, Enum):
     MEMORY_OFFLINE = "memory-offline"
     MEMORY_REMOVE = "memory-remove"
     LOOK = "look"
-    """No event: a heartbeat of the service, or its first look."""
+    """No event: a heartbeat or the start of the service."""
 
     @property
     def is_cpu(self) -> bool:
-        """Whether a CPU came or went."""
+        """Whether the event is about a CPU."""
         return self.value.startswith("cpu-")
 
 
@@ -42,7 +42,7 @@ class Event:
 
 
 class Handled(NamedTuple):
-    """What a handler came to about one event."""
+    """The report of a handler about one event."""
 
     event: Event
     outcome: Outcome

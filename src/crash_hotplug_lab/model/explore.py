@@ -19,9 +19,10 @@ from crash_hotplug.core.steps import Steps
 from crash_hotplug_lab.model.events import Event, EventKind
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.notifier import NotifierChain
-from crash_hotplug_lab.model.panic import Outcome, panic
+from crash_hotplug_lab.model.panic import DumpOutcome as Outcome
+from crash_hotplug_lab.model.panic import panic
 from crash_hotplug_lab.model.policies import InPlace
-from crash_hotplug_lab.model.scenario import Simulation
+from crash_hotplug_lab.model.simulation import Simulation
 from crash_hotplug_lab.model.user_space import IDLE, Kexec, ModelObservation, UserMachine
 from crash_hotplug_lab.scenario.records import Action, Scenario
 

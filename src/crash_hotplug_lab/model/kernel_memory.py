@@ -1,11 +1,11 @@
-"""What tools look for in the memory of a crashed kernel: page tables, mem_section, the release, vmcoreinfo.
+"""The tables of a crashed kernel that dump tools read: page tables, mem_section, the release, vmcoreinfo.
 
-``makedumpfile`` walks the kernel's own page tables and its ``mem_section`` table before it saves a page.  This lays out
-the least that it needs, inside the physical range of the model's kernel image: page tables for direct map and kernel
-text, one ``struct mem_section`` per 128 MiB section of RAM, ``init_uts_ns``.  All sections share one memmap of zeros:
-to makedumpfile a ``struct page`` of zeros is a page in use, so none is left out for what it holds.
+``makedumpfile`` walks the kernel's own page tables and its ``mem_section`` table before it saves a page.  This module
+writes the minimum into the physical range of the model's kernel image: page tables for direct map and kernel text, one
+``struct mem_section`` per 128 MiB section of RAM, ``init_uts_ns``.  All sections share one memmap of zeros:
+makedumpfile takes a ``struct page`` of zeros for a page in use, so it leaves no page out.
 
-Offsets and sizes are those of Debian's 6.1 kernel as its vmcoreinfo states them (tests/captures/6.1-c/vmcore.head).
+Offsets and sizes are those in the vmcoreinfo of Debian's 6.1 kernel (tests/captures/6.1-c/vmcore.head).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ IMAGE_SIZE_NEEDED = 0x220_0000
 
 @dataclass(frozen=True)
 class KernelMemory:
-    """Where the model's kernel keeps its own tables."""
+    """The tables of the model's kernel."""
 
     text: KernelText
     page_offset: int
@@ -53,7 +53,7 @@ class KernelMemory:
     release: str
 
     def contents(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (physical address, bytes) of everything that stays as it is from boot on."""
+        """Yield (physical address, bytes) of the tables that never change after boot."""
         base = self.text.phys
         direct_index = (self.page_offset >> 39) & 511
         yield base + _PGD, _table({direct_index: base + _DIRECT_MAP_PUD, 511: base + _KERNEL_PUD})
@@ -68,7 +68,7 @@ class KernelMemory:
         yield base + _UTS_NAMESPACE, b"".join(name[: _UTSNAME_FIELD - 1].ljust(_UTSNAME_FIELD, b"\0") for name in names)
 
     def section_table(self, ram: RangeList) -> Iterator[tuple[int, bytes]]:
-        """Yield (physical address, bytes) of ``mem_section`` for physical RAM as it is now."""
+        """Yield (physical address, bytes) of ``mem_section`` for the current physical RAM."""
         sections = {n for r in ram for n in range(r.start >> SECTION_BITS, (r.end - 1 >> SECTION_BITS) + 1)}
         roots: dict[int, bytearray] = {}
         for section in sections:
@@ -86,7 +86,7 @@ class KernelMemory:
         yield self.text.phys + _ROOT_ARRAY, bytes(pointers)
 
     def vmcoreinfo(self, panic_time: int) -> bytes:
-        """Return the text of the VMCOREINFO note: what makedumpfile needs to know of this kernel."""
+        """Return the text of the VMCOREINFO note with the symbols and offsets that makedumpfile needs."""
         phys_base = self.text.phys - (self.text.virt - START_KERNEL_MAP)
         symbols = {
             "init_uts_ns": self.text.virt + _UTS_NAMESPACE,
@@ -104,7 +104,7 @@ class KernelMemory:
 
 
 def _table(entries: dict[int, int], flags: int = _PRESENT_TABLE) -> bytes:
-    """Return one page table of 512 entries from index to physical address."""
+    """Return a page table of 512 entries; *entries* maps indices to physical addresses."""
     page = bytearray(PAGE)
     for index, phys in entries.items():
         struct.pack_into("<Q", page, index * 8, phys | flags)

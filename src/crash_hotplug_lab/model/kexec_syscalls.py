@@ -1,7 +1,7 @@
 """``kexec_load`` and ``kexec_file_load`` for crash images, step by step, with the kernel's checks and error numbers.
 
-What counts for a panic is the order (kernel/kexec.c, kernel/kexec_file.c): the lock, then the old image is freed
-*before* the new segments are checked and copied over it, and only at the end ``kexec_crash_image`` is set again.
+The order decides the outcome of a panic (kernel/kexec.c, kernel/kexec_file.c): the kernel takes the lock, frees the old
+image, checks the new segments and copies them over the old image, and sets ``kexec_crash_image`` at the end.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ KEXEC_ARCH_X86_64 = 62 << 16
 
 
 def kexec_load(machine: ModelMachine, entry_phys: int, segments: Sequence[KexecSegment], flags: int) -> Steps[None]:
-    """Load a crash image, or unload it with no segments.  Only what the segments list is written.
+    """Load a crash image, or unload it with no segments.  Only the listed segments are written.
 
-    :raise ModelError: EINVAL, EBUSY, EADDRNOTAVAIL, ENOMEM.  From the moment the segments are checked on, the old
-        image is gone even where the new one is refused.
+    :raise ModelError: EINVAL, EBUSY, EADDRNOTAVAIL, ENOMEM.  A new image that is refused by the checks of its segments
+        has already replaced the old one: no image is loaded then.
     """
     _check_flags(machine.profile, flags)
     check_segment_count(len(segments))
@@ -45,7 +45,7 @@ def kexec_load(machine: ModelMachine, entry_phys: int, segments: Sequence[KexecS
     machine.kexec_locked = True
     try:
         yield Step("kexec_load: lock taken")
-        machine.crash_image = None  # before the new one is even looked at: do_kexec_load()
+        machine.crash_image = None  # before the checks of the new one: do_kexec_load()
         yield Step("kexec_load: old image freed")
         if segments:
             supported = bool(flags & (KEXEC_UPDATE_ELFCOREHDR | KEXEC_CRASH_HOTPLUG_SUPPORT))
@@ -56,7 +56,7 @@ def kexec_load(machine: ModelMachine, entry_phys: int, segments: Sequence[KexecS
 
 
 def kexec_file_load(machine: ModelMachine, files: CaptureKernel | None) -> Steps[None]:
-    """Load a crash image from files, or unload it with none; the kernel builds every segment.
+    """Load a crash image from files, or unload it without files; the kernel builds every segment.
 
     :raise ModelError: EBUSY, EADDRNOTAVAIL, ENOMEM
     :raise CannotTellError: the reserved region is too small
@@ -117,7 +117,7 @@ def _install(
 
 
 def _copy_segment(machine: ModelMachine, name: str, segment: KexecSegment) -> Steps[None]:
-    """Copy contents and zero the rest; the elfcorehdr in two halves, so that a panic may fall between them."""
+    """Copy the contents and zero the rest; the elfcorehdr in two halves, so that a panic can occur between them."""
     if segment.buf.startswith(b"\x7fELF"):
         machine.memory.write(segment.phys, segment.buf[: len(segment.buf) // 2])
         yield Step(f"{name} half copied")
@@ -136,6 +136,6 @@ def crash_flags(profile: MachineProfile, hotplug: bool) -> int:
 
 
 def load_plan(machine: ModelMachine, plan: LoadPlan, flags: int) -> Steps[None]:
-    """Call kexec_load with what a loader planned; errors as :func:`kexec_load`."""
+    """Load the image of a plan by kexec_load; errors as :func:`kexec_load`."""
     machine.whole_headers.add(plan.header.to_bytes())
     yield from kexec_load(machine, plan.entry_phys, plan.segments, flags)

@@ -1,7 +1,7 @@
 """``struct kimage``: a loaded crash image, the kernel's checks of its segments, and its control pages.
 
 Checks and error numbers are those of ``sanity_check_segment_list()`` and ``kimage_alloc_crash_control_pages()`` in
-kernel/kexec_core.c; their order is kept, because the first that fails decides the number.
+kernel/kexec_core.c; the order is the kernel's, because the first check that fails decides the number.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _KIMAGE_VIRT = 0xFFFF_8880_0300_0000
 
 
 class KexecSegment(NamedTuple):
-    """One segment as a loader hands it over (``struct kexec_segment``)."""
+    """One segment that a loader passes to the kernel (``struct kexec_segment``)."""
 
     buf: bytes
     phys: int
-    """Physical address it goes to."""
+    """Physical address of its destination."""
     memsz: int
-    """Bytes it takes there; what *buf* does not fill is zeros."""
+    """Bytes at the destination; zeros follow *buf*."""
 
     @property
     def segment(self) -> Segment:
-        """What stays known of it once it is loaded."""
+        """The segment without its contents, as the kernel keeps it after the load."""
         return Segment(self.phys, self.memsz, len(self.buf))
 
 
@@ -42,11 +42,11 @@ class ModelKimage:
     """A crash image that the kernel holds."""
 
     number: int
-    """Tells it from every other image of this machine."""
+    """Number of the image, unique on this machine."""
     kimage: Kimage
     control_pages: Range
     file_mode: bool
-    """Whether kexec_file_load made it."""
+    """Whether kexec_file_load loaded it."""
     hotplug_support: bool
     """Whether the kernel may update its header (6.6 and newer)."""
 
@@ -60,7 +60,7 @@ class ModelKimage:
         return next((s for s in self.kimage.segments if memory.read(s.phys, 4) == b"\x7fELF"), None)
 
     def read(self, memory: PhysicalMemory) -> CrashImage:
-        """Return the image as it is read out of the reserved region; without a header where none is found."""
+        """Read the image out of the reserved region; the result has no header if none is found."""
         segment = self.find_elfcorehdr(memory)
         if segment is None:
             return CrashImage(b"", kimage=self.kimage)
@@ -71,7 +71,7 @@ class ModelKimage:
 def check_segments(entry_phys: int, segments: Sequence[Segment], reserved: Range, ram: RangeList) -> None:
     """Check a crash image's segments as the kernel does.
 
-    :param ram: physical RAM; no image may take more than half of it
+    :param ram: physical RAM; an image may take at most half of it
     :raise ModelError: EADDRNOTAVAIL, EINVAL
     """
     if not reserved.start <= entry_phys < reserved.end:
@@ -93,16 +93,16 @@ def check_segments(entry_phys: int, segments: Sequence[Segment], reserved: Range
 
 
 def check_segment_count(number: int) -> None:
-    """Check how many segments there are.
+    """Check the number of segments.
 
-    :raise ModelError: EINVAL, more than KEXEC_SEGMENT_MAX
+    :raise ModelError: EINVAL, there are more than KEXEC_SEGMENT_MAX
     """
     if number > KEXEC_SEGMENT_MAX:
         raise ModelError(errno.EINVAL, f"{number} segments are too many: the kernel takes {KEXEC_SEGMENT_MAX}")
 
 
 def alloc_control_pages(segments: Sequence[Segment], reserved: Range, ram: RangeList) -> Range:
-    """Take the pages for control code and page tables from the lowest hole between the segments listed.
+    """Allocate the pages for control code and page tables in the lowest hole between the listed segments.
 
     :raise ModelError: ENOMEM, no hole is large enough
     """

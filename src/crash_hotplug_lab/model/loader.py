@@ -1,24 +1,41 @@
-"""What the two loaders put into the reserved region, and where.
+"""The crash images of the two loaders, kexec-tools and the kernel: the segments and their places.
 
-Both fill the region from the top; the places come out as on real machines (tests/model/test_loader.py compares them
-with what ``kexec -d`` printed and with the captures).
+Both loaders fill the reserved region from the top.  tests/lab/model/test_captures.py compares the places with the
+output of ``kexec -d`` and with captured machines.
+
+The capture kernel's zero page is ``struct boot_params`` (Documentation/arch/x86/zero-page.rst).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.boot_params import (
+    BOOT_FLAG,
+    CMD_LINE_PTR,
+    CMDLINE_SIZE,
+    E820_COUNT,
+    E820_ENTRY,
+    E820_RAM,
+    E820_RESERVED,
+    E820_TABLE,
+    EXT_CMD_LINE_PTR,
+    MAGIC,
+    RAMDISK,
+    SETUP_MAGIC,
+    VERSION,
+)
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import Range, RangeList
-from crash_hotplug_lab.model.boot_params import build_boot_params, e820_of_kernel, e820_of_kexec_tools
 from crash_hotplug_lab.model.kimage import KexecSegment
-from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, CrashHotplug, MachineProfile
+from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, SYSTEM_RAM, CrashHotplug, MachineProfile
 from crash_hotplug_lab.model.purgatory import ENTRY_OFFSET, build_purgatory
 
 KERNEL_ALIGNMENT = 2 << 20
@@ -31,24 +48,24 @@ _GDT_SIZE = 0x30
 
 @dataclass(frozen=True)
 class CaptureKernel:
-    """The files that are loaded: a bzImage and an initrd."""
+    """The capture kernel's files: a bzImage and an initrd."""
 
     kernel: bytes
     initrd: bytes
     kernel_memsz: int
-    """Bytes the kernel takes while it starts (``init_size``)."""
+    """Bytes that the kernel needs while it starts (``init_size``)."""
     append: str = "console=ttyS0 quiet irqpoll nr_cpus=1 reset_devices"
 
 
 def small_capture_kernel(pages: int = 4) -> CaptureKernel:
-    """Return a kernel and an initrd of a few pages with contents of their own, enough for any dump of the model."""
+    """Return a kernel and an initrd of a few recognisable pages."""
     kernel = b"".join(b"capture kernel, page %06d\n".ljust(PAGE, b"\x90") % i for i in range(pages))
     initrd = b"".join(b"initrd, page %06d\n".ljust(PAGE, b"\x07") % i for i in range(max(1, pages // 2)))
     return CaptureKernel(kernel, initrd, 2 * len(kernel))
 
 
 class LoadPlan(NamedTuple):
-    """What a loader hands to the kernel."""
+    """The arguments of a loader's kexec_load."""
 
     entry_phys: int
     segments: tuple[KexecSegment, ...]
@@ -59,7 +76,7 @@ class LoadPlan(NamedTuple):
 def parse_hotplug_size(value: str) -> int:
     """Parse the value of kexec-tools' ``--hotplug-size`` (v6), with kexec-tools' own message.
 
-    :raise InputError: it is no positive number
+    :raise InputError: the value is not a positive number
     """
     try:
         size = int(value, 0)
@@ -80,7 +97,7 @@ class _Region:
     def place_high(self, size: int, alignment: int = PAGE) -> int:
         """Take the highest hole of *size* bytes and return its physical address.
 
-        :raise CannotTellError: there is none
+        :raise CannotTellError: there is no such hole
         """
         for hole in reversed(list(RangeList([self._reserved]).exclude(RangeList(self._taken)))):
             start = (hole.end - size) // alignment * alignment
@@ -90,7 +107,7 @@ class _Region:
         raise CannotTellError(f"the reserved region of {self._reserved.size} bytes is too small for the crash image")
 
     def take(self, start: int, size: int) -> int:
-        """Take a place that the loader names."""
+        """Take the given place."""
         self._taken.append(Range(start, start + _pages(size)))
         return start
 
@@ -102,11 +119,11 @@ def _pages(size: int) -> int:
 def plan_of_kexec_tools(
     profile: MachineProfile, machine: Machine, files: CaptureKernel, hotplug_room: int | None = None
 ) -> LoadPlan:
-    """Return what ``kexec -p -c`` loads (kexec-tools' ``load_crashdump_segments()`` and ``do_bzImage64_load()``).
+    """Return the image of ``kexec -p -c`` (kexec-tools' ``load_crashdump_segments()`` and ``do_bzImage64_load()``).
 
-    :param machine: what /proc and /sys show
-    :param hotplug_room: bytes of room that ``--hotplug`` asks for; the digest leaves the elfcorehdr out then
-    :raise CannotTellError: it does not fit into the reserved region
+    :param machine: the machine as /proc and /sys show it
+    :param hotplug_room: bytes for the elfcorehdr with ``--hotplug``; the digest then excludes it
+    :raise CannotTellError: the image does not fit into the reserved region
     """
     region = _Region(profile.reserved)
     low = machine.dumpable_ram.intersect(RangeList([machine.architecture.backup_region_source]))
@@ -140,10 +157,10 @@ def plan_of_kexec_tools(
 
 
 def plan_of_kernel(profile: MachineProfile, machine: Machine, files: CaptureKernel) -> LoadPlan:
-    """Return what ``kexec_file_load`` puts together inside the kernel (arch/x86/kernel/kexec-bzimage64.c).
+    """Return the image that ``kexec_file_load`` builds inside the kernel (arch/x86/kernel/kexec-bzimage64.c).
 
-    :param machine: what the kernel knows of itself
-    :raise CannotTellError: it does not fit into the reserved region
+    :param machine: the machine as the kernel knows it
+    :raise CannotTellError: the image does not fit into the reserved region
     """
     region = _Region(profile.reserved)
     header = expected_elfcorehdr(machine, Loader.KERNEL)
@@ -185,8 +202,51 @@ def _plan(
     elfcorehdr: KexecSegment,
     header: ElfCoreHeader,
 ) -> LoadPlan:
-    """Put the segments in order and add purgatory with the digest over those that it covers."""
+    """Sort the segments and add purgatory, with its digest over the *hashed* segments."""
     covered = sorted((segment for segment in hashed if segment.memsz), key=lambda s: s.phys)
     purgatory = build_purgatory(purgatory_pages, boot_params_at, backup, covered)
     segments = {segment.phys: segment for segment in (*covered, elfcorehdr, _segment(purgatory_at, purgatory))}
     return LoadPlan(purgatory_at + ENTRY_OFFSET, tuple(segments[phys] for phys in sorted(segments)), header)
+
+
+E820Entry = tuple[Range, int]
+
+
+def build_boot_params(cmdline_phys: int, initrd: Range, e820: Sequence[E820Entry]) -> bytes:
+    """Return the zero page: the places of command line and initrd, and the memory that the capture kernel may use."""
+    page = bytearray(PAGE)
+    page[E820_COUNT] = len(e820)
+    struct.pack_into("<HIH", page, BOOT_FLAG, 0xAA55, 0, 0)
+    page[MAGIC : MAGIC + 4] = SETUP_MAGIC
+    struct.pack_into("<H", page, VERSION, 0x20F)
+    struct.pack_into("<II", page, RAMDISK, initrd.start & 0xFFFFFFFF, initrd.size)
+    struct.pack_into("<I", page, CMD_LINE_PTR, cmdline_phys & 0xFFFFFFFF)
+    struct.pack_into("<I", page, EXT_CMD_LINE_PTR, cmdline_phys >> 32)
+    struct.pack_into("<I", page, CMDLINE_SIZE, 0x7FF)
+    for i, (where, kind) in enumerate(e820):
+        E820_ENTRY.pack_into(page, E820_TABLE + E820_ENTRY.size * i, where.start, where.size, kind)
+    return bytes(page)
+
+
+def e820_of_kexec_tools(profile: MachineProfile, elfcorehdr: Range, backup: Range) -> list[E820Entry]:
+    """Return the map of kexec-tools: sorted by address, without elfcorehdr and backup region."""
+    usable = _reservation(profile, RangeList([elfcorehdr, backup]))
+    return sorted([*_low_ram(profile), *_reserved(profile), *usable])
+
+
+def e820_of_kernel(profile: MachineProfile, elfcorehdr: Range) -> list[E820Entry]:
+    """Return the map of ``crash_setup_memmap_entries()`` in arch/x86/kernel/crash.c."""
+    return [*_low_ram(profile), *_reserved(profile), *_reservation(profile, RangeList([elfcorehdr]))]
+
+
+def _low_ram(profile: MachineProfile) -> list[E820Entry]:
+    low = profile.boot_ram.intersect(RangeList([Range(0, 1 << 20)]))
+    return [(ram, E820_RAM) for ram in low]
+
+
+def _reserved(profile: MachineProfile) -> list[E820Entry]:
+    return [(entry.range, E820_RESERVED) for entry in profile.firmware if entry.name != SYSTEM_RAM]
+
+
+def _reservation(profile: MachineProfile, without: RangeList) -> list[E820Entry]:
+    return [(usable, E820_RAM) for usable in RangeList(profile.crashkernel).exclude(without)]

@@ -1,4 +1,4 @@
-"""The model machine: the whole state of a running kernel as far as a crash dump depends on it."""
+"""The model machine: the state of a running kernel on which a crash dump depends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Cpu, Machine, MemoryBlocks, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import Step, Steps
-from crash_hotplug_lab.model.cpu_state import CpuState
 from crash_hotplug_lab.model.events import Event, Handled
 from crash_hotplug_lab.model.kimage import ModelKimage
 from crash_hotplug_lab.model.memory import PhysicalMemory
@@ -19,21 +18,32 @@ from crash_hotplug_lab.model.profile import CRASH_NOTES_SIZE, SYSTEM_RAM, Machin
 
 
 @dataclass(frozen=True)
+class CpuState:
+    """One possible CPU."""
+
+    number: int
+    present: bool = False
+    online: bool = False
+    registers: tuple[tuple[str, int], ...] = ()
+    """Registers that a scenario set; the others hold recognisable values."""
+
+
+@dataclass(frozen=True)
 class MemoryDevice:
     """Hot-plugged memory: a DIMM, or the plugged blocks of a virtio-mem device."""
 
     name: str
     range: Range
-    """Physical range the device takes."""
+    """Physical range of the device."""
     plugged: RangeList
-    """Physical ranges of it that are RAM: all of a DIMM, some blocks of virtio-mem."""
+    """Physical ranges in it that are RAM: the whole DIMM, or some blocks of virtio-mem."""
     resource: str = SYSTEM_RAM
-    """What /proc/iomem calls the RAM: driver-added kinds have the driver's name behind it."""
+    """Name of the RAM in /proc/iomem; driver-added RAM has the driver's name behind it."""
 
 
 @dataclass
 class ModelMachine:
-    """A running machine.  Everything that can change is a field here; what is fixed is in the profile."""
+    """A running machine.  Its fields can change; the profile is fixed at boot."""
 
     profile: MachineProfile
     memory: PhysicalMemory
@@ -44,28 +54,28 @@ class ModelMachine:
     crash_image: ModelKimage | None = None
     """``kexec_crash_image``."""
     kexec_locked: bool = False
-    """``kexec_lock`` (``kexec_mutex`` before 6.1): also taken by a panic before it jumps."""
+    """``kexec_lock`` (``kexec_mutex`` before 6.1), which a panic takes, too."""
     crash_hotplug_locked: bool = False
-    """``__crash_hotplug_lock`` of the merged handler: it waits for its turn here, before it tries the kexec lock."""
+    """``__crash_hotplug_lock``, for which the merged handler waits before it tries the kexec lock."""
     flock_taken: bool = False
     """``/run/lock/kdump``, which the distributions' wrappers and this project's service hold."""
     uevents: tuple[Event, ...] = ()
-    """Events that udev or the service has not looked at yet."""
+    """Events that udev or the service has not taken yet."""
     images_loaded: int = 0
-    """Counts images, so that each ``struct kimage`` has an address of its own."""
+    """Number of images loaded so far; it gives each ``struct kimage`` an address of its own."""
     memory_chain: NotifierChain[Event] = field(default_factory=NotifierChain)
     """``memory_chain`` of drivers/base/memory.c."""
     cpuhp_prepare: NotifierChain[Event] = field(default_factory=NotifierChain)
-    """Callbacks of CPUHP_BP_PREPARE_DYN: before a CPU starts, after it stopped."""
+    """Callbacks of CPUHP_BP_PREPARE_DYN, called before a CPU starts and after it has stopped."""
     cpuhp_online: NotifierChain[Event] = field(default_factory=NotifierChain)
-    """Callbacks of CPUHP_AP_ONLINE_DYN: once a CPU runs, before it stops."""
+    """Callbacks of CPUHP_AP_ONLINE_DYN, called after a CPU has started and before it stops."""
     reports: list[Handled] = field(default_factory=list)
-    """What handlers did; no part of the state."""
+    """Reports of the handlers; not part of the state."""
     whole_headers: set[bytes] = field(default_factory=set)
-    """Every elfcorehdr that somebody built whole: anything else in a dump is torn.  No part of the state."""
+    """Every elfcorehdr that was built so far: any other header in a dump is torn.  Not part of the state."""
 
     def copy(self) -> ModelMachine:
-        """Return an independent copy, to which nobody has subscribed yet; the pages of memory are shared."""
+        """Return an independent copy without subscribers; both share the pages of memory."""
         return replace(
             self,
             memory=self.memory.copy(),
@@ -79,7 +89,7 @@ class ModelMachine:
         )
 
     def key(self) -> int:
-        """Return a number that is the same for two machines in the same state, their uevents not counted."""
+        """Return a number that is equal for two machines in the same state, apart from their uevents."""
         return hash(
             (
                 self.memory.key,
@@ -93,7 +103,7 @@ class ModelMachine:
 
     @property
     def ram(self) -> RangeList:
-        """Physical ranges that are System RAM of any kind in /proc/iomem."""
+        """Physical ranges of System RAM of any kind in /proc/iomem."""
         return self.profile.boot_ram.union(r for device in self.devices.values() for r in device.plugged)
 
     @property
@@ -102,11 +112,11 @@ class ModelMachine:
         return [cpu.number for cpu in self.cpus.values() if cpu.online]
 
     def kernel_view(self) -> Machine:
-        """Return the machine as the kernel itself (or root, through /proc/kcore) sees it: all possible CPUs' notes."""
+        """Return the machine as the kernel and readers of /proc/kcore see it: with the notes of every possible CPU."""
         return self._view(lambda cpu: True)
 
     def sysfs_view(self) -> Machine:
-        """Return the machine as /proc and /sys show it: notes of present CPUs only."""
+        """Return the machine as /proc and /sys show it: with the notes of present CPUs only."""
         return self._view(lambda cpu: cpu.present)
 
     def _view(self, knows_notes: Callable[[CpuState], bool]) -> Machine:
@@ -134,18 +144,21 @@ class ModelMachine:
         )
 
     def loaded_crash_image(self) -> CrashImage | None:
-        """Return the loaded image as it is read out of the reserved region, or None."""
+        """Read the loaded image out of the reserved region; None if there is none."""
         return None if self.crash_image is None else self.crash_image.read(self.memory)
 
     def take_lock(self, name: str) -> Steps[None]:
-        """Wait for one of the locks that are fields of the machine, and take it."""
+        """Wait for a lock and take it.
+
+        :param name: the machine's field of the lock
+        """
         while getattr(self, name):
             yield Step(f"waits for {name}", waits=True)
         setattr(self, name, True)
         yield Step(f"{name} taken")
 
     def update_mem_section(self) -> None:
-        """Write the kernel's table of memory sections, by which tools find the pages of a dump."""
+        """Write the kernel's table of memory sections, which tools use to find the pages of a dump."""
         for phys, data in self.profile.kernel_memory.section_table(self.ram):
             self.memory.write(phys, data)
 
@@ -155,7 +168,7 @@ class ModelMachine:
 
 
 def boot(profile: MachineProfile) -> ModelMachine:
-    """Return the machine as it is after booting: no crash image is loaded."""
+    """Boot a machine; no crash image is loaded."""
     machine = ModelMachine(
         profile,
         PhysicalMemory(profile.boot_ram),

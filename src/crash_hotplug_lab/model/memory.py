@@ -12,14 +12,14 @@ _ZEROS = bytes(PAGE)
 
 
 class AbsentMemoryError(CrashHotplugError):
-    """A physical address has no memory behind it: on a real machine the access fails, hangs or reads all ones."""
+    """There is no memory at a physical address: on a real machine the access fails, hangs or reads all ones."""
 
 
 class PhysicalMemory:
-    """What the memory chips hold.  Pages are immutable and shared between copies; pages of zeros are not kept."""
+    """Contents of physical memory.  Copies share the immutable pages; pages of zeros are not stored."""
 
     def __init__(self, present: RangeList) -> None:
-        """Take the physical ranges that have memory; all of it holds zeros."""
+        """Take the physical ranges that have memory, filled with zeros."""
         self.present = present
         self._pages: dict[int, bytes] = {}
         self._key = 0
@@ -33,7 +33,7 @@ class PhysicalMemory:
 
     @property
     def key(self) -> int:
-        """A number that is the same for the same contents; kept up to date at each write."""
+        """A number that is equal for equal contents; each write updates it."""
         return hash((self._key, self.present))
 
     def plug(self, ranges: RangeList) -> None:
@@ -41,7 +41,7 @@ class PhysicalMemory:
         self.present = self.present.union(ranges)
 
     def unplug(self, ranges: RangeList) -> None:
-        """Take memory away, with what it held."""
+        """Remove memory and its contents."""
         self.present = self.present.exclude(ranges)
         for frame in [frame for frame in self._pages if ranges.contains(frame * PAGE)]:
             self._store(frame, _ZEROS)
@@ -77,7 +77,7 @@ class PhysicalMemory:
             at += len(part)
 
     def zero(self, phys: int, length: int) -> None:
-        """Write zeros; costs what is there, not what is asked for.
+        """Write zeros; the cost depends on the stored pages, not on the length.
 
         :raise AbsentMemoryError: there is no memory at one of the addresses; nothing was written
         """
@@ -97,7 +97,7 @@ class PhysicalMemory:
             yield frame * PAGE, self._pages[frame]
 
     def region(self, phys: int, length: int) -> tuple[tuple[int, bytes], ...]:
-        """Return the pages of a region that starts and ends with a page, as :meth:`pages` yields them.
+        """Return the pages of a page-aligned region, as :meth:`pages` yields them.
 
         :raise AbsentMemoryError: there is no memory at one of its addresses
         """

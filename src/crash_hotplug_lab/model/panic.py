@@ -1,93 +1,125 @@
 """A panic: from the CPU that panics to the capture kernel's first look at the elfcorehdr.
 
 The order is the kernel's (``__crash_kexec()`` in kernel/crash_core.c, ``native_machine_crash_shutdown()`` in
-arch/x86/kernel/crash.c): the kexec lock decides first, then whether there is an image; registers and vmcoreinfo are
-saved; purgatory's digest decides whether the capture kernel starts.
+arch/x86/kernel/crash.c): it takes the kexec lock, looks for an image, saves registers and vmcoreinfo, and
+purgatory checks the digest before the capture kernel starts.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from enum import Enum
 
 from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.boot_params import cmdline_phys, elfcorehdr_argument, is_boot_params
-from crash_hotplug.core.elf import ElfFormatError, Note, pack_notes
+from crash_hotplug.core.elf import NT_PRSTATUS, ElfFormatError, Note, pack_notes
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, Verdict
 from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
-from crash_hotplug_lab.model.cpu_state import prstatus_note, register_values
-from crash_hotplug_lab.model.machine import ModelMachine
+from crash_hotplug_lab.model.machine import CpuState, ModelMachine
 from crash_hotplug_lab.model.memory import AbsentMemoryError, PhysicalMemory
 from crash_hotplug_lab.model.proc_vmcore import ProcVmcore
 from crash_hotplug_lab.model.purgatory import Purgatory, copy_backup_region, digest_fits, read_purgatory
 
+REGISTERS = (
+    *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi"),
+    *("orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
+)
+"""``struct user_regs_struct`` of x86_64, in order."""
+_PID_AT = 32
+_REGISTERS_AT = 112
+PRSTATUS_SIZE = 336
 CRASH_TIME = 1795368865
-"""When every model machine panics, in seconds since 1970, so that dumps are the same each time."""
+"""Time of every panic, in seconds since 1970; it is fixed so that dumps are reproducible."""
 
 
-class Outcome(str, Enum):
-    """What a panic left behind."""
+class DumpOutcome(str, Enum):
+    """The dump that a panic leaves, if any."""
 
     ACCURATE = "accurate dump"
     STALE = "stale dump"
     NO_DUMP = "no dump"
     REFUSED = "refused by digest"
     BROKEN = "broken dump"
-    """A torn header, or a capture kernel that found none: must never happen."""
+    """The header is torn, or the capture kernel finds none: a panic must never end so."""
 
 
 @dataclass(frozen=True)
 class Panic:
-    """What came of one panic."""
+    """The result of one panic."""
 
-    outcome: Outcome
+    outcome: DumpOutcome
     sentence: str
     """The reason, for people."""
     vmcore: ProcVmcore | None = None
-    """What the capture kernel shows as /proc/vmcore."""
+    """/proc/vmcore of the capture kernel."""
     comparison: Comparison | None = None
-    """The audit of it against the machine as it was."""
+    """The audit of the vmcore against the machine at the panic."""
 
 
 def panic(machine: ModelMachine) -> Panic:
-    """Let a machine panic.  It is not used any more afterwards: work on a copy.
+    """Let a machine panic.  The panic changes the machine, so pass a copy if it is needed again.
 
-    Which CPU panics makes no difference here: it saves its registers as the others do that it stops.
+    The panicking CPU needs no number: it saves its registers as the stopped CPUs do.
     """
     if machine.kexec_locked:
-        return Panic(Outcome.NO_DUMP, "the kexec lock was held: the panic could not start the capture kernel")
+        return Panic(DumpOutcome.NO_DUMP, "the kexec lock was held: the panic could not start the capture kernel")
     if machine.crash_image is None:
-        return Panic(Outcome.NO_DUMP, "no crash image was loaded")
+        return Panic(DumpOutcome.NO_DUMP, "no crash image was loaded")
     truth = machine.kernel_view()
     save_registers(machine)
     save_vmcoreinfo(machine)
     purgatory = read_purgatory(machine.memory, machine.crash_image.kimage.entry_phys)
     if not digest_fits(machine.memory, purgatory):
-        return Panic(Outcome.REFUSED, "purgatory's digest did not fit: the capture kernel was not started")
+        return Panic(DumpOutcome.REFUSED, "purgatory's digest did not match: the capture kernel was not started")
     copy_backup_region(machine.memory, purgatory)
     return _capture(machine, purgatory, truth)
 
 
 def _capture(machine: ModelMachine, purgatory: Purgatory, truth: Machine) -> Panic:
-    """Let the capture kernel look for its elfcorehdr, and audit what it shows."""
+    """Let the capture kernel find its elfcorehdr, and audit its vmcore."""
     try:
         header, raw = find_elfcorehdr(machine.memory, purgatory.boot_params_phys)
     except (ElfFormatError, AbsentMemoryError) as error:
-        return Panic(Outcome.BROKEN, f"the capture kernel found no elfcorehdr: {error}")
+        return Panic(DumpOutcome.BROKEN, f"the capture kernel found no elfcorehdr: {error}")
     if raw not in machine.whole_headers:
-        return Panic(Outcome.BROKEN, "the elfcorehdr is torn: part old, part new")
+        return Panic(DumpOutcome.BROKEN, "the elfcorehdr is torn: part old, part new")
     vmcore = ProcVmcore(header, machine.memory)
     comparison = audit(vmcore, truth, header, purgatory.backup is not None)
     if comparison.verdict is Verdict.ACCURATE:
-        return Panic(Outcome.ACCURATE, "the dump describes the machine completely", vmcore, comparison)
+        return Panic(DumpOutcome.ACCURATE, "the dump describes the machine completely", vmcore, comparison)
     sentence = "; ".join(finding.sentence for finding in comparison.findings[:3])
-    return Panic(Outcome.STALE, sentence, vmcore, comparison)
+    return Panic(DumpOutcome.STALE, sentence, vmcore, comparison)
+
+
+def register_values(cpu: CpuState, kernel_virt: int, stack_virt: int) -> dict[str, int]:
+    """Return the registers of a running CPU: values that identify the CPU, and addresses inside the kernel.
+
+    :param kernel_virt: virtual address of ``_text``
+    :param stack_virt: virtual address of the top of this CPU's stack
+    """
+    values = {name: 0xC0DE_0000_0000_0000 | cpu.number << 16 | i for i, name in enumerate(REGISTERS)}
+    values.update(rip=kernel_virt + 0x1000 + 0x10 * cpu.number, rsp=stack_virt, rbp=stack_virt + 0x80)
+    values.update(cs=0x10, ss=0x18, eflags=0x46, orig_rax=(1 << 64) - 1, fs_base=0, gs_base=0, ds=0, es=0, fs=0, gs=0)
+    values.update(dict(cpu.registers))
+    return values
+
+
+def prstatus_note(pid: int, registers: dict[str, int]) -> bytes:
+    """Return the crash_notes of a CPU: NT_PRSTATUS, and the empty note that ends the list.
+
+    :param pid: the task that ran on the CPU (``crash_save_cpu()`` in kernel/kexec_core.c)
+    """
+    descriptor = bytearray(PRSTATUS_SIZE)
+    struct.pack_into("<I", descriptor, _PID_AT, pid)
+    struct.pack_into(f"<{len(REGISTERS)}Q", descriptor, _REGISTERS_AT, *(registers[name] for name in REGISTERS))
+    return pack_notes([Note(b"CORE", NT_PRSTATUS, bytes(descriptor))]) + bytes(12)
 
 
 def save_registers(machine: ModelMachine) -> None:
-    """Every CPU that runs writes its registers into its crash_notes (``crash_save_cpu()``)."""
+    """Write the registers of each running CPU into its crash_notes (``crash_save_cpu()``)."""
     profile = machine.profile
     for cpu in machine.cpus.values():
         if cpu.online:
@@ -108,7 +140,7 @@ def find_elfcorehdr(memory: PhysicalMemory, boot_params_phys: int) -> tuple[ElfC
     """Follow ``elfcorehdr=`` on the command line that boot_params points to, as the capture kernel does.
 
     :return: the header, and its bytes without padding
-    :raise ElfFormatError: something on the way is not what it should be
+    :raise ElfFormatError: the zero page, the command line or the header is wrong
     :raise AbsentMemoryError: an address has no memory behind it
     """
     page = memory.read(boot_params_phys, PAGE)
@@ -124,7 +156,7 @@ def find_elfcorehdr(memory: PhysicalMemory, boot_params_phys: int) -> tuple[ElfC
 
 
 def audit(vmcore: ProcVmcore, truth: Machine, header: ElfCoreHeader, backed_up: bool) -> Comparison:
-    """Audit what the capture kernel shows against the machine as it was at the panic.
+    """Audit the vmcore against the machine at the panic.
 
     :param backed_up: whether kexec-tools loaded the image
     """

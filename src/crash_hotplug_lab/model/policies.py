@@ -1,7 +1,7 @@
-"""Who updates the header of a model machine, each with the kernel or tool that it reproduces.
+"""The policies: the ways to update the header of a model machine, with the kernel or tool that each reproduces.
 
 =========  ==================================================  =======================  ===========================
-name       where it is found                                   CPUs described           a taken lock
+name       reproduces                                          CPUs described           a taken lock
 =========  ==================================================  =======================  ===========================
 v6         the patch series of April 2022, applied to 5.18     present less one leaving the event is lost
 merged     Linux 6.6 and newer                                 possible                 the event is lost
@@ -28,25 +28,25 @@ class Policy:
     """A way to keep the header up to date."""
 
     name: str
-    """The name a person gives it."""
+    """The name on the command line and in scenarios."""
 
 
 class KernelPolicy(Policy):
-    """The kernel's own handler, called by its notifiers: nothing is said when memory is added or removed."""
+    """The kernel's own handler, called by notifiers; no notifier is called when memory is added or removed."""
 
     def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader | None:
-        """Return the header that *machine* should have; None where *event* cannot change it.
+        """Return the header that the handler writes for *event*; None if it writes none.
 
-        What the loader put into the header, such as a backup region, is not kept.
+        The header does not keep parts that the loader added, such as a backup region.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class V6(KernelPolicy):
-    """The patches as posted in April 2022 (v6): present CPUs less the one leaving.
+    """The patches as posted in April 2022 (v6): the present CPUs without the leaving one.
 
-    A CPU on its way out is still present while its notifier runs (CPUHP_AP_ONLINE_DYN), so it is left out by number.
+    The notifier (CPUHP_AP_ONLINE_DYN) runs while the leaving CPU is still present, so v6 leaves it out by number.
     """
 
     name: str = "v6"
@@ -61,8 +61,8 @@ class V6(KernelPolicy):
 class Merged(KernelPolicy):
     """Linux 6.6 and newer (v28 of the patches): every possible CPU; memory at MEM_ONLINE and MEM_OFFLINE only.
 
-    It keeps the kernel's faults.  At MEM_OFFLINE the block is still in /proc/iomem, and nothing is told at the
-    removal, so removed memory stays described; and the first update drops the backup region of kexec-tools.
+    It has the kernel's faults.  At MEM_OFFLINE the block is still in /proc/iomem, and no notifier runs at the removal,
+    so removed memory stays described.  The first update drops the backup region of kexec-tools.
     """
 
     name: str = "merged"
@@ -70,7 +70,7 @@ class Merged(KernelPolicy):
     def header(self, machine: Machine, image: CrashImage, event: Event) -> ElfCoreHeader | None:
         """Build the kernel's own header.
 
-        None for a CPU event where every possible CPU is described: ``file_mode || elfcorehdr_updated`` in
+        Return None for a CPU event if the header describes every possible CPU: ``file_mode || elfcorehdr_updated`` in
         ``arch_crash_handle_hotplug_event()`` of arch/x86/kernel/crash.c.
         """
         if event.kind.is_cpu and describes_possible_cpus(parse_elfcorehdr(image.elfcorehdr), machine):
@@ -80,21 +80,21 @@ class Merged(KernelPolicy):
 
 @dataclass(frozen=True)
 class Reload(Policy):
-    """The distributions' way: a udev rule that unloads and loads the image, for every event or behind a throttle."""
+    """The distributions' way: a udev rule unloads and loads the image, for every event or throttled."""
 
     throttled: bool = False
-    """RHEL's kdump-udev-throttler: one reload answers the events that come while it waits its second."""
+    """RHEL's kdump-udev-throttler: one reload for all events that arrive while it waits one second."""
 
 
 @dataclass(frozen=True)
 class InPlace(Policy):
-    """The way of this project: core/update.py, at any event and at each look of the service."""
+    """The way of this project: core/update.py, at each event and each heartbeat of the service."""
 
     name: str = "in-place"
 
 
 def _kernel_header(machine: Machine, cpus: Iterable[Cpu]) -> ElfCoreHeader:
-    """Build what ``crash_prepare_elf64_headers()`` writes with *cpus* as the CPUs that it goes through."""
+    """Build the header that ``crash_prepare_elf64_headers()`` writes for *cpus*."""
     described = tuple(cpu._replace(present=True) for cpu in cpus)
     return expected_elfcorehdr(machine._replace(cpus=described), Loader.KERNEL)
 
@@ -109,13 +109,13 @@ POLICIES: dict[str, Policy] = {
         InPlace(),
     )
 }
-"""Every policy by the name a person gives."""
+"""Every policy by name."""
 
 
 def policy_named(name: str) -> Policy:
     """Return the policy with this name.
 
-    :raise InputError: there is none
+    :raise InputError: there is no such policy
     """
     try:
         return POLICIES[name]

@@ -28,9 +28,9 @@ def _page_up(size: int) -> int:
 
 
 def real_notes(memory: PhysicalMemory, place: NoteRegion) -> bytes:
-    """Return the notes really saved at a PT_NOTE's place, up to the empty one: ``get_note_number_and_size_elf64()``.
+    """Return the notes saved at a PT_NOTE's place, up to the empty note (``get_note_number_and_size_elf64()``).
 
-    A CPU that saved nothing leaves none.  Notes whose sizes run out of the place end there.
+    There is none if the CPU saved no registers.  The list ends before a note that does not fit into the place.
     """
     data = memory.read(place.phys, place.size)
     at = 0
@@ -48,14 +48,14 @@ def real_notes(memory: PhysicalMemory, place: NoteRegion) -> bytes:
 
 @dataclass(frozen=True)
 class ProcVmcore:
-    """A /proc/vmcore over the memory of the machine that crashed; a ``ByteSource`` for the audit."""
+    """/proc/vmcore over the memory of the crashed machine; a ``ByteSource`` for the audit."""
 
     elfcorehdr: ElfCoreHeader
     memory: PhysicalMemory
 
     @cached_property
     def notes(self) -> bytes:
-        """All notes, merged into one PT_NOTE; what points to memory that is not there has none."""
+        """All notes, merged into one PT_NOTE; a PT_NOTE that points to absent memory has none."""
         found = []
         for place in self.elfcorehdr.notes:
             try:
@@ -66,7 +66,7 @@ class ProcVmcore:
 
     @cached_property
     def program_headers(self) -> tuple[ProgramHeader, ...]:
-        """The one PT_NOTE, then each PT_LOAD in whole pages, its contents behind those of the one before."""
+        """The merged PT_NOTE, then each PT_LOAD in whole pages, one after the other in the file."""
         loads = [p for p in self.elfcorehdr.program_headers if p.p_type == PT_LOAD]
         headers_size = _page_up(64 + 56 * (1 + len(loads)))
         made = [ProgramHeader(PT_NOTE, 0, headers_size, 0, 0, len(self.notes), len(self.notes), 4)]
@@ -79,7 +79,7 @@ class ProcVmcore:
 
     @cached_property
     def _contents(self) -> list[tuple[int, Range]]:
-        """(file offset, physical range read) of each PT_LOAD, in whole pages."""
+        """(file offset, physical range) of each PT_LOAD, in whole pages."""
         loads = [p for p in self.elfcorehdr.program_headers if p.p_type == PT_LOAD]
         made = []
         for source, shown in zip(loads, self.program_headers[1:]):
@@ -97,25 +97,25 @@ class ProcVmcore:
 
     @property
     def size(self) -> int:
-        """Bytes in the file."""
+        """Size of the file in bytes."""
         if not self._contents:
             return len(self._front)
         offset, source = self._contents[-1]
         return offset + source.size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Return *length* bytes of headers and notes at a file offset; of the contents none."""
+        """Return up to *length* bytes of headers and notes at a file offset, without the contents of memory."""
         return self._front[offset : offset + length]
 
     @property
     def absent(self) -> RangeList:
-        """Physical ranges that a reader of the file would read, and that have no memory behind them."""
+        """Physical ranges in the file that have no memory behind them."""
         return RangeList(source for _offset, source in self._contents).exclude(self.memory.present)
 
     def write(self, path: str) -> None:
-        """Save it as a sparse file, whole or not at all: pages of zeros take no place on the disk.
+        """Save the vmcore as a sparse file, whole or not at all; pages of zeros take no space on the disk.
 
-        :raise InputError: it cannot be written
+        :raise InputError: the file cannot be written
         """
         temporary = None
         try:

@@ -1,4 +1,4 @@
-"""What a model machine is made of before anything happens: addresses and sizes, fixed at boot."""
+"""The profile of a model machine: addresses and sizes that are fixed at boot."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CRASH_NOTES_SIZE = 0x170
 NR_CPUS_DEFAULT = 8192
 """CONFIG_NR_CPUS_DEFAULT of Debian's x86_64 kernels."""
 CRASH_MAX_MEMORY_RANGES = 8192
-"""Linux' limit (kernel/crash_core.c), and the default of our own ``max_memory_ranges``."""
+"""The limit of Linux (kernel/crash_core.c), and the default of ``max_memory_ranges`` here."""
 SYSTEM_RAM = "System RAM"
 
 
 class CrashHotplug(Enum):
-    """What a kernel itself does about hot-plug."""
+    """The hot-plug handler of a kernel."""
 
     NONE = "none"
     V6 = "v6"
@@ -28,7 +28,7 @@ class CrashHotplug(Enum):
 
 
 CRASH_HOTPLUG_ELFCOREHDR_SZ = 131072
-"""Room of an elfcorehdr under the v6 patches, and what they suggested for ``--hotplug-size``."""
+"""Bytes for the elfcorehdr under the v6 patches, and the value they suggest for ``--hotplug-size``."""
 
 
 class FirmwareRange(NamedTuple):
@@ -37,31 +37,31 @@ class FirmwareRange(NamedTuple):
     range: Range
     """Physical range."""
     name: str
-    """What /proc/iomem calls it."""
+    """Its name in /proc/iomem."""
 
 
 @dataclass(frozen=True)
 class MachineProfile:
-    """A machine as it boots.  All addresses are physical unless they say otherwise."""
+    """A machine as it boots.  Addresses are physical unless stated otherwise."""
 
     kernel_release: str
-    """What ``uname -r`` prints; its version decides what the kernel can do."""
+    """The release that ``uname -r`` prints; its version decides the features of the kernel."""
     firmware: tuple[FirmwareRange, ...]
     """The firmware's memory map, in order."""
     crashkernel: tuple[Range, ...]
-    """The reservation for the capture kernel first, then, where that lies high, the low one."""
+    """The reservation for the capture kernel, then the low one if the first lies above 4 GiB."""
     kernel_text: KernelText
     page_offset: int
     """Virtual minus physical address of RAM."""
     vmcoreinfo: NoteRegion
     crash_notes: tuple[int, ...]
-    """Where each possible CPU saves its registers: percpu memory exists for every possible CPU from boot on."""
+    """Address at which each possible CPU saves its registers; percpu memory exists for every possible CPU from boot."""
     boot_cpus: int
-    """CPUs 0 to this number less one are there and online at boot."""
+    """Number of CPUs that are online at boot, counted from CPU 0."""
     block_size: int
     """Bytes in a memory block."""
     auto_online: bool = True
-    """Whether the kernel puts added memory online by itself (``memhp_default_state``)."""
+    """Whether the kernel takes added memory online by itself (``memhp_default_state``)."""
     max_memory_ranges: int = CRASH_MAX_MEMORY_RANGES
     """``CRASH_MAX_MEMORY_RANGES`` of a kernel with hot-plug support."""
     purgatory_pages: int = 5
@@ -69,11 +69,11 @@ class MachineProfile:
     has_v6_patches: bool = False
     """Whether the kernel (older than 6.6) was built with the patches of April 2022."""
     acpi_rsdp: int | None = None
-    """Where the firmware's ACPI tables start; kexec-tools passes it on."""
+    """Address of the firmware's ACPI RSDP, which kexec-tools passes on."""
 
     @property
     def kernel_memory(self) -> KernelMemory:
-        """Where this kernel keeps the tables that tools look for."""
+        """The tables of this kernel that dump tools read."""
         return KernelMemory(self.kernel_text, self.page_offset, self.kernel_release)
 
     @property
@@ -83,7 +83,7 @@ class MachineProfile:
 
     @property
     def crash_hotplug(self) -> CrashHotplug:
-        """What this kernel does about hot-plug by itself: support was merged in 6.6."""
+        """The hot-plug handler of this kernel; Linux merged one in 6.6."""
         if self.version >= (6, 6):
             return CrashHotplug.MERGED
         return CrashHotplug.V6 if self.has_v6_patches else CrashHotplug.NONE
@@ -100,7 +100,7 @@ class MachineProfile:
 
     @property
     def elfcorehdr_size(self) -> int:
-        """What /sys/kernel/crash_elfcorehdr_size says: room for CPUs and memory ranges, without the ELF header."""
+        """Value of /sys/kernel/crash_elfcorehdr_size: bytes for CPUs and memory ranges, without the ELF header."""
         return 56 * (2 + NR_CPUS_DEFAULT + self.max_memory_ranges)
 
     @property
@@ -136,7 +136,7 @@ def default_profile(
 ) -> MachineProfile:
     """Return an ordinary PC-like machine.
 
-    :param memory: bytes of RAM at boot; what does not fit below 3 GiB lies above 4 GiB
+    :param memory: bytes of RAM at boot; the part that does not fit below 3 GiB lies above 4 GiB
     :param crashkernel: bytes reserved for the capture kernel
     :param crashkernel_low: bytes of the low reservation; with it the main one lies above 4 GiB
     """
@@ -170,7 +170,7 @@ def default_profile(
 def profile_of(machine: Machine, crash_notes: tuple[int, ...], firmware: tuple[FirmwareRange, ...]) -> MachineProfile:
     """Return the profile of a real machine as a saved tree shows it.
 
-    :param machine: the machine at boot, everything about it known
+    :param machine: the machine at boot, with all addresses known
     :param crash_notes: physical addresses of every possible CPU's notes
     :param firmware: its memory map
     :raise ValueError: an address is not known

@@ -1,7 +1,7 @@
-"""Purgatory: the code between the crashed kernel and the capture kernel, as data.
+"""Purgatory, the code that runs between the crashed kernel and the capture kernel, as data.
 
-The real one is machine code; what counts here is what it has: the digest over the image's segments, which it computes
-again before it jumps, and the copy of low memory to the backup region that kexec-tools' purgatory makes.
+The model has no machine code, only the data of purgatory and its effects: the check of the digest over the image's
+segments before the jump, and the copy of low memory to the backup region (kexec-tools only).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from crash_hotplug_lab.model.kimage import KexecSegment
 from crash_hotplug_lab.model.memory import PhysicalMemory
 
 ENTRY_OFFSET = 0x730
-"""Where in the segment its entry point lies."""
+"""Offset of the entry point in the segment."""
 _CODE = hashlib.sha512(b"purgatory").digest() * 0x30
 _DIGEST_AT = 0x1000
 _TABLE_AT = _DIGEST_AT + DIGEST_SIZE
@@ -29,14 +29,14 @@ _POINTERS = struct.Struct("<QQQQ")
 
 
 class Purgatory(NamedTuple):
-    """What purgatory's data says."""
+    """The data of purgatory."""
 
     digest: bytes
     regions: tuple[tuple[int, int], ...]
     """(physical start, length) of each region that the digest covers."""
     boot_params_phys: int
     backup: tuple[Range, int] | None
-    """Low memory that is copied, and the physical address it is copied to; None with the kernel's loader."""
+    """Physical range of low memory, and the physical address of its copy; None with the kernel's loader."""
 
 
 def build_purgatory(
@@ -44,7 +44,7 @@ def build_purgatory(
 ) -> bytes:
     """Return the contents of the purgatory segment.
 
-    :param pages: pages it takes
+    :param pages: number of pages of the segment
     :param hashed: the segments that the digest covers, over their memsz
     """
     data = bytearray(pages * PAGE)
@@ -59,7 +59,7 @@ def build_purgatory(
 
 @lru_cache(maxsize=256)
 def _digest_of_segments(contents: tuple[tuple[bytes, int], ...]) -> bytes:
-    """Return the digest over each segment's contents and the zeros behind them, up to its memsz."""
+    """Return the digest over the contents of each segment and the zeros after them, up to its memsz."""
     digest = hashlib.sha256()
     for buf, memsz in contents:
         digest.update(buf)
@@ -68,7 +68,7 @@ def _digest_of_segments(contents: tuple[tuple[bytes, int], ...]) -> bytes:
 
 
 def read_purgatory(memory: PhysicalMemory, entry_phys: int) -> Purgatory:
-    """Read what purgatory would use when the kernel jumps to its entry point."""
+    """Read the data of the purgatory that has this entry point."""
     start = entry_phys - ENTRY_OFFSET
     data = memory.read(start, _POINTERS_AT + _POINTERS.size)
     regions = tuple(struct.iter_unpack("<QQ", data[_TABLE_AT : _TABLE_AT + 16 * KEXEC_SEGMENT_MAX]))
@@ -78,13 +78,13 @@ def read_purgatory(memory: PhysicalMemory, entry_phys: int) -> Purgatory:
 
 
 def digest_fits(memory: PhysicalMemory, purgatory: Purgatory) -> bool:
-    """Compute the digest again, as ``verify_sha256_digest()`` does before the jump."""
+    """Compute the digest and compare it, as ``verify_sha256_digest()`` does before the jump."""
     contents = tuple((start, length, memory.region(start, length)) for start, length in purgatory.regions if length)
     return _digest_of_contents(contents) == purgatory.digest
 
 
 Contents = tuple[tuple[int, int, tuple[tuple[int, bytes], ...]], ...]
-"""Memory as a value: (physical start, length, pages that hold no zeros) of each region."""
+"""Contents of memory regions: physical start, length, and the pages that are not all zeros."""
 
 
 def _memory_of(contents: Contents) -> PhysicalMemory:
@@ -95,7 +95,7 @@ def _memory_of(contents: Contents) -> PhysicalMemory:
     return memory
 
 
-# A search of all interleavings meets the same contents thousands of times, hence the caches.
+# The search of all interleavings computes the digest of the same contents thousands of times.
 
 
 @lru_cache(maxsize=4096)
@@ -104,7 +104,7 @@ def _digest_of_contents(contents: Contents) -> bytes:
 
 
 def copy_backup_region(memory: PhysicalMemory, purgatory: Purgatory) -> None:
-    """Copy low memory away, which the capture kernel uses; only kexec-tools' purgatory does it."""
+    """Copy low memory, which the capture kernel overwrites, to the backup region; only with kexec-tools."""
     if purgatory.backup is not None:
         source, destination = purgatory.backup
         memory.write(destination, memory.read(source.start, source.size))

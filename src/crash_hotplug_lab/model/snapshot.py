@@ -1,17 +1,18 @@
-"""Save a model machine as the tree that ``--sysroot`` reads: the same readers as for a live machine understand it."""
+"""Saves a model machine as the tree that ``--sysroot`` reads, with the files of a live machine."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from crash_hotplug.core.elfcorehdr import build_elfcorehdr, ram_header
+from crash_hotplug.core.ranges import Range
 from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_hotplug
 from crash_hotplug.linux.crash_image import SAVED, places_of
 from crash_hotplug.linux.snapshot import Snapshot
-from crash_hotplug_lab.model.iomem import iomem_text
 from crash_hotplug_lab.model.machine import ModelMachine
-from crash_hotplug_lab.model.profile import CRASH_NOTES_SIZE, CrashHotplug
+from crash_hotplug_lab.model.profile import CRASH_NOTES_SIZE, SYSTEM_RAM, CrashHotplug
 from crash_hotplug_lab.model.udev import crash_hotplug_attribute
 
 
@@ -38,6 +39,30 @@ def take_snapshot(machine: ModelMachine) -> Snapshot:
     files[kcore.PATH] = _kcore_headers(machine)
     files.update(_crash_image_files(machine))
     return Snapshot(files)
+
+
+class _Resource(NamedTuple):
+    range: Range
+    name: str
+    depth: int
+
+
+def iomem_text(machine: ModelMachine) -> str:
+    """Return /proc/iomem: the firmware's map, reservations and hot-plugged memory; ends of ranges are inclusive."""
+    profile = machine.profile
+    resources = [_Resource(entry.range, entry.name, 0) for entry in profile.firmware]
+    resources += [_Resource(reserved, "Crash kernel", 1) for reserved in profile.crashkernel]
+    text = profile.kernel_text
+    code_end = text.phys + text.size // 2
+    resources.append(_Resource(Range(text.phys, code_end), "Kernel code", 1))
+    resources.append(_Resource(Range(code_end, text.phys + text.size), "Kernel data", 1))
+    for device in machine.devices.values():
+        is_driver_added = device.resource != SYSTEM_RAM
+        if is_driver_added:
+            resources.append(_Resource(device.range, device.name, 0))
+        resources += [_Resource(ram, device.resource, int(is_driver_added)) for ram in device.plugged]
+    resources.sort(key=lambda r: (r.range.start, r.depth))
+    return "".join(f"{'  ' * r.depth}{r.range.start:08x}-{r.range.end - 1:08x} : {r.name}\n" for r in resources)
 
 
 def _kallsyms(machine: ModelMachine) -> str:

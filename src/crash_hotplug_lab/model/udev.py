@@ -1,4 +1,4 @@
-"""udev's rules for kdump, by distribution, and when they stand back because the kernel does the work."""
+"""udev's rules for kdump by distribution, and the kernels on which they start no reload."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _MEMORY_ONLINE_OFFLINE = frozenset({EventKind.MEMORY_ONLINE, EventKind.MEMORY_OF
 
 
 class StandBack(Enum):
-    """How a rules file learns that no reload is needed."""
+    """The test by which a rules file skips the reload."""
 
     NEVER = "never"
     ARCH = 'CONST{arch}=="x86-64", GOTO="kdump_reload_end"'
-    """The v6 patches: on x86-64 always, whatever kernel runs."""
+    """The rule of the v6 patches: on x86-64 always, with any kernel."""
     CRASH_HOTPLUG = 'ATTRS{crash_hotplug}=="1", GOTO="kdump_reload_end"'
-    """Since 6.6: where the kernel says that it updates the loaded image."""
+    """The rule since 6.6: if the kernel updates the loaded image."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class UdevRules:
     """Events that start a reload."""
     stands_back: StandBack
     sandboxed: bool = False
-    """Whether the reload runs inside systemd-udevd's sandbox, whose system call filter has no kexec_load."""
+    """Whether the reload runs inside systemd-udevd's sandbox, whose system call filter forbids kexec_load."""
 
     def reacts_to(self, machine: ModelMachine, event: Event) -> bool:
         """Whether *event* starts a reload on this machine now."""
@@ -43,9 +43,9 @@ class UdevRules:
 
 
 def crash_hotplug_attribute(machine: ModelMachine) -> int:
-    """Return what /sys/devices/system/{cpu,memory}/crash_hotplug says: ``crash_check_hotplug_support()``.
+    """Return the value of /sys/devices/system/{cpu,memory}/crash_hotplug (``crash_check_hotplug_support()``).
 
-    A read that finds the kexec lock taken says 0, so that udev starts a full reload.
+    The value is 0 while the kexec lock is taken; udev then starts a full reload.
     """
     if machine.profile.crash_hotplug is not CrashHotplug.MERGED or machine.kexec_locked:
         return 0
@@ -71,7 +71,7 @@ RULES = {
 def rules_named(name: str) -> UdevRules:
     """Return a rules file.
 
-    :raise InputError: there is none of this name
+    :raise InputError: there are no such rules
     """
     try:
         return RULES[name]

@@ -1,1 +1,1 @@
-"""Real kernels under QEMU: hot-plugged through QMP, crashed, and compared with what was there."""
+"""Real kernels under QEMU: hot-plug through QMP, a panic, and the audit of the dump."""

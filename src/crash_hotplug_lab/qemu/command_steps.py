@@ -1,4 +1,4 @@
-"""Steps that run a program in the guest: this project's commands, with what they must say, and shell lines."""
+"""Steps that run a program in the guest: this project's commands, whose output is checked, and shell lines."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Say = Callable[[str, str], None]
 async def take_command(
     agent: Agent, machine: QemuMachine, action: Action, snapshot: Path | None, append: str, result: Result, say: Say
 ) -> None:
-    """Run one of this project's commands; exit code, sentence and what it does to the image must be as the step says.
+    """Run one of this project's commands, and check its exit code, its output and its effect on the image.
 
-    :param snapshot: the tree saved last, which says where the image lies
+    :param snapshot: the last snapshot, which has the addresses of the image
     :param append: the capture kernel's command line, put in for ``{append}``
     """
     if await _is_left_out(agent, action):
@@ -69,7 +69,7 @@ async def image_state(machine: QemuMachine, snapshot: Path | None) -> str:
     :raise LabError: the snapshot does not say where they are
     """
     if snapshot is None:
-        raise LabError("no snapshot says where the crash image lies")
+        raise LabError("there is no snapshot with the addresses of the crash image")
     sysroot = Sysroot(str(snapshot))
     iomem = read_iomem(sysroot)
     symbols = kallsyms.read_symbols(sysroot, ("_text", "kexec_crash_image"))

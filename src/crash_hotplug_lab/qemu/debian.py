@@ -197,5 +197,5 @@ def _run(command: list[str], cwd: Path | None = None) -> str:
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=1800)
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
-        raise LabError(f"{os.path.basename(command[0])} failed: {said[-1] if said else 'it said nothing'}")
+        raise LabError(f"{os.path.basename(command[0])} failed: {said[-1] if said else 'it printed nothing'}")
     return done.stdout

@@ -39,7 +39,7 @@ def audit(vmcore: Path, sysroot: Path) -> dict[str, Any]:
     """
     report = own_command("audit", str(vmcore), "--sysroot", str(sysroot), "--json")
     if "findings" not in report:
-        raise LabError(f"the audit could not be made: {report.get('reason', 'it said nothing')}")
+        raise LabError(f"the audit failed: {report.get('reason', 'it printed no reason')}")
     return report
 
 
@@ -56,7 +56,7 @@ def own_command(*arguments: str) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
         said = (done.stderr or done.stdout).strip().splitlines()
-        raise LabError(f"crash-hotplug {arguments[0]} failed: {said[-1] if said else 'it said nothing'}") from None
+        raise LabError(f"crash-hotplug {arguments[0]} failed: {said[-1] if said else 'it printed nothing'}") from None
     return report
 
 
@@ -106,7 +106,7 @@ def word_at(vmcore: Path, phys: int) -> int | None:
 
 
 @dataclass(frozen=True)
-class CrashImage:
+class ImageAddresses:
     """Physical addresses of the parts of a loaded crash image, from a snapshot."""
 
     boot_params: int
@@ -117,7 +117,7 @@ class CrashImage:
     """The segment that holds the entry."""
 
 
-def crash_image(snapshot: Path) -> CrashImage:
+def crash_image(snapshot: Path) -> ImageAddresses:
     """Read where the crash image of a snapshot lies.
 
     :raise LabError: the snapshot does not say it
@@ -127,6 +127,6 @@ def crash_image(snapshot: Path) -> CrashImage:
         entry = int(content["entry"], 0)
         segments = [(int(s["phys"], 0), int(s["phys"], 0) + int(s["memsz"], 0)) for s in content["segments"]]
         purgatory = next(s for s in segments if s[0] <= entry < s[1])
-        return CrashImage(int(content["boot_params"], 0), int(content["elfcorehdr"], 0), entry, purgatory)
+        return ImageAddresses(int(content["boot_params"], 0), int(content["elfcorehdr"], 0), entry, purgatory)
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         raise LabError("the snapshot does not say where the crash image lies") from None

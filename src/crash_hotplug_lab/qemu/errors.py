@@ -6,7 +6,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 
 
 class LabError(CrashHotplugError):
-    """Something that the lab needs is missing or failed."""
+    """A tool, file or step that the lab needs is missing or failed."""
 
 
 class GuestError(LabError):

@@ -24,7 +24,7 @@ from crash_hotplug_lab.scenario.records import BUSY_PATTERN, BUSY_REGISTERS, Act
 _CAPTURE_APPEND = (
     "console=ttyS0", "quiet", "irqpoll", "nr_cpus=1", "reset_devices", "panic=1", "rdinit=/init",
     "no_timer_check",  # a panic on a CPU other than 0 hangs the capture kernel in its timer check, under emulation
-    "acpi_no_memhotplug",  # else it hot-adds the DIMMs to itself, and what is its own RAM cannot be read as a dump
+    "acpi_no_memhotplug",  # else the capture kernel adds the DIMMs to itself, and its own RAM cannot be read as a dump
 )  # fmt: skip
 _LOADER_OPTIONS = {"c": ("-c",), "s": ("-s",), "ch": ("-c", "--hotplug")}
 _PROGRAMS = {
@@ -42,9 +42,9 @@ class Observed:
     dimms: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Physical range of every DIMM that was ever plugged, as QEMU reported it."""
     online: set[str] = field(default_factory=set)
-    """DIMMs that the guest brought online and was not asked to release."""
+    """DIMMs that are online and that the guest was not asked to release."""
     gone: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """DIMMs that were removed, where nothing else was plugged in their place since."""
+    """Removed DIMMs whose place is still empty."""
     plugged: list[tuple[int, int, str]] = field(default_factory=list)
     """DIMMs that QEMU had at the panic."""
     cpu_count: int = 0
@@ -58,20 +58,20 @@ class Observed:
     panic_pid: int = 0
     capture_started: bool = False
     vmcore: Path | None = None
-    """The whole vmcore, where one came back."""
+    """The vmcore, if the capture kernel saved a whole one."""
     vmcore_error: str = ""
     stuck_at: list[int] = field(default_factory=list)
-    """Instruction pointer of each CPU when a guest was given up after its panic."""
+    """Instruction pointer of each CPU of a guest that hung after its panic."""
     snapshot: Path | None = None
-    """The tree saved last before the panic."""
+    """The last snapshot before the panic."""
 
 
 class GuestRun(Guest):
-    """A guest that goes through the steps of a scenario."""
+    """A guest that takes the steps of a scenario."""
 
     def __init__(self, machine: QemuMachine, scenario: Scenario, loader: str, update: str, directory: Path,
                  result: Result, say: Callable[[str], None]) -> None:  # fmt: skip
-        """Take the scenario and how to load and update the image; nothing happens yet."""
+        """Take the scenario, the loader and the way of updating; nothing is booted yet."""
         super().__init__(machine, directory, result, say)
         self.seen = Observed(dimms=self.dimms)
         self.panicked = False
@@ -88,7 +88,7 @@ class GuestRun(Guest):
         }  # fmt: skip
 
     async def live(self) -> None:
-        """Boot, load, take every step; wait for the dump of the panic, which is the last step."""
+        """Boot, load, take every step, and wait for the dump of the panic, the last step."""
         self._began = time.monotonic()
         await self._agent.connect(_BOOT_LIMIT)
         self.event("booted", self.machine.kernel.release)
@@ -276,7 +276,7 @@ class GuestRun(Guest):
 
     async def _flip(self, action: Action) -> None:
         if self.seen.snapshot is None:
-            raise GuestError("no snapshot says where the crash image lies")
+            raise GuestError("there is no snapshot with the addresses of the crash image")
         image = dump.crash_image(self.seen.snapshot)
         where = action.arguments["in"]
         # the last byte of the page: boot_params' own padding, or the zeros behind the header's last entry
@@ -298,7 +298,7 @@ class GuestRun(Guest):
         await self._look("before-panic")
 
     async def _measure(self, action: Action) -> None:
-        """Run a program in the guest that measures (experiments/, or `bench`); its output goes into the time line."""
+        """Run a measuring program in the guest (experiments/, or `bench`); its output goes into the time line."""
         what, number = action.arguments["what"], str(action.arguments["number"])
         if what == "bench":
             program = ["-m", "crash_hotplug_lab", "bench", "--yes", "--rounds", number]
@@ -325,7 +325,7 @@ class GuestRun(Guest):
         await asyncio.sleep(float(action.arguments["seconds"]))
 
     async def _pace(self, action: Action) -> None:
-        """Wait until so many seconds have passed since the last such step: events come at one rate for every update."""
+        """Wait until the seconds have passed since the last ``pace`` step, so that every update sees the same rate."""
         await asyncio.sleep(max(0.0, self._paced_at + float(action.arguments["seconds"]) - time.monotonic()))
         self._paced_at = time.monotonic()
 

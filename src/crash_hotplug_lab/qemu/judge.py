@@ -1,4 +1,4 @@
-"""Judges a run: what QEMU plugged, the snapshot and the vmcore, against what the scenario expects."""
+"""Judges a run: compares the plugged CPUs and DIMMs, the snapshot and the vmcore with the expectations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
-    """Fill in the result's checks, outcome and reason, what was plugged and what the audit found."""
+    """Fill in the checks, outcome and reason of the result, the plugged DIMMs and the findings of the audit."""
     result.dimms = dict(seen.dimms)
     expectation = scenario.expect[result.update]
     if scenario.ends_without_dump:
@@ -48,7 +48,7 @@ def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
 
 
 def _record(result: Result, seen: Observed) -> None:
-    """Record the result of a panic at a random moment: no dump, or one that has or lacks what was plugged by then."""
+    """Record the result of a panic at a random moment: no dump, a complete dump or a stale one."""
     result.outcome = RunOutcome.RECORDED.value
     if seen.vmcore is None:
         why = seen.vmcore_error or ("no capture kernel started" if not seen.capture_started else "")
@@ -68,8 +68,8 @@ def _record(result: Result, seen: Observed) -> None:
 
 def _success(expectation: Expectation) -> str:
     if not expectation.dump:
-        return "no complete dump, as it must be"
-    return "the audit found what is missing, as it must" if expectation.findings else "the dump is complete"
+        return "no complete dump, as expected"
+    return "the audit found the missing parts, as expected" if expectation.findings else "the dump is complete"
 
 
 def _judge_no_dump(result: Result, seen: Observed) -> None:
@@ -108,7 +108,7 @@ def _judge_dump(result: Result, expectation: Expectation, seen: Observed, vmcore
 
 
 def _judge_truth(result: Result, seen: Observed, status: dict[str, Any]) -> None:
-    """Compare the guest's snapshot with what QEMU plugged."""
+    """Compare the guest's snapshot with the CPUs and DIMMs that QEMU plugged."""
     present = len(status["cpus"]["present"])
     result.check("CPUs: QMP and the snapshot agree", present == seen.cpu_count, f"{seen.cpu_count} and {present}")
     ram = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for r in status["memory"]["ram"])
@@ -136,7 +136,7 @@ def _judge_registers(result: Result, expectation: Expectation, seen: Observed, c
 
 
 def wanted_findings(expectation: Expectation, dimms: Mapping[str, tuple[int, int]]) -> set[tuple[str, Any]]:
-    """Return the findings that are expected: kinds with a CPU or a physical range, ranges that touch as one.
+    """Return the expected findings as kinds with a CPU or a physical range; adjacent ranges are merged.
 
     :param dimms: physical range of each DIMM
     """
@@ -168,7 +168,7 @@ def found_findings(report: dict[str, Any]) -> set[tuple[str, Any]]:
 
 
 def without_sentences(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return an audit's findings and notes by kind, ranges and CPU, which stay when a sentence is reworded."""
+    """Return an audit's findings and notes with kind, ranges and CPU only, independent of the sentences."""
     kept = ("kind", "ranges", "cpu")
     return {part: [{k: f[k] for k in kept if f.get(k) not in (None, [])} for f in report[part]]
             for part in ("findings", "notes")}  # fmt: skip

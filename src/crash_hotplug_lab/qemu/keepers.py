@@ -45,7 +45,7 @@ async def wait_accurate(agent: Agent) -> str:
             return f"accurate after {time.monotonic() - began:.1f} s; {looks:.0f} looks, {updates:.0f} updates so far"
         await asyncio.sleep(0.1)
     said = await watch_log(agent)
-    raise GuestError(f"the watch service did not say accurate within {_LIMIT:.0f} s; it said: {said}")
+    raise GuestError(f"the watch service did not report an accurate image within {_LIMIT:.0f} s; its log: {said}")
 
 
 async def watch_log(agent: Agent) -> str:
@@ -94,4 +94,4 @@ async def _line(agent: Agent, start: str, end: float) -> str:
         if "Traceback" in text or "waited" in text:
             raise GuestError(f"the storm failed in the guest: {text.strip()[-300:]}")
         await asyncio.sleep(1)
-    raise GuestError(f"the storm did not end in time; it said: {text.strip()[-300:]}")
+    raise GuestError(f"the storm did not end in time; its output: {text.strip()[-300:]}")

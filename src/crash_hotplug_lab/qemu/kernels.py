@@ -23,12 +23,12 @@ OWN = "own"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a known kernel and the guest's userland for it come from."""
+    """The Debian releases of a known kernel and of the guest's userland."""
 
     release: str
     """Debian release of the guest's userland."""
     suite: str = ""
-    """Suite of the kernel, where it is another one."""
+    """Suite of the kernel, if it is another one."""
 
 
 KNOWN: dict[str, Source] = {
@@ -49,7 +49,7 @@ class Kernel:
     version: str
     """Version of the package, or the release of a kernel given as a file."""
     release: str
-    """What ``uname -r`` says in the guest."""
+    """The release that ``uname -r`` prints in the guest."""
     vmlinuz: Path
     modules: Path
     """Directory that holds the ``.ko`` files, at any depth."""

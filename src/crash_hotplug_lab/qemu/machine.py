@@ -21,7 +21,7 @@ from crash_hotplug_lab.qemu.kernels import Kernel
 MIB = 1 << 20
 _MAX_MEMORY = 64 << 30
 _SLOTS = 16
-"""Slots for DIMMs, where a scenario does not need more; QEMU allows 256."""
+"""Default number of slots for DIMMs; QEMU allows 256."""
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 _SPINNING = 10
 """Seconds after which CPUs that never moved are taken to spin."""
@@ -137,7 +137,7 @@ class QemuMachine:
                 return self
         await self.__aexit__()
         said = (self.out / "qemu.log").read_text(errors="replace").strip().splitlines()[1:]
-        raise LabError(f"QEMU did not start: {said[-1] if said else 'it said nothing'}")
+        raise LabError(f"QEMU did not start: {said[-1] if said else 'it printed nothing'}")
 
     async def __aexit__(self, *_: object) -> None:
         """Stop QEMU and remove its sockets."""

@@ -20,7 +20,7 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Bar:
-    """One moment: what was there, and what the header (or the vmcore) says."""
+    """The memory at one moment, and the ranges of the header or of the vmcore."""
 
     label: str
     present: RangeList
@@ -60,7 +60,7 @@ def svg(bars: list[Bar]) -> str:
 
 
 def legend() -> str:
-    """Return what the colours mean, as HTML."""
+    """Return the legend of the colours as HTML."""
     return "".join(f'<span class="key {state}"></span>{escape(words)} ' for state, words in _STATES.items())
 
 
@@ -74,7 +74,7 @@ def _rectangle(state: str, part: Range, scale: _Scale, top: float) -> str:
 
 
 class _Scale:
-    """Where a physical address lies in the picture."""
+    """Return the horizontal position of a physical address in the picture."""
 
     def __init__(self, bars: list[Bar]) -> None:
         parts = [ranges for bar in bars for ranges in bar.parts().values()]

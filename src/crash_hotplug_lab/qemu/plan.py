@@ -1,4 +1,4 @@
-"""The runs to do: each scenario with each kernel, loader and way of updating that can be combined."""
+"""The plan of a session: each scenario with each kernel, loader and way of updating that go together."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ DEFAULT_SCENARIOS = ("hot-add",)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One combination."""
+class PlannedRun:
+    """One combination of scenario, kernel, loader and update."""
 
     scenario: Scenario
     kernel: Kernel
     loader: str
     update: str
     skipped: str = ""
-    """Why it is not run, where it is not."""
+    """The reason why it is skipped; empty if it is run."""
     number: int = 0
-    """Which repetition, from 1, where runs are repeated."""
+    """Number of the repetition, from 1; 0 without repetitions."""
 
     @property
     def name(self) -> str:
-        """The run's name, also that of its directory."""
+        """The name of the run and of its directory."""
         return run_name(self.scenario.name, self.kernel.key, self.loader, self.update, self.number)
 
 
 @dataclass(frozen=True)
 class Known:
-    """A combination that is known not to work, and why."""
+    """A combination that is known not to work, and the reason."""
 
     scenario: str
     """Name, or ``*``."""
@@ -47,7 +47,7 @@ class Known:
     reason: str
 
     def matches(self, scenario: str, kernel: str, loader: str) -> bool:
-        """Whether a run is such a combination."""
+        """Return whether a run is this combination."""
         pairs = ((self.scenario, scenario), (self.kernel, kernel), (self.loader, loader))
         return all(pattern in ("*", value) for pattern, value in pairs)
 
@@ -60,14 +60,14 @@ KNOWN_BROKEN: tuple[Known, ...] = (
 
 
 def bundled() -> list[Scenario]:
-    """Return the bundled scenarios that say what must come of them under QEMU."""
+    """Return the bundled scenarios that have expectations for QEMU."""
     return [scenario for scenario in bundled_scenarios() if scenario.expect]
 
 
 def read(name: str) -> Scenario:
     """Read a scenario, for QEMU.
 
-    :raise InputError: it is not there, something in it is wrong, or QEMU cannot run it
+    :raise InputError: the file cannot be read, its content is wrong, or QEMU cannot run it
     """
     scenario = read_scenario(name)
     refusal = scenario.refusal(QEMU)
@@ -83,19 +83,19 @@ def natural_loader(kernel: Kernel) -> str:
     return "s" if kernel.has_crash_hotplug else "c"
 
 
-def who_updates(kernel: Kernel, loader: str) -> str:
-    """Return the update that happens without user space: the kernel's own, or nothing."""
+def update_without_user_space(kernel: Kernel, loader: str) -> str:
+    """Return the update that needs no user space: the kernel's own, or nothing."""
     return "kernel" if kernel.has_crash_hotplug and loader in ("s", "ch", "own") else "nothing"
 
 
 def plan(
     scenarios: list[Scenario], kernels: list[Kernel], loaders: list[str], updates: list[str], repeat: int = 1
-) -> list[Run]:
+) -> list[PlannedRun]:
     """Return every run, in order.
 
     :param loaders: names of loaders, ``all`` for all of kexec-tools; empty means each kernel's natural one
     :param updates: names of updates; empty means every one that the scenario has expectations for
-    :param repeat: how often each
+    :param repeat: number of repetitions of each run
     :raise LabError: a loader is not known
     """
     for loader in loaders:
@@ -118,13 +118,13 @@ def plan(
 def _loaders(scenario: Scenario, kernel: Kernel, loaders: list[str]) -> list[str]:
     if "all" in loaders:
         return list(KEXECS)
-    # Nobody has to name the loader of a scenario that is for one loader only.
+    # A scenario for one loader only runs with that loader.
     only = list(scenario.load.loaders) if len(scenario.load.loaders) == 1 else []
     return loaders or only or [natural_loader(kernel)]
 
 
-def _runs(scenario: Scenario, kernel: Kernel, loader: str, updates: list[str]) -> list[Run]:
-    possible = [who_updates(kernel, loader), "reload", "in-place", "watch"]
+def _runs(scenario: Scenario, kernel: Kernel, loader: str, updates: list[str]) -> list[PlannedRun]:
+    possible = [update_without_user_space(kernel, loader), "reload", "in-place", "watch"]
     chosen = [u for u in possible if u in scenario.expect and (not updates or u in updates)]
     known = next((k.reason for k in KNOWN_BROKEN if k.matches(scenario.name, kernel.key, loader)), "")
-    return [Run(scenario, kernel, loader, update, known) for update in chosen]
+    return [PlannedRun(scenario, kernel, loader, update, known) for update in chosen]

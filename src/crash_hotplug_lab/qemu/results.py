@@ -16,7 +16,7 @@ FILE = "result.json"
 
 
 class RunOutcome(str, Enum):
-    """How a run ended, compared with the expectation of its scenario."""
+    """The outcome of a run, compared with the expectation of its scenario."""
 
     PASS = "pass"
     """As expected: an accurate dump, or a negative control that found the missing parts."""
@@ -25,16 +25,16 @@ class RunOutcome(str, Enum):
     FAIL = "fail"
     """Not as expected."""
     RECORDED = "recorded"
-    """A panic at a random moment; there is no expectation, and the reason says what was found."""
+    """A panic at a random moment; there is no expectation, and the reason gives the result."""
     BROKEN = "broken"
     """The lab could not finish: the guest died or hung, or a step was refused."""
     SKIP = "skip"
-    """The combination is known not to work; the reason says why."""
+    """The combination is known not to work, for the given reason."""
 
 
 @dataclass
 class Check:
-    """One comparison."""
+    """One check of a run."""
 
     name: str
     ok: bool
@@ -68,7 +68,7 @@ class Moment:
 
 @dataclass
 class StormRecord:
-    """What experiments/storm.py measured in the guest; times are seconds since the first event."""
+    """The measurements of experiments/storm.py in the guest; times are seconds since the first event."""
 
     keeper: str
     """``watch``, ``reload`` or ``throttled``."""
@@ -76,22 +76,22 @@ class StormRecord:
     """Kernel uevents of CPUs and memory blocks."""
     last_event: float
     ended: float
-    """When the measurement ended: the keeper had nothing left to do."""
+    """Time at which the keeper had nothing left to do."""
     images_loaded: int
     """Reloads, or updates in place."""
     looks: int
     """Times that the watch service looked at the machine; 0 for a keeper that only reloads."""
     cpu_seconds: float
-    """CPU time of the keeper and of all that it started."""
+    """CPU time of the keeper and of its children."""
     states: list[tuple[float, str]]
-    """When each state of the loaded image began, and which (in_guest/image_states.py)."""
+    """Start and name of each state of the loaded image (in_guest/image_states.py)."""
     samples: int
     samples_discarded: int
     """Samples during which the image was replaced."""
     sampler_cpu_seconds: float
     """CPU time of the program that took the samples."""
     status: str
-    """What ``status`` said at the end."""
+    """The verdict of ``status`` at the end."""
 
     def intervals(self) -> list[tuple[float, float, str]]:
         """Return start, end and state of each interval."""
@@ -99,7 +99,7 @@ class StormRecord:
         return [(since, end, state) for (since, state), end in zip(self.states, ends)]
 
     def share(self, state: str) -> float:
-        """Return which part of the whole time, from 0 to 1, the image was in a state."""
+        """Return the share of the time, from 0 to 1, in which the image was in a state."""
         return sum(end - since for since, end, found in self.intervals() if found == state) / self.ended
 
     @property
@@ -141,7 +141,7 @@ class Result:
     dump: list[tuple[int, int]] = field(default_factory=list)
     """Physical ranges in the vmcore."""
     dimms: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Physical range of every DIMM that was ever plugged, as QEMU said."""
+    """Physical range of every DIMM that was ever plugged, as QEMU reported it."""
     audit: dict[str, list[dict[str, Any]]] | None = None
     """The audit of the vmcore, where there was one: ``findings`` and ``notes``, each with its kind and its ranges (or
     its CPU), as ``audit --json`` has them, without sentences."""
@@ -150,7 +150,7 @@ class Result:
     files: str = ""
     """The run's directory, relative to the result file."""
     storm: StormRecord | None = None
-    """What was measured in a storm, where the scenario has one."""
+    """The measurements of the scenario's storm, if it has one."""
 
     @property
     def name(self) -> str:

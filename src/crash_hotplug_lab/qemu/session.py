@@ -19,7 +19,7 @@ from crash_hotplug_lab.qemu.guest_run import GuestRun
 from crash_hotplug_lab.qemu.judge import judge
 from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.qemu.machine import QemuMachine
-from crash_hotplug_lab.qemu.plan import Run
+from crash_hotplug_lab.qemu.plan import PlannedRun
 from crash_hotplug_lab.qemu.results import Result, RunOutcome
 from crash_hotplug_lab.scenario.records import Scenario
 
@@ -33,7 +33,7 @@ Kernel {release}.  `kexec -p -s /boot/vmlinuz --initrd=/boot/capture.img --reuse
 class Progress(Protocol):
     """Shows the progress of the runs."""
 
-    def began(self, run: Run) -> Callable[[str], None]:
+    def began(self, run: PlannedRun) -> Callable[[str], None]:
         """Show that a run began; return the function that shows its steps."""
 
     def ended(self, result: Result) -> None:
@@ -81,15 +81,15 @@ def prepare_userland(release: str, say: Callable[[str], None], again: bool = Fal
         initramfs.fetch_userland(release)
 
 
-async def run_all(runs: list[Run], directory: Path, progress: Progress, jobs: int, keep: bool) -> list[Result]:
-    """Do every run, at most ``jobs`` at a time; write the result file again after each.
+async def run_all(runs: list[PlannedRun], directory: Path, progress: Progress, jobs: int, keep: bool) -> list[Result]:
+    """Run everything, at most ``jobs`` runs at a time, and rewrite the result file after each run.
 
     :raise LabError: the lab is not set up
     """
     gate = asyncio.Semaphore(jobs)
     done: list[Result] = []
 
-    async def one(run: Run) -> None:
+    async def one(run: PlannedRun) -> None:
         async with gate:
             result = await _run_or_skip(run, directory, progress, keep)
             done.append(result)
@@ -102,7 +102,7 @@ async def run_all(runs: list[Run], directory: Path, progress: Progress, jobs: in
     return done
 
 
-async def _run_or_skip(run: Run, directory: Path, progress: Progress, keep: bool) -> Result:
+async def _run_or_skip(run: PlannedRun, directory: Path, progress: Progress, keep: bool) -> Result:
     if run.skipped:  # nothing is booted
         kernel = run.kernel
         result = Result(run.scenario.name, run.scenario.title, kernel.key, kernel.version, kernel.release, run.loader,
@@ -118,7 +118,7 @@ async def run_once(kernel: Kernel, scenario: Scenario, loader: str, update: str,
                    say: Callable[[str], None], keep: bool = False, number: int = 0) -> Result:  # fmt: skip
     """Run a scenario once: boot a guest, load a crash image, take the steps, panic, and judge the vmcore.
 
-    The result tells whatever happens in the guest; the serial log is beside it.
+    The result records every failure of the guest; the serial log lies beside it.
 
     :param directory: takes the run's files; it has to exist
     :param say: gets a short phrase for each step
@@ -180,5 +180,5 @@ def exit_failed(done: list[Result]) -> bool:
     :raise LabError: there was no run
     """
     if not done:
-        raise LabError("no run fits what was asked for; `crash-hotplug-lab list` shows what there is")
+        raise LabError("no run matches the options; `crash-hotplug-lab list` shows scenarios, kernels and loaders")
     return any(r.outcome in (RunOutcome.FAIL.value, RunOutcome.BROKEN.value) for r in done)

@@ -1,1 +1,1 @@
-"""Scenarios, which the model and QEMU both run: their format and their reader."""
+"""Scenarios for the model and for QEMU: their format and their reader."""

@@ -18,7 +18,7 @@ from crash_hotplug_lab.scenario.records import HOTPLUG_ACTOR, Action, Expectatio
 DIRECTORY = Path(__file__).parent.parent / "scenarios"
 """The bundled scenarios."""
 Place = tuple[Union[str, int], ...]
-"""Where a value stands in a file: ("step", 2, "cpu") is the key ``cpu`` below the third ``[[step]]``."""
+"""The place of a value in a file: ("step", 2, "cpu") is the key ``cpu`` below the third ``[[step]]``."""
 
 
 def bundled_names() -> list[str]:
@@ -32,9 +32,9 @@ def bundled_scenarios() -> list[Scenario]:
 
 
 def read_scenario(name: str) -> Scenario:
-    """Read a scenario: a bundled one by its name, or a file by its path.
+    """Read a bundled scenario by its name, or a scenario file by its path.
 
-    :raise InputError: the file cannot be read, or something in it is wrong
+    :raise InputError: the file cannot be read, or its content is wrong
     """
     bundled = DIRECTORY / f"{name}.toml"
     path = bundled if re.fullmatch(r"[\w-]+", name) and bundled.is_file() else Path(name)
@@ -53,7 +53,7 @@ def parse_scenario(text: str, name: str = "the scenario") -> Scenario:
     """Parse the text of a scenario file.
 
     :param name: the file's name, for errors
-    :raise InputError: something is wrong; the sentence names the line and the key
+    :raise InputError: the content is wrong; the message names the line and the key
     """
     try:
         content = _toml_reader().loads(text)
@@ -89,7 +89,7 @@ _HEADER = re.compile(r"""\s*(\[\[?)([\w."' -]+)\]""")
 
 
 class _File:
-    """The text of a scenario file, for errors that name a line of it."""
+    """The text of a scenario file, for errors that name its lines."""
 
     def __init__(self, name: str, text: str) -> None:
         self._name = name
@@ -101,7 +101,7 @@ class _File:
         return InputError(f"{self._name}, line {self._line_of(place)}, {key}: {sentence}")
 
     def _line_of(self, place: Place) -> int:
-        """Return the line of a key, else of the table that should have it."""
+        """Return the line of a key, or of its table if the key is missing."""
         lines = self._lines()
         while place not in lines and place:
             place = place[:-1]
@@ -118,7 +118,7 @@ class _File:
             if header and not in_text:
                 table = ()
                 for name in header[2].split("."):
-                    if table in seen:  # [[step.step]] stands below the last [[step]]
+                    if table in seen:  # [[step.step]] belongs to the last [[step]]
                         table = (*table, seen[table] - 1)
                     table = (*table, name.strip().strip("\"'"))
                 if header[1] == "[[":
@@ -131,9 +131,9 @@ class _File:
         return lines
 
     def values(self, place: Place, raw: object, needed: Iterable[str], optional: Iterable[str]) -> dict[str, Any]:
-        """Return the values of the table at *place*; those of its keys that are tables are left out.
+        """Return the values of the table at *place*, without nested tables.
 
-        :raise InputError: the table lacks a key, has one that is not known here, or a value is wrong
+        :raise InputError: the table lacks a key or has an unknown one, or a value is wrong
         """
         known = (*needed, *optional)
         if not isinstance(raw, dict):
@@ -147,7 +147,7 @@ class _File:
         return {key: self.value((*place, key), raw[key]) for key in raw if key in KEYS}
 
     def value(self, place: Place, raw: object) -> Any:  # noqa: ANN401 (the key decides the type)
-        """Return what the value at *place* means."""
+        """Convert the value at *place*."""
         try:
             return KEYS[str(place[-1])].read(raw)
         except ValueError as error:
@@ -216,7 +216,7 @@ def _action(file: _File, place: Place, raw: dict[str, Any]) -> Action:
 
 
 def _repeated(file: _File, place: Place, raw: dict[str, Any]) -> list[Action]:
-    """Write a ``repeat`` out: ``{n}`` in a string becomes the repetition's number, each address moves."""
+    """Expand a ``repeat``: replace ``{n}`` in strings by the number of the repetition, and move each address."""
     values = file.values(place, raw, ("do", "times", "step"), ("address-step",))
     steps = file.tables((*place, "step"), raw["step"])
     actions = []

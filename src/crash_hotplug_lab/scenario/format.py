@@ -1,8 +1,8 @@
 """The vocabulary of a scenario file: its actions and its keys.
 
 Two sides run scenarios: the model (:mod:`crash_hotplug_lab.model`) and QEMU with a real kernel
-(:mod:`crash_hotplug_lab.qemu`).  Most actions and keys are for both.  ``only`` names the side where one is for that
-side alone; a scenario that uses it is refused by the other side.
+(:mod:`crash_hotplug_lab.qemu`).  Most actions and keys are for both.  ``only`` names the side of the
+others; the other side refuses a scenario that uses them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MODEL, QEMU = "the model", "QEMU"
 POLICIES = ("reload", "reload-throttled", "v6", "merged", "in-place")
 """The ways of updating in the model (:data:`crash_hotplug_lab.model.policies.POLICIES`)."""
 UPDATES = ("nothing", "kernel", "reload", "in-place", "watch")
-"""The ways of updating under QEMU: not at all, by the kernel's own handler, by kexec-tools again, by ``crash-hotplug
-update``, by ``crash-hotplug watch``."""
+"""The ways of updating under QEMU: no update, the kernel's own handler, a reload by kexec-tools, ``crash-hotplug
+update``, ``crash-hotplug watch``."""
 LOADERS = {
     "c": "kexec_load",
     "s": "kexec_file_load",
@@ -28,7 +28,7 @@ LOADERS = {
     "own": "crash-hotplug load: kexec_file_load and take-over",
 }
 KEXECS = ("c", "s", "ch")
-"""The loaders that are kexec-tools."""
+"""The loaders of kexec-tools."""
 UDEV_RULES = ("rhel", "rhel-v6", "debian12")
 """The rules files of the model (:data:`crash_hotplug_lab.model.udev.RULES`)."""
 MEASUREMENTS = ("updates", "kills", "bench", "handler", "watch-idle", "watch-events", "watch-trouble", "watch-forged")
@@ -36,9 +36,9 @@ ENDS = ("panic", "panic-within", "end")
 """The actions that end a scenario; each scenario has one of them."""
 
 Read = Callable[[object], Any]
-"""Takes a value as TOML has it and returns what it means.
+"""Converts a value of a TOML file.
 
-:raise ValueError: the value is wrong; the sentence says how
+:raise ValueError: the value is wrong; the message gives the reason
 """
 
 
@@ -79,7 +79,7 @@ _SIZE = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|\d{1,19})([KMGT]?)")
 
 
 def size(least: int = 0) -> Read:
-    """Return the reader of a size or a physical address, in bytes: a number, ``0x...``, or with K, M, G or T behind."""
+    """Return the reader of a size or physical address in bytes: a number, ``0x...``, or a number with K, M, G or T."""
 
     def read(value: object) -> int:
         match = _SIZE.fullmatch(str(value)) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
@@ -118,7 +118,7 @@ def finding_kind(value: object) -> Kind:
 
 
 def list_of(read_one: Read) -> Read:
-    """Return the reader of a list, of at least one value."""
+    """Return the reader of a list with at least one value."""
 
     def read(values: object) -> tuple[Any, ...]:
         if not isinstance(values, list) or not values:
@@ -129,7 +129,7 @@ def list_of(read_one: Read) -> Read:
 
 
 class Key(NamedTuple):
-    """How a key's value is read, and the side that alone knows the key ("" for both)."""
+    """The reader of a key's value, and the only side that knows the key ("" for both)."""
 
     read: Read
     only: str = ""
@@ -203,7 +203,7 @@ LOAD_KEYS = ("loaders", "hotplug-size", "udev", "kernel-pages", "capture-without
 
 
 class ActionKind(NamedTuple):
-    """What an action needs, what it may have, and the side that alone can take it ("" for both)."""
+    """The required and optional keys of an action, and the only side that can take it ("" for both)."""
 
     needs: tuple[str, ...] = ()
     may_have: tuple[str, ...] = ()
@@ -238,4 +238,4 @@ ACTIONS: dict[str, ActionKind] = {
     "panic-within": ActionKind(("cpu", "seconds"), (), QEMU),
     "end": ActionKind((), (), QEMU),
 }
-"""Every action by the name that scenarios use.  ``actor`` goes with each."""
+"""Every action by its name in scenarios.  Each may have an ``actor``."""

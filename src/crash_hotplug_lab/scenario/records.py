@@ -1,4 +1,4 @@
-"""A scenario: a machine, how its crash image was loaded, what happens to it, and what must come of that."""
+"""The records of a scenario: a machine, the load of its crash image, the actions, and the expected results."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from crash_hotplug_lab.scenario.format import ACTIONS, KEYS, MODEL, QEMU
 
 _MIB = 1 << 20
 HOTPLUG_ACTOR = "hotplug"
-"""The actor of an action that names none."""
+"""The actor of an action without an actor of its own."""
 BUSY_PATTERN = 0xC0FFEE00_00000000
 BUSY_REGISTERS = {f"r{n}": BUSY_PATTERN + n for n in range(8, 16)}
-"""What a CPU that ``busy`` keeps in a loop has in its registers."""
+"""Registers of a CPU that ``busy`` keeps in a loop."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Action:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Keys and values; sizes and physical addresses in bytes."""
     actor: str = HOTPLUG_ACTOR
-    """Whoever does it.  Actions of one actor follow each other; those of two may happen at the same time."""
+    """The actor.  Actions of one actor follow each other; actions of two actors may overlap."""
 
     def __str__(self) -> str:
         """Return the action as a time line shows it: ``add-dimm d0 256M``."""
@@ -45,10 +45,10 @@ def _shown(key: str, value: object) -> str:
 
 @dataclass(frozen=True)
 class Hardware:
-    """``[machine]``: the machine as it boots, and its kernel."""
+    """``[machine]``: the machine at boot, and its kernels."""
 
     kernels: tuple[str, ...] = ()
-    """Kernel series.  QEMU boots each of them (all where there is none), the model the first."""
+    """Kernel series.  QEMU boots each of them, or every known kernel without any; the model boots the first."""
     memory: int = 1 << 30
     """Bytes of RAM at boot."""
     cpus: int = 2
@@ -57,27 +57,26 @@ class Hardware:
     crashkernel: int = 192 * _MIB
     """Bytes reserved for the capture kernel."""
     crashkernel_low: int = 0
-    """Bytes of the low reservation; with it the main one lies above 4 GiB."""
+    """Bytes of the low reservation; with one, the main reservation lies above 4 GiB."""
     block_size: int = 128 * _MIB
     """Bytes in a memory block."""
     auto_online: bool = True
-    """Whether the kernel puts added memory online by itself."""
+    """Whether the kernel takes added memory online by itself."""
     max_memory_ranges: int = 8192
     """The kernel's CRASH_MAX_MEMORY_RANGES."""
     max_memory: int = 32 << 30
-    """Bytes of RAM that QEMU's machine can have with all DIMMs."""
+    """Largest RAM of QEMU's machine with all DIMMs, in bytes."""
     ram_holes: int = 0
-    """Pages that the guest reserves at boot, each of which makes one more range of its RAM."""
+    """Pages that the guest reserves at boot; each splits a range of its RAM."""
 
 
 @dataclass(frozen=True)
 class Loading:
-    """``[load]``: how the crash image was loaded."""
+    """``[load]``: the load of the crash image."""
 
     loaders: tuple[str, ...] = ()
-    """Keys of :data:`~crash_hotplug_lab.scenario.format.LOADERS`.  QEMU loads with each of them, the model with the
-    first.  Where there is none, QEMU loads with any, and the model by kexec_load (with ``--hotplug`` where the policy
-    needs it)."""
+    """Keys of :data:`~crash_hotplug_lab.scenario.format.LOADERS`.  QEMU uses each of them, the model the first.
+    Without any, QEMU uses every loader, and the model kexec_load (with ``--hotplug`` if the policy needs it)."""
     hotplug_size: int | None = None
     """``kexec --hotplug-size=`` of the v6 patches, in bytes."""
     udev: str = "rhel"
@@ -90,7 +89,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class Expected:
-    """One finding that the audit must have: of a kind, about a CPU or about a DIMM's whole range."""
+    """One finding that the audit must report, about a CPU or about the whole range of a DIMM."""
 
     kind: Kind
     cpu: int | None = None
@@ -99,57 +98,57 @@ class Expected:
 
 @dataclass(frozen=True)
 class Expectation:
-    """``[expect.UPDATE]``: what must come of a scenario under one way of updating."""
+    """``[expect.UPDATE]``: the expected result of a scenario with one way of updating."""
 
     dump: bool = True
     """Whether there must be a readable vmcore."""
     findings: tuple[Expected, ...] = ()
-    """Exactly these findings, no more."""
+    """The complete set of expected findings."""
     fault: str = ""
-    """Why the findings are the kernel's fault, where they are; else findings are a negative control."""
+    """The fault of the kernel that causes the findings; empty for a negative control."""
     record: bool = False
-    """Whether the result is only recorded (complete, stale or no dump): for panics at a random moment."""
+    """Whether the result (complete, stale or no dump) is only recorded, for panics at a random moment."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One scenario, which the model and QEMU can run, or one of them."""
+    """One scenario, for the model, for QEMU or for both."""
 
     title: str
     actions: tuple[Action, ...]
-    """In order.  A scenario from a file has one of :data:`~crash_hotplug_lab.scenario.format.ENDS`; the model panics
-    after the last action without one, too."""
+    """In order.  A scenario from a file has one of :data:`~crash_hotplug_lab.scenario.format.ENDS`; without
+    one, the model panics after the last action."""
     name: str = ""
     description: str = ""
     policies: tuple[str, ...] = ()
-    """Policies of the model.  ``explore`` without a scenario searches the bundled ones that have some."""
+    """Policies of the model.  ``explore`` without a scenario searches the bundled scenarios that have policies."""
     expect: Mapping[str, Expectation] = field(default_factory=dict)
-    """By update.  ``run --all`` runs the bundled scenarios that have some."""
+    """Expectations by update.  ``run --all`` runs the bundled scenarios that have expectations."""
     machine: Hardware = Hardware()
     load: Loading = Loading()
     time_limit: float = 420
-    """Seconds from QEMU's start until the guest is given up."""
+    """Seconds from the start of QEMU until the run is aborted."""
     counts_instructions: bool = False
-    """Whether the guest's clock counts instructions and not time, so that nothing outside the guest slows it down."""
+    """Whether the guest's clock counts instructions, so that the load of the host does not change its times."""
 
     def counted(self) -> Scenario:
-        """Return this scenario on a machine whose clock counts instructions: much slower, and the same every time."""
+        """Return this scenario for a machine whose clock counts instructions: slower, but reproducible."""
         return replace(self, name=f"{self.name}-counted", counts_instructions=True, time_limit=4 * self.time_limit)
 
     @property
     def ends_without_dump(self) -> bool:
-        """Whether there is no panic."""
+        """Whether the scenario ends without a panic."""
         return self.actions[-1].do == "end"
 
     @property
     def panic_step(self) -> str | None:
-        """The beginning of the name of the model's step right after which the panic comes; None: when all is quiet."""
+        """First words of the name of the model's step after which the panic occurs; None: at rest."""
         steps = (action.arguments.get("after-step") for action in self.actions if action.do == "panic")
         return next(steps, None)
 
     @property
     def most_dimms(self) -> int:
-        """How many DIMMs are plugged at once, at most."""
+        """Largest number of DIMMs that are plugged in at the same time."""
         plugged = most = 0
         for action in self.actions:
             plugged += (action.do == "add-dimm") - (action.do == "remove-dimm")
@@ -157,13 +156,13 @@ class Scenario:
         return most
 
     def refusal(self, side: str) -> str | None:
-        """Return why *side* (MODEL or QEMU) cannot run this scenario, in one sentence; None where it can."""
+        """Return the reason why *side* (MODEL or QEMU) cannot run this scenario; None if it can."""
         other = QEMU if side == MODEL else MODEL
         found = next(self._only(other), None)
         return None if found is None else f"{side} cannot run {self.name or 'the scenario'}: only {other} has {found}"
 
     def _only(self, side: str) -> Iterator[str]:
-        """Yield what *side* alone has."""
+        """Yield the keys and steps of this scenario that only *side* supports."""
         for table, record in (("machine", self.machine), ("load", self.load)):
             for known in fields(record):
                 key = known.name.replace("_", "-")

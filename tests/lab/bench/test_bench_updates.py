@@ -1,4 +1,4 @@
-"""The order of what is measured, and what is said when it fails; system calls are timed by a stand-in."""
+"""The order of the measurements and the sentences of failures; a stand-in times the system calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.linux.fake_kexec import FakeKexec
 
 
 class Stopwatch:
-    """Does the work here and now where it is ours, and executes nothing."""
+    """Does the work of an update in this process, and executes no program."""
 
     def __init__(self) -> None:
         self.calls = 1
@@ -39,7 +39,7 @@ def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     return stopwatch
 
 
-def test_each_once_a_round(stopwatch: Stopwatch) -> None:
+def test_bench_measures_each_once_a_round(stopwatch: Stopwatch) -> None:
     rounds: list[str] = []
     measured = bench([["kexec", "-c"], ["kexec", "-s"]], 3, rounds.append)
     assert [(m.name, len(m.timings)) for m in measured] == [
@@ -48,23 +48,25 @@ def test_each_once_a_round(stopwatch: Stopwatch) -> None:
     assert rounds == ["round 1 of 3", "round 2 of 3", "round 3 of 3"]
 
 
-def test_without_reloads_there_is_one_take_over(stopwatch: Stopwatch) -> None:
+def test_bench_without_reloads_has_one_take_over(stopwatch: Stopwatch) -> None:
     assert [len(m.timings) for m in bench([], 4)] == [4, 4, 1]
 
 
-def test_a_command_that_fails(stopwatch: Stopwatch) -> None:
+def test_bench_names_a_command_that_fails(stopwatch: Stopwatch) -> None:
     stopwatch.codes = [1]
     with pytest.raises(CrashHotplugError, match=r"^kexec -c: exit code 1; "):
         bench([["kexec", "-c"]], 1)
 
 
-def test_a_command_that_loads_nothing(stopwatch: Stopwatch) -> None:
+def test_bench_refuses_a_command_that_loads_nothing(stopwatch: Stopwatch) -> None:
     stopwatch.calls = 0
-    with pytest.raises(CrashHotplugError, match=r"^true: neither it nor a child of it made a system call"):
+    with pytest.raises(
+        CrashHotplugError, match=r"^true: it made no system call that loads a crash image, nor did its children"
+    ):
         bench([["true"]], 1)
 
 
-def test_an_update_that_fails_says_why(stopwatch: Stopwatch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_gives_the_reason_of_a_failed_update(stopwatch: Stopwatch, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_machine: LiveMachine) -> None:
         raise CrashHotplugError("lockdown forbids it")
 
@@ -73,7 +75,7 @@ def test_an_update_that_fails_says_why(stopwatch: Stopwatch, monkeypatch: pytest
         bench([], 1)
 
 
-def test_header_that_is_right_is_rewritten(tmp_path: Path) -> None:
+def test_rewrite_header_loads_even_if_the_header_is_accurate(tmp_path: Path) -> None:
     fake = FakeKexec(tmp_path)
     machine = fake.machine()
     rewrite_header(machine)

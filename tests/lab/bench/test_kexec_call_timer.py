@@ -1,4 +1,4 @@
-"""Timing of crash-kexec system calls.  Every call that is made here is refused before it could change anything."""
+"""Timing of crash-kexec system calls.  The kernel refuses every call made here before it changes anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numb
 _libc = ctypes.CDLL(None)
 LOAD, FILE_LOAD, GETPPID = 246, 320, 110
 _REFUSED = 0x7FFF0000
-"""An architecture that there is none of (kexec_load), flags that there are none of (kexec_file_load): EINVAL."""
+"""An unknown architecture for kexec_load, unknown flags for kexec_file_load: EINVAL."""
 
 
 def call(number: int, *arguments: int) -> None:
@@ -40,23 +40,23 @@ def timed(*calls: tuple[int, ...], code: int = 0) -> Timing:
         pytest.skip(str(error))
 
 
-def test_a_crash_image_that_is_loaded() -> None:
+def test_timer_measures_kexec_load_of_a_crash_image() -> None:
     timing = timed((LOAD, 0, 1000, 0, 1 | _REFUSED))
     assert (timing.calls, timing.exit_code) == (1, 0)
     assert 0 < timing.without_image < timing.wall
 
 
-def test_by_the_kernel_itself() -> None:
+def test_timer_measures_kexec_file_load_of_a_crash_image() -> None:
     assert timed((FILE_LOAD, 0, 0, 0, 0, 2 | _REFUSED)).calls == 1
 
 
 @pytest.mark.parametrize("number", [(LOAD, 0, 1000, 0, _REFUSED), (FILE_LOAD, 0, 0, 0, 2, _REFUSED), (GETPPID,)])
-def test_calls_that_load_no_crash_image(number: tuple[int, ...]) -> None:
+def test_timer_ignores_calls_that_load_no_crash_image(number: tuple[int, ...]) -> None:
     timing = timed(number)
     assert (timing.calls, timing.without_image) == (0, 0)
 
 
-def test_calls_and_processor_time_of_children() -> None:
+def test_timer_counts_calls_and_cpu_time_of_children() -> None:
     def work() -> int:
         child = os.fork()
         if child == 0:
@@ -72,13 +72,13 @@ def test_calls_and_processor_time_of_children() -> None:
     assert timing.cpu > time_kexec_calls(lambda: 0).cpu
 
 
-def test_another_program() -> None:
+def test_timer_follows_execve() -> None:
     timed()
     timing = time_kexec_calls(lambda: os.execv(sys.executable, [sys.executable, "-c", "raise SystemExit(5)"]))
     assert (timing.without_image, timing.calls, timing.exit_code) == (0, 0, 5)
 
 
-def test_a_program_that_is_killed() -> None:
+def test_timer_reports_the_signal_of_a_killed_process() -> None:
     timed()
 
     def work() -> int:

@@ -9,6 +9,7 @@ import pytest
 from crash_hotplug_lab.bench.bench_updates import IN_PLACE, Measured
 from crash_hotplug_lab.bench.kexec_call_timer import Timing
 from crash_hotplug_lab.cli import bench
+from crash_hotplug_lab.cli.bench import Spread, ratio_of_medians, spread_of
 from tests.cli.running import run_lab
 
 KEXEC = "kexec -p /boot/vmlinuz"
@@ -76,13 +77,15 @@ def test_bench_without_yes_measures_nothing(
 ) -> None:
     shown = run_lab(capsys, "bench", "--against", KEXEC)
     assert (shown.code, asked, shown.out) == (2, [], "")
-    assert f"20 times {KEXEC}: each leaves the machine without a crash image for a moment; say --yes" in shown.err
+    assert (
+        f"20 times {KEXEC}: each leaves the machine without a crash image for a moment; --yes accepts that" in shown.err
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--yes"], 1, "neither kdumpctl nor kdump-config is installed; name what loads"),
+        (["--yes"], 1, "neither kdumpctl nor kdump-config is installed; name a command that loads"),
         (["--yes", "--against", "kexec '"], 1, "--against cannot be read"),
         (["--yes", "--against", ""], 1, "--against has no command"),
         (["--yes", "--rounds", "0"], 2, "is not a number from 1 to 10000"),
@@ -113,3 +116,25 @@ def test_bench_without_a_crash_image(
     monkeypatch.setattr(Machine, "image", None)
     shown = run_lab(capsys, "bench", "--yes", "--no-reload")
     assert (shown.code, asked) == (3, [])
+
+
+@pytest.mark.parametrize(
+    ("values", "spread"),
+    [
+        ([3.0], (3, 3, 3, 3, 3)),
+        ([5.0, 1.0, 3.0, 2.0, 4.0], (1, 2, 3, 4, 5)),
+        ([1.0, 2.0], (1, 1.25, 1.5, 1.75, 2)),
+    ],
+)
+def test_spread_has_quartiles_and_extremes(values: list[float], spread: tuple[float, ...]) -> None:
+    assert spread_of(values) == Spread(*spread)
+
+
+def test_spread_of_no_values_is_refused() -> None:
+    with pytest.raises(ValueError, match="no measurements"):
+        spread_of([])
+
+
+def test_ratio_of_medians_is_none_where_the_base_is_zero() -> None:
+    assert ratio_of_medians([10.0, 30.0, 20.0], [1.0, 2.0, 9.0]) == 10
+    assert ratio_of_medians([1.0], [0.0]) is None

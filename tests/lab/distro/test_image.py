@@ -1,4 +1,4 @@
-"""When the image of a Debian guest has to be built again; nothing is built here."""
+"""The conditions under which the image of a Debian guest is built again; nothing is built here."""
 
 from __future__ import annotations
 

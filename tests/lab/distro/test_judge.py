@@ -31,7 +31,7 @@ KERNEL[125.200000] change   /devices/system/memory/memory32 (memory)
 }
 
 
-def test_journal_lines_from_a_time_on() -> None:
+def test_journal_is_cut_at_a_time() -> None:
     lines = judge.journal_since(JOURNAL, 100.0)
     assert [at for at, _ in lines] == [121.944169, 124.2, 125.7]
 

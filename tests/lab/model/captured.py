@@ -13,11 +13,10 @@ from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
-from crash_hotplug_lab.model.cpu_hotplug import add_cpu, online_cpu
+from crash_hotplug_lab.model.hotplug import add_cpu, add_memory, offline_block, online_block, online_cpu, remove_memory
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
 from crash_hotplug_lab.model.loader import CaptureKernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
-from crash_hotplug_lab.model.memory_hotplug import add_memory, offline_block, online_block, remove_memory
 from crash_hotplug_lab.model.policies import Merged
 from crash_hotplug_lab.model.profile import CrashHotplug, FirmwareRange, MachineProfile, profile_of
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall

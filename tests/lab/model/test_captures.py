@@ -1,4 +1,4 @@
-"""The model against real machines: same addresses in, same bytes out."""
+"""The model against captured machines: from the same addresses it writes the same bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEGMENTS = {
     "6.1-c": (0x2E000000, 0x36A00000, 0x39E2D000, 0x39F4E000, 0x39F54000, 0x39F5D000, 0x39F61000),
     "6.12-ch": (0x33000000, 0x3B4ED000, 0x3B600000, 0x3EE71000, 0x3EE77000, 0x3EE80000, 0x3EF61000),
 }
-"""Where ``kexec -d`` said that it put the segments (kexec-segments in the captures)."""
+"""Physical addresses of the segments that ``kexec -d`` printed (kexec-segments in the captures)."""
 
 
 def loaded(name: str, state: int) -> ModelMachine:

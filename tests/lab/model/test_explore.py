@@ -1,4 +1,4 @@
-"""The search of interleavings: bundled scenarios, and that it finds what is there to be found."""
+"""The search of interleavings: bundled scenarios, traces, limits and lost events."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import random
 import pytest
 
 from crash_hotplug_lab.model.explore import Run, explore
-from crash_hotplug_lab.model.panic import Outcome
-from crash_hotplug_lab.model.scenario import Simulation
+from crash_hotplug_lab.model.panic import DumpOutcome
+from crash_hotplug_lab.model.simulation import Simulation
 from crash_hotplug_lab.scenario.file import read_scenario
 from crash_hotplug_lab.scenario.records import Action, Scenario
 from tests.lab.scenario.toml import BUNDLED, needs_toml
@@ -33,7 +33,7 @@ def test_in_place_is_never_torn_or_refused_in_a_bundled_scenario(scenario: Scena
 @pytest.mark.parametrize("name", ["file-load", "dimm-removed"])
 def test_in_place_leaves_only_these_dumps(name: str) -> None:
     found = explore(read_scenario(name), "in-place")
-    assert set(found.outcomes) == {Outcome.ACCURATE, Outcome.STALE, Outcome.NO_DUMP}
+    assert set(found.outcomes) == {DumpOutcome.ACCURATE, DumpOutcome.STALE, DumpOutcome.NO_DUMP}
 
 
 @needs_toml
@@ -41,7 +41,7 @@ def test_in_place_leaves_only_these_dumps(name: str) -> None:
     ("name", "policy"), [("dimm-removed", "in-place"), ("other-loader-without-lock", "in-place"), ("hot-add", "reload")]
 )
 def test_random_interleavings_meet_no_machine_that_the_search_did_not(name: str, policy: str) -> None:
-    """What the search takes for one state must be one: a walk that forgets nothing reaches no other machine."""
+    """The search may merge only equal states: a random walk, which merges none, must meet no other machine."""
     scenario = read_scenario(name)
     met = explore(scenario, policy).machines
     randomness = random.Random(1)
@@ -59,12 +59,12 @@ def test_search_is_repeatable() -> None:
 
 def test_trace_is_the_shortest_way_to_the_window() -> None:
     found = explore(CPU, "reload")
-    trace = found.traces[Outcome.NO_DUMP]
+    trace = found.traces[DumpOutcome.NO_DUMP]
     assert trace[-1] == "service: kexec_load: lock taken"
     assert len(trace) == 1 + trace.index("service: kexec_load: lock taken")
 
 
-def test_limit_is_kept_and_said() -> None:
+def test_explore_limit_is_kept_and_reported() -> None:
     found = explore(Scenario("", (DIMM, Action("remove-dimm", {"name": "d"}))), "reload", limit=50)
     assert (found.states, found.complete) == (50, False)
 
@@ -72,17 +72,17 @@ def test_limit_is_kept_and_said() -> None:
 def test_two_hotplug_actors_make_v6_lose_an_event_and_stay_stale() -> None:
     both = Scenario("", (Action("add-cpu", {"cpu": 2}, actor="cpus"), DIMM))
     found = explore(both, "v6")
-    assert found.at_rest[Outcome.STALE] > 0
-    assert found.at_rest[Outcome.ACCURATE] > 0
+    assert found.at_rest[DumpOutcome.STALE] > 0
+    assert found.at_rest[DumpOutcome.ACCURATE] > 0
 
 
 def test_merged_waits_for_its_turn_where_v6_loses_the_event() -> None:
     both = Scenario("", (Action("add-cpu", {"cpu": 2}, actor="cpus"), DIMM))
-    assert set(explore(both, "merged").at_rest) == {Outcome.ACCURATE}
+    assert set(explore(both, "merged").at_rest) == {DumpOutcome.ACCURATE}
 
 
 def test_merged_loses_an_event_to_a_load_at_the_same_time() -> None:
     both = Scenario("", (DIMM, Action("load", {}, actor="administrator")))
-    assert explore(both, "merged").at_rest[Outcome.STALE] > 0
+    assert explore(both, "merged").at_rest[DumpOutcome.STALE] > 0
     in_place = explore(both, "in-place", limit=1500)
-    assert in_place.outcomes[Outcome.BROKEN] == in_place.outcomes[Outcome.REFUSED] == 0
+    assert in_place.outcomes[DumpOutcome.BROKEN] == in_place.outcomes[DumpOutcome.REFUSED] == 0

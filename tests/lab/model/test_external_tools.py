@@ -1,4 +1,4 @@
-"""readelf, gdb and makedumpfile open the model's vmcores and find what was planted in them."""
+"""readelf, gdb and makedumpfile open the model's vmcores and find the planted word and registers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug_lab.model.scenario import PLANTED_OFFSET, PLANTED_WORD
-from crash_hotplug_lab.model.simulate import run_scenario
-from crash_hotplug_lab.model.story import STORY
+from crash_hotplug_lab.model.actions import PLANTED_OFFSET, PLANTED_WORD
+from crash_hotplug_lab.model.simulation import STORY, run_scenario
 from crash_hotplug_lab.scenario.records import BUSY_REGISTERS, Action
 
 WORD_PHYS = (4 << 30) + PLANTED_OFFSET
@@ -61,7 +60,7 @@ def test_gdb_reads_the_planted_word_and_register_of_hot_added_parts(dump: tuple[
 
 @needs("makedumpfile")
 @pytest.mark.parametrize("options", [("-d", "31"), ("-c", "-d", "1"), ("-E", "-d", "31")])
-def test_makedumpfile_saves_it(dump: tuple[Path, int], tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_makedumpfile_saves_the_vmcore(dump: tuple[Path, int], tmp_path: Path, options: tuple[str, ...]) -> None:
     shown = output("makedumpfile", *options, str(dump[0]), str(tmp_path / "out"))
     assert "makedumpfile Completed" in shown
 

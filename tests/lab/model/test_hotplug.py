@@ -1,4 +1,4 @@
-"""The order in which the kernel does and tells things, and the notifier chains."""
+"""The order of hot-plug steps, notifiers and uevents, the notifier chains, and udev's rules."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ import pytest
 
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import Step, Steps, run
-from crash_hotplug_lab.model.cpu_hotplug import add_cpu, offline_cpu, online_cpu, remove_cpu
 from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.events import Event, EventKind
-from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
-from crash_hotplug_lab.model.loader import small_capture_kernel
-from crash_hotplug_lab.model.machine import ModelMachine, boot
-from crash_hotplug_lab.model.memory_hotplug import (
+from crash_hotplug_lab.model.hotplug import (
     KMEM_RAM,
     VIRTIO_MEM_RAM,
+    add_cpu,
     add_memory,
     add_virtio_mem,
     offline_block,
+    offline_cpu,
     online_block,
+    online_cpu,
+    remove_cpu,
     remove_memory,
 )
+from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
+from crash_hotplug_lab.model.loader import small_capture_kernel
+from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.notifier import NotifierChain
 from crash_hotplug_lab.model.policies import V6, Merged
 from crash_hotplug_lab.model.profile import default_profile
@@ -55,7 +58,7 @@ def test_chain_calls_higher_priorities_first_and_equal_ones_in_order() -> None:
     assert heard == [(EventKind.LOOK, name) for name in "BACD"]
 
 
-def test_cpu_on_its_way_out_is_still_present_and_online_while_v6s_notifier_runs() -> None:
+def test_leaving_cpu_is_present_and_online_while_the_v6_notifier_runs() -> None:
     machine = booted()
     heard: list[object] = []
     machine.cpuhp_online.register("test", listener(heard, lambda: (machine.cpus[1].present, machine.cpus[1].online)))
@@ -64,7 +67,7 @@ def test_cpu_on_its_way_out_is_still_present_and_online_while_v6s_notifier_runs(
     assert not machine.cpus[1].present
 
 
-def test_merged_hears_of_a_cpu_before_it_starts() -> None:
+def test_merged_handler_is_called_before_a_cpu_starts() -> None:
     machine = booted()
     heard: list[object] = []
     machine.cpuhp_prepare.register("test", listener(heard, lambda: machine.cpus[2].online))
@@ -73,7 +76,7 @@ def test_merged_hears_of_a_cpu_before_it_starts() -> None:
     assert heard == [(EventKind.CPU_ONLINE, False)]
 
 
-def test_block_is_in_iomem_at_mem_offline_and_nothing_is_told_at_the_removal() -> None:
+def test_block_is_in_iomem_at_mem_offline_and_its_removal_is_not_notified() -> None:
     machine = booted()
     run(add_memory(machine, "dimm0", DIMM))
     heard: list[object] = []
@@ -85,7 +88,7 @@ def test_block_is_in_iomem_at_mem_offline_and_nothing_is_told_at_the_removal() -
     assert machine.uevents[-1].kind is EventKind.MEMORY_REMOVE
 
 
-def test_driver_added_and_sparse_memory() -> None:
+def test_hotplug_of_driver_added_and_sparse_memory() -> None:
     machine = booted(auto_online=False)
     run(add_memory(machine, "dax0.0", DIMM, KMEM_RAM))
     run(add_virtio_mem(machine, "virtio0", Range(8 << 30, 9 << 30), (0, 2, 5)))
@@ -113,7 +116,7 @@ def test_driver_added_and_sparse_memory() -> None:
         (lambda m: add_virtio_mem(m, "v", DIMM, (7,)), errno.EINVAL),
     ],
 )
-def test_what_cannot_be_is_refused(action: Callable[[ModelMachine], Steps[None]], number: int) -> None:
+def test_hotplug_refuses_impossible_actions(action: Callable[[ModelMachine], Steps[None]], number: int) -> None:
     with pytest.raises(ModelError) as refused:
         run(action(booted()))
     assert refused.value.number == number
@@ -125,14 +128,14 @@ def test_last_cpu_cannot_go_offline() -> None:
         run(offline_cpu(machine, 0))
 
 
-def test_both_versions_subscribe_with_priority_0() -> None:
+def test_handlers_subscribe_with_priority_0() -> None:
     for release, policy in (("5.18.0", V6()), ("6.12.0", Merged())):
         machine = booted(release)
         install_in_kernel_handler(machine, policy)
         assert [block.priority for block in machine.memory_chain.blocks] == [0]
 
 
-def test_udevs_rules_stand_back() -> None:
+def test_udev_rules_start_no_reload_where_the_kernel_updates() -> None:
     event = Event(EventKind.MEMORY_ONLINE)
     old, new = booted(), booted("6.12.0-model")
     assert RULES["rhel"].reacts_to(old, event)

@@ -1,4 +1,4 @@
-"""kexec_load and kexec_file_load: the kernel's checks, error numbers, and what a refused load costs."""
+"""kexec_load and kexec_file_load: the kernel's checks, error numbers, and the image that a refused load drops."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_bad_segments_are_refused_with_the_kernels_number(offsets: list[tuple[in
     assert not machine.kexec_locked
 
 
-def test_more_contents_than_memory_are_refused() -> None:
+def test_segment_with_more_contents_than_memory_is_refused() -> None:
     machine = machine_with_image()
     with pytest.raises(ModelError, match="more contents than memory"):
         run(kexec_load(machine, machine.profile.reserved.start, [at(machine, 0, PAGE, bytes(PAGE + 1))], 1))
 
 
-def test_entry_outside_the_reservation_is_refused() -> None:
+def test_entry_point_outside_the_reservation_is_refused() -> None:
     with pytest.raises(ModelError, match="entry point"):
         run(kexec_load((m := machine_with_image()), 0x1000, [at(m, 0)], 1))
 
@@ -69,7 +69,7 @@ def test_refused_load_has_already_lost_the_old_image() -> None:
     assert machine.crash_image is None
 
 
-def test_too_many_segments_lose_nothing() -> None:
+def test_load_of_too_many_segments_keeps_the_old_image() -> None:
     machine = machine_with_image()
     with pytest.raises(ModelError):
         run(kexec_load(machine, machine.profile.reserved.start, [at(machine, n) for n in range(17)], 1))
@@ -77,7 +77,7 @@ def test_too_many_segments_lose_nothing() -> None:
 
 
 @pytest.mark.parametrize("call", ["kexec_load", "kexec_file_load"])
-def test_taken_lock_is_busy(call: str) -> None:
+def test_load_with_the_kexec_lock_taken_is_busy(call: str) -> None:
     machine = machine_with_image()
     machine.kexec_locked = True
     steps = kexec_load(machine, 0, (), 1) if call == "kexec_load" else kexec_file_load(machine, None)
@@ -97,7 +97,7 @@ def test_taken_lock_is_busy(call: str) -> None:
         ("6.12.0", 0x10, False),
     ],
 )
-def test_flags_depend_on_the_version(release: str, flags: int, known: bool) -> None:
+def test_kexec_load_flags_depend_on_the_version(release: str, flags: int, known: bool) -> None:
     machine = boot(default_profile(release))
     steps = kexec_load(machine, 0, (), 1 | flags)
     if known:
@@ -108,7 +108,7 @@ def test_flags_depend_on_the_version(release: str, flags: int, known: bool) -> N
         assert refused.value.number == errno.EINVAL
 
 
-def test_hotplug_sets_the_flag_where_the_kernel_knows_it() -> None:
+def test_crash_flags_have_hotplug_where_the_kernel_knows_it() -> None:
     assert not crash_flags(default_profile("6.1.0"), True) & KEXEC_UPDATE_ELFCOREHDR
     assert crash_flags(default_profile("6.12.0"), True) == 0x3E0005
 
@@ -127,7 +127,7 @@ def room(machine: ModelMachine) -> int:
     return segment.memsz
 
 
-def test_room_for_growth() -> None:
+def test_elfcorehdr_room_of_each_loader() -> None:
     assert room(machine_with_image()) == 16 << 10
     assert room(machine_with_image(hotplug_size=CRASH_HOTPLUG_ELFCOREHDR_SZ)) == 131072
     assert room(machine_with_image(loader=LoadCall.KEXEC_FILE_LOAD)) == 4096

@@ -32,7 +32,7 @@ def test_memory_holds_what_was_written_last(writes: list[tuple[int, bytes, bool]
     assert again.key == memory.key
 
 
-def test_copies_are_independent() -> None:
+def test_memory_copies_are_independent() -> None:
     memory = PhysicalMemory(RangeList([(0, SIZE)]))
     copied = memory.copy()
     copied.write(0, b"x")
@@ -40,7 +40,7 @@ def test_copies_are_independent() -> None:
     assert memory.key != copied.key
 
 
-def test_memory_that_is_not_there_cannot_be_read_or_written() -> None:
+def test_absent_memory_cannot_be_read_or_written() -> None:
     memory = PhysicalMemory(RangeList([(0, 4096), (8192, 12288)]))
     for phys, length in ((4096, 1), (4095, 2), (1 << 40, 1)):
         with pytest.raises(AbsentMemoryError):
@@ -49,7 +49,7 @@ def test_memory_that_is_not_there_cannot_be_read_or_written() -> None:
             memory.write(phys, bytes(length))
 
 
-def test_unplugged_memory_forgets() -> None:
+def test_memory_forgets_its_contents_when_unplugged() -> None:
     memory = PhysicalMemory(RangeList([(0, SIZE)]))
     empty = memory.key
     memory.write(4096, b"x")

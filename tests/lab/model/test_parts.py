@@ -1,4 +1,4 @@
-"""Every part of the system is found by its name: the table in docs/simulate.md is true."""
+"""The table in docs/simulate.md: each part of the system, its code and its test exist."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import run
 from crash_hotplug.core.update import Outcome
+from crash_hotplug_lab.model.hotplug import add_memory
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
 from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
-from crash_hotplug_lab.model.memory_hotplug import add_memory
 from crash_hotplug_lab.model.policies import V6, Merged
 from crash_hotplug_lab.model.profile import default_profile
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall
@@ -26,12 +26,12 @@ ROWS = re.findall(
 )
 
 
-def test_table_has_every_part() -> None:
+def test_docs_table_has_every_part() -> None:
     assert len(ROWS) >= 17
 
 
 @pytest.mark.parametrize(("module", "name", "file", "test"), ROWS)
-def test_part_and_its_test_exist(module: str, name: str, file: str, test: str) -> None:
+def test_docs_table_names_code_and_tests_that_exist(module: str, name: str, file: str, test: str) -> None:
     reduce(getattr, name.split("."), importlib.import_module(module))
     assert f"def {test}(" in (ROOT / file).read_text()
 
@@ -43,7 +43,7 @@ def with_handler(release: str, *, merged: bool) -> ModelMachine:
     return machine
 
 
-def test_merged_waits_for_its_own_mutex_and_v6_has_none() -> None:
+def test_merged_handler_waits_for_its_own_mutex_and_v6_has_none() -> None:
     for release, merged in (("6.12.0", True), ("5.18.0", False)):
         machine = with_handler(release, merged=merged)
         machine.crash_hotplug_locked = True
@@ -58,7 +58,7 @@ def test_merged_waits_for_its_own_mutex_and_v6_has_none() -> None:
 
 
 @pytest.mark.parametrize(("release", "merged"), [("6.12.0", True), ("5.18.0", False)])
-def test_both_lose_the_event_when_the_kexec_lock_is_taken(release: str, merged: bool) -> None:
+def test_handlers_lose_the_event_when_the_kexec_lock_is_taken(release: str, merged: bool) -> None:
     machine = with_handler(release, merged=merged)
     machine.kexec_locked = True
     run(add_memory(machine, "dimm0", Range(4 << 30, (4 << 30) + (128 << 20))))

@@ -1,4 +1,4 @@
-"""The in-place update over the model's kernel: what it lists, how often it takes over, and the race it cannot win."""
+"""The update in place over the model's kernel: listed segments, take-over, and the race that it cannot win."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from crash_hotplug.core.purgatory import read_purgatory
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import Step, Steps, run
 from crash_hotplug.core.update import Outcome, Report
-from crash_hotplug_lab.model import panic as panics
+from crash_hotplug_lab.model.actions import STARTS
+from crash_hotplug_lab.model.hotplug import add_memory
 from crash_hotplug_lab.model.kexec_syscalls import kexec_file_load
 from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
-from crash_hotplug_lab.model.memory_hotplug import add_memory
-from crash_hotplug_lab.model.panic import panic
+from crash_hotplug_lab.model.panic import DumpOutcome, panic
 from crash_hotplug_lab.model.profile import default_profile
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall, keep_accurate
 
@@ -59,26 +59,26 @@ def test_update_lists_few_segments_and_changes_purgatory_only_once(loader: LoadC
     assert listed[0] == listed[1] == listed[2] <= 3
     assert purgatories[0] == purgatories[1] == purgatories[2] != before
     run(keep_accurate(machine, kexec))
-    assert panic(machine).outcome is panics.Outcome.ACCURATE
+    assert panic(machine).outcome is DumpOutcome.ACCURATE
 
 
 @pytest.mark.parametrize("loader", list(LoadCall))
-def test_image_loaded_by_another_before_the_call_is_noticed(loader: LoadCall) -> None:
+def test_image_loaded_by_another_before_the_call_is_detected(loader: LoadCall) -> None:
     machine, kexec = grown(loader)
     steps = keep_accurate(machine, kexec)
     report = finish(steps, {"update: planned": lambda: run(kexec_file_load(machine, FILES))})
     assert report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED)
-    assert panic(machine).outcome is panics.Outcome.ACCURATE
+    assert panic(machine).outcome is DumpOutcome.ACCURATE
 
 
-def test_load_between_the_last_look_and_the_kernels_lock_is_noticed_after_the_call() -> None:
-    """The kernel has no "replace it only if it is still that image": what the lock file is for.
+def test_load_between_the_last_check_and_the_kexec_lock_is_detected_after_the_call() -> None:
+    """The kernel cannot replace an image only if it is still the same; the lock file prevents this race.
 
-    A loader that does without it, and puts other segments elsewhere, leaves an image that the digest refuses.  That is
-    noticed by what it wrote over segments that were not listed, and answered by a reload.
+    A loader that ignores the lock file leaves a torn image; purgatory's digest check rejects it.  The update compares
+    page samples of the segments that it did not list, detects the torn image, and reloads.
     """
     machine, kexec = grown(LoadCall.KEXEC_LOAD)
-    between: list[panics.Outcome] = []
+    between: list[DumpOutcome] = []
     report = finish(
         keep_accurate(machine, kexec),
         {
@@ -86,10 +86,10 @@ def test_load_between_the_last_look_and_the_kernels_lock_is_noticed_after_the_ca
             "service: reloads": lambda: between.append(panic(machine.copy()).outcome),
         },
     )
-    assert between == [panics.Outcome.REFUSED]
+    assert between == [DumpOutcome.REFUSED]
     assert report.outcome is Outcome.RELOADED
     assert "another crash image was loaded at the very moment of the update" in report.sentence
-    assert panic(machine).outcome is panics.Outcome.ACCURATE
+    assert panic(machine).outcome is DumpOutcome.ACCURATE
 
 
 @pytest.mark.parametrize("loader", list(LoadCall))
@@ -98,21 +98,22 @@ def test_torn_image_is_not_reported_where_nobody_else_loads(loader: LoadCall) ->
     for _n in range(2):
         report = run(keep_accurate(machine, kexec))
         assert report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED)
-    assert panic(machine).outcome is panics.Outcome.ACCURATE
+    assert panic(machine).outcome is DumpOutcome.ACCURATE
 
 
 def test_lock_file_keeps_a_careful_loader_out() -> None:
     machine, kexec = grown(LoadCall.KEXEC_LOAD)
+    other = STARTS["load"](machine, kexec, {})
     waited = []
+    report = finish(
+        keep_accurate(machine, kexec), {"kexec_load: segment list copied": lambda: waited.append(next(other).waits)}
+    )
+    assert (waited, report.outcome) == ([True], Outcome.UPDATED)
+    run(other)
+    assert panic(machine).outcome is DumpOutcome.ACCURATE
 
-    def try_to_load() -> None:
-        waited.append(machine.flock_taken)
 
-    finish(keep_accurate(machine, kexec), {"kexec_load: segment list copied": try_to_load})
-    assert waited == [True]
-
-
-def test_busy_kexec_lock_is_waited_for() -> None:
+def test_update_waits_for_a_busy_kexec_lock() -> None:
     machine, kexec = grown(LoadCall.KEXEC_LOAD)
     machine.kexec_locked = True
     waits = 0
@@ -121,4 +122,4 @@ def test_busy_kexec_lock_is_waited_for() -> None:
             waits += 1
             machine.kexec_locked = waits < 3
     assert waits == 3
-    assert panic(machine).outcome is panics.Outcome.ACCURATE
+    assert panic(machine).outcome is DumpOutcome.ACCURATE

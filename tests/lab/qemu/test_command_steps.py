@@ -16,7 +16,7 @@ from tests.trees import tree
 
 
 class Guest:
-    """Answers every program alike; its memory changes after the first program where *changes* says so."""
+    """Gives every program the same answer; with *changes*, its memory changes after the first program."""
 
     def __init__(self, out: Path, rc: int = 0, said: str = "", changes: bool = False) -> None:
         self.out, self.rc, self.said, self.changes = out, rc, said, changes

@@ -1,4 +1,4 @@
-"""What the programs that measure in the guest conclude from what they saw."""
+"""The conclusions of the programs that measure in the guest."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ OLD, NEW, OTHER = ("old",), ("new",), ("other",)
         (kill_updates.NOTHING, None, "NOTHING"),
     ],
 )
-def test_what_is_loaded_after_a_kill(now: tuple[str], calls: int | None, said: str) -> None:
+def test_kill_verdict_names_the_loaded_image(now: tuple[str], calls: int | None, said: str) -> None:
     assert kill_updates.verdict(OLD, NEW, now, calls) == said
 
 
-def test_slow_updates_are_laid_beside_what_the_watcher_saw() -> None:
+def test_slow_update_is_explained_by_a_stopped_clock() -> None:
     updates = [(float(n), n + 0.05, 0.004) for n in range(10)] + [(10.0, 13.0, 2.8)]
     lines = measure_updates.explain(updates, [(3.0, 3.02), (10.1, 12.6)])
     assert lines == [
@@ -45,7 +45,7 @@ def test_slow_updates_are_laid_beside_what_the_watcher_saw() -> None:
     ]
 
 
-def test_what_function_graph_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durations_are_read_from_a_function_graph_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trace").write_text(
         "# tracer: function_graph\n"
         " 1) # 9876.543 us |  crash_handle_hotplug_event();\n"
@@ -65,7 +65,7 @@ def test_what_function_graph_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 class FakeLook:
-    """What is loaded is what a file says."""
+    """Takes the text of a file for the loaded image."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

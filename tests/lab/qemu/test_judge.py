@@ -38,7 +38,7 @@ CPU = {"kind": "cpu-missing", "cpu": 2, "ranges": [], "sentence": ""}
         ([CPU, memory(*DIMM), {"kind": "truncated", "ranges": [], "sentence": ""}], False),
     ],
 )
-def test_findings_must_be_exactly_those_expected(findings: list[dict[str, Any]], as_expected: bool) -> None:
+def test_judge_wants_exactly_the_expected_findings(findings: list[dict[str, Any]], as_expected: bool) -> None:
     wanted = judge.wanted_findings(read_scenario("hot-add").expect["nothing"], {"d0": DIMM})
     assert (wanted == judge.found_findings(report(*findings))) is as_expected
 
@@ -57,14 +57,21 @@ def test_audit_without_sentences_has_the_same_findings() -> None:
     assert judge.found_findings(kept) == judge.found_findings(said)
 
 
-@pytest.mark.parametrize(("update", "started", "outcome"), [("nothing", False, "pass"), ("nothing", True, "pass")])
-def test_no_dump_where_there_must_be_none(update: str, started: bool, outcome: str) -> None:
-    result = Result("flipped-byte", "", "6.1", "", "", "c", update)
-    judge.judge(result, read_scenario("flipped-byte"), Observed(capture_started=started, vmcore_error="it failed"))
+@pytest.mark.parametrize(
+    ("seen", "outcome"),
+    [
+        (Observed(), "pass"),
+        (Observed(capture_started=True, vmcore_error="it failed"), "pass"),
+        (Observed(capture_started=True, vmcore=Path("vmcore")), "fail"),
+    ],
+)
+def test_judge_passes_only_a_missing_dump_where_none_is_expected(seen: Observed, outcome: str) -> None:
+    result = Result("flipped-byte", "", "6.1", "", "", "c", "nothing")
+    judge.judge(result, read_scenario("flipped-byte"), seen)
     assert result.outcome == outcome
 
 
-def test_no_dump_where_there_must_be_one() -> None:
+def test_judge_fails_a_missing_dump() -> None:
     result = Result("hot-add", "", "6.1", "", "", "c", "reload")
     judge.judge(result, read_scenario("hot-add"), Observed(dimms={"d0": DIMM}))
     assert (result.outcome, result.reason) == ("fail", "vmcore: no capture kernel started")

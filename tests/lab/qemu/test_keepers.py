@@ -43,7 +43,7 @@ class FakeAgent:
 
 
 class FakeMachine:
-    """Notes what is plugged."""
+    """Records the plugged devices."""
 
     def __init__(self) -> None:
         self.plugged: list[str] = []
@@ -68,7 +68,7 @@ def test_wait_accurate_ignores_a_look_that_began_before() -> None:
 def test_wait_accurate_fails_with_the_log_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keepers, "_LIMIT", 0.3)
     agent = FakeAgent("crash-hotplug watch: one\ncrash-hotplug watch: two\n")
-    with pytest.raises(GuestError, match=r"did not say accurate .* one; two"):
+    with pytest.raises(GuestError, match=r"did not report an accurate image .* one; two"):
         asyncio.run(keepers.wait_accurate(cast(Agent, agent)))
 
 

@@ -17,8 +17,7 @@ from crash_hotplug.cli.output import comparison_json
 from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.panic import Panic, panic
-from crash_hotplug_lab.model.scenario import Simulation
-from crash_hotplug_lab.model.simulate import run_scenario
+from crash_hotplug_lab.model.simulation import Simulation, run_scenario
 from crash_hotplug_lab.qemu import plan
 from crash_hotplug_lab.qemu.judge import found_findings, wanted_findings
 from crash_hotplug_lab.scenario.format import MODEL

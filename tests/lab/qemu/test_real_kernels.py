@@ -43,7 +43,7 @@ def lab_kernels() -> dict[str, Kernel]:
 
 
 @pytest.mark.parametrize(("name", "key", "loader", "update", "outcome"), RUNS)
-def test_run(
+def test_scenario_run_on_a_real_kernel(
     lab_kernels: dict[str, Kernel], tmp_path: Path, name: str, key: str, loader: str, update: str, outcome: str
 ) -> None:
     result = asyncio.run(session.run_once(lab_kernels[key], plan.read(name), loader, update, tmp_path, print))

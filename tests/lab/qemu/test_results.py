@@ -59,7 +59,7 @@ def test_ktap_has_a_test_for_each_run_and_a_subtest_for_each_check() -> None:
     assert "  not ok 1 audit # one  thing missing" in lines
 
 
-def test_page_needs_no_external_file() -> None:
+def test_report_page_needs_no_external_file() -> None:
     page = report.page([result(RunOutcome.FAIL)], {"processors": 2, "accelerator": "tcg", "host": "6.1"})
     assert "A &amp; B" in page
     assert "&lt;6.1&gt;" in page

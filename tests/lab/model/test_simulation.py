@@ -1,4 +1,4 @@
-"""Scenarios in the model: every bundled one that it knows, where DIMMs go, and what it refuses."""
+"""Scenarios in the model: every bundled one, the places of DIMMs, loaders and kernels, and refused scenarios."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import run
-from crash_hotplug_lab.model.panic import Outcome
+from crash_hotplug_lab.model.actions import PLANTED_OFFSET, PLANTED_WORD, STARTS
+from crash_hotplug_lab.model.panic import DumpOutcome
 from crash_hotplug_lab.model.policies import POLICIES
-from crash_hotplug_lab.model.scenario import DEFAULT_POLICIES, PLANTED_OFFSET, PLANTED_WORD, STARTS, Simulation
-from crash_hotplug_lab.model.simulate import run_scenario
+from crash_hotplug_lab.model.simulation import DEFAULT_POLICIES, Simulation, run_scenario
 from crash_hotplug_lab.model.udev import RULES
 from crash_hotplug_lab.scenario import format as scenario_format
 from crash_hotplug_lab.scenario.format import ACTIONS, MODEL, QEMU
@@ -18,7 +18,7 @@ from crash_hotplug_lab.scenario.records import BUSY_REGISTERS, Action, Hardware,
 from tests.lab.scenario.toml import BUNDLED
 
 GIB, MIB = 1 << 30, 1 << 20
-NEVER = {Outcome.BROKEN, Outcome.REFUSED}
+NEVER = {DumpOutcome.BROKEN, DumpOutcome.REFUSED}
 CPU = Action("add-cpu", {"cpu": 2})
 
 
@@ -49,7 +49,7 @@ def test_format_and_model_know_the_same_names() -> None:
         (Scenario("", (CPU,), load=Loading(("own",))), "the model has no loader own; it has c, ch, s"),
     ],
 )
-def test_model_refuses_what_it_does_not_know(scenario: Scenario, sentence: str) -> None:
+def test_model_refuses_unknown_steps_and_loaders(scenario: Scenario, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         run_scenario(scenario, "in-place")
 
@@ -81,7 +81,7 @@ def test_block_is_counted_from_the_beginning_of_its_dimm() -> None:
 
 
 @pytest.mark.parametrize("do", ["plant", "offline-block"])
-def test_action_on_a_dimm_that_is_not_there_names_it(do: str) -> None:
+def test_action_on_a_missing_dimm_names_it(do: str) -> None:
     scenario = Scenario("", (CPU, Action(do, {"dimm": "d9", "block": 0})))
     with pytest.raises(InputError, match=rf"action 2 \({do} d9 0\): there is no memory device d9"):
         run_scenario(scenario, "reload")
@@ -120,7 +120,7 @@ def test_image_is_loaded_by_the_first_loader(loaders: tuple[str, ...], policy: s
         (("6.18",), "merged", "6.18.0-model"),
     ],
 )
-def test_kernel_is_the_first_one_or_one_that_has_the_policy(
+def test_simulation_boots_the_first_kernel_or_one_that_has_the_policy(
     kernels: tuple[str, ...], policy: str, release: str
 ) -> None:
     machine = Simulation(Scenario("", (CPU,), machine=Hardware(kernels)), policy).machine
@@ -131,14 +131,14 @@ def panic_after(step: str) -> Scenario:
     return Scenario("t", (CPU, Action("panic", {"cpu": 0, "after-step": step})))
 
 
-def test_step_that_never_comes_is_an_error() -> None:
+def test_panic_step_that_never_comes_is_an_error() -> None:
     with pytest.raises(InputError, match="no step 'no such step' after action 1"):
         run_scenario(panic_after("no such step"), "in-place")
 
 
 def test_panic_comes_after_the_named_step() -> None:
     result = run_scenario(panic_after("kexec_load: old image freed"), "in-place")
-    assert (result.panic.outcome, result.stopped_at) == (Outcome.NO_DUMP, "kexec_load: old image freed")
+    assert (result.panic.outcome, result.stopped_at) == (DumpOutcome.NO_DUMP, "kexec_load: old image freed")
 
 
 def test_simulation_starts_again_from_a_copy_of_the_loaded_machine() -> None:
