@@ -18,7 +18,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.steps import Steps
 from crash_hotplug_lab.model.events import Event, EventKind
 from crash_hotplug_lab.model.machine import ModelMachine
-from crash_hotplug_lab.model.notifier import NotifierChain
+from crash_hotplug_lab.model.notifier import NotifierBlock, NotifierChain
 from crash_hotplug_lab.model.panic import Outcome, panic
 from crash_hotplug_lab.model.policies import InPlace
 from crash_hotplug_lab.model.scenario import Simulation
@@ -106,6 +106,8 @@ def _value_of(value: object) -> Hashable:
         return type(value).__name__
     if isinstance(value, GeneratorType):
         return memory_of(value)
+    if isinstance(value, NotifierBlock):  # each simulation has callbacks of its own
+        return value.name
     if isinstance(value, dict):
         return tuple((key, _value_of(held)) for key, held in value.items())
     if isinstance(value, (list, set)) or type(value) is tuple:
