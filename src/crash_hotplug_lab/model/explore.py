@@ -104,10 +104,9 @@ def _value_of(value: object) -> Hashable:
     is_report = isinstance(value, Event) and value.kind is not EventKind.CPU_OFFLINE  # whose CPU v6 leaves out
     if isinstance(value, _ONE_EACH) or is_report:
         return type(value).__name__
-    if isinstance(value, GeneratorType):
-        return memory_of(value)
-    if isinstance(value, NotifierBlock):  # each simulation has callbacks of its own
-        return value.name
+    if isinstance(value, (GeneratorType, NotifierBlock)):
+        # Of a notifier's block only the name: each simulation has registered a function of its own.
+        return value.name if isinstance(value, NotifierBlock) else memory_of(value)
     if isinstance(value, dict):
         return tuple((key, _value_of(held)) for key, held in value.items())
     if isinstance(value, (list, set)) or type(value) is tuple:
