@@ -5,22 +5,21 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
 
-.PHONY: run test test-main test-pythons lint coverage lab lab-full lab-debian fuzz bench-core man install deb try-deb rpm clean python
+.PHONY: run test test-pythons lint coverage lab lab-full lab-debian fuzz bench-core man install deb try-deb rpm clean python
 
 # Hot-plugs and panics a machine in memory under three policies, and audits each dump.
 run: python
 	@PYTHONPATH=src $(PYTHON) -m crash_hotplug_lab simulate
 
-test: test-main test-pythons
-
-test-main: $(VENV)/ready
+# Every test and linter, several jobs side by side; tools/run_tests.py has the list.
+test: $(VENV)/ready
 	@sh tools/debian-packages.sh binutils gdb groff-base makedumpfile \
 		bash fish zsh dpkg-dev debhelper dh-python lintian rpm rpmlint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python tools/run_tests.py
 
+# The same tests on the other supported Pythons only.
 test-pythons: $(VENV)/ready
-	$(VENV)/bin/python tools/test_every_python.py tests/core tests/linux tests/cli tests/lab/model tests/lab/scenario \
-		tests/test_captures.py tests/test_fuzz.py --ignore tests/lab/model/test_external_tools.py --ignore tests/lab/model/test_explore.py
+	$(VENV)/bin/python tools/run_tests.py Python
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff format --check

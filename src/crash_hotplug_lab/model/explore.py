@@ -18,9 +18,8 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.steps import Steps
 from crash_hotplug_lab.model.events import Event, EventKind
 from crash_hotplug_lab.model.machine import ModelMachine
-from crash_hotplug_lab.model.notifier import NotifierChain
-from crash_hotplug_lab.model.panic import DumpOutcome as Outcome
-from crash_hotplug_lab.model.panic import panic
+from crash_hotplug_lab.model.notifier import NotifierBlock, NotifierChain
+from crash_hotplug_lab.model.panic import DumpOutcome, panic
 from crash_hotplug_lab.model.policies import InPlace
 from crash_hotplug_lab.model.simulation import Simulation
 from crash_hotplug_lab.model.user_space import IDLE, Kexec, ModelObservation, UserMachine
@@ -105,8 +104,9 @@ def _value_of(value: object) -> Hashable:
     is_report = isinstance(value, Event) and value.kind is not EventKind.CPU_OFFLINE  # whose CPU v6 leaves out
     if isinstance(value, _ONE_EACH) or is_report:
         return type(value).__name__
-    if isinstance(value, GeneratorType):
-        return memory_of(value)
+    if isinstance(value, (GeneratorType, NotifierBlock)):
+        # Of a notifier's block only the name: each simulation has registered a function of its own.
+        return value.name if isinstance(value, NotifierBlock) else memory_of(value)
     if isinstance(value, dict):
         return tuple((key, _value_of(held)) for key, held in value.items())
     if isinstance(value, (list, set)) or type(value) is tuple:
@@ -185,13 +185,13 @@ class Exploration:
     states: int = 0
     complete: bool = True
     """Whether every state was searched; else those that need the fewest steps were."""
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    outcomes: Counter[DumpOutcome] = field(default_factory=Counter)
     """States by what a panic there leaves behind."""
-    traces: dict[Outcome, list[str]] = field(default_factory=dict)
+    traces: dict[DumpOutcome, list[str]] = field(default_factory=dict)
     """For each outcome that is not good, one shortest way to it."""
-    reasons: dict[Outcome, str] = field(default_factory=dict)
+    reasons: dict[DumpOutcome, str] = field(default_factory=dict)
     """What the panic at the end of that trace came to."""
-    at_rest: Counter[Outcome] = field(default_factory=Counter)
+    at_rest: Counter[DumpOutcome] = field(default_factory=Counter)
     """The same for the states in which all events are handled; a service that looks again may still repair them."""
     machines: set[int] = field(default_factory=set)
     """The machine's states that were met, each by its key."""
@@ -203,7 +203,7 @@ class Exploration:
         """
         careful = all(action.arguments.get("flock", True) for action in scenario.actions)
         met = self.outcomes if careful else self.at_rest
-        return met[Outcome.BROKEN] + met[Outcome.REFUSED]
+        return met[DumpOutcome.BROKEN] + met[DumpOutcome.REFUSED]
 
 
 class _State:
@@ -234,7 +234,7 @@ def explore(scenario: Scenario, policy: str, limit: int | None = None) -> Explor
     :param limit: how many at most; None: all
     """
     result = Exploration(policy)
-    judged: dict[int, tuple[Outcome, str]] = {}
+    judged: dict[int, tuple[DumpOutcome, str]] = {}
     simulation = Simulation(scenario, policy)
     loaded = simulation.machine.copy()
     first = _State(_Node(None, "", ""))
@@ -263,7 +263,7 @@ def explore(scenario: Scenario, policy: str, limit: int | None = None) -> Explor
     return result
 
 
-def _judge(run: Run, node: _Node, judged: dict[int, tuple[Outcome, str]], result: Exploration) -> Outcome:
+def _judge(run: Run, node: _Node, judged: dict[int, tuple[DumpOutcome, str]], result: Exploration) -> DumpOutcome:
     """Let a copy of the machine panic, once for each of its states."""
     key = run.simulation.machine.key()
     result.machines.add(key)
@@ -273,7 +273,7 @@ def _judge(run: Run, node: _Node, judged: dict[int, tuple[Outcome, str]], result
     outcome, sentence = judged[key]
     result.states += 1
     result.outcomes[outcome] += 1
-    if outcome is not Outcome.ACCURATE and outcome not in result.traces:
+    if outcome is not DumpOutcome.ACCURATE and outcome not in result.traces:
         result.traces[outcome] = [f"{step.actor}: {step.label}" for step in node.path()]
         result.reasons[outcome] = sentence
     return outcome

@@ -76,6 +76,12 @@ def test_two_hotplug_actors_make_v6_lose_an_event_and_stay_stale() -> None:
     assert found.at_rest[DumpOutcome.ACCURATE] > 0
 
 
+def test_callbacks_of_two_simulations_are_one_state() -> None:
+    """Else a search through a notifier chain does not end, and its memory grows by a gigabyte a minute."""
+    both = Scenario("", (Action("add-cpu", {"cpu": 2}, actor="cpus"), DIMM))
+    assert explore(both, "merged", limit=2000).complete
+
+
 def test_merged_waits_for_its_turn_where_v6_loses_the_event() -> None:
     both = Scenario("", (Action("add-cpu", {"cpu": 2}, actor="cpus"), DIMM))
     assert set(explore(both, "merged").at_rest) == {DumpOutcome.ACCURATE}

@@ -11,6 +11,7 @@ from crash_hotplug_lab.qemu.debian import Archive, unpack
 from crash_hotplug_lab.qemu.errors import LabError
 from tests.cli.running import run
 from tests.family_trees import SERVICE, UNAWARE, install_service, photograph
+from tests.lab.qemu.fetching import one_at_a_time
 from tests.trees import tree
 
 pytestmark = pytest.mark.lab
@@ -22,11 +23,13 @@ def debian_tree(directory: Path, suite: str) -> Path:
     """Unpack a release's packages over a captured kernel, as their installation scripts would leave them."""
     shutil.copytree(tree(UNAWARE, 0), directory)
     try:
-        archive = Archive(suite)
-        if not archive.updated:
-            archive.update()
-        for package in ("kdump-tools", "udev"):
-            unpack(archive.download(package, closure=False), directory)
+        with one_at_a_time():
+            archive = Archive(suite)
+            if not archive.updated:
+                archive.update()
+            packages = [archive.download(name, closure=False) for name in ("kdump-tools", "udev")]
+        for package in packages:
+            unpack(package, directory)
     except LabError as error:
         pytest.skip(str(error))
     (directory / "etc/default").mkdir(parents=True, exist_ok=True)

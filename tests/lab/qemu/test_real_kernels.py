@@ -14,6 +14,7 @@ import pytest
 from crash_hotplug_lab.qemu import plan, session
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.kernels import Kernel
+from tests.lab.qemu.fetching import one_at_a_time
 
 pytestmark = pytest.mark.lab
 
@@ -37,7 +38,8 @@ RUNS = [
 @pytest.fixture(scope="session")
 def lab_kernels() -> dict[str, Kernel]:
     try:
-        return {kernel.key: kernel for kernel in session.prepare(["6.1", "6.12"], print)}
+        with one_at_a_time():
+            return {kernel.key: kernel for kernel in session.prepare(["6.1", "6.12"], print)}
     except LabError as error:
         pytest.skip(f"the lab cannot be set up here: {error}")
 
