@@ -27,7 +27,7 @@ class Tool:
         self.code = 0
         self.unloads = False
         self.before = {at: fake.read(at, 0x1000) for at in (KERNEL, INITRD, ZERO_PAGE, PURGATORY, HEADER)}
-        self.parts = ReloadParts(lambda: ["kdumpctl", "reload"], lambda: None, self.run, user=lambda: user)
+        self.parts = ReloadParts(lambda _loaded: ["kdumpctl", "reload"], lambda: None, self.run, user=lambda: user)
 
     def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         self.ran += 1
@@ -209,7 +209,7 @@ def test_recorded_load_is_repeated_without_a_tool(fake: FakeKexec) -> None:
         return "kexec_file_load"
 
     def reload(record: LoadRecord | None) -> Report:
-        parts = ReloadParts(lambda: None, lambda: record, load=load_again, user=lambda: 0)
+        parts = ReloadParts(lambda _loaded: None, lambda: record, load=load_again, user=lambda: 0)
         return run_patiently(update_by_reload(fake.machine(), "no kcore", parts=parts))
 
     nothing = reload(None)

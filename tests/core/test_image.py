@@ -20,11 +20,17 @@ CONTROL_PAGE = 0x2E00_7FFF
 SEGMENTS = (Segment(0x2E00_0000, 0x1000, 0x30), Segment(0x39F5_4000, 0x9000, 0x70E0))
 
 
-def kimage_bytes(count_word: int = 7, entry: int = 0x39F5_4760, segments: tuple[Segment, ...] = SEGMENTS) -> bytes:
+def kimage_bytes(
+    count_word: int = 7,
+    entry: int = 0x39F5_4760,
+    segments: tuple[Segment, ...] = SEGMENTS,
+    control_page: int | None = None,
+) -> bytes:
     """Return a struct kimage with nr_segments at one of the words where kernels have it."""
     words = [0xFFFF_8880_0000_0000] * (KIMAGE_BYTES_NEEDED // 8)
     words[3] = entry
-    words[count_word + 71] = CONTROL_PAGE  # behind the count, sixteen segments, and three list heads
+    # Behind the count, sixteen segments, and three list heads.
+    words[count_word + 71] = CONTROL_PAGE if control_page is None else control_page
     words[count_word] = len(segments)
     for number, s in enumerate(segments):
         words[count_word + 1 + 4 * number : count_word + 5 + 4 * number] = [0x7F00_0000_0000, s.bufsz, s.phys, s.memsz]

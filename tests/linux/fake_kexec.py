@@ -9,6 +9,7 @@ import shutil
 import struct
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Callable
 
@@ -17,6 +18,7 @@ from crash_hotplug.core.boot_params import E820_COUNT
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, CrashImage, Segment
 from crash_hotplug.core.plan import NewSegment
+from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.steps import Say, say_nothing
 from crash_hotplug.core.update import Report, Wants, update
 from crash_hotplug.linux.crash_image import find_crash_image
@@ -31,7 +33,9 @@ POINTER_VIRT = TEXT_VIRT + 0x2000
 POINTER_OFFSET = 0x1000 + 0x2000
 """Of the pointer in the file: fake_kcore.py puts the kernel's text at 0x1000."""
 KIMAGE_PHYS = 0x200_0000
-RESERVED_START = 0x2E00_0000
+RESERVED_START, RESERVED_END = 0x2E00_0000, 0x3A00_0000
+CONTROL_PAGES = 8
+"""As 6.1 and 6.12 take with 1 GiB of RAM."""
 ENTRY = 0x39F5_4730
 PURGATORY, KERNEL, INITRD, BACKUP = 0x39F5_4000, 0x3680_0000, 0x3670_0000, 0x39F6_1000
 ZERO_PAGE, HEADER = 0x39F4_E000, 0x39F5_D000
@@ -87,7 +91,7 @@ class FakeKexec:
         }
         write_kcore(self._kcore, physical, {POINTER_VIRT: (DIRECT_MAP + KIMAGE_PHYS).to_bytes(8, "little")})
         self.write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS))
-        self.write(PURGATORY, self._purgatory(header_in_digest))
+        self.write(PURGATORY, self.purgatory(header_in_digest))
         self.loads: list[tuple[NewSegment, ...]] = []
         self.flags: list[int] = []
         self.sysroot = Sysroot(str(self.root))
@@ -129,14 +133,23 @@ class FakeKexec:
         self.write_file("proc/iomem", text.rstrip("\n") + "\n" + "\n".join(lines) + "\n")
 
     def kexec_load(self, entry_phys: int, segments: Sequence[NewSegment], flags: int) -> None:
-        """Act as kexec_load: copy each segment, take control pages, make a struct kimage of the listed segments."""
+        """Act as kexec_load: drop the image, copy each segment, take control pages, make a struct kimage of the list.
+
+        Control pages are the lowest pages of the reserved region that no listed segment covers, whatever was there.
+        """
         self.before_load()
+        self.unload()
         self.write_file("sys/kernel/kexec_crash_loaded", "1\n")
         for s in segments:
             self.write(s.phys, s.data.ljust(s.memsz, b"\0"))
         listed = tuple(Segment(s.phys, s.memsz, len(s.data)) for s in segments)
         self.point_to(DIRECT_MAP + KIMAGE_PHYS)
-        data = kimage_bytes(entry=entry_phys, segments=listed)
+        taken = RangeList(s.range for s in listed)
+        free = (page for page in range(RESERVED_START, RESERVED_END, PAGE) if not taken.contains(page))
+        control_pages = list(islice(free, CONTROL_PAGES))
+        for page in control_pages:
+            self.write(page, b"\xcc" * PAGE)
+        data = kimage_bytes(entry=entry_phys, segments=listed, control_page=control_pages[-1] + PAGE)
         assert len(data) == KIMAGE_BYTES_NEEDED
         self.write(KIMAGE_PHYS, data)
         self.loads.append(tuple(segments))
@@ -203,7 +216,8 @@ class FakeKexec:
         digest = hashlib.sha256(b"".join(self.read(start, length) for start, length in table))
         return digest.digest() == purgatory[DIGEST_AT : DIGEST_AT + 32]
 
-    def _purgatory(self, header_in_digest: bool) -> bytes:
+    def purgatory(self, header_in_digest: bool) -> bytes:
+        """Return purgatory with the digest of the image as it is in memory now."""
         named = [s for s in SEGMENTS if s.phys != PURGATORY and (header_in_digest or s.phys != HEADER)]
         table = b"".join(struct.pack("<QQ", s.phys, s.memsz) for s in named).ljust(256, b"\0")
         digest = hashlib.sha256(b"".join(self.read(s.phys, s.memsz) for s in named)).digest()

@@ -73,6 +73,11 @@ def e820_table(boot_params: bytes) -> list[tuple[Range, int]]:
     ]
 
 
+def has_argument(cmdline: str | None, name: str) -> bool:
+    """Whether a command line has the argument ``name=``."""
+    return any(word.startswith(f"{name}=") for word in (cmdline or "").split())
+
+
 def change_elfcorehdr_argument(
     parameters: bytearray, cmdline_at: int, boot_params_at: int, cmdline: str, place: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from crash_hotplug.core.boot_params import E820_RAM, e820_table, has_argument
 from crash_hotplug.core.elf import ProgramHeader
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, build_elfcorehdr, parse_elfcorehdr, ram_header
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
@@ -54,9 +55,23 @@ def header_to_write(machine: Machine, image: CrashImage, possible_cpus: bool = T
     :param possible_cpus: describe every possible CPU, where all their notes are known; else the present ones
     :raise CannotTellError: something that has to be described could not be read
     """
+    machine = with_capture_ram(machine, image)
     loaded = parse_elfcorehdr(image.elfcorehdr)
     loader, backup = loader_of(loaded, image), image.backup_region_phys
     return expected_elfcorehdr(machine, loader, loaded, backup, possible_cpus=possible_cpus)
+
+
+def with_capture_ram(machine: Machine, image: CrashImage) -> Machine:
+    """Return *machine* with the RAM outside of the reserved region that the E820 table of *image* gives its kernel.
+
+    That is the memory of ``crashkernel=SIZE,cma`` (Linux 6.17 and newer); /sys shows it since 6.19 only.  The capture
+    kernel overwrites it, so no dump can have it.  With ``memmap=`` the table is not what the capture kernel uses.
+    """
+    if image.boot_params is None or has_argument(image.cmdline, "memmap"):
+        return machine
+    own = RangeList(entry for entry, kind in e820_table(image.boot_params) if kind == E820_RAM)
+    own = own.exclude(machine.crashkernel).exclude(RangeList([machine.architecture.excluded_low_memory]))
+    return machine._replace(capture_ram=machine.capture_ram.union(own))
 
 
 def loader_of(header: ElfCoreHeader, image: CrashImage) -> Loader:

@@ -59,7 +59,7 @@ class Machine(NamedTuple):
     ram: RangeList
     """Physical ranges that /proc/iomem calls System RAM, driver-added kinds included."""
     crashkernel: RangeList
-    """Physical ranges reserved for the capture kernel, to be left out of a dump."""
+    """Physical ranges of ``Crash kernel`` in /proc/iomem: the image's segments and the control pages lie in them."""
     kernel_text: KernelText | None
     page_offset: int | None
     """Virtual minus physical address of RAM (``page_offset_base``; x86 randomises it)."""
@@ -71,6 +71,8 @@ class Machine(NamedTuple):
     """The technology that encrypts its memory (Intel TDX, AMD SME or SEV); None where no encryption is known."""
     acpi_memory_devices: int = 0
     """Memory devices (DIMMs) that ACPI shows as plugged in; a capture kernel finds them as well."""
+    capture_ram: RangeList = RangeList()
+    """Physical ranges that the capture kernel uses as RAM besides (``crashkernel=SIZE,cma``): no segment lies there."""
 
     @property
     def present_cpus(self) -> tuple[Cpu, ...]:
@@ -85,7 +87,12 @@ class Machine(NamedTuple):
     @property
     def dumpable_ram(self) -> RangeList:
         """RAM without the capture kernel's own: the content of a complete dump, low memory included."""
-        return self.ram.exclude(self.crashkernel)
+        return self.ram.exclude(self.not_dumpable)
+
+    @property
+    def not_dumpable(self) -> RangeList:
+        """The capture kernel's own memory, which a dump leaves out."""
+        return self.crashkernel.union(self.capture_ram)
 
     @property
     def keeps_out_of_low_memory(self) -> bool | None:

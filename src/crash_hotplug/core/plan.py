@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from crash_hotplug.core.architecture import PAGE, whole_pages
-from crash_hotplug.core.boot_params import E820_RAM, change_elfcorehdr_argument, e820_table, reserve
+from crash_hotplug.core.boot_params import E820_RAM, change_elfcorehdr_argument, e820_table, has_argument, reserve
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment, elfcorehdr_room
@@ -105,6 +105,8 @@ def prepare_move(image: CrashImage, machine: Machine, room: int, read_phys: Read
     kimage, _elfcorehdr_phys = _known_places(image)
     if image.boot_params_phys is None or image.cmdline_phys is None or image.cmdline is None:
         raise CannotTellError("the zero page and command line of the capture kernel were not found")
+    if has_argument(image.cmdline, "memmap"):  # kexec --pass-memmap-cmdline: the E820 table alone would not reserve it
+        raise CannotTellError("the capture kernel's command line has memmap=, which says what it uses as RAM")
     zero_page = kimage.segment_at(image.boot_params_phys)
     if zero_page is None or kimage.segment_at(kimage.entry_phys) is None:
         raise CannotTellError("the capture kernel's zero page or purgatory was not found")
@@ -179,6 +181,9 @@ def why_no_plan(image: CrashImage, machine: Machine) -> str | None:
     """Return why an update in place cannot be planned, without hashing anything; None where it can."""
     try:
         kimage, elfcorehdr_phys = _known_places(image)
+        control = kimage.control_page_phys
+        if control is None or _reservation_of(machine, elfcorehdr_phys).end < control or not control:
+            raise CannotTellError("the control pages of the loaded image were not found in struct kimage")
         changed = (purgatory_phys(kimage), elfcorehdr_phys)
         segments_to_list(kimage, changed, _reservation_of(machine, elfcorehdr_phys), control_pages_bound(machine.ram))
     except CannotTellError as error:
@@ -196,7 +201,7 @@ def check_result(plan: UpdatePlan, now: Kimage, header_there: bytes, header_mean
         raise CrashHotplugError("the header that was written is not the one that is there: reload the crash image")
     control = now.control_page_phys
     # control_page is the last byte in use on some kernels, the first free one on others.
-    if control is None or any(kept.start < control for kept in plan.kept):
+    if not control or control > plan.control_pages.end or any(kept.start < control for kept in plan.kept):
         raise TornImageError("control pages may have overwritten a segment: reload the crash image")
 
 

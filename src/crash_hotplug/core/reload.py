@@ -36,11 +36,10 @@ class KeptImage(NamedTuple):
         raise CannotTellError(f"no segment of the image has {length} bytes at {phys:#x}")
 
 
-def keep_image(machine: CrashMachine, must_be_whole: bool) -> KeptImage | None:
-    """Read the loaded image out of the reserved region; None where none is loaded or it cannot be read whole.
+def keep_image(machine: CrashMachine) -> KeptImage | None:
+    """Read the loaded image out of the reserved region; None where none is loaded or its digest cannot be shown to fit.
 
-    :param must_be_whole: None also where its digest does not fit: with no image a panic reboots the machine, with such
-        an image it hangs in purgatory
+    With no image a panic reboots the machine; with a damaged image it hangs in purgatory.
     """
     try:
         if machine.image_loaded() is False:
@@ -55,8 +54,7 @@ def keep_image(machine: CrashMachine, must_be_whole: bool) -> KeptImage | None:
             )
             observation.confirm()
             kept = KeptImage(image.kimage.entry_phys, segments, image.updated_by_kernel)
-            if must_be_whole:
-                verify_digest(image, observation.machine().crashkernel, kept.read_phys)
+            verify_digest(image, observation.machine().crashkernel, kept.read_phys)
             return kept
     except CrashHotplugError:
         return None
@@ -78,6 +76,7 @@ def put_back(machine: CrashMachine, kept: KeptImage | None) -> Steps[str]:
     return "the previous image was put back"
 
 
+_INTERRUPTED = "the load was interrupted"
 LoadImage = Callable[[], Steps[str]]
 """Loads an image by other means than an update, and returns the name of what loaded it, for people."""
 
@@ -107,15 +106,16 @@ def load(
     """
     yield from _take_lock_or_fail(machine)
     try:
-        kept = keep_image(machine, must_be_whole=False)
+        say("the loaded image is read and hashed, to be put back if the load fails")
+        kept = keep_image(machine)
         yield Step("load: previous image kept")
         try:
             how = yield from load_image()
         except InputError:
             raise  # found in the files before anything was changed
-        except CrashHotplugError as error:
+        except (CrashHotplugError, KeyboardInterrupt) as error:
             state = yield from put_back(machine, kept)
-            raise CrashHotplugError(f"{error}; {state}") from error
+            raise CrashHotplugError(f"{str(error) or _INTERRUPTED}; {state}") from error
     finally:
         machine.unlock()
     reason = yield from make_ready(machine, wants, say)
@@ -154,7 +154,7 @@ def reload(machine: CrashMachine, reload_image: LoadImage, reason: str, say: Say
     """
     was_loaded = machine.image_loaded() is not False
     say("the loaded image is read and hashed, to be put back if the reload fails")
-    kept = keep_image(machine, must_be_whole=True)
+    kept = keep_image(machine)
     yield Step("reload: previous image kept")
     say("the crash image is reloaded")
     try:
@@ -164,8 +164,8 @@ def reload(machine: CrashMachine, reload_image: LoadImage, reason: str, say: Say
         if not was_loaded:
             return Report(Outcome.NOT_LOADED, f"no crash image is loaded ({how} loads none then)")
         raise CrashHotplugError(f"{how} left no crash image")
-    except CrashHotplugError as error:
-        failed = str(error)
+    except (CrashHotplugError, KeyboardInterrupt) as error:
+        failed = str(error) or _INTERRUPTED
     try:
         yield from _take_lock_or_fail(machine)
     except CrashHotplugError as error:

@@ -20,6 +20,7 @@ from contextlib import closing
 from enum import Enum
 
 from crash_hotplug.core.architecture import PAGE, whole_pages
+from crash_hotplug.core.boot_params import has_argument
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, entries_that_fit
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, NoRoomError
 from crash_hotplug.core.expected import header_to_write
@@ -44,6 +45,8 @@ from crash_hotplug.core.records import NamedTuple, Protocol
 from crash_hotplug.core.sizes import count
 from crash_hotplug.core.steps import OutOfPatienceError, Say, Step, Steps, say_nothing
 
+_LOAD_ATTEMPTS = 3
+"""How often a kexec_load that failed after the kernel had dropped the loaded image is made."""
 _ATTEMPTS = 8
 """How often an image that changed under the update is looked at again."""
 
@@ -224,6 +227,8 @@ def why_not_updatable(image: CrashImage, machine: Machine) -> str | None:
     """Return why *image* cannot be updated in place, without hashing anything; None where it can."""
     if machine.memory_encryption is not None:
         return f"memory is encrypted ({machine.memory_encryption}); an update in place was never tried there"
+    if has_argument(image.cmdline, "dmcryptkeys"):  # Linux 6.16 and newer
+        return "the image hands LUKS keys to the capture kernel (dmcryptkeys=), which kexec_load would leave readable"
     return why_no_plan(image, machine)
 
 
@@ -369,9 +374,11 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
     # Before the identity is compared: the samples are then those of the image that was looked at.
     samples = sample_pages(plan.kept, observation.read_phys)
     yield Step("update: kept segments sampled")
+    dropped = 0
     while True:
-        observation.confirm()
-        _compare_identity(observation, task.identity)
+        if not dropped or machine.image_loaded():
+            observation.confirm()
+            _compare_identity(observation, task.identity)
         yield Step("update: identity compared")
         try:
             yield from machine.kexec_load(plan.entry_phys, plan.segments, task.updated_by_kernel)
@@ -379,9 +386,14 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
         except KexecBusyError as error:
             busy = error
         except CrashHotplugError as error:
-            if machine.image_loaded() is False:
+            if machine.image_loaded() is not False:
+                raise
+            # The kernel dropped the image before it failed.  The rest of the image is still in the reserved region, so
+            # the same call makes it whole.
+            dropped += 1
+            if dropped == _LOAD_ATTEMPTS:
                 raise CrashHotplugError(f"{error}; no crash image is loaded now: load one") from error
-            raise
+            continue
         try:
             yield Step("update: waits for the kexec lock", waits=True)
         except OutOfPatienceError:

@@ -12,7 +12,7 @@ from enum import Enum
 from crash_hotplug.core.elf import PROGRAM_HEADER_SIZE, PT_LOAD, ProgramHeader
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, entries_that_fit, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
-from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr, loader_of
+from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr, loader_of, with_capture_ram
 from crash_hotplug.core.image import CrashImage, elfcorehdr_room
 from crash_hotplug.core.machine import KernelText, Machine
 from crash_hotplug.core.ranges import Range, RangeList, compare_ranges
@@ -104,6 +104,7 @@ def assess(machine: Machine, image: CrashImage) -> Assessment:
 
     :raise ElfFormatError: the image's bytes are not an elfcorehdr
     """
+    machine = with_capture_ram(machine, image)
     header = parse_elfcorehdr(image.elfcorehdr)
     loader = loader_of(header, image)
     backup = header.backup_region
@@ -219,7 +220,7 @@ def compare_memory(machine: Machine, described: RangeList, result: Comparison, w
     difference = compare_ranges(machine.dumpable_ram.exclude(low), described.exclude(low))
     for missing in difference.only_first:
         result.findings.append(Finding(Kind.MEMORY_MISSING, f"{_placed(missing)} {wording.missing}", (missing,)))
-    reserved = difference.only_second.intersect(machine.crashkernel)
+    reserved = difference.only_second.intersect(machine.not_dumpable)
     for gone in difference.only_second.exclude(reserved):
         result.findings.append(Finding(Kind.MEMORY_GONE, f"{_placed(gone)} {wording.gone}", (gone,)))
     for own in reserved:

@@ -49,12 +49,13 @@ def read_described_machine(sysroot: Sysroot, kcore: Kcore | None, iomem: Iomem) 
         kernel_release=_read_release(sysroot),
         cpus=with_possible_notes(sysroot, kcore, read_cpus(sysroot)),
         ram=iomem.ram,
-        crashkernel=iomem.crashkernel.union(read_cma_ranges(sysroot) or RangeList()),
+        crashkernel=iomem.crashkernel,
         kernel_text=_read_kernel_text(sysroot, kcore, iomem),
         page_offset=kcore.page_offset() if kcore is not None else None,
         vmcoreinfo=read_vmcoreinfo_place(sysroot),
         memory_blocks=None,
         reserves_crashkernel=_has_crashkernel(sysroot),
+        capture_ram=read_cma_ranges(sysroot) or RangeList(),
     )
 
 

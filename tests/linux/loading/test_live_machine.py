@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.core.boot_params import e820_table
+from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E820_TABLE, e820_table
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.expected import header_to_write
 from crash_hotplug.core.image import elfcorehdr_room
 from crash_hotplug.core.plan import room_for
+from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.reload import keep_image, make_ready
 from crash_hotplug.core.update import Outcome, Wants, update
-from crash_hotplug.core.verdict import Verdict, assess
+from crash_hotplug.core.verdict import Kind, Verdict, assess
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import LiveObservation, run_patiently
 from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, KexecError
@@ -28,6 +30,7 @@ from tests.linux.fake_kexec import (
     KERNEL,
     KIMAGE_PHYS,
     PURGATORY,
+    RESERVED_END,
     RESERVED_START,
     SEGMENTS,
     ZERO_PAGE,
@@ -231,6 +234,91 @@ def test_kernel_that_drops_the_image_and_refuses_is_reported(fake: FakeKexec) ->
         Outcome.FAILED,
         True,
     )
+
+
+def test_image_that_the_kernel_dropped_is_loaded_again_at_once(fake: FakeKexec) -> None:
+    def drop_and_refuse_once() -> None:
+        fake.unload()
+        fake.before_load = lambda: None
+        raise KexecError(12)
+
+    fake.before_load = drop_and_refuse_once
+    assert fake.update().outcome is Outcome.UPDATED
+    assert verdict(fake) is Verdict.ACCURATE
+    assert fake.digest_fits()
+
+
+def test_image_that_another_process_loaded_after_a_failed_call_is_left_alone(fake: FakeKexec) -> None:
+    def drop_refuse_and_let_another_load() -> None:
+        fake.write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS[1:]))
+        fake.before_load = lambda: None
+        raise KexecError(12)
+
+    loaded = iter([True, False])
+    machine = fake.machine()
+    fake.before_load = drop_refuse_and_let_another_load
+    machine.image_loaded = lambda: next(loaded, True)  # type: ignore[method-assign]
+    names = [step.name for step in update(machine)]
+    assert "update: image changed, looks again" in names
+
+
+CMA = "sys/kernel/kexec/crash_cma_ranges"
+
+
+def test_cma_range_below_the_reserved_region_holds_no_control_pages(fake: FakeKexec) -> None:
+    fake.write_file(CMA, "28000000-2dffffff\n")
+    assert fake.update().outcome is Outcome.UPDATED
+    assert RESERVED_START in [s.phys for s in fake.loads[0]]
+    assert fake.digest_fits()
+    described = parse_elfcorehdr(fake.image().elfcorehdr).ram
+    assert not described.intersect(RangeList([(0x2800_0000, 0x2E00_0000)]))
+    assert described.contains(0x27FF_F000)
+
+
+def test_cma_range_that_only_the_e820_table_shows_is_not_described(fake: FakeKexec) -> None:
+    """Linux 6.17 and 6.18 have no crash_cma_ranges."""
+    page = bytearray(fake.read(ZERO_PAGE, PAGE))
+    count = page[E820_COUNT]
+    entry = E820_ENTRY.pack(0x2800_0000, 0x600_0000, E820_RAM)
+    page[E820_TABLE + count * E820_ENTRY.size : E820_TABLE + (count + 1) * E820_ENTRY.size] = entry
+    page[E820_COUNT] = count + 1
+    fake.write(ZERO_PAGE, bytes(page))
+    fake.write(PURGATORY, fake.purgatory(True))
+    findings = assess(read_machine(fake.sysroot), fake.image()).comparison.findings
+    assert Kind.CRASHKERNEL_DESCRIBED in [finding.kind for finding in findings]
+    assert fake.update().outcome is Outcome.UPDATED
+    described = parse_elfcorehdr(fake.image().elfcorehdr).ram
+    assert not described.intersect(RangeList([(0x2800_0000, 0x2E00_0000)]))
+
+
+def with_cmdline(fake: FakeKexec, more: bytes) -> None:
+    at = ZERO_PAGE + 0x5000
+    text = fake.read(at, 0x400).split(b"\0")[0]
+    fake.write(at, text + b" " + more + b"\0")
+    fake.write(PURGATORY, fake.purgatory(True))
+
+
+def test_image_with_luks_keys_is_refused(fake: FakeKexec) -> None:
+    with_cmdline(fake, b"dmcryptkeys=0x39f00000")
+    report = fake.update()
+    assert (report.outcome, "LUKS keys" in report.sentence) == (Outcome.REFUSED, True)
+    assert fake.loads == []
+
+
+def test_header_does_not_move_where_memmap_says_what_is_ram(fake: FakeKexec) -> None:
+    with_cmdline(fake, b"memmap=exactmap memmap=190M@736M")
+    fake.add_ranges(400)
+    report = fake.update()
+    assert (report.outcome, "has memmap=" in report.sentence) == (Outcome.NO_ROOM, True)
+    assert fake.loads == []
+
+
+@pytest.mark.parametrize("control_page", [0, RESERVED_END + PAGE])
+def test_control_pages_that_cannot_be_checked_refuse_the_update(fake: FakeKexec, control_page: int) -> None:
+    fake.write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS, control_page=control_page))
+    report = fake.update()
+    assert (report.outcome, "control pages of the loaded image" in report.sentence) == (Outcome.REFUSED, True)
+    assert fake.loads == []
 
 
 def test_image_that_changes_again_and_again_fails_the_update(fake: FakeKexec) -> None:
@@ -455,5 +543,5 @@ def test_kept_image_is_not_shifted_by_memory_that_comes_online(fake: FakeKexec) 
         return observation
 
     machine.observe = observe  # type: ignore[method-assign]
-    assert keep_image(machine, must_be_whole=False) is None
+    assert keep_image(machine) is None
     assert len(opened) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,20 +29,45 @@ def tool(directory: Path, name: str, script: str) -> str:
 
 
 def reload_with(directory: Path) -> Report:
-    parts = ReloadParts(lambda: find_reload_tool(str(directory)), lambda: None, user=lambda: 0)
+    parts = ReloadParts(lambda loaded: find_reload_tool(loaded, str(directory)), lambda: None, user=lambda: 0)
     return run_patiently(update_by_reload(FakeKexec(directory).machine(), parts=parts))
 
 
 @pytest.mark.parametrize(("name", "word"), [("kdumpctl", "reload"), ("kdump-config", "try-reload")])
 def test_installed_tool_is_run(tmp_path: Path, name: str, word: str) -> None:
     path = tool(tmp_path, name, f'echo "$@" > {tmp_path}/ran')
-    assert find_reload_tool(str(tmp_path)) == [path, word]
+    assert find_reload_tool(search=str(tmp_path)) == [path, word]
     assert reload_with(tmp_path) == (Outcome.RELOADED, f"{path} {word}")
     assert (tmp_path / "ran").read_text() == f"{word}\n"
 
 
+@pytest.mark.parametrize(("name", "word"), [("kdumpctl", "start"), ("kdump-config", "load")])
+def test_lost_image_is_loaded_by_the_installed_tool(tmp_path: Path, name: str, word: str) -> None:
+    """kdump-config try-reload loads nothing where nothing is loaded."""
+    path = tool(tmp_path, name, f'echo "$@" > {tmp_path}/ran')
+    fake = FakeKexec(tmp_path)
+    fake.unload()
+    parts = ReloadParts(lambda loaded: find_reload_tool(loaded, str(tmp_path)), lambda: None, user=lambda: 0)
+    run_patiently(update_by_reload(fake.machine(), parts=parts))
+    assert (tmp_path / "ran").read_text() == f"{word}\n"
+    assert path
+
+
+def test_interrupted_reload_puts_the_previous_image_back(tmp_path: Path) -> None:
+    fake = FakeKexec(tmp_path)
+
+    def unload_and_interrupt(_command: list[str]) -> subprocess.CompletedProcess[str]:
+        fake.unload()
+        raise KeyboardInterrupt
+
+    parts = ReloadParts(lambda _loaded: ["kdumpctl", "reload"], lambda: None, unload_and_interrupt, user=lambda: 0)
+    report = run_patiently(update_by_reload(fake.machine(), parts=parts))
+    assert report == (Outcome.FAILED, "the load was interrupted; the previous image was put back")
+    assert fake.digest_fits()
+
+
 def test_reload_without_a_tool_fails(tmp_path: Path) -> None:
-    assert find_reload_tool(str(tmp_path)) is None
+    assert find_reload_tool(search=str(tmp_path)) is None
     report = reload_with(tmp_path)
     assert report.outcome is Outcome.FAILED
     assert "neither kdumpctl nor kdump-config is installed" in report.sentence

@@ -12,6 +12,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
+from crash_hotplug.linux.loading.system_calls import KexecError
 from crash_hotplug.linux.service.reconciler import Reconciler, Reloading
 from tests.linux.fake_kexec import KERNEL, FakeKexec
 
@@ -252,6 +253,34 @@ def test_memory_that_cannot_be_read_for_once_is_said_and_forgotten(fake: FakeKex
     (fake.root / IOMEM).rmdir()
     (fake.root / "away").rename(fake.root / IOMEM)
     assert looks.look(is_quiet=True).verdict is Verdict.ACCURATE
+
+
+def test_image_that_an_update_lost_is_reloaded_until_that_succeeds(fake: FakeKexec, reloads: Reloads) -> None:
+    now = [0.0]
+    looks = looker(fake, now=lambda: now[0], reloads=reloads)
+    looks.look(is_quiet=True)
+    reloads.outcomes = [Outcome.FAILED, Outcome.RELOADED]
+
+    def drop_and_refuse() -> None:
+        fake.unload()
+        raise KexecError(12)
+
+    without_last_dimm(fake)
+    fake.before_load = drop_and_refuse
+    first = looks.look(is_quiet=False)
+    assert (first.verdict, first.outcome) == (Verdict.NO_IMAGE, Outcome.FAILED)
+    assert looks.look(is_quiet=True).verdict is Verdict.NO_IMAGE
+    now[0] = 31.0
+    assert looks.look(is_quiet=True).outcome is Outcome.RELOADED
+    assert len(reloads) == 2
+
+
+def test_image_that_another_process_unloaded_is_not_reloaded(fake: FakeKexec, reloads: Reloads) -> None:
+    looks = looker(fake, reloads=reloads)
+    looks.look(is_quiet=True)
+    fake.unload()
+    assert {looks.look(is_quiet=True).verdict for _ in range(3)} == {Verdict.NO_IMAGE}
+    assert reloads.reasons == []
 
 
 def test_torn_image_is_reloaded_until_that_succeeds(fake: FakeKexec, reloads: Reloads) -> None:

@@ -34,12 +34,15 @@ class ReloadTool(NamedTuple):
     """A distribution's own wrapper of kexec."""
 
     name: str
-    arguments: tuple[str, ...]
+    reload: str
+    """Its argument that reloads the image."""
+    load: str
+    """The one where no image is loaded."""
 
 
 TOOLS = (
-    ReloadTool("kdumpctl", ("reload",)),
-    ReloadTool("kdump-config", ("try-reload",)),
+    ReloadTool("kdumpctl", "reload", "start"),
+    ReloadTool("kdump-config", "try-reload", "load"),
 )
 """Fedora's and Red Hat's, then Debian's, whose ``reload`` takes no lock (kdump-tools 1.6.8 to 1.10.7).
 
@@ -47,22 +50,23 @@ The udev rule of kdump-tools runs ``try-reload``, which takes the lock and reloa
 """
 
 
-def find_reload_tool(search: str = SEARCH) -> list[str] | None:
+def find_reload_tool(loaded: bool = True, search: str = SEARCH) -> list[str] | None:
     """Return the command line of the first tool that is installed, or None.
 
+    :param loaded: whether an image is loaded
     :param search: directories, separated by colons; PATH may be missing in a service, or name a user's programs
     """
     for tool in TOOLS:
         path = shutil.which(tool.name, path=search)
         if path is not None:
-            return [path, *tool.arguments]
+            return [path, tool.reload if loaded else tool.load]
     return None
 
 
 class ReloadParts(NamedTuple):
     """The parts of a reload; a test passes other ones."""
 
-    find_tool: Callable[[], list[str] | None] = find_reload_tool
+    find_tool: Callable[[bool], list[str] | None] = find_reload_tool
     record: Callable[[], LoadRecord | None] = read_record
     run: Callable[[list[str]], subprocess.CompletedProcess[str]] = run_tool
     load: Callable[[CaptureKernel, Strategy, int | None], str] = load_capture_kernel
@@ -71,7 +75,7 @@ class ReloadParts(NamedTuple):
 
 def can_reload(parts: ReloadParts = ReloadParts()) -> bool:
     """Whether a tool that reloads the image is installed, or our own ``load`` has loaded an image since boot."""
-    return parts.find_tool() is not None or parts.record() is not None
+    return parts.find_tool(True) is not None or parts.record() is not None
 
 
 def update_by_reload(
@@ -96,7 +100,7 @@ def _reload_image(machine: CrashMachine, parts: ReloadParts) -> Steps[str]:
     :return: the command or system call that loaded it, for people
     :raise CrashHotplugError: it failed
     """
-    command = parts.find_tool()
+    command = parts.find_tool(machine.image_loaded() is not False)
     if command is not None:
         done = parts.run(command)
         if done.returncode:

@@ -73,8 +73,8 @@ class Reconciler:
         self._gate = ReloadGate()
         self._last: Look | None = None
         self._seen: tuple[bytes, Loaded] | None = None
-        self._torn: str | None = None
-        """Why the image that is loaded must be loaded anew although its header is right."""
+        self._unfit: Report | None = None
+        """Why the image must be loaded anew although nothing shows that: it is torn, or an update of ours lost it."""
         self._header_at: tuple[int, int] | None = None
         """Physical address and size of the header that the last full look found."""
 
@@ -127,8 +127,8 @@ class Reconciler:
             return self._remember((state, loaded), Look(last.verdict, last.sentence, room_left=last.room_left,
                                                         by_kernel=last.by_kernel, was_cheap=True))  # fmt: skip
         if external_change:
-            self._torn = None
-        look = self._correct(state, is_quiet) if self._torn is None else self._reload_torn(self._judge()[0], state)
+            self._unfit = None
+        look = self._correct(state, is_quiet) if self._unfit is None else self._reload_unfit(self._judge()[0], state)
         if look.verdict is Verdict.ACCURATE:
             self._gate.accept(state)
         # What is loaded is read again: an update changed it.  The machine's state is that from before the look, so
@@ -148,9 +148,9 @@ class Reconciler:
             self._gate.accept(state)  # nothing has happened yet that would need a reload
         if self._strategy != "reload":
             report = self._update_in_place()
-            if report.outcome is Outcome.TORN:
-                self._torn = report.sentence
-                return self._reload_torn(look, state)
+            if report.outcome is Outcome.TORN or self._is_lost(report):
+                self._unfit = report
+                return self._reload_unfit(self._judge()[0], state)
             if report.outcome is not Outcome.CANNOT_TELL or look.verdict is not Verdict.CANNOT_TELL:
                 look = self._after(look, "in-place", report)
             if report.outcome in ANSWERED or self._strategy == "in-place" or look.verdict is Verdict.ACCURATE:
@@ -167,24 +167,31 @@ class Reconciler:
             return replace(look, action=f"{reason}; no reload: {why_not}") if look.action else look
         return self._reload(look, state, reason)
 
-    def _reload_torn(self, before: Look, state: bytes) -> Look:
-        """Reload an image that another load got mixed into, until that succeeds.
+    def _is_lost(self, report: Report) -> bool:
+        """Whether what failed left no image where one was."""
+        return report.outcome is Outcome.FAILED and self._live.image_loaded() is False
 
-        Its header is right, so no later look would find anything wrong with it.
+    def _reload_unfit(self, before: Look, state: bytes) -> Look:
+        """Reload an image that is torn or was lost, until that succeeds.
+
+        The header of a torn image is right, and a lost one could have been unloaded by an administrator, so no later
+        look would find anything to do.
         """
-        reason = self._torn or ""
-        bad = replace(before, verdict=Verdict.NOT_ACCURATE, sentence=reason, strategy="in-place", outcome=Outcome.TORN,
-                      action=reason)  # fmt: skip
+        outcome, reason = self._unfit or Report(Outcome.FAILED, "")
+        verdict = before.verdict if before.verdict is Verdict.NO_IMAGE else Verdict.NOT_ACCURATE
+        bad = replace(before, verdict=verdict, sentence=reason, strategy="in-place", outcome=outcome, action=reason)
         if self._strategy == "in-place" or self._gate.is_too_early(self._clock()):
             return bad
         look = self._reload(bad, state, reason)
         if look.outcome is Outcome.RELOADED:
-            self._torn = None
+            self._unfit = None
         return look
 
     def _reload(self, before: Look, state: bytes, reason: str) -> Look:
         report = self._reloading.run(reason, self._while_waiting)
         self._gate.tried(self._clock(), state, report.outcome is Outcome.RELOADED)
+        if self._is_lost(report):
+            self._unfit = self._unfit or report
         return self._after(before, "reload", report)
 
     def _update_in_place(self) -> Report:
