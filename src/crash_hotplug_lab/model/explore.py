@@ -228,10 +228,11 @@ class _State:
             yield run, _Node(self.node, name, run.advance(name))
 
 
-def explore(scenario: Scenario, policy: str, limit: int | None = None) -> Exploration:
+def explore(scenario: Scenario, policy: str, limit: int | None = None, until_fault: bool = False) -> Exploration:
     """Search the states of *scenario* under *policy*, those of the fewest steps first.
 
     :param limit: how many at most; None: all
+    :param until_fault: end at the first state that must never be
     """
     result = Exploration(policy)
     judged: dict[int, tuple[DumpOutcome, str]] = {}
@@ -246,11 +247,12 @@ def explore(scenario: Scenario, policy: str, limit: int | None = None) -> Explor
         for state in frontier.values():
             run = state.runs[0]
             outcome = _judge(run, state.node, judged, result)
-            if limit is not None and result.states >= limit:
-                result.complete = False
-                return result
             if run.is_quiet:
                 result.at_rest[outcome] += 1
+            at_limit = limit is not None and result.states >= limit
+            if at_limit or (until_fault and result.never_may_be(scenario)):
+                result.complete = False
+                return result
             for child, node in state.children(loaded):
                 key = child.key
                 if key in following:
