@@ -80,6 +80,23 @@ def test_backup_region_is_found_in_purgatorys_variables() -> None:
     assert find_backup_region(bytes(data), regions, Range(0, 5 * PAGE)) is None
 
 
+def test_region_longer_than_its_segment_is_not_read() -> None:
+    """The length may be any 64-bit number."""
+    data = bytearray(purgatory())
+    at = data.index((0x1000).to_bytes(8, "little")) + 8
+    assert int.from_bytes(data[at : at + 8], "little") == PAGE
+    data[at : at + 8] = (1 << 40).to_bytes(8, "little")
+    read_ranges: list[tuple[int, int]] = []
+
+    def recorded(phys: int, length: int) -> bytes:
+        read_ranges.append((phys, length))
+        return bytes(length)
+
+    with pytest.raises(CannotTellError):
+        find_digest_table(bytes(data), SMALL, recorded)
+    assert all(phys in MEMORY and length <= PAGE for phys, length in read_ranges)
+
+
 @given(st.binary(max_size=2048))
 def test_purgatory_parsers_survive_any_bytes(data: bytes) -> None:
     regions = digest_regions(data, SMALL, SMALL_RESERVED)

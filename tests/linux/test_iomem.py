@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux.iomem import parse_iomem
+from crash_hotplug.linux.iomem import parse_iomem, read_iomem
+from crash_hotplug.linux.sysroot import Sysroot
 
 TEXT = """\
 00000000-00000fff : Reserved
@@ -22,6 +23,43 @@ TEXT = """\
     188000000-18fffffff : System RAM (virtio_mem)
 200000000-207ffffff : Persistent Memory
 """
+
+
+class ChangingSysroot(Sysroot):
+    """A live machine whose /proc/iomem shows one text after the other, the last one for ever."""
+
+    texts: tuple[str, ...] = ()
+    reads = 0
+
+    @property
+    def is_live(self) -> bool:
+        return True
+
+    def read_text(self, path: str, limit: int = 0) -> str | None:
+        text = self.texts[min(self.reads, len(self.texts) - 1)]
+        self.reads += 1
+        return text
+
+
+def long_iomem(blocks: int) -> str:
+    return "\n".join(f"{at << 28:x}-{(at << 28) + 0xFFF_FFFF:x} : System RAM" for at in range(1, 2 * blocks, 2))
+
+
+def test_iomem_of_several_pages_is_read_until_two_readings_agree() -> None:
+    sysroot = ChangingSysroot()
+    sysroot.texts = (long_iomem(150), long_iomem(160), long_iomem(170))
+    assert len(read_iomem(sysroot).ram) == 170
+    assert sysroot.reads == 4
+    short = ChangingSysroot()
+    short.texts = (long_iomem(10), long_iomem(20))
+    assert (len(read_iomem(short).ram), short.reads) == (10, 1)
+
+
+def test_iomem_that_changes_for_ever_is_cannot_tell() -> None:
+    sysroot = ChangingSysroot()
+    sysroot.texts = tuple(long_iomem(150 + n) for n in range(40))
+    with pytest.raises(CannotTellError, match="changed again and again"):
+        read_iomem(sysroot)
 
 
 def test_system_ram_at_any_depth_and_of_any_kind() -> None:

@@ -68,6 +68,14 @@ def test_live_symbols_come_from_the_table_and_the_text_has_the_others(root: Path
     assert read_symbols(live, ("crash_notes", "_end")) == {"crash_notes": 0xFFFF_FFFF_8200_0000}
 
 
+def test_hidden_symbols_are_looked_for_again(root: Path) -> None:
+    write_text(root, "0000000000000000 B kexec_crash_image\n")
+    live = LiveTree(str(root))
+    assert read_symbols(live, ("kexec_crash_image",)) == {}
+    write_text(root, "ffffffff82000000 B kexec_crash_image\n")
+    assert read_symbols(live, ("kexec_crash_image",)) == {"kexec_crash_image": 0xFFFF_FFFF_8200_0000}
+
+
 def test_text_is_not_read_where_the_table_has_every_symbol(root: Path) -> None:
     write_table(root)
     (root / "proc" / "kallsyms").mkdir()  # reading it would be an error

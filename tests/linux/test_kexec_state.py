@@ -8,13 +8,13 @@ import pytest
 
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux.kexec_state import read_cma_ranges, read_kexec_state
+from crash_hotplug.linux.kexec_state import MEMORY_HOTPLUG, kernel_updates_image, read_cma_ranges, read_kexec_state
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.trees import tree
 
 
 def written(root: Path, files: dict[str, str]) -> Sysroot:
-    (root / "sys").mkdir()
+    (root / "sys").mkdir(parents=True)
     for path, text in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
@@ -42,6 +42,21 @@ def test_restrictions_of_loading_are_read(tmp_path: Path) -> None:
     }
     state = read_kexec_state(written(tmp_path, files))
     assert (state.load_disabled, state.load_limit, state.lockdown, state.image_loaded) == (True, -1, "integrity", None)
+
+
+def test_flag_that_is_0_while_the_kexec_lock_is_taken_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"sys/devices/system/cpu/crash_hotplug": "0\n", "sys/devices/system/memory/crash_hotplug": "0\n"}
+    sysroot = written(tmp_path, files)
+    assert not kernel_updates_image(sysroot)  # it stays 0
+    assert not kernel_updates_image(written(tmp_path / "old", {"sys/kernel/kexec_crash_loaded": "1\n"}))
+
+    def give_the_lock_back(_seconds: float) -> None:
+        Path(sysroot.locate(MEMORY_HOTPLUG)).write_text("1\n")
+
+    monkeypatch.setattr("time.sleep", give_the_lock_back)
+    assert kernel_updates_image(sysroot)
 
 
 def test_cma_ranges_are_left_out_of_dumps(tmp_path: Path) -> None:

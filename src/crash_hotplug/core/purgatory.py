@@ -94,11 +94,11 @@ def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> 
 
     :raise CannotTellError: *purgatory* has no table with a digest that fits
     """
-    starts = {segment.phys for segment in kimage.segments}
+    sizes = {segment.phys: segment.memsz for segment in kimage.segments}
     for at in _table_candidates(purgatory):
         regions = tuple(_REGION.iter_unpack(purgatory[at : at + TABLE_SIZE]))
         used = [region for region in regions if region != (0, 0)]
-        if len(used) < 2 or any(length and start not in starts for start, length in used):
+        if len(used) < 2 or any(length > sizes.get(start, 0) for start, length in used):
             continue
         digest_at = purgatory.find(digest_of(used, read_phys))
         if digest_at >= 0:

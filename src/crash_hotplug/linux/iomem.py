@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 
+from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
 PATH = "/proc/iomem"
+_ATTEMPTS = 16
+_LONGEST_LINE = 128
+"""Bytes; a page is not filled to its end."""
 _LINE = re.compile(r"^ *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)$")
 
 
@@ -29,6 +33,15 @@ def read_iomem(sysroot: Sysroot) -> Iomem:
     :raise InputError: it is not in the kernel's format
     """
     text = sysroot.read_text(PATH, LARGE)
+    # The kernel prints one page at a time, and the resources may change between two: then it is read until two agree.
+    for _attempt in range(_ATTEMPTS):
+        if text is None or len(text) < PAGE - _LONGEST_LINE or not sysroot.is_live:
+            break
+        before, text = text, sysroot.read_text(PATH, LARGE)
+        if text == before:
+            break
+    else:
+        raise CannotTellError(f"{sysroot.locate(PATH)} changed again and again while it was read")
     if text is None:
         raise CannotTellError(f"{sysroot.locate(PATH)} does not exist, so the machine's memory is not known")
     return parse_iomem(text, sysroot.locate(PATH))

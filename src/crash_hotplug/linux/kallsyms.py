@@ -56,8 +56,9 @@ def _find(sysroot: Sysroot, names: Iterable[str]) -> dict[str, Symbol]:
         # Printing all symbols takes the kernel longer than all other work of an update.
         found = search_table(sysroot, unknown)
         found.update(search_text(sysroot, [name for name in unknown if name not in found]))
-        _live.update({name: found.get(name) for name in unknown})
-    return {name: symbol for name in names if (symbol := _live[name]) is not None}
+        # Where nothing is found the symbols are hidden, which a later look may not find any more.
+        _live.update({name: found.get(name) for name in unknown if found})
+    return {name: symbol for name in names if (symbol := _live.get(name)) is not None}
 
 
 def search_table(sysroot: Sysroot, names: Iterable[str]) -> dict[str, Symbol]:

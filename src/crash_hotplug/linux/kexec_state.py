@@ -7,6 +7,7 @@ capture kernel will see it.
 from __future__ import annotations
 
 import re
+import time
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import NoteRegion
@@ -41,6 +42,8 @@ STATE_FILES = (
     LOCKDOWN,
 )
 """The files of :class:`KexecState`, for a snapshot."""
+_FLAG_READS, _FLAG_PAUSE = 4, 0.003
+"""The kernel's own handler holds the lock for less than a millisecond."""
 _GUEST_FLAGS = {"tdx_guest": "Intel TDX", "sev_guest": "AMD SEV"}
 _NOTE_HEADER = 24
 """Bytes before the text of vmcoreinfo: the note's three words and the name ``VMCOREINFO``."""
@@ -64,11 +67,6 @@ class KexecState(NamedTuple):
     """``kernel.kexec_load_limit_panic``: crash images that may still be loaded; -1 for no limit (6.3 and newer)."""
     lockdown: str | None
     """``none``, ``integrity`` or ``confidentiality``."""
-
-    @property
-    def kernel_updates_image(self) -> bool:
-        """Whether the kernel itself may update the loaded image when CPUs or memory are added or removed."""
-        return bool(self.updates_cpus or self.updates_memory)
 
 
 def read_kexec_state(sysroot: Sysroot) -> KexecState:
@@ -95,6 +93,24 @@ def read_image_loaded(sysroot: Sysroot) -> bool | None:
     """
     loaded = _number(sysroot, LOADED)
     return None if loaded is None else loaded == 1
+
+
+def kernel_updates_image(sysroot: Sysroot) -> bool:
+    """Whether the kernel itself may update the loaded image when a CPU or memory is added or removed.
+
+    The files say 0 as well while the kexec lock is taken (``crash_check_hotplug_support()`` in kernel/crash_core.c), as
+    it is for a moment at each event, so a 0 is believed when it stays.
+
+    :raise InputError: a file is not in the kernel's format
+    """
+    for _attempt in range(_FLAG_READS):
+        flags = [_flag(sysroot, path) for path in (CPU_HOTPLUG, MEMORY_HOTPLUG)]
+        if any(flags):
+            return True
+        if flags == [None, None]:
+            return False
+        time.sleep(_FLAG_PAUSE)
+    return False
 
 
 def why_locked_down(state: KexecState) -> str | None:

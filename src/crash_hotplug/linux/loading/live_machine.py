@@ -19,6 +19,7 @@ from crash_hotplug.linux.crash_image import backup_source, identified_kimage, re
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import (
+    kernel_updates_image,
     memory_encryption,
     read_image_loaded,
     read_kexec_state,
@@ -154,7 +155,7 @@ class LiveObservation:
         iomem = self._read_iomem()
         kimage = identified_kimage(self._sysroot, self._identity, iomem.crashkernel)
         source = backup_source(iomem.ram, self._kcore.architecture)
-        updated = read_kexec_state(self._sysroot).kernel_updates_image
+        updated = kernel_updates_image(self._sysroot)
         return read_loaded_image(kimage, iomem.crashkernel, source, self._kcore.read_phys, updated)
 
     def machine(self) -> Machine:
