@@ -37,9 +37,14 @@ def test_load_loads_a_kernel_and_makes_it_ready(
     ran = run(capsys, "load", "vmlinuz", "--initrd", "initrd", "--append", "nr_cpus=1 panic=1")
     assert (ran.code, ran.out) == (0, "loaded: by kexec_file_load; ready for hot-plug\n")
     record, must = asked[0]
-    assert record.files == (f"{tmp_path}/vmlinuz", f"{tmp_path}/initrd", "nr_cpus=1 panic=1")
+    assert record.files == (f"{tmp_path}/vmlinuz", f"{tmp_path}/initrd", "nr_cpus=1 panic=1", False)
     assert (record.strategy, record.memory_ranges, record.hotplug_size, must) == (Strategy.AUTO, 8192, None, False)
     assert run(capsys, "load", "vmlinuz", "--json").json["ready_for_hotplug"] is True
+
+
+def test_allow_unsigned_is_passed_on(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "load", "k", "--allow-unsigned").code == 0
+    assert asked[0][0].files.allow_unsigned is True
 
 
 def test_requested_room_is_a_must(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +98,7 @@ def test_wrong_usage_loads_nothing(asked: Asked, capsys: pytest.CaptureFixture[s
         ("load", "k", "--hotplug-size", "-4096"),
         ("load", "k", "--hotplug-size", "65536", "--max-memory-ranges", "8"),
         ("load", "k", "--strategy", "magic"),
+        ("load", "k", "--strategy", "file", "--allow-unsigned"),
     ):
         assert run(capsys, *arguments).code == 2
     assert asked == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import subprocess
 import tarfile
 from pathlib import Path
@@ -44,6 +46,23 @@ def test_archive_has_one_directory(capsys: pytest.CaptureFixture[str], tmp_path:
     (tmp_path / "out").mkdir()
     subprocess.run(["tar", "-xzf", str(archive), "-C", str(tmp_path / "out")], check=True)
     assert run(capsys, "status", "--sysroot", tmp_path / "out" / "case-1").code == 4
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_saved_files_are_private(capsys: pytest.CaptureFixture[str], tmp_path: Path, umask: int) -> None:
+    previous = os.umask(umask)
+    try:
+        run(capsys, "snapshot", "--sysroot", tree("6.1-c", 1), "-o", tmp_path / "saved")
+        run(capsys, "snapshot", "--sysroot", tree("6.1-c", 1), "-o", tmp_path / "saved.tgz")
+    finally:
+        os.umask(previous)
+    for path in [tmp_path / "saved", *(tmp_path / "saved").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    assert stat.S_IMODE((tmp_path / "saved.tgz").stat().st_mode) == 0o600
+    with tarfile.open(tmp_path / "saved.tgz") as packed:
+        for member in packed:
+            assert member.mode == (0o700 if member.isdir() else 0o600), member.name
+        assert [member.name for member in packed if member.isdir()] == ["saved"]
 
 
 def test_directory_in_use_is_not_touched(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_broken_image_is_not_put_back(fake: FakeKexec, tool: Tool, code: int) ->
 
 def test_lock_taken_after_a_failed_reload_is_reported(fake: FakeKexec, tool: Tool) -> None:
     def busy() -> AbstractContextManager[None]:
-        raise LockBusyError("another process holds the lock")
+        raise LockBusyError("the lock is taken: another process is loading a crash image")
 
     tool.unloads, tool.code = True, 1
     fake.locks = busy

@@ -51,6 +51,27 @@ def test_seconds_out_of_range_are_wrong_usage(capsys: pytest.CaptureFixture[str]
     assert run(capsys, "watch", "--heartbeat", seconds).code == 2
 
 
+@pytest.mark.parametrize("kind", ["device", "fifo", "link", "directory"])
+@pytest.mark.parametrize("once", [["--once"], []], ids=["once", "service"])
+def test_metrics_file_that_is_not_a_regular_file_is_wrong_usage(
+    fake: FakeKexec, capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: str, once: list[str]
+) -> None:
+    path = tmp_path / "metrics.prom"
+    if kind == "device":
+        path = Path("/dev/null")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to("elsewhere")
+    else:
+        path.mkdir()
+    before = path.lstat()
+    ran = run(capsys, "watch", *once, "--metrics-file", path)
+    assert (ran.code, fake.loads) == (2, [])
+    assert ran.err.endswith(f"argument --metrics-file: {path} exists and is not a regular file\n")
+    assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
+
+
 def test_json_without_once_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "watch", "--json").code == 2
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.linux.atomic_file import temporary_prefix, write_atomically
+from crash_hotplug.linux.atomic_file import check_replaceable, temporary_prefix, write_atomically, write_private_tree
 
 
 def wrap(monkeypatch: pytest.MonkeyPatch, name: str, before: Callable[..., object]) -> None:
@@ -234,3 +234,78 @@ def test_write_closes_every_descriptor(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         write_atomically(str(tmp_path), b"new")
     assert os.listdir("/proc/self/fd") == before
+
+
+TREE = {"/proc/cmdline": b"ro", "/proc/self/status": b"", "/sys/kernel/notes": b"\xff"}
+
+
+def test_private_tree_is_written_into_a_new_or_empty_directory(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new/below", "empty", "slash/"):
+        write_private_tree(f"{tmp_path}/{name}", TREE)
+        top = tmp_path / name
+        found = {f"/{path.relative_to(top)}": path.read_bytes() for path in top.rglob("*") if path.is_file()}
+        assert found == TREE
+        below = list(top.rglob("*"))
+        assert {stat.S_IMODE(path.stat().st_mode) for path in below if path.is_dir()} == {0o700}
+        assert {stat.S_IMODE(path.stat().st_mode) for path in below if path.is_file()} == {0o600}
+
+
+def test_private_tree_is_not_written_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    for name in ("link", "link/"):
+        with pytest.raises(InputError, match="link is a link: name the directory itself"):
+            write_private_tree(f"{tmp_path}/{name}", TREE)
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+@pytest.mark.parametrize("planted", ["file link", "directory link", "directory of another user", "file"])
+def test_private_tree_follows_nothing_that_appears_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    top, victims = tmp_path / "case", tmp_path / "victims"
+    victims.mkdir()
+    (victims / "cmdline").write_bytes(b"precious")
+    if planted == "directory of another user" and os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
+
+    def plant() -> None:
+        if planted == "directory link":
+            (top / "proc").symlink_to(victims)
+        elif planted == "file":
+            (top / "proc").touch()
+        else:
+            (top / "proc").mkdir()
+            if planted == "file link":
+                (top / "proc" / "cmdline").symlink_to(victims / "cmdline")
+            else:
+                os.chown(top / "proc", 65534, 65534)
+
+    wrap(monkeypatch, "mkdir", lambda name, *_rest: plant() if name == "proc" else None)
+    with pytest.raises(InputError, match=r"was put there by another|exists and is not a regular file"):
+        write_private_tree(str(top), TREE)
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in victims.iterdir()} == {"cmdline": b"precious"}
+    assert not [path for path in top.rglob("*") if path.is_file() and not path.is_symlink() and path.read_bytes()]
+
+
+def test_private_tree_closes_every_descriptor(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    write_private_tree(str(tmp_path / "tree"), TREE)
+    with pytest.raises(InputError, match="is not empty"):
+        write_private_tree(str(tmp_path), TREE)
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize(("name", "fits"), [("file", True), ("missing", True), ("missing/file", True), ("null", False)])
+def test_check_replaceable_refuses_what_a_write_would_refuse(tmp_path: Path, name: str, fits: bool) -> None:
+    (tmp_path / "file").touch()
+    path = "/dev/null" if name == "null" else f"{tmp_path}/{name}"
+    if fits:
+        check_replaceable(path)
+    else:
+        with pytest.raises(InputError, match=r"^/dev/null exists and is not a regular file$"):
+            check_replaceable(path)
+    with pytest.raises(InputError, match="cannot be written: File name too long"):
+        check_replaceable("x" * 300)

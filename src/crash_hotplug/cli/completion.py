@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from crash_hotplug.cli.command_tree import Argument, Command, Value, read_commands
+from crash_hotplug.linux.atomic_file import write_atomically
 
 _BASH = r"""# bash completion for crash-hotplug
 _crash_hotplug() {
@@ -194,8 +195,7 @@ def main(directory: str) -> None:
     os.makedirs(directory, exist_ok=True)
     commands = read_commands()
     for name, script in FILES.items():
-        with open(os.path.join(directory, name), "w") as file:
-            file.write(script(*commands))
+        write_atomically(os.path.join(directory, name), script(*commands).encode(), 0o644)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Strategy.AUTO.value,
         help="file (kexec_file_load), kexec-tools (kexec -p -c), or auto (default): the first that works",
     )
+    parser.add_argument(
+        "--allow-unsigned",
+        action="store_true",
+        help="if the signature of KERNEL is refused, load it with kexec-tools, which checks no signature",
+    )
     parser.add_argument("--unload", action="store_true", help="unload the crash image")
     add_json(parser)
 
@@ -76,13 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.unload == (arguments.kernel is not None):
         print("crash-hotplug load: give a KERNEL to load, or --unload", file=sys.stderr)
         return exit_codes.USAGE
+    if arguments.allow_unsigned and arguments.strategy == Strategy.FILE.value:
+        print("crash-hotplug load: --allow-unsigned requires a --strategy with kexec-tools", file=sys.stderr)
+        return exit_codes.USAGE
     if arguments.unload:
         unload(LiveMachine())
         return _say(arguments.json, "unloaded", "no crash image is loaded now")
     cmdline = capture_cmdline(_own_cmdline() if arguments.reuse_cmdline else "", arguments.append)
     initrd = None if arguments.initrd is None else os.path.abspath(arguments.initrd)
     record = LoadRecord(
-        CaptureKernel(os.path.abspath(arguments.kernel), initrd, cmdline),
+        CaptureKernel(os.path.abspath(arguments.kernel), initrd, cmdline, arguments.allow_unsigned),
         Strategy(arguments.strategy),
         arguments.max_memory_ranges or MAX_MEMORY_RANGES,
         arguments.hotplug_size,

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from crash_hotplug import __version__
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.command_tree import Argument, Command, read_commands
+from crash_hotplug.linux.atomic_file import write_atomically
 
 SECTION = 8
 """Administration: the section of kexec, kdumpctl, kdump-config and makedumpfile."""
@@ -135,8 +136,7 @@ def main(directory: str) -> None:
     """Write every page into a directory, which is made if it does not exist."""
     os.makedirs(directory, exist_ok=True)
     for name, page in pages().items():
-        with open(os.path.join(directory, name), "w") as file:
-            file.write(page)
+        write_atomically(os.path.join(directory, name), page.encode(), 0o644)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from crash_hotplug import __version__
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.cli.output import print_json, print_verdict
-from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.service.watch_record import WatchRecord
 from crash_hotplug.core.service.watch_schedule import HEARTBEAT, MAX_DELAY, Schedule
+from crash_hotplug.linux.atomic_file import check_replaceable
 from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.service.reconciler import Reconciler
 from crash_hotplug.linux.service.sd_notify import Notifier
@@ -62,11 +63,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--metrics-file",
+        type=_metrics_file,
         metavar="FILE",
         help="write metrics for Prometheus to this file (node_exporter's textfile collector)",
     )
     parser.add_argument("--once", action="store_true", help="look once, correct the header if it is wrong, and exit")
     add_json(parser)
+
+
+def _metrics_file(path: str) -> str:
+    try:
+        check_replaceable(path)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path
 
 
 def _seconds(text: str) -> float:

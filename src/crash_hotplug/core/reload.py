@@ -10,7 +10,7 @@ from crash_hotplug.core.image import KEXEC_SEGMENT_MAX
 from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.purgatory import verify_digest
 from crash_hotplug.core.records import NamedTuple
-from crash_hotplug.core.steps import OutOfPatienceError, Say, Step, Steps, say_nothing
+from crash_hotplug.core.steps import Say, Step, Steps, say_nothing
 from crash_hotplug.core.update import ANSWERED, CrashMachine, Outcome, Report, Wants, take_lock, update
 
 
@@ -104,7 +104,7 @@ def load(
     :raise InputError: a file is not what it should be; nothing was changed
     :raise CrashHotplugError: it was refused; the sentence says what is loaded now
     """
-    yield from _take_lock_or_fail(machine)
+    yield from take_lock(machine)
     try:
         say("the loaded image is read and hashed, to be put back if the load fails")
         kept = keep_image(machine)
@@ -120,7 +120,7 @@ def load(
         machine.unlock()
     reason = yield from make_ready(machine, wants, say)
     if reason is not None and room_is_a_must and kept is not None:
-        yield from _take_lock_or_fail(machine)
+        yield from take_lock(machine)
         try:
             yield from unload()
             state = yield from put_back(machine, kept)
@@ -137,13 +137,6 @@ def make_ready(machine: CrashMachine, wants: Wants, say: Say = say_nothing) -> S
     """
     report = yield from update(machine, wants._replace(gives_room=True), say)
     return None if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED) else report.sentence
-
-
-def _take_lock_or_fail(machine: CrashMachine) -> Steps[None]:
-    try:
-        yield from take_lock(machine)
-    except OutOfPatienceError:
-        raise CrashHotplugError("the lock is taken: another process is loading a crash image") from None
 
 
 def reload(machine: CrashMachine, reload_image: LoadImage, reason: str, say: Say = say_nothing) -> Steps[Report]:
@@ -167,7 +160,7 @@ def reload(machine: CrashMachine, reload_image: LoadImage, reason: str, say: Say
     except (CrashHotplugError, KeyboardInterrupt) as error:
         failed = str(error) or _INTERRUPTED
     try:
-        yield from _take_lock_or_fail(machine)
+        yield from take_lock(machine)
     except CrashHotplugError as error:
         state = f"{error}; is a crash image loaded now? (crash-hotplug status)"
     else:

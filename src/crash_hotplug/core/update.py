@@ -105,6 +105,9 @@ class CrashMachine(Protocol):
     def try_lock(self) -> bool:
         """Take the lock that keeps other updates and loads away; False where another process has it."""
 
+    def why_locked(self) -> str:
+        """Return why the last :meth:`try_lock` failed, for people."""
+
     def unlock(self) -> None:
         """Give the lock back."""
 
@@ -274,8 +277,8 @@ def update(machine: CrashMachine, wants: Wants = Wants(), say: Say = say_nothing
         return Report(Outcome.REFUSED, refused)
     try:
         yield from take_lock(machine)
-    except OutOfPatienceError:
-        return Report(Outcome.LOCK_BUSY, "the lock is taken: another process is loading a crash image")
+    except OutOfPatienceError as error:
+        return Report(Outcome.LOCK_BUSY, str(error))
     try:
         for _attempt in range(_ATTEMPTS):
             try:
@@ -296,7 +299,10 @@ def take_lock(machine: CrashMachine) -> Steps[None]:
     :raise OutOfPatienceError: it stays taken
     """
     while not machine.try_lock():
-        yield Step("update: waits for the lock", waits=True)
+        try:
+            yield Step("update: waits for the lock", waits=True)
+        except OutOfPatienceError:
+            raise OutOfPatienceError(machine.why_locked()) from None
     yield Step("update: lock taken")
 
 

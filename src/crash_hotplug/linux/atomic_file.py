@@ -1,11 +1,15 @@
-"""Writing a file whole or not at all: a reader sees the old content or the new content, never a part of it."""
+"""The one writer of files.
+
+It writes a file whole or not at all: a reader sees the old content or the new content, never a part of it.  It
+follows no planted link, and replaces nothing but regular files.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from crash_hotplug.core.errors import InputError
 
@@ -34,11 +38,46 @@ def write_atomically(
     directory, name = os.path.split(path)
     try:
         with _open_directory(directory) if parent is None else contextlib.nullcontext(parent) as at:
-            if not _is_replaceable(name, at):
-                raise InputError(f"{path} exists and is not a regular file")
+            _check_replaceable(path, name, at)
             _replace(name, at, data, mode, owner, durable)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def check_replaceable(path: str) -> None:
+    """Check that :func:`write_atomically` would not refuse *path* for what is there now.
+
+    :raise InputError: it exists and is not a regular file, or cannot be looked at
+    """
+    try:
+        _check_replaceable(path, path, None)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def write_private_tree(directory: str, files: Mapping[str, bytes]) -> None:
+    """Write files with mode 0600, and the directories that they need with mode 0700, into a directory.
+
+    The directory is new or empty, and may belong to another user.  All below it is opened by name from the directory
+    above, and no directory is used that this process's user does not own.
+
+    :param files: content by path below the directory
+    :raise InputError: the directory is a link or is not empty, or something cannot be written there
+    """
+    name = directory.rstrip("/") or "/"
+    if os.path.islink(name):
+        raise InputError(f"{name} is a link: name the directory itself")
+    try:
+        os.makedirs(directory, 0o700, exist_ok=True)
+        with _open_directory(name, os.O_NOFOLLOW) as top:
+            if os.listdir(top):
+                raise InputError(f"{directory} is not empty: these files need a directory of their own")
+            for path, data in files.items():
+                *parents, _name = path.strip("/").split("/")
+                with _make_private_directories(top, parents, directory) as parent:
+                    write_atomically(os.path.join(directory, path.lstrip("/")), data, parent=parent)
+    except OSError as error:
+        raise InputError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
 
 
 def temporary_prefix(name: str) -> str:
@@ -48,19 +87,35 @@ def temporary_prefix(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _open_directory(path: str) -> Iterator[int]:
-    descriptor = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _open_directory(path: str, flags: int = 0, parent: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | flags, dir_fd=parent)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _is_replaceable(name: str, parent: int) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return True
+@contextlib.contextmanager
+def _make_private_directories(top: int, names: list[str], directory: str) -> Iterator[int]:
+    """Open the directory *names* below *top*, each of which is made if it does not exist."""
+    with contextlib.ExitStack() as opened:
+        for name in names:
+            directory = os.path.join(directory, name)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=top)
+            try:
+                top = opened.enter_context(_open_directory(name, os.O_NOFOLLOW, top))
+            except OSError as error:
+                raise InputError(f"{directory} was put there by another process: {error.strerror}") from error
+            if os.fstat(top).st_uid != os.geteuid():
+                raise InputError(f"{directory} was put there by another user")
+        yield top
+
+
+def _check_replaceable(path: str, name: str, parent: int | None) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise InputError(f"{path} exists and is not a regular file")
 
 
 def _replace(name: str, parent: int, data: bytes, mode: int, owner: tuple[int, int] | None, durable: bool) -> None:

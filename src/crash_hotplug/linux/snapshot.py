@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shlex
 import tarfile
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_hotplug
-from crash_hotplug.linux.atomic_file import write_atomically
+from crash_hotplug.linux.atomic_file import write_private_tree
 from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
 from crash_hotplug.linux.doctor import diagnosis
 from crash_hotplug.linux.doctor.config_files import ACTIVE, RULES_DIRECTORIES, UNIT_DIRECTORIES
@@ -171,29 +170,23 @@ def _save_crash_image(sysroot: Sysroot, snapshot: Snapshot, reserved: RangeList)
 
 
 def write_directory(snapshot: Snapshot, directory: str) -> None:
-    """Write the tree into a directory that is new or empty.
+    """Write the tree into a directory that is new or empty; its files have kernel addresses, so they are private.
 
     :raise InputError: it cannot be written there
     """
-    try:
-        os.makedirs(directory, exist_ok=True)
-        if os.listdir(directory):
-            raise InputError(f"{directory} is not empty: a snapshot needs a directory of its own")
-        for path, data in snapshot.files.items():
-            target = os.path.join(directory, path.lstrip("/"))
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            write_atomically(target, data, 0o644)
-    except OSError as error:
-        raise InputError(f"{error.filename or directory} cannot be written: {error.strerror}") from error
+    write_private_tree(directory, snapshot.files)
 
 
 def write_tar(snapshot: Snapshot, top: str, file: BinaryIO) -> None:
-    """Write the tree as a gzip-compressed tar archive with everything below one directory.
+    """Write the tree as a gzip-compressed tar archive with everything below one private directory.
 
     :param top: that directory's name
     """
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        directory = tarfile.TarInfo(top)
+        directory.type, directory.mode = tarfile.DIRTYPE, 0o700
+        archive.addfile(directory)
         for path, data in snapshot.files.items():
             member = tarfile.TarInfo(f"{top}{path}")
-            member.size = len(data)
+            member.size, member.mode = len(data), 0o600
             archive.addfile(member, io.BytesIO(data))

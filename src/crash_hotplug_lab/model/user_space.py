@@ -115,6 +115,10 @@ class UserMachine:
         self.machine.flock_taken = True
         return True
 
+    def why_locked(self) -> str:
+        """Return the one reason that the model has."""
+        return "the lock is taken: another process is loading a crash image"
+
     def unlock(self) -> None:
         """Close the lock file."""
         self.machine.flock_taken = False

@@ -191,11 +191,12 @@ def test_update_without_an_image_is_not_loaded(fake: FakeKexec) -> None:
 
 def test_taken_lock_is_reported(fake: FakeKexec) -> None:
     def taken() -> AbstractContextManager[None]:
-        raise LockBusyError("taken")
+        raise LockBusyError("the lock is taken: process 4711 (kdumpctl) is loading a crash image")
 
     fake.locks = taken
     assert fake.machine().try_lock() is False
-    assert fake.update().outcome is Outcome.LOCK_BUSY
+    report = fake.update()
+    assert (report.outcome, "process 4711 (kdumpctl)" in report.sentence) == (Outcome.LOCK_BUSY, True)
 
 
 @pytest.mark.parametrize(("busy", "outcome"), [(2, Outcome.UPDATED), (1000, Outcome.FAILED)])

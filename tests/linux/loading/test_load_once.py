@@ -40,8 +40,9 @@ class Loader:
         cmdline: str = "",
         hotplug_size: int | None = None,
         must: bool = False,
+        allow_unsigned: bool = False,
     ) -> Loaded:
-        files = CaptureKernel(str(kernel or self.kernel), initrd, cmdline)
+        files = CaptureKernel(str(kernel or self.kernel), initrd, cmdline, allow_unsigned)
         return load_once(
             self.fake.machine(),
             LoadRecord(files, strategy, 100, hotplug_size),
@@ -82,7 +83,7 @@ def test_load_once_loads_and_records_the_image(loader: Loader) -> None:
     assert loader.load(cmdline="nr_cpus=1") == ("kexec_file_load", None)
     record = read_record(loader.records)
     assert record is not None
-    assert record.files == (str(loader.kernel), None, "nr_cpus=1")
+    assert record.files == CaptureKernel(str(loader.kernel), None, "nr_cpus=1", allow_unsigned=False)
     assert loader.calls == ["file", "update"]
 
 
@@ -107,12 +108,44 @@ def test_wrong_input_is_refused_before_the_image_is_dropped(loader: Loader, tmp_
     assert read_record(loader.records) is None
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOEXEC, errno.EKEYREJECTED, errno.ENODATA])
-def test_kexec_tools_load_where_kexec_file_load_cannot(loader: Loader, number: int) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOEXEC])
+@pytest.mark.parametrize("allow_unsigned", [False, True])
+def test_kexec_tools_load_where_kexec_file_load_cannot(loader: Loader, number: int, allow_unsigned: bool) -> None:
     loader.error = number
-    loaded = loader.load()
+    loaded = loader.load(allow_unsigned=allow_unsigned)
     assert loaded.how.startswith("kexec -p -c: kexec_file_load failed: ")
     assert loader.calls == ["file", "kexec", "update"]
+
+
+SIGNATURE_ERRORS = [errno.EKEYREJECTED, errno.ENODATA, errno.ENOKEY, errno.ENOPKG]
+
+
+@pytest.mark.parametrize("number", SIGNATURE_ERRORS)
+def test_refused_signature_fails_and_names_reason_and_option(loader: Loader, number: int) -> None:
+    loader.error = number
+    expected = r"^kexec_file_load failed: .*signature.*; with --allow-unsigned, .*; the previous image was put back$"
+    with pytest.raises(CrashHotplugError, match=expected):
+        loader.load()
+    assert loader.calls == ["file", "put back"]
+    assert read_record(loader.records) is None
+
+
+@pytest.mark.parametrize("number", SIGNATURE_ERRORS)
+def test_refused_signature_goes_to_kexec_tools_with_consent_only(loader: Loader, number: int) -> None:
+    loader.error = number
+    assert loader.load(allow_unsigned=True).how.startswith("kexec -p -c: kexec_file_load failed: ")
+    assert loader.calls == ["file", "kexec", "update"]
+    record = read_record(loader.records)
+    assert record is not None
+    assert record.files.allow_unsigned is True
+
+
+def test_refused_signature_does_not_offer_kexec_tools_to_the_file_strategy(loader: Loader) -> None:
+    loader.error = errno.ENODATA
+    with pytest.raises(CrashHotplugError) as raised:
+        loader.load(Strategy.FILE, allow_unsigned=True)
+    assert "--allow-unsigned" not in str(raised.value)
+    assert loader.calls == ["file", "put back"]
 
 
 def test_kernel_that_kexec_file_load_would_refuse_goes_to_kexec_tools(loader: Loader) -> None:

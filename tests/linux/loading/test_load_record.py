@@ -12,7 +12,7 @@ from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
 from crash_hotplug.linux.loading.load import LoadRecord, forget_record, read_record, save_record
 
 RECORD = LoadRecord(CaptureKernel("/boot/vmlinuz", "/boot/initrd", "nr_cpus=1"), Strategy.AUTO, 8192, None)
-OTHER = LoadRecord(CaptureKernel("/k", None, ""), Strategy.KEXEC_TOOLS, 10, 0x20000)
+OTHER = LoadRecord(CaptureKernel("/k", None, "", allow_unsigned=True), Strategy.KEXEC_TOOLS, 10, 0x20000)
 
 
 def test_saved_record_is_read_back(tmp_path: Path) -> None:
@@ -25,6 +25,18 @@ def test_saved_record_is_read_back(tmp_path: Path) -> None:
     forget_record(directory)
     forget_record(directory)
     assert read_record(directory) is None
+
+
+@pytest.mark.parametrize("value", [None, 1, "true", False])
+def test_record_allows_unsigned_kernels_only_where_it_says_so(tmp_path: Path, value: object) -> None:
+    save_record(OTHER, str(tmp_path))
+    path = tmp_path / "loaded.json"
+    content = json.loads(path.read_text())
+    content.pop("allow_unsigned")
+    path.write_text(json.dumps(content if value is None else {**content, "allow_unsigned": value}))
+    found = read_record(str(tmp_path))
+    assert found is not None
+    assert found.files.allow_unsigned is False
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o620, 0o602])

@@ -28,8 +28,10 @@ from crash_hotplug.linux.sysroot import Sysroot
 
 _COMMAND_LINE_MAX = 2048
 """COMMAND_LINE_SIZE of x86."""
-_ONLY_KEXEC_LOAD = (errno.ENOSYS, errno.ENOEXEC, errno.EKEYREJECTED, errno.ENODATA, errno.ENOKEY, errno.ENOPKG)
-"""Errors of kexec_file_load after which kexec_load may still work: not built in, unknown format, signature refused.
+_ONLY_KEXEC_LOAD = (errno.ENOSYS, errno.ENOEXEC)
+"""Errors of kexec_file_load after which kexec_load may still work: not built in, unknown format."""
+_SIGNATURE_REFUSED = (errno.EKEYREJECTED, errno.ENODATA, errno.ENOKEY, errno.ENOPKG)
+"""Errors of kexec_file_load where the machine requires a signature.  kexec_load checks none, so it works nevertheless.
 Under lockdown the error is EPERM, and kexec_load is forbidden as well."""
 
 
@@ -45,12 +47,14 @@ class Strategy(str, Enum):
 
 
 class CaptureKernel(NamedTuple):
-    """The files of a capture kernel, by path, and its command line."""
+    """The files of a capture kernel, by path, and the way to start it."""
 
     kernel: str
     initrd: str | None
     cmdline: str
     """Without ``elfcorehdr=``, which the loader adds."""
+    allow_unsigned: bool = False
+    """Whether kexec-tools may load it although its signature was refused."""
 
 
 class LoaderCalls(NamedTuple):
@@ -98,8 +102,12 @@ def load_capture_kernel(
     try:
         _file_load(files, calls)
     except KexecFileLoadError as error:
-        if strategy is Strategy.FILE or error.number not in _ONLY_KEXEC_LOAD:
+        is_refused = error.number in _SIGNATURE_REFUSED
+        if strategy is Strategy.FILE or not (is_refused or error.number in _ONLY_KEXEC_LOAD):
             raise
+        if is_refused and not files.allow_unsigned:
+            allow = "with --allow-unsigned, crash-hotplug load uses kexec -p -c, which checks no signature"
+            raise CrashHotplugError(f"{error}; {allow}") from error
         return _through_kexec_tools(files, hotplug_size, str(error), calls, sysroot)
     return "kexec_file_load"
 

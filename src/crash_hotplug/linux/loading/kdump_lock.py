@@ -1,14 +1,22 @@
-"""The locks that the distributions' own wrappers hold while they load or unload a crash image."""
+"""The locks that the distributions' own wrappers hold while they load or unload a crash image.
+
+Every user may create files in Debian's /run/lock and Ubuntu's /var/crash.  The wrappers run as root and lock a regular
+file, so anything else at the path is not their lock, and is neither opened nor waited for.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.linux.loading.lock_holder import lock_holder, no_holder_is_root
+from crash_hotplug.linux.sysroot import Sysroot
 
 RED_HAT = "/run/lock/kdump"
 """kdumpctl and kdump-udev-throttler take ``/var/lock/kdump``, which is the same file."""
@@ -16,7 +24,8 @@ DEBIAN = "/var/crash/kdump_lock"
 """kdump-config takes it (``KDUMP_COREDIR``)."""
 
 
-_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS = os.O_RDWR | os.O_CLOEXEC
+_NEW = _FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class LockBusyError(CrashHotplugError):
@@ -24,9 +33,10 @@ class LockBusyError(CrashHotplugError):
 
 
 @contextmanager
-def kdump_locks() -> Iterator[None]:
-    """Hold every lock whose directory exists, for as long as the block runs.
+def kdump_locks(sysroot: Sysroot = Sysroot()) -> Iterator[None]:
+    """Hold every lock whose directory exists, for as long as the block runs; nothing here waits.
 
+    :param sysroot: has the /proc that names the holder of a lock
     :raise LockBusyError: another process holds a lock
     :raise CannotTellError: a lock may not be opened
     :raise CrashHotplugError: a lock cannot be opened or made (a read-only or a full disk)
@@ -35,18 +45,26 @@ def kdump_locks() -> Iterator[None]:
         for path in (RED_HAT, DEBIAN):
             if os.path.isdir(os.path.dirname(path)):
                 descriptor = _open(path)
-                held.callback(os.close, descriptor)
-                if _is_trusted(descriptor):
-                    _take(descriptor, path)
+                if descriptor is not None:
+                    held.callback(os.close, descriptor)
+                    _take(descriptor, path, sysroot)
         yield
 
 
-def _open(path: str) -> int:
+def _open(path: str) -> int | None:
+    """Open the lock, or make it; None where another user has put something at its path."""
     try:
         try:
-            return os.open(path, _FLAGS)
+            # O_PATH opens nothing that could wait or act: no named pipe, no device, no file with a lease on it.
+            found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            return os.open(path, _FLAGS | os.O_CREAT, 0o600)
+            return os.open(path, _NEW, 0o600)
+        try:
+            return os.open(f"/proc/self/fd/{found}", _FLAGS) if _is_trusted(found) else None
+        finally:
+            os.close(found)
+    except FileExistsError:
+        raise LockBusyError(f"the lock {path} was created by another process at the same moment") from None
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise CannotTellError(f"the lock {path} cannot be opened ({error.strerror}); run as root") from error
@@ -54,13 +72,17 @@ def _open(path: str) -> int:
 
 
 def _is_trusted(descriptor: int) -> bool:
-    # Every user may create files in Debian's /run/lock and Ubuntu's /var/crash, and hold locks on them for ever.  The
-    # wrappers run as root, so a file of another user is not their lock.
-    return os.fstat(descriptor).st_uid in (0, os.geteuid())
+    status = os.fstat(descriptor)
+    return stat.S_ISREG(status.st_mode) and status.st_uid in (0, os.geteuid())
 
 
-def _take(descriptor: int, path: str) -> None:
+def _take(descriptor: int, path: str, sysroot: Sysroot) -> None:
+    # The wrappers make the file readable by all, and whoever may open a file may lock it.
+    with contextlib.suppress(OSError):
+        os.fchmod(descriptor, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise LockBusyError(f"{path} is locked: another process is loading a crash image") from None
+        if not no_holder_is_root(descriptor, sysroot):
+            holder = lock_holder(descriptor, sysroot)
+            raise LockBusyError(f"the lock {path} is taken: {holder} is loading a crash image") from None

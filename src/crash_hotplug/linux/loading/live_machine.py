@@ -68,6 +68,7 @@ class LiveMachine:
         self._load, self._locks = load, locks
         self._hardware = machine_name() if hardware is None else hardware
         self._held = ExitStack()
+        self._why_locked = ""
         self.kexec_seconds = 0.0
         """How long the last kexec_load took: at most as long there was no image."""
 
@@ -86,9 +87,14 @@ class LiveMachine:
         """
         try:
             self._held.enter_context(self._locks())
-        except LockBusyError:
+        except LockBusyError as error:
+            self._why_locked = str(error)
             return False
         return True
+
+    def why_locked(self) -> str:
+        """Return which lock the last :meth:`try_lock` found taken, and by which process."""
+        return self._why_locked
 
     def unlock(self) -> None:
         """Give the locks back."""

@@ -113,6 +113,7 @@ def save_record(record: LoadRecord, directory: str = DIRECTORY) -> None:
         "kernel": record.files.kernel,
         "initrd": record.files.initrd,
         "cmdline": record.files.cmdline,
+        "allow_unsigned": record.files.allow_unsigned,
         "strategy": record.strategy.value,
         "max_memory_ranges": record.memory_ranges,
         "hotplug_size": record.hotplug_size,
@@ -146,7 +147,12 @@ def read_record(directory: str = DIRECTORY) -> LoadRecord | None:
     try:
         content = json.loads(data)
         initrd, size = content["initrd"], content["hotplug_size"]
-        files = CaptureKernel(str(content["kernel"]), None if initrd is None else str(initrd), str(content["cmdline"]))
+        files = CaptureKernel(
+            str(content["kernel"]),
+            None if initrd is None else str(initrd),
+            str(content["cmdline"]),
+            content.get("allow_unsigned") is True,  # a record of version 0.1.0 has no such key
+        )
         return LoadRecord(
             files,
             Strategy(content["strategy"]),

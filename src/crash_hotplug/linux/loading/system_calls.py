@@ -39,6 +39,7 @@ _FILE_LOAD_REASONS = {
     errno.ENOEXEC: "the file is not a kernel that the running kernel can load",
     errno.EKEYREJECTED: "the kernel's signature was not accepted",
     errno.ENOKEY: "the kernel's signature was made with a key that the running kernel does not know",
+    errno.ENOPKG: "the running kernel does not have the algorithms of the kernel's signature",
     errno.ENODATA: "the kernel has no signature, and this machine requires one",
 }
 
