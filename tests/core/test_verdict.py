@@ -276,6 +276,27 @@ def test_every_change_to_a_captured_header_changes_the_verdict(name: str, state:
         assert said([*entries[:number], *entries[number + 1 :]]) != right, f"missing: {p}"
 
 
+def test_notes_of_no_cpu_and_notes_too_large_are_a_note() -> None:
+    now = machine(online=range(8))
+    header = expected_elfcorehdr(now, Loader.KERNEL)
+
+    def unknown(entries: Sequence[ProgramHeader]) -> list[str]:
+        described = header._replace(program_headers=tuple(entries))
+        notes = compare_header(now, described, Loader.KERNEL).notes
+        return [note.sentence for note in notes if note.kind is Kind.UNKNOWN_NOTES]
+
+    first, *others = header.program_headers
+    elsewhere = first._replace(p_offset=0x5000, p_paddr=0x5000)
+    larger = first._replace(p_filesz=first.p_filesz + 4, p_memsz=first.p_memsz + 4)
+    assert unknown([first, *others]) == []
+    assert unknown([elsewhere, first, *others]) == ["the notes at 0x5000 are no CPU's and not vmcoreinfo"]
+    assert unknown([larger, *others]) == ["a CPU saves 368 bytes at 0x30000400, but 372 are described"]
+    # One CPU is not present, so the address of its notes is not known: one place too many is a note, not each.
+    now = machine(online=range(7))
+    assert unknown([first, *others]) == []
+    assert len(unknown([elsewhere, first, *others])) == 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("state", range(4))
 def test_header_that_a_real_loader_or_kernel_wrote_has_nothing_unusual(name: str, state: int) -> None:

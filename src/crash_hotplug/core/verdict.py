@@ -337,13 +337,15 @@ def _unusual_notes(machine: Machine, header: ElfCoreHeader) -> Iterator[Finding]
     meant = core_header(machine.architecture.machine_number, len(header.program_headers))
     if header.elf_header != meant:
         yield Finding(Kind.UNUSUAL, f"the ELF header has {_differences(header.elf_header, meant)}")
-    texts = 0
+    texts = -len(header.ram_headers)
     for number, p in enumerate(header.program_headers):
         if p.p_type == PT_NOTE:
             as_written = note_header(NoteRegion(p.p_offset, p.p_memsz))
         elif p.p_type == PT_LOAD:
-            as_written = p._replace(p_flags=PF_RWX, p_align=0)
-            texts += p not in header.ram_headers
+            texts += 1
+            # Most entries are these and right; a header may have thousands.
+            is_right = p.p_flags == PF_RWX and p.p_align == 0
+            as_written = p if is_right else p._replace(p_flags=PF_RWX, p_align=0)
         else:
             yield Finding(Kind.UNUSUAL, f"entry {number} is neither PT_NOTE nor PT_LOAD: its p_type is {p.p_type:#x}")
             continue
