@@ -61,6 +61,8 @@ class Kind(str, Enum):
     UNUSUAL = "not-as-a-loader-writes-it"
     MALFORMED = "malformed"
     OVERLAP = "overlap"
+    FILE_OVERLAP = "file-ranges-overlap"
+    MISPLACED = "misplaced-in-the-file"
     TRUNCATED = "truncated"
     ROOM_LEFT = "room-left"
     DOES_NOT_FIT = "expected-header-does-not-fit"
