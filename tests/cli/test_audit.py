@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from tests.trees import tree, vmcore_head
 
 def test_contents_of_a_dump_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     ran = run(capsys, "audit", vmcore_head("6.12-s"))
-    assert ran.code == 0
+    assert ran.code == 5
     for shown in (
-        "ACCURATE: judging by its headers, it is well formed; the file contains only the beginning",
+        "CANNOT TELL: ",
+        " bytes are missing; no defect was found in the headers, which are there",
         "6.12.107+deb13-cloud-amd64",
         "panicked at 2026-11-22 17:33:29 UTC",
         "3 saved registers",
@@ -40,6 +42,20 @@ def test_file_that_is_whole_and_one_that_is_truncated(capsys: pytest.CaptureFixt
     cut = run(capsys, "audit", dump, "--sysroot", tree("6.1-s", 0))
     assert cut.code == 4
     assert "the file ends 100 MiB early" in cut.out
+
+
+@pytest.mark.parametrize("kept", [8 << 10, 16 << 10, 32 << 10, 256 << 10, 1 << 20])
+def test_dump_cut_to_its_beginning_is_cannot_tell_with_the_missing_bytes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, kept: int
+) -> None:
+    dump = tmp_path / "vmcore"
+    dump.write_bytes(vmcore_head("6.1-c").read_bytes())
+    announced = run(capsys, "audit", dump, "--json").json["announced_size"]
+    os.truncate(dump, kept)
+    for more in ([], ["--sysroot", tree("6.1-c", 0)]):
+        ran = run(capsys, "audit", dump, *more)
+        assert ran.code == 5
+        assert ran.out.startswith(f"CANNOT TELL: {announced - kept:,} of {announced:,} bytes are missing; no defect")
 
 
 def test_missing_cpu_has_no_number_with_a_tree_without_the_loaded_header(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import run
-from tests.trees import tree
+from tests.trees import NAMES, tree
 
 
 @pytest.fixture
@@ -110,3 +110,31 @@ def test_many_findings_are_cut_for_people_and_whole_in_json(capsys: pytest.Captu
     out = run(capsys, "status", "--sysroot", copy).out
     assert "... and 31 more (--json lists all)" in out
     assert len(run(capsys, "status", "--sysroot", copy, "--json").json["findings"]) == 51
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", ["none", "another", "two"])
+def test_command_line_without_the_right_elfcorehdr_is_not_accurate(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, change: str
+) -> None:
+    shutil.copytree(tree(name, 0), tmp_path / "copy")
+    path = tmp_path / "copy/crash-image/cmdline"
+    argument = next(word for word in path.read_text().split() if word.startswith("elfcorehdr="))
+    words = {"none": "", "another": "elfcorehdr=0x1000", "two": f"{argument} {argument}"}
+    path.write_text(path.read_text().replace(argument, words[change]))
+    ran = run(capsys, "status", "--sysroot", tmp_path / "copy")
+    assert (ran.code, ran.out.splitlines()[0]) == (4, "NOT ACCURATE: a dump of a panic now has 1 defect")
+    assert "elfcorehdr" in ran.out.split("Findings")[1]
+
+
+def test_tree_without_the_command_line_is_cannot_tell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shutil.copytree(tree("6.1-c", 0), tmp_path / "copy")
+    (tmp_path / "copy/crash-image/cmdline").unlink()
+    ran = run(capsys, "status", "--sysroot", tmp_path / "copy")
+    assert ran.code == 5
+    assert "Not checked\n  whether the capture kernel finds this header: its command line cannot be read" in ran.out
+    # A tree that has the header alone: the check is named, and the header judged by itself.
+    (tmp_path / "copy/crash-image/image.json").unlink()
+    ran = run(capsys, "status", "--sysroot", tmp_path / "copy")
+    assert ran.code == 0
+    assert "Not checked\n  whether the capture kernel finds this header: its command line was not given" in ran.out

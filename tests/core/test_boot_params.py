@@ -7,7 +7,13 @@ import struct
 
 import pytest
 
-from crash_hotplug.core.boot_params import check_bzimage, init_size, why_no_file_load
+from crash_hotplug.core.boot_params import (
+    check_bzimage,
+    elfcorehdr_addresses,
+    init_size,
+    why_elfcorehdr_not_found,
+    why_no_file_load,
+)
 from crash_hotplug.core.errors import InputError, NoRoomError
 from crash_hotplug.core.plan import MAX_ROOM, check_capture_kernel_fits, control_pages_bound
 from crash_hotplug.linux.machine_reader import read_machine
@@ -91,3 +97,37 @@ def test_capture_kernel_one_byte_too_large_is_refused() -> None:
     check_capture_kernel_fits(INIT_SIZE, fits, ROOM, MACHINE)
     with pytest.raises(NoRoomError, match=r"the reserved region \(192 MiB\) is too small: .* nothing was changed"):
         check_capture_kernel_fits(INIT_SIZE, fits + 1, ROOM, MACHINE)
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "addresses"),
+    [
+        ("quiet elfcorehdr=949620K", [949620 << 10]),
+        ("elfcorehdr=0x2b000000 quiet", [0x2B00_0000]),
+        ("elfcorehdr=64K@0x2b000000", [0x2B00_0000]),
+        ("elfcorehdr=0x10M", [16 << 20]),
+        ("elfcorehdr=010", [8]),
+        ("elfcorehdr=", [0]),
+        ("elfcorehdr=here", [0]),
+        ('"elfcorehdr=4K" quiet', [4096]),
+        ("elfcorehdr=4K elfcorehdr=8K", [4096, 8192]),
+        ("quiet", []),
+        ("xelfcorehdr=4K elfcorehdr", [0]),
+        ('dyndbg="file elfcorehdr=4K +p"', []),
+        ("quiet -- elfcorehdr=4K", []),
+        (f"{'x' * 2047} elfcorehdr=4K", []),
+    ],
+)
+def test_elfcorehdr_addresses_are_those_that_the_kernel_parses(cmdline: str, addresses: list[int]) -> None:
+    assert elfcorehdr_addresses(cmdline) == addresses
+
+
+def test_why_elfcorehdr_not_found_names_none_two_and_another_place() -> None:
+    assert why_elfcorehdr_not_found("quiet elfcorehdr=4K", 4096) is None
+    assert why_elfcorehdr_not_found("quiet elfcorehdr=4K", None) is None
+    for cmdline, sentence in (
+        ("quiet", "has no elfcorehdr="),
+        ("elfcorehdr=8K elfcorehdr=4K", "has elfcorehdr= 2 times (0x2000, 0x1000), not once"),
+        ("elfcorehdr=8K", "would look for its elfcorehdr at 0x2000, but the image has it at 0x1000"),
+    ):
+        assert sentence in str(why_elfcorehdr_not_found(cmdline, 4096))

@@ -128,3 +128,16 @@ def test_present_cpu_with_masked_notes_is_cannot_tell() -> None:
     masked = now._replace(cpus=(now.cpus[0], Cpu(1, True, True, None)))
     with pytest.raises(CannotTellError, match="the address of CPU 1's crash_notes cannot be read"):
         expected_elfcorehdr(masked, Loader.KERNEL)
+
+
+def test_notes_described_twice_are_described_once_in_the_new_header() -> None:
+    loaded = expected_elfcorehdr(machine(online=range(8)), Loader.KERNEL)
+    entries = (loaded.program_headers[0], *loaded.program_headers)
+    twice = loaded._replace(elf_header=loaded.elf_header._replace(e_phnum=len(entries)), program_headers=entries)
+    assert expected_elfcorehdr(machine(online=range(8)), Loader.KERNEL, twice).to_bytes() == loaded.to_bytes()
+
+
+def test_backup_region_is_read_from_where_purgatory_copies_it_to() -> None:
+    loaded = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=BACKUP + 0x1000)
+    corrected = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, loaded, BACKUP)
+    assert corrected == expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)

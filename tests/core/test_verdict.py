@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
+from crash_hotplug.core.elf import ProgramHeader
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.machine import Cpu, KernelText, Machine, NoteRegion
 from crash_hotplug.core.verdict import Comparison, Kind, Verdict, assess, compare_header
+from crash_hotplug.linux.crash_image import read_crash_image
+from crash_hotplug.linux.machine_reader import read_machine
+from crash_hotplug.linux.sysroot import Sysroot
 from tests.machines import DIRECT_MAP, GIB, LOW_RAM, MIB, machine
-from tests.trees import loaded_header
+from tests.trees import NAMES, loaded_header, tree
 
 BACKUP = 0x2FF0_0000
 DIMM = (4 * GIB, 4 * GIB + 256 * MIB)
@@ -212,6 +218,115 @@ def test_loader_is_known_from_the_command_line_before_the_header() -> None:
     assert loader_of(without_backup, CrashImage(b"")) is Loader.KERNEL
     with_backup = parse_elfcorehdr(loaded_header("6.12-ch", 0))
     assert loader_of(with_backup, CrashImage(b"")) is Loader.KEXEC_TOOLS
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "sentence"),
+    [
+        ("quiet", "has no elfcorehdr="),
+        ("elfcorehdr=0x25800000 elfcorehdr=0x25800000", "has elfcorehdr= 2 times"),
+        ("elfcorehdr=0x25800000 elfcorehdr=0x25801000", "has elfcorehdr= 2 times"),
+        ("elfcorehdr=0x25801000", "would look for its elfcorehdr at 0x25801000, but the image has it at 0x25800000"),
+    ],
+)
+def test_command_line_that_does_not_name_the_header_is_a_finding(cmdline: str, sentence: str) -> None:
+    image = image_for(machine(), 8192)
+    assert assess(machine(), image).comparison.verdict is Verdict.ACCURATE  # negative control
+    comparison = assess(machine(), image._replace(cmdline=cmdline)).comparison
+    assert kinds(comparison) == [Kind.HEADER_NOT_FOUND]
+    assert sentence in comparison.findings[0].sentence
+
+
+def test_command_line_that_is_not_known_is_not_checked() -> None:
+    image = image_for(machine(), 8192)
+    unreadable = assess(machine(), image._replace(cmdline=None)).comparison
+    assert (unreadable.verdict, len(unreadable.unchecked)) == (Verdict.CANNOT_TELL, 1)
+    header_only = assess(machine(), CrashImage(image.elfcorehdr)).comparison
+    assert (header_only.verdict, len(header_only.left_out)) == (Verdict.ACCURATE, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("state", range(4))
+def test_every_change_to_a_captured_header_changes_the_verdict(name: str, state: int) -> None:
+    """Each field of each entry is changed, and each entry is described twice and not at all."""
+    sysroot = Sysroot(str(tree(name, state)))
+    now = read_machine(sysroot)
+    image = read_crash_image(sysroot, now.crashkernel)
+    header = parse_elfcorehdr(image.elfcorehdr)
+    backup = header.backup_region
+    if backup is not None:
+        image = image._replace(backup_region_phys=backup.p_offset)
+
+    def said(entries: Sequence[ProgramHeader]) -> list[str]:
+        elf_header = header.elf_header._replace(e_phnum=len(entries))
+        data = header._replace(elf_header=elf_header, program_headers=tuple(entries)).to_bytes(4096)
+        found = assess(now, image._replace(elfcorehdr=data)).comparison
+        notes = [note for note in found.notes if note.kind is not Kind.ROOM_LEFT]
+        return [*(finding.sentence for finding in [*found.findings, *notes]), *found.unchecked]
+
+    entries = list(header.program_headers)
+    right = said(entries)
+    for number, p in enumerate(entries):
+        for field, value in zip(p._fields, p):
+            for difference in (1, 0x1000, -0x1000, 1 << 62):
+                if 0 <= value + difference < 1 << (32 if field in ("p_type", "p_flags") else 64):
+                    changed_entry = p._replace(**{field: value + difference})
+                    assert said([*entries[:number], changed_entry, *entries[number + 1 :]]) != right, changed_entry
+        assert said([*entries[:number], p, *entries[number:]]) != right, f"twice: {p}"
+        assert said([*entries[:number], *entries[number + 1 :]]) != right, f"missing: {p}"
+
+
+def test_notes_of_no_cpu_and_notes_too_large_are_a_note() -> None:
+    now = machine(online=range(8))
+    header = expected_elfcorehdr(now, Loader.KERNEL)
+
+    def unknown(entries: Sequence[ProgramHeader]) -> list[str]:
+        described = header._replace(program_headers=tuple(entries))
+        notes = compare_header(now, described, Loader.KERNEL).notes
+        return [note.sentence for note in notes if note.kind is Kind.UNKNOWN_NOTES]
+
+    first, *others = header.program_headers
+    elsewhere = first._replace(p_offset=0x5000, p_paddr=0x5000)
+    larger = first._replace(p_filesz=first.p_filesz + 4, p_memsz=first.p_memsz + 4)
+    assert unknown([first, *others]) == []
+    assert unknown([elsewhere, first, *others]) == ["the notes at 0x5000 are no CPU's and not vmcoreinfo"]
+    assert unknown([larger, *others]) == ["a CPU saves 368 bytes at 0x30000400, but 372 are described"]
+    # One CPU is not present, so the address of its notes is not known: one place too many is a note, not each.
+    now = machine(online=range(7))
+    assert unknown([first, *others]) == []
+    assert len(unknown([elsewhere, first, *others])) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("state", range(4))
+def test_header_that_a_real_loader_or_kernel_wrote_has_nothing_unusual(name: str, state: int) -> None:
+    sysroot = Sysroot(str(tree(name, state)))
+    now = read_machine(sysroot)
+    comparison = assess(now, read_crash_image(sysroot, now.crashkernel)).comparison
+    unusual = {Kind.UNUSUAL, Kind.UNKNOWN_NOTES, Kind.DESCRIBED_TWICE, Kind.WRONG_BACKUP_REGION, Kind.HEADER_NOT_FOUND}
+    assert not unusual & {finding.kind for finding in [*comparison.findings, *comparison.notes]}
+    assert comparison.left_out == []
+
+
+@pytest.mark.parametrize(
+    ("place", "copied", "sentence"),
+    [
+        (BACKUP, BACKUP + 0x1000, "but purgatory copies them to 0x2ff01000"),
+        (900 * MIB, None, "which is not reserved memory"),
+        (PLACE, None, "which the capture kernel uses for something else"),
+    ],
+)
+def test_backup_region_that_is_not_where_purgatory_copies_to_is_a_finding(
+    place: int, copied: int | None, sentence: str
+) -> None:
+    def image(backup: int, copied_to: int | None) -> CrashImage:
+        header = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=backup)
+        return image_for(machine(), 8192)._replace(elfcorehdr=header.to_bytes(4096), backup_region_phys=copied_to)
+
+    assert assess(machine(), image(BACKUP, BACKUP)).comparison.findings == []  # negative control
+    comparison = assess(machine(), image(place, copied)).comparison
+    assert kinds(comparison) == [Kind.WRONG_BACKUP_REGION]
+    assert sentence in comparison.findings[0].sentence
 
 
 @pytest.mark.parametrize(

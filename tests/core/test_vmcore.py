@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crash_hotplug.core.architecture import PAGE
 from crash_hotplug.core.elf import (
     NT_PRSTATUS,
     PT_LOAD,
@@ -26,6 +27,7 @@ from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, Kind, Verdict
 from crash_hotplug.core.vmcore import audit_vmcore, compare_vmcore, parse_vmcore
 from tests.machines import GIB, LOW_RAM, MIB, machine
+from tests.trees import NAMES, vmcore_head
 
 INFO = b"OSRELEASE=6.1.0-test\nCRASHTIME=1795368112\n"
 
@@ -126,6 +128,80 @@ def test_beginning_of_a_dump_names_the_checks_that_were_not_made() -> None:
     assert "only the first 32 KiB of 799.0 MiB" in result.unchecked[0]
     # Negative control: a file this large is no beginning of a vmcore, so it counts as truncated.
     assert kinds(audited(replace(whole, size=2 * MIB))) == [Kind.TRUNCATED]
+
+
+def real(name: str, **changes: ProgramHeader) -> InMemory:
+    """Return a captured vmcore at its full size; *changes* replace entries, by number: ``_2=...``."""
+    data = vmcore_head(name).read_bytes()
+    headers = parse_vmcore(InMemory(data, len(data))).headers
+    entries = list(headers.program_headers)
+    for number, entry in changes.items():
+        entries[int(number[1:])] = entry
+    changed = headers._replace(program_headers=tuple(entries)).to_bytes()
+    size = max(p.p_offset + p.p_filesz for p in headers.program_headers)
+    return InMemory(changed + data[len(changed) :], size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_moved_segment_of_a_captured_vmcore_is_a_finding(name: str) -> None:
+    assert audited(real(name)).findings == []  # negative control
+    for number, p in enumerate(parse_vmcore(real(name)).headers.program_headers):
+        for difference in (1, -1, 16, 0x800, PAGE, -PAGE, MIB, -MIB, GIB, 1 << 40):
+            if p.p_offset + difference >= 0:
+                moved = p._replace(p_offset=p.p_offset + difference)
+                assert audited(real(name, **{f"_{number}": moved})).findings, (number, hex(difference))
+
+
+def test_segments_that_share_bytes_of_the_file_are_a_finding() -> None:
+    text, ram, *_ = (p for p in parse_vmcore(real("6.1-s")).headers.program_headers if p.p_type == PT_LOAD)
+    result = audited(real("6.1-s", _2=ram._replace(p_offset=text.p_offset)))
+    assert Kind.FILE_OVERLAP in kinds(result)
+    assert any("where the file has other memory" in finding.sentence for finding in result.findings)
+    for at, there in ((0, "the headers"), (0x1000, "the notes")):
+        result = audited(real("6.1-s", _2=ram._replace(p_offset=at)))
+        assert f"would be read from file offset {at:#x}, where the file has {there}" in result.findings[0].sentence
+
+
+def test_gap_before_a_segment_is_a_finding() -> None:
+    whole = vmcore_of(machine(), 2)
+    *others, last = parse_vmcore(whole).headers.program_headers
+    moved = last._replace(p_offset=last.p_offset + 2 * PAGE)
+    head = core_header(62, len(others) + 1).to_bytes() + pack_program_headers([*others, moved])
+    result = audited(InMemory(head + whole.head[len(head) :], whole.size + 2 * PAGE))
+    assert kinds(result) == [Kind.MISPLACED]
+    assert f"file offset {moved.p_offset:#x}; a dump has it at {last.p_offset:#x}" in result.findings[0].sentence
+
+
+def test_file_without_page_alignment_and_without_zero_pages_is_accurate() -> None:
+    """As makedumpfile -E writes it: no gaps, and a p_filesz without the pages of zeros that were left out."""
+    whole = vmcore_of(machine(), 2)
+    note, text, *rams = parse_vmcore(whole).headers.program_headers
+    at, entries = 0x1234, [note]
+    for p in (text, *rams):
+        parts = [(0, p.p_memsz)] if p is text else [(0, MIB), (MIB, MIB), (2 * MIB, p.p_memsz - 2 * MIB)]
+        for number, (start, size) in enumerate(parts):
+            filesz = 0 if number == 1 else size - PAGE * (number == 2)
+            part = {"p_paddr": p.p_paddr + start, "p_vaddr": p.p_vaddr + start, "p_memsz": size}
+            entries.append(p._replace(**part, p_filesz=filesz, p_offset=at))
+            at += filesz
+    notes = whole.head[0x1000:]
+    entries[0] = note._replace(p_offset=0x1234 - len(notes))
+    head = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
+    source = InMemory(head.ljust(entries[0].p_offset, b"\0") + notes, at)
+    assert audited(source, machine(), machine()).verdict is Verdict.ACCURATE
+
+
+def test_two_mappings_of_the_same_memory_may_share_their_bytes() -> None:
+    """As QEMU's dump-guest-memory -p writes them."""
+    whole = vmcore_of(machine(), 2)
+    note, text, *rams = parse_vmcore(whole).headers.program_headers
+    home = next(p for p in rams if p.p_paddr <= text.p_paddr < p.p_paddr + p.p_memsz)
+    shared = text._replace(p_offset=home.p_offset + text.p_paddr - home.p_paddr)
+    moved = [p._replace(p_offset=p.p_offset - text.p_filesz) for p in rams]
+    shared = shared._replace(p_offset=shared.p_offset - text.p_filesz)
+    entries = [note, shared, *moved]
+    head = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
+    assert audited(InMemory(head + whole.head[len(head) :], whole.size - text.p_filesz)).findings == []
 
 
 def test_notes_cut_off_are_a_finding_and_cpus_are_not_counted() -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 DESCRIPTION = """\
-Reads the headers and notes of an ELF vmcore (a file, /proc/vmcore, or only the first KiB of one) and
+Reads the headers and notes of an ELF vmcore (a file, /proc/vmcore, or only the first KiB of one, which ends in 5) and
 reports its contents and whether it is well formed and whole.  With --sysroot it also reports what the vmcore
 lacks compared with the machine that crashed, as `crash-hotplug snapshot` saved it before.
 """
@@ -53,14 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
-    :return: 0 where the checks that could be made found no defect, 4 where they found one
+    :return: 0 where no check found a defect, 4 where one did, 5 where one could not be made
     """
     with VmcoreFile(arguments.vmcore) as source:
         vmcore = parse_vmcore(source)
     result = audit_vmcore(vmcore)
     if arguments.sysroot is not None:
         _compare_with_tree(Sysroot(arguments.sysroot), vmcore, result)
-    verdict = _verdict(vmcore, result)
+    verdict = result.verdict
     sentence = _sentence(vmcore, result, verdict, arguments.sysroot is not None)
     if arguments.json:
         print_json(_report(vmcore, result, verdict, sentence))
@@ -85,21 +85,15 @@ def _compare_with_tree(sysroot: Sysroot, vmcore: Vmcore, result: Comparison) -> 
     compare_vmcore(vmcore, machine, loaded, loader_of(loaded, image), result)
 
 
-def _verdict(vmcore: Vmcore, result: Comparison) -> Verdict:
-    """Return the verdict; the beginning of a file is judged by its headers only."""
-    if result.verdict is Verdict.CANNOT_TELL and vmcore.is_beginning and len(result.unchecked) == 1:
-        return Verdict.ACCURATE
-    return result.verdict
-
-
 def _sentence(vmcore: Vmcore, result: Comparison, verdict: Verdict, compared: bool) -> str:
     if verdict is Verdict.NOT_ACCURATE:
         return f"this vmcore has {count(len(result.findings), 'defect')}"
+    if verdict is Verdict.CANNOT_TELL and vmcore.is_beginning:
+        missing, whole = vmcore.announced_size - vmcore.file_size, vmcore.announced_size
+        return f"{missing:,} of {whole:,} bytes are missing; no defect was found in the headers, which are there"
     if verdict is Verdict.CANNOT_TELL:
         return "no defect was found, but some checks could not be made"
     what = "it describes the machine completely" if compared else "it is well formed"
-    if vmcore.is_beginning:
-        return f"judging by its headers, {what}; the file contains only the beginning"
     return what if compared else f"{what} and whole (--sysroot compares it with the machine)"
 
 

@@ -55,7 +55,7 @@ def print_comparison(comparison: Comparison) -> None:
     groups = (
         ("Findings", [finding.sentence for finding in comparison.findings]),
         ("Notes", [note.sentence for note in comparison.notes]),
-        ("Not checked", comparison.unchecked),
+        ("Not checked", [*comparison.unchecked, *comparison.left_out]),
     )
     for heading, sentences in groups:
         if sentences:
@@ -76,7 +76,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     return {
         "findings": [finding_json(finding) for finding in comparison.findings],
         "notes": [finding_json(note) for note in comparison.notes],
-        "unchecked": comparison.unchecked,
+        "unchecked": [*comparison.unchecked, *comparison.left_out],
     }
 
 

@@ -29,6 +29,11 @@ SETUP_HEADER_END = 0x264
 """Bytes at the beginning of a bzImage that identify it."""
 _LOADED_HIGH, _KERNEL_64, _ABOVE_4G = 0x1, 0x1, 0x2
 _OLDEST_PROTOCOL = 0x20C
+_COMMAND_LINE_SIZE = 2048
+"""Bytes of the command line that an x86 kernel keeps, the final zero included (arch/x86/include/asm/setup.h)."""
+_WORD = re.compile(r'(?:"[^"]*(?:"|$)|[^\s"])+')
+"""A word of a command line; spaces between quotes do not end it (``next_arg()`` in lib/cmdline.c)."""
+_MEMPARSE = re.compile(r"(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)([KMGTPEkmgtpe]?)")
 _ELFCOREHDR = re.compile(r"(?:^|\s)elfcorehdr=(?:[0-9a-fA-FxX]{1,18}[kKmMgG]?@)?(\d{1,18}K|0[xX][0-9a-fA-F]{1,16})")
 
 
@@ -57,6 +62,54 @@ def elfcorehdr_argument(cmdline: str) -> tuple[int, Loader] | None:
     if value.endswith("K"):
         return int(value[:-1]) << 10, Loader.KEXEC_TOOLS
     return int(value, 16), Loader.KERNEL
+
+
+def elfcorehdr_addresses(cmdline: str) -> list[int]:
+    """Return the physical address in each ``elfcorehdr=`` of a command line, as the capture kernel parses it.
+
+    It takes the last one (``setup_elfcorehdr()`` in kernel/crash_dump.c), and none behind ``--`` (``parse_args()`` in
+    kernel/params.c).  An address that it cannot parse is 0.
+    """
+    addresses = []
+    for quoted in _WORD.findall(cmdline[: _COMMAND_LINE_SIZE - 1]):
+        name, _, value = quoted.replace('"', "").partition("=")
+        if quoted == "--":
+            break
+        if name == "elfcorehdr":
+            first, rest = _memparse(value)
+            addresses.append(_memparse(rest[1:])[0] if rest.startswith("@") else first)
+    return addresses
+
+
+def _memparse(text: str) -> tuple[int, str]:
+    """Return a number and the text behind it, as ``memparse()`` in lib/cmdline.c."""
+    found = _MEMPARSE.match(text)
+    if found is None:
+        return 0, text
+    digits, suffix = found.groups()
+    base = 16 if digits[:2] in ("0x", "0X") else 8 if digits[0] == "0" else 10
+    shift = 10 * ("KMGTPE".index(suffix.upper()) + 1) if suffix else 0
+    return int(digits, base) << shift & (1 << 64) - 1, text[found.end() :]
+
+
+def why_elfcorehdr_not_found(cmdline: str, elfcorehdr_phys: int | None) -> str | None:
+    """Return why the capture kernel cannot be relied on to find its header; None where it will.
+
+    :param cmdline: the capture kernel's command line
+    :param elfcorehdr_phys: physical address of the header; None where it is not known
+    """
+    addresses = elfcorehdr_addresses(cmdline)
+    if not addresses:
+        return "the capture kernel's command line has no elfcorehdr=: it would not find the header, and save no dump"
+    if len(addresses) > 1:
+        listed = ", ".join(map(hex, addresses))
+        return f"the capture kernel's command line has elfcorehdr= {len(addresses)} times ({listed}), not once"
+    if elfcorehdr_phys is not None and addresses[0] != elfcorehdr_phys:
+        return (
+            f"the capture kernel would look for its elfcorehdr at {addresses[0]:#x}, but the image has it at "
+            f"{elfcorehdr_phys:#x}"
+        )
+    return None
 
 
 def e820_table(boot_params: bytes) -> list[tuple[Range, int]]:

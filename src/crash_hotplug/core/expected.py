@@ -91,14 +91,13 @@ def describes_possible_cpus(header: ElfCoreHeader, machine: Machine) -> bool:
     Kernels from 6.6 on write such headers.  The number of notes decides, because the addresses of CPUs that are not
     present are often unknown.
     """
-    return len(header.cpu_notes) >= len(machine.cpus)
+    return len(set(header.cpu_notes)) >= len(machine.cpus)
 
 
 def _cpu_notes(machine: Machine, loader: Loader, loaded: ElfCoreHeader | None, all_possible: bool) -> list[NoteRegion]:
     present = [_notes_of(cpu.number, cpu.crash_notes) for cpu in machine.present_cpus]
     if loaded is not None and describes_possible_cpus(loaded, machine):
-        known = set(loaded.cpu_notes)
-        return [*loaded.cpu_notes, *(note for note in present if note not in known)]
+        return list(dict.fromkeys([*loaded.cpu_notes, *present]))
     possible = [cpu.crash_notes for cpu in machine.cpus if cpu.crash_notes is not None]
     # for_each_possible_cpu() in crash_prepare_elf64_headers() since Linux 6.6.
     kernel_writes_possible = (kernel_version(machine.kernel_release) or (0, 0)) >= (6, 6)
@@ -150,7 +149,8 @@ def _low_memory_headers(
     if loaded is not None and loaded.backup_region is not None:
         backup = loaded.backup_region
         source = Range(backup.p_paddr, backup.p_paddr + backup.p_memsz)
-        headers = [backup]
+        # Purgatory's own variable says where the copy is, whatever the loaded header says.
+        headers = [backup if backup_region_phys is None else backup._replace(p_offset=backup_region_phys)]
     elif backup_region_phys is not None and backed_up:
         # kexec-tools backs up the first range below 640 KiB (get_backup_area() in crashdump-x86.c).
         source = backed_up[0]

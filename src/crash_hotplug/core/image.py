@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from crash_hotplug.core.architecture import PAGE
-from crash_hotplug.core.boot_params import E820_RAM, e820_table, elfcorehdr_argument
+from crash_hotplug.core.boot_params import E820_RAM, e820_table, elfcorehdr_argument, why_elfcorehdr_not_found
 from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.ranges import Range, RangeList
@@ -107,6 +107,11 @@ class CrashImage(NamedTuple):
         """The loader, recognized by the form of its ``elfcorehdr=``; None where the command line is not known."""
         argument = elfcorehdr_argument(self.cmdline or "")
         return argument[1] if argument else None
+
+    @property
+    def why_header_not_found(self) -> str | None:
+        """Why the capture kernel would not find the header; None where it would, or its command line is not known."""
+        return None if self.cmdline is None else why_elfcorehdr_not_found(self.cmdline, self.elfcorehdr_phys)
 
 
 def parse_kimage(data: bytes, crashkernel: RangeList, layouts: Sequence[KimageLayout] = KNOWN_LAYOUTS) -> Kimage:

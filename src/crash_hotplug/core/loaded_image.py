@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crash_hotplug.core.architecture import PAGE, whole_pages
-from crash_hotplug.core.boot_params import cmdline_phys, elfcorehdr_argument, is_boot_params
+from crash_hotplug.core.boot_params import cmdline_phys, is_boot_params
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
@@ -25,7 +25,7 @@ def read_loaded_image(
 
     :param crashkernel: the reserved physical ranges
     :param backup_source: the physical range that kexec-tools backs up: the first RAM below 640 KiB; None: not known
-    :raise CannotTellError: no segment is an elfcorehdr, or the command line names another place
+    :raise CannotTellError: no segment is an elfcorehdr
     """
     purgatory = read_purgatory(kimage, read_phys)
     named = digest_regions(purgatory, kimage, crashkernel) or ()
@@ -75,12 +75,6 @@ def _with_boot_params(image: CrashImage, kimage: Kimage, read_phys: ReadPhys) ->
     boot_params = read_phys(boot_params_at, PAGE)
     command_at = cmdline_phys(boot_params)
     cmdline = _read_cmdline(kimage, command_at, read_phys)
-    argument = elfcorehdr_argument(cmdline or "")
-    if argument is not None and argument[0] != image.elfcorehdr_phys:
-        raise CannotTellError(
-            f"the capture kernel would look for its elfcorehdr at {argument[0]:#x}, but the image has it at "
-            f"{image.elfcorehdr_phys:#x}"
-        )
     return image._replace(
         boot_params=boot_params, boot_params_phys=boot_params_at, cmdline=cmdline, cmdline_phys=command_at
     )

@@ -204,6 +204,8 @@ def decide(image: CrashImage, machine: Machine, read_phys: ReadPhys, wants: Want
 
     :raise CannotTellError: nothing can be decided
     """
+    if image.why_header_not_found is not None:
+        return Decision(Outcome.REFUSED, f"{image.why_header_not_found}; only a reload corrects that")
     header = header_to_write(machine, image)
     room, new_room = elfcorehdr_room(image, machine.crashkernel), wants.room(machine, header)
     must_move = wants.gives_room and (room or 0) < new_room
@@ -438,6 +440,8 @@ def _read_back(after: Observation, task: _Task, samples: Mapping[Range, bytes], 
     if image.kimage is None:
         raise CannotTellError("struct kimage of the loaded image could not be read")
     check_result(task.plan, image.kimage, image.elfcorehdr, task.header)
+    if image.why_header_not_found is not None:
+        raise TornImageError(image.why_header_not_found)
     # A digest that the update wrote is computed once more: only that covers every byte that was not listed.
     if task.verify_full or task.plan.excludes_elfcorehdr:
         say("the whole image is hashed")

@@ -9,12 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
-from crash_hotplug.core.elf import PROGRAM_HEADER_SIZE, PT_LOAD, ProgramHeader
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, entries_that_fit, parse_elfcorehdr
+from crash_hotplug.core.boot_params import E820_RAM, e820_table
+from crash_hotplug.core.elf import (
+    PF_RWX,
+    PROGRAM_HEADER_SIZE,
+    PT_LOAD,
+    PT_NOTE,
+    ElfHeader,
+    ProgramHeader,
+    core_header,
+)
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, entries_that_fit, note_header, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
 from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr, loader_of, with_capture_ram
 from crash_hotplug.core.image import CrashImage, elfcorehdr_room
-from crash_hotplug.core.machine import KernelText, Machine
+from crash_hotplug.core.machine import KernelText, Machine, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList, compare_ranges
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.sizes import count, human_size
@@ -45,8 +54,15 @@ class Kind(str, Enum):
     WRONG_VMCOREINFO = "wrong-vmcoreinfo"
     WRONG_DIRECT_MAP = "wrong-direct-map-address"
     WRONG_SOURCE = "memory-read-from-elsewhere"
+    HEADER_NOT_FOUND = "elfcorehdr-not-found"
+    WRONG_BACKUP_REGION = "wrong-backup-region"
+    DESCRIBED_TWICE = "notes-described-twice"
+    UNKNOWN_NOTES = "unknown-notes"
+    UNUSUAL = "not-as-a-loader-writes-it"
     MALFORMED = "malformed"
     OVERLAP = "overlap"
+    FILE_OVERLAP = "file-ranges-overlap"
+    MISPLACED = "misplaced-in-the-file"
     TRUNCATED = "truncated"
     ROOM_LEFT = "room-left"
     DOES_NOT_FIT = "expected-header-does-not-fit"
@@ -79,6 +95,8 @@ class Comparison:
         self.notes: list[Finding] = []
         self.unchecked: list[str] = []
         """Checks that could not be made, each a sentence; with no finding they make the verdict "cannot tell"."""
+        self.left_out: list[str] = []
+        """Checks that need more than was given, each a sentence; they do not change the verdict."""
 
     @property
     def verdict(self) -> Verdict:
@@ -113,7 +131,44 @@ def assess(machine: Machine, image: CrashImage) -> Assessment:
     if room is not None and comparison.findings:
         comparison.notes.extend(_fit_notes(machine, loader, header, room))
     comparison.notes.extend(_capture_kernel_notes(machine, image))
+    _compare_place(image, comparison)
+    _compare_backup_place(machine, image, backup, comparison)
     return Assessment(header, loader, room, comparison)
+
+
+def _compare_place(image: CrashImage, result: Comparison) -> None:
+    """Compare the ``elfcorehdr=`` by which the capture kernel finds the header with the place that it was read from."""
+    check = "whether the capture kernel finds this header: its command line"
+    if image.why_header_not_found is not None:
+        result.findings.append(Finding(Kind.HEADER_NOT_FOUND, image.why_header_not_found))
+    elif image.cmdline is None and image.elfcorehdr_phys is None:
+        result.left_out.append(f"{check} was not given")
+    elif image.cmdline is None:
+        result.unchecked.append(f"{check} cannot be read out of the image")
+    elif image.elfcorehdr_phys is None:
+        result.unchecked.append("whether the capture kernel finds this header: the header's own address is not known")
+
+
+def _compare_backup_place(
+    machine: Machine, image: CrashImage, backup: ProgramHeader | None, result: Comparison
+) -> None:
+    """Compare the place from which low memory would be read with the one to which purgatory copies it."""
+    if backup is None:
+        return
+    meant, copied = f"the first 640 KiB would be read from {backup.p_offset:#x}", image.backup_region_phys
+    place = RangeList([(backup.p_offset, min(backup.p_offset + backup.p_memsz, 1 << 64))])
+    ram = RangeList(r for r, kind in e820_table(image.boot_params or b"") if kind == E820_RAM)
+    header = image.elfcorehdr_phys
+    taken = RangeList([] if header is None else [(header, header + len(image.elfcorehdr))])
+    if copied is not None and copied != backup.p_offset:
+        sentence = f"{meant}, but purgatory copies them to {copied:#x}: the wrong memory"
+    elif not machine.crashkernel.covers(place):
+        sentence = f"{meant}, which is not reserved memory: purgatory's copy cannot be there"
+    elif place.intersect(ram) or place.intersect(taken):
+        sentence = f"{meant}, which the capture kernel uses for something else: purgatory's copy cannot be there"
+    else:
+        return
+    result.findings.append(Finding(Kind.WRONG_BACKUP_REGION, sentence, tuple(place)))
 
 
 def _capture_kernel_notes(machine: Machine, image: CrashImage) -> list[Finding]:
@@ -174,6 +229,7 @@ def compare_header(machine: Machine, header: ElfCoreHeader, loader: Loader, room
     compare_memory(machine, header.ram, result)
     _compare_low_memory(machine, header, loader, result)
     result.findings.extend(_shape_findings(header))
+    result.notes.extend(_unusual_notes(machine, header))
     _compare_vmcoreinfo(machine, header, result)
     compare_kernel_text(machine, header.kernel_text, result)
     compare_direct_map(machine, header.ram_headers, result)
@@ -276,6 +332,72 @@ def _shape_findings(header: ElfCoreHeader) -> Iterator[Finding]:
             sentence = f"{_placed(whole)} would be read from {p.p_offset:#x}: the wrong memory"
             yield Finding(Kind.WRONG_SOURCE, sentence, (whole,))
     yield from overlap_findings(header.ram_headers)
+    yield from _notes_twice(header)
+
+
+def _unusual_notes(machine: Machine, header: ElfCoreHeader) -> Iterator[Finding]:
+    """Yield a note for each part of *header* that no loader writes; a field that already is a finding has none."""
+    meant = core_header(machine.architecture.machine_number, len(header.program_headers))
+    if header.elf_header != meant:
+        yield Finding(Kind.UNUSUAL, f"the ELF header has {_differences(header.elf_header, meant)}")
+    texts = -len(header.ram_headers)
+    for number, p in enumerate(header.program_headers):
+        if p.p_type == PT_NOTE:
+            as_written = note_header(NoteRegion(p.p_offset, p.p_memsz))
+        elif p.p_type == PT_LOAD:
+            texts += 1
+            # Most entries are these and right; a header may have thousands.
+            is_right = p.p_flags == PF_RWX and p.p_align == 0
+            as_written = p if is_right else p._replace(p_flags=PF_RWX, p_align=0)
+        else:
+            yield Finding(Kind.UNUSUAL, f"entry {number} is neither PT_NOTE nor PT_LOAD: its p_type is {p.p_type:#x}")
+            continue
+        if p != as_written:
+            yield Finding(Kind.UNUSUAL, f"entry {number} has {_differences(p, as_written)}")
+        elif p.p_memsz == 0:
+            yield Finding(Kind.UNUSUAL, f"entry {number} describes nothing: its p_memsz is 0")
+    if texts > 1:
+        yield Finding(Kind.UNUSUAL, f"the kernel text is described {texts} times")
+    yield from _unknown_notes(machine, header)
+
+
+def _differences(found: ElfHeader | ProgramHeader, meant: ElfHeader | ProgramHeader) -> str:
+    pairs = zip(found._fields, found, meant)
+    return ", ".join(f"{name} {_shown(is_)} (a loader writes {_shown(by)})" for name, is_, by in pairs if is_ != by)
+
+
+def _shown(value: object) -> str:
+    return hex(value) if isinstance(value, int) else bytes(value).hex(" ") if isinstance(value, bytes) else str(value)
+
+
+def _unknown_notes(machine: Machine, header: ElfCoreHeader) -> Iterator[Finding]:
+    """Yield a note for each PT_NOTE that is no CPU's and not vmcoreinfo's, as far as their addresses are known."""
+    sizes = {cpu.crash_notes.size for cpu in machine.cpus if cpu.crash_notes is not None}
+    if machine.vmcoreinfo is None or not sizes:
+        return
+    known = {cpu.crash_notes.phys for cpu in machine.cpus if cpu.crash_notes is not None} | {machine.vmcoreinfo.phys}
+    nameless = sum(cpu.crash_notes is None for cpu in machine.cpus)
+    for note in dict.fromkeys(header.notes):
+        if note.phys in known and note.phys != machine.vmcoreinfo.phys and note.size > max(sizes):
+            sentence = f"a CPU saves {max(sizes)} bytes at {note.phys:#x}, but {note.size} are described"
+        elif note.phys not in known and (note.size not in sizes or nameless == 0):
+            sentence = f"the notes at {note.phys:#x} are no CPU's and not vmcoreinfo"
+        else:
+            nameless -= note.phys not in known  # the notes of a CPU that is not present
+            continue
+        yield Finding(Kind.UNKNOWN_NOTES, sentence)
+
+
+def _notes_twice(header: ElfCoreHeader) -> Iterator[Finding]:
+    """Yield each place whose notes are described more than once."""
+    seen: set[int] = set()
+    for note in header.notes:
+        if note.phys in seen:
+            sentence = (
+                f"the notes at {note.phys:#x} are described twice: a dump would have the registers of a CPU too many"
+            )
+            yield Finding(Kind.DESCRIBED_TWICE, sentence)
+        seen.add(note.phys)
 
 
 def overlap_findings(ram_headers: tuple[ProgramHeader, ...]) -> Iterator[Finding]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
+from crash_hotplug.core.architecture import PAGE, whole_pages
 from crash_hotplug.core.elf import (
     ELF_HEADER_SIZE,
     NT_PRSTATUS,
     PT_LOAD,
     PT_NOTE,
     Note,
+    ProgramHeader,
     parse_core_header,
     parse_notes,
     program_headers_end,
@@ -131,6 +133,7 @@ def audit_vmcore(vmcore: Vmcore) -> Comparison:
     result = Comparison()
     result.findings.extend(_malformed(vmcore))
     result.findings.extend(overlap_findings(vmcore.headers.ram_headers))
+    result.findings.extend(_misplaced(vmcore))
     if vmcore.notes_cut:
         sentence = f"{human_size(vmcore.notes_cut)} of notes are missing: the file ends before them"
         result.findings.append(Finding(Kind.TRUNCATED, sentence))
@@ -165,6 +168,38 @@ def _malformed(vmcore: Vmcore) -> Iterator[Finding]:
             yield Finding(Kind.MALFORMED, sentence)
     if not vmcore.headers.ram:
         yield Finding(Kind.MALFORMED, "no memory is described")
+
+
+def _misplaced(vmcore: Vmcore) -> Iterator[Finding]:
+    """Yield each segment that is not where a dump's writer puts it: behind the one before it in the file.
+
+    /proc/vmcore begins each segment on a page of its own, at the segment's offset in its first page of memory
+    (``set_vmcore_list_offsets()`` in fs/proc/vmcore.c); ``makedumpfile -E`` leaves no gap.
+    """
+    end, last = program_headers_end(vmcore.headers.elf_header), None
+    filled = [p for p in vmcore.headers.program_headers if p.p_filesz and p.p_type in (PT_LOAD, PT_NOTE)]
+    for p in sorted(filled, key=lambda p: p.p_offset):
+        name = f"the memory at {p.p_paddr:#x}" if p.p_type == PT_LOAD else "a PT_NOTE"
+        if p.p_offset < end:
+            if not _is_same_memory(p, last):
+                before = "the headers" if last is None else "the notes" if last.p_type == PT_NOTE else "other memory"
+                sentence = f"{name} would be read from file offset {p.p_offset:#x}, where the file has {before}"
+                yield Finding(Kind.FILE_OVERLAP, f"{sentence} up to {end:#x}")
+        elif p.p_type == PT_LOAD and p.p_offset != end:
+            aligned = whole_pages(end) + p.p_paddr % PAGE
+            is_first = last is None or last.p_type == PT_NOTE
+            if p.p_offset != aligned and not (is_first and (p.p_offset - aligned) % PAGE == 0):
+                sentence = f"{name} would be read from file offset {p.p_offset:#x}; a dump has it at {aligned:#x}"
+                yield Finding(Kind.MISPLACED, sentence)
+        if p.p_offset + p.p_filesz > end:
+            end, last = p.p_offset + p.p_filesz, p
+
+
+def _is_same_memory(p: ProgramHeader, other: ProgramHeader | None) -> bool:
+    """Whether two PT_LOADs give the same memory the same place in the file, as those of two virtual addresses do."""
+    if other is None or PT_NOTE in (p.p_type, other.p_type):
+        return False
+    return p.p_offset - p.p_paddr == other.p_offset - other.p_paddr
 
 
 def compare_vmcore(

@@ -113,6 +113,7 @@ def _read_saved(sysroot: Sysroot) -> CrashImage:
         cmdline=None if cmdline is None else cmdline.decode("ascii", "replace").strip("\0\n"),
         cmdline_phys=_address(places, "cmdline"),
         kimage=_saved_kimage(places),
+        backup_region_phys=_address(places, "backup_region"),
     )
 
 
@@ -161,6 +162,7 @@ def places_of(image: CrashImage) -> dict[str, Any]:
         ("boot_params", image.boot_params_phys),
         ("cmdline", image.cmdline_phys),
         ("elfcorehdr", image.elfcorehdr_phys),
+        ("backup_region", image.backup_region_phys),
     ):
         if phys is not None:
             places[key] = hex(phys)

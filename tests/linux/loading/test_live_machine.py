@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from crash_hotplug.core.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E82
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.expected import header_to_write
 from crash_hotplug.core.image import elfcorehdr_room
-from crash_hotplug.core.plan import room_for
+from crash_hotplug.core.plan import NewSegment, room_for
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.reload import keep_image, make_ready
 from crash_hotplug.core.update import Outcome, Wants, update
@@ -546,3 +547,34 @@ def test_kept_image_is_not_shifted_by_memory_that_comes_online(fake: FakeKexec) 
     machine.observe = observe  # type: ignore[method-assign]
     assert keep_image(machine) is None
     assert len(opened) == 1
+
+
+@pytest.mark.parametrize("cmdline", [b"quiet", b"elfcorehdr=4K", b"elfcorehdr=4K elfcorehdr=949620K"])
+@pytest.mark.parametrize("state", [0, 1])
+def test_image_whose_command_line_does_not_name_its_header_is_refused(
+    tmp_path: Path, cmdline: bytes, state: int
+) -> None:
+    """A right header would not help it: only a reload writes the command line anew."""
+    fake = FakeKexec(tmp_path, state=state)
+    fake.write(ZERO_PAGE + 0x5000, cmdline.ljust(200, b"\0"))
+    assert verdict(fake) is Verdict.NOT_ACCURATE
+    report = fake.update()
+    assert report.outcome is Outcome.REFUSED
+    assert "only a reload corrects that" in report.sentence
+    assert fake.loads == []
+
+
+def test_command_line_that_changed_during_the_call_is_a_torn_image(
+    fake: FakeKexec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = fake.kexec_load
+
+    def also_writes(entry_phys: int, segments: Sequence[NewSegment], flags: int) -> None:
+        load(entry_phys, segments, flags)
+        fake.write(ZERO_PAGE + 0x5000, b"quiet".ljust(200, b"\0"))
+
+    monkeypatch.setattr("crash_hotplug.core.update.sample_pages", lambda *_: {})
+    monkeypatch.setattr(fake, "kexec_load", also_writes)
+    report = fake.update()
+    assert report.outcome is Outcome.TORN
+    assert "has no elfcorehdr=" in report.sentence
