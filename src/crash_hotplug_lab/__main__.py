@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+from crash_hotplug.__main__ import run as run_program
 
-from crash_hotplug_lab.cli.main import main
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from crash_hotplug.__main__ import Main
+
+
+def _import_main() -> Main:
+    from crash_hotplug_lab.cli.main import main  # noqa: PLC0415
+
+    return main
 
 
 def run() -> None:
     """Run the command on the command line and exit with its code."""
-    sys.exit(main(sys.argv[1:]))
+    run_program(_import_main)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ A hot-plug event waits for this start, so a module is imported only by the comma
 from __future__ import annotations
 
 import gc
-import os
 import sys
 
 from crash_hotplug import __version__
 from crash_hotplug.cli import exit_codes
+from crash_hotplug.cli.streams import OutputError, discard_output
 from crash_hotplug.core.errors import CrashHotplugError
 
 TYPE_CHECKING = False  # not imported from typing, which takes as long to import as Python takes to start
@@ -55,11 +55,26 @@ the CPUs and memory that were added after the image was loaded, and removed memo
 
 
 def main(arguments: Sequence[str], program: Program = CRASH_HOTPLUG) -> int:
-    """Run one command.
+    """Run one command, and write all of its output.
 
     :param arguments: the command line without the program's name
     :return: the exit code
     """
+    try:
+        code = _run(arguments, program)
+        sys.stdout.flush()
+        return code
+    except OutputError as error:
+        print(f"{program.name}: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        pass  # the reader has what it wanted, as head(1)
+    except KeyboardInterrupt:
+        return 130
+    discard_output()
+    return exit_codes.FAILED
+
+
+def _run(arguments: Sequence[str], program: Program) -> int:
     if list(arguments) == ["--version"]:
         print(f"{program.name} {__version__}")
         return exit_codes.DONE
@@ -74,16 +89,9 @@ def main(arguments: Sequence[str], program: Program = CRASH_HOTPLUG) -> int:
         gc.enable()
     try:
         code: int = parsed.run(parsed)
-        sys.stdout.flush()
         return code
     except CrashHotplugError as error:
         return _print_error(error, program, parsed)
-    except BrokenPipeError:
-        # The reader of our output is gone, and Python must not write to it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exit_codes.FAILED
-    except KeyboardInterrupt:
-        return 130
 
 
 def _print_error(error: CrashHotplugError, program: Program, parsed: argparse.Namespace) -> int:

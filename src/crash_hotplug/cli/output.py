@@ -39,7 +39,7 @@ def print_verdict(verdict: Verdict, sentence: str) -> None:
 def print_headline(word: str, sentence: str, colour: str) -> None:
     """Print a first line: a word in capitals, coloured on a terminal, and its meaning."""
     word = word.upper()
-    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
         word = f"\033[{colour}m{word}\033[0m"
     print(f"{word}: {sentence}")
 

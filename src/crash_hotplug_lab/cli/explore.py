@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from crash_hotplug.cli import exit_codes
@@ -16,6 +20,7 @@ from crash_hotplug_lab.model.explore import Exploration, explore
 from crash_hotplug_lab.model.panic import DumpOutcome
 from crash_hotplug_lab.model.policies import POLICIES
 from crash_hotplug_lab.scenario.file import bundled_scenarios
+from crash_hotplug_lab.scenario.records import Scenario
 
 DESCRIPTION = """\
 Searches every interleaving of the actors of a scenario (hot-plug, udev, the update, other loaders), panics the
@@ -61,27 +66,52 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.scenario is None:
         names = [scenario.name for scenario in bundled_scenarios() if scenario.policies]
     scenarios = [chosen_scenario(name, arguments.policy) for name in names]
-    report = []
-    total = broken = 0
-    with ProcessPoolExecutor(arguments.jobs or os.cpu_count()) as pool:
+    with _searchers(arguments.jobs) as pool:
         searches = [
             [pool.submit(explore, scenario, policy, arguments.states) for policy in scenario.policies]
             for scenario in scenarios
         ]
-        for name, scenario, running in zip(names, scenarios, searches):
-            if not arguments.json:
-                print(f"{name}: {scenario.title}", flush=True)
-            explored = [search.result() for search in running]
-            total += sum(found.states for found in explored)
-            broken += sum(found.never_may_be(scenario) for found in explored if found.policy == "in-place")
-            if arguments.json:
-                report.append({"scenario": name, "policies": [_exploration_json(found) for found in explored]})
-            else:
-                _show_explorations(explored, arguments.scenario is not None)
+        return _show(arguments, dict(zip(names, scenarios)), searches)
+
+
+@contextmanager
+def _searchers(jobs: int | None) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of processes, which end at once, in the middle of a search, if this process cannot go on.
+
+    Ctrl-C reaches the processes of the pool as well: each ends without a traceback.
+    """
+    with ProcessPoolExecutor(
+        jobs or os.cpu_count(), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)
+    ) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for searcher in multiprocessing.active_children():
+                searcher.terminate()
+            raise
+
+
+def _show(
+    arguments: argparse.Namespace, scenarios: Mapping[str, Scenario], searches: Iterable[list[Future[Exploration]]]
+) -> int:
+    """Show the results of *searches*, a list for each scenario, as they come."""
+    report = []
+    total = broken = 0
+    for (name, scenario), running in zip(scenarios.items(), searches):
+        if not arguments.json:
+            print(f"{name}: {scenario.title}", flush=True)
+        explored = [search.result() for search in running]
+        total += sum(found.states for found in explored)
+        broken += sum(found.never_may_be(scenario) for found in explored if found.policy == "in-place")
+        if arguments.json:
+            report.append({"scenario": name, "policies": [_exploration_json(found) for found in explored]})
+        else:
+            _show_explorations(explored, arguments.scenario is not None)
     if arguments.json:
         print_json({"command": "explore", "states": total, "explored": report})
     else:
-        print(f"{count(total, 'state')} in {count(len(names), 'scenario')}: the machine panicked in each state")
+        print(f"{count(total, 'state')} in {count(len(scenarios), 'scenario')}: the machine panicked in each state")
     return exit_codes.FAILED if broken else exit_codes.DONE
 
 
