@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 LAUNCHER = """\
-#!/usr/bin/python3 -I
+#!/usr/bin/python3 -IS
 import sys
 
 sys.path.append("{directory}")
@@ -27,7 +27,10 @@ from crash_hotplug.__main__ import run
 
 run()
 """
-"""-I: nothing of the environment and of the user's own packages is run as root."""
+"""-I: nothing of the environment and of the user's own packages is run as root.
+
+-S: no package of /usr/local hides one of ours, and no .pth file of another package is run.
+"""
 
 COPIED = {
     "packaging/systemd/*.service": "lib/systemd/system",

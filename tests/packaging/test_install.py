@@ -44,8 +44,25 @@ def test_installed_command_works_without_any_other_package(installed: Path) -> N
 
 def test_launcher_ignores_the_environment(installed: Path) -> None:
     launcher = (installed / "usr/bin/crash-hotplug").read_text()
-    assert launcher.startswith("#!/usr/bin/python3 -I\n")
+    assert launcher.startswith("#!/usr/bin/python3 -IS\n")
     assert f'"/{PYTHON_DIRECTORY}"' in launcher
+
+
+@pytest.mark.parametrize("flags", ["-IS", "-I"], ids=["launcher", "negative control"])
+def test_launcher_searches_no_packages_before_its_own(installed: Path, tmp_path: Path, flags: str) -> None:
+    # A virtual environment's site-packages stands for the dist-packages of /usr/local: site.py adds both.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path)], check=True)
+    planted = next(tmp_path.glob("lib/python3*/site-packages")) / "crash_hotplug" / "__main__.py"
+    planted.parent.mkdir()
+    planted.with_name("__init__.py").touch()
+    planted.write_text("def run(): print('planted')\n")
+    launcher = tmp_path / "launcher"
+    text = (installed / "usr/bin/crash-hotplug").read_text()
+    launcher.write_text(text.replace(f"/{PYTHON_DIRECTORY}", str(installed / PYTHON_DIRECTORY)))
+    given = text.splitlines()[0].partition(" ")[2] if flags == "-IS" else flags
+    command = [str(tmp_path / "bin" / "python3"), "-B", given, str(launcher), "--version"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert out == (f"crash-hotplug {__version__}\n" if flags == "-IS" else "planted\n")
 
 
 def test_installed_files_contain_nothing_of_the_lab(installed: Path) -> None:

@@ -44,11 +44,16 @@ def test_unit_allows_what_the_service_needs() -> None:
     assert unit["RestrictAddressFamilies"] == ["AF_NETLINK AF_UNIX"]
 
 
+def seconds(key: str) -> float:
+    """Return a time of the unit in seconds."""
+    matched = re.fullmatch(r"(\d+)(s|min|h|)", settings()[key][0])
+    assert matched is not None
+    return int(matched[1]) * {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0}[matched[2]]
+
+
 def watchdog_seconds() -> float:
     """Return WatchdogSec= in seconds."""
-    matched = re.fullmatch(r"(\d+)(s|min)", settings()["WatchdogSec"][0])
-    assert matched is not None
-    return int(matched[1]) * {"s": 1.0, "min": 60.0}[matched[2]]
+    return seconds("WatchdogSec")
 
 
 @pytest.mark.parametrize("heartbeat", [HEARTBEAT, 86400.0], ids=["default", "longest"])
@@ -75,6 +80,19 @@ def test_unit_restarts_the_service_except_after_usage_and_cannot_tell() -> None:
     assert unit["Restart"] == ["always"]
     assert unit["RestartPreventExitStatus"] == ["2 5"]
     assert unit["Type"] == ["notify"]
+
+
+@pytest.mark.parametrize("failing", [0.0, seconds("WatchdogSec"), seconds("TimeoutStartSec")])
+def test_start_limit_ends_a_loop_of_failures(failing: float) -> None:
+    start_limit = UNIT.read_text().partition("[Service]")[0]
+    assert "\nStartLimitIntervalSec=" in start_limit
+    assert "\nStartLimitBurst=" in start_limit
+    cycle = failing + seconds("TimeoutStopSec") + seconds("RestartSec")
+    assert int(settings()["StartLimitBurst"][0]) * cycle < seconds("StartLimitIntervalSec")
+
+
+def test_start_limit_allows_a_few_restarts_by_hand() -> None:
+    assert int(settings()["StartLimitBurst"][0]) >= 5
 
 
 @pytest.fixture

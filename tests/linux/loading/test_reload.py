@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from crash_hotplug import __version__
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.linux.loading import reload
 from crash_hotplug.linux.loading.live_machine import run_patiently
@@ -132,3 +133,15 @@ def test_outside_this_unit_uses_systemd_run_inside_a_unit_only(monkeypatch: pyte
     assert outside_this_unit({"INVOCATION_ID": "0123"})[:3] == ["/usr/bin/systemd-run", "--quiet", "--wait"]
     monkeypatch.setattr("shutil.which", lambda name, path: None)
     assert outside_this_unit({"INVOCATION_ID": "0123"}) == []
+
+
+def test_reload_outside_searches_no_other_packages() -> None:
+    flags = reload._COMMAND[: reload._COMMAND.index("-c")]
+    code = "import sys; print('site' in sys.modules, sys.flags.isolated)"
+    assert subprocess.run([*flags, "-c", code], capture_output=True, text=True, check=True).stdout == "False 1\n"
+
+
+def test_reload_outside_starts_this_program() -> None:
+    command = [*reload._COMMAND[: reload._COMMAND.index("update")], "--version"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout == f"crash-hotplug {__version__}\n"

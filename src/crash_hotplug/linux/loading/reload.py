@@ -23,8 +23,10 @@ from crash_hotplug.linux.programs import SEARCH, run_tool, why_failed
 
 _HERE = str(Path(crash_hotplug.__file__).parents[1])
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from crash_hotplug.__main__ import run; run()"
-_COMMAND = (sys.executable, "-I", "-c", _START, _HERE, "update", "--strategy", "reload", "--json")
-"""This program from its place of installation: systemd-run does not pass PYTHONPATH on."""
+_COMMAND = (sys.executable, "-IS", "-c", _START, _HERE, "update", "--strategy", "reload", "--json")
+"""This program from its place of installation: systemd-run does not pass PYTHONPATH on.
+
+-I and -S as in the launcher that tools/install.py writes: no other packages are searched."""
 _SECONDS = 330
 """A little longer than the reload itself may take."""
 _WAKE_SECONDS = 5
