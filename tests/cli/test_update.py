@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -62,6 +65,27 @@ def test_update_changes_the_header_once_and_then_nothing(fake: FakeKexec, capsys
     second = run(capsys, "update")
     assert (second.code, second.out.split(" (")[0]) == (0, "unchanged: the header is right as it is")
     assert len(fake.loads) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_during_a_reload_puts_the_previous_image_back(
+    fake: FakeKexec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    def unload_and_be_ended(command: list[str]) -> subprocess.CompletedProcess[str]:
+        fake.unload()
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    before = signal.getsignal(signal.SIGTERM)
+    parts = ReloadParts(lambda _loaded: ["kdumpctl", "reload"], lambda: None, unload_and_be_ended, user=lambda: 0)
+    monkeypatch.setattr(update, "RELOAD_PARTS", parts)
+    try:
+        ended = run(capsys, "update", "--strategy", "reload")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (ended.code, "the previous image was put back" in ended.err) == (1, True)
+    assert fake.digest_fits()
 
 
 def test_dry_run_shows_the_plan_and_changes_nothing(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 
 from crash_hotplug.cli import exit_codes
@@ -84,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.allow_unsigned and arguments.strategy == Strategy.FILE.value:
         print("crash-hotplug load: --allow-unsigned requires a --strategy with kexec-tools", file=sys.stderr)
         return exit_codes.USAGE
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the previous image is then put back
     if arguments.unload:
         unload(LiveMachine())
         return _say(arguments.json, "unloaded", "no crash image is loaded now")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from contextlib import closing
@@ -106,6 +107,7 @@ def _steps(machine: LiveMachine, strategy: str, wants: Wants) -> Steps[Report]:
         # Imported here: most updates reload nothing, and wait for every import.
         from crash_hotplug.linux.loading.reload import ReloadParts, update_by_reload  # noqa: PLC0415
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the previous image is then put back
         return update_by_reload(machine, reason, progress, RELOAD_PARTS or ReloadParts())
 
     if strategy == "reload":
