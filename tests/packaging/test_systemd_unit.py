@@ -14,6 +14,7 @@ import pytest
 
 from crash_hotplug.core.service.watch_record import WatchRecord
 from crash_hotplug.core.service.watch_schedule import HEARTBEAT, Schedule
+from crash_hotplug.linux import torn_image
 from crash_hotplug.linux.loading import reload
 from crash_hotplug.linux.loading.live_machine import PATIENCE_SECONDS
 from crash_hotplug.linux.service.reconciler import Reconciler
@@ -42,6 +43,12 @@ def test_unit_allows_what_the_service_needs() -> None:
     for forbidden in ("ProtectKernelTunables", "ProtectKernelLogs", "PrivateDevices", "PrivateUsers", "CPUQuota"):
         assert forbidden not in unit
     assert unit["RestrictAddressFamilies"] == ["AF_NETLINK AF_UNIX"]
+
+
+def test_mark_of_a_torn_image_can_be_written_and_outlives_the_service() -> None:
+    unit = settings()
+    assert [f"/run/{name}" for name in unit["RuntimeDirectory"]] == [str(Path(torn_image.PATH).parent)]
+    assert unit["RuntimeDirectoryPreserve"] == ["yes"]
 
 
 def seconds(key: str) -> float:

@@ -101,6 +101,8 @@ class CrashImage(NamedTuple):
     """Physical address to which purgatory copies low memory; None if it copies none or its variables cannot be read."""
     updated_by_kernel: bool = False
     """Whether the kernel itself may update the header (6.6 and newer, where the loader said so)."""
+    torn: str | None = None
+    """Why an earlier update is known to have left it torn; None where nothing is known."""
 
     @property
     def loader(self) -> Loader | None:

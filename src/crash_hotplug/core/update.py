@@ -80,6 +80,9 @@ class Observation(Protocol):
         :raise CannotTellError: it cannot be read
         """
 
+    def mark_torn(self, sentence: str | None) -> None:
+        """Remember that the image that was identified last is torn, and why; None: that it is proven to be whole."""
+
     def read_phys(self, phys: int, length: int) -> bytes:
         """Return bytes at a physical address.
 
@@ -183,7 +186,7 @@ class Decision(NamedTuple):
     """What an update is to do."""
 
     outcome: Outcome
-    """What comes of it, if nothing goes wrong: UPDATED, UNCHANGED, REFUSED or NO_ROOM."""
+    """What comes of it, if nothing goes wrong: UPDATED, UNCHANGED, TORN, REFUSED or NO_ROOM."""
     sentence: str
     """The reason, for people."""
     header: bytes = b""
@@ -204,8 +207,8 @@ def decide(image: CrashImage, machine: Machine, read_phys: ReadPhys, wants: Want
 
     :raise CannotTellError: nothing can be decided
     """
-    if image.why_header_not_found is not None:
-        return Decision(Outcome.REFUSED, f"{image.why_header_not_found}; only a reload corrects that")
+    if image.torn is not None or image.why_header_not_found is not None:
+        return _only_a_reload(image)
     header = header_to_write(machine, image)
     room, new_room = elfcorehdr_room(image, machine.crashkernel), wants.room(machine, header)
     must_move = wants.gives_room and (room or 0) < new_room
@@ -226,6 +229,12 @@ def decide(image: CrashImage, machine: Machine, read_phys: ReadPhys, wants: Want
         return _where_it_is(image, machine, room, str(error), wants)
     sentence = f"written at a new place, with room for {count(entries_that_fit(new_room), 'entry', 'entries')}"
     return Decision(Outcome.UPDATED, sentence, header.to_bytes(), room, move)
+
+
+def _only_a_reload(image: CrashImage) -> Decision:
+    if image.torn is not None:
+        return Decision(Outcome.TORN, image.torn)
+    return Decision(Outcome.REFUSED, f"{image.why_header_not_found}; only a reload corrects that")
 
 
 def why_not_updatable(image: CrashImage, machine: Machine) -> str | None:
@@ -360,6 +369,8 @@ def _observe_and_plan(observation: Observation, wants: Wants, say: Say) -> Steps
         if wants.verify_full:
             say("the whole image is hashed")
             verify_digest(image, machine.crashkernel, observation.read_phys)
+            observation.mark_torn(None)
+            image = image._replace(torn=None)
         decision = decide(image, machine, observation.read_phys, wants)
         if decision.outcome is not Outcome.UPDATED:
             return Report(decision.outcome, decision.sentence)
@@ -411,6 +422,9 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
             with closing(machine.observe()) as after:
                 _read_back(after, task, samples, say)
                 break
+        except TornImageError as error:
+            after.mark_torn(str(error))
+            raise
         except (CannotTellError, ImageChangedError) as error:
             reason = error
     else:

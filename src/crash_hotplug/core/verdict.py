@@ -59,6 +59,7 @@ class Kind(str, Enum):
     DESCRIBED_TWICE = "notes-described-twice"
     UNKNOWN_NOTES = "unknown-notes"
     UNUSUAL = "not-as-a-loader-writes-it"
+    TORN_IMAGE = "torn-image"
     MALFORMED = "malformed"
     OVERLAP = "overlap"
     FILE_OVERLAP = "file-ranges-overlap"
@@ -130,6 +131,9 @@ def assess(machine: Machine, image: CrashImage) -> Assessment:
     comparison = compare_header(machine, header, loader, room)
     if room is not None and comparison.findings:
         comparison.notes.extend(_fit_notes(machine, loader, header, room))
+    if image.torn is not None:
+        sentence = f"an update left this image torn: {image.torn}; reload it, or verify it with update --verify full"
+        comparison.findings.insert(0, Finding(Kind.TORN_IMAGE, sentence))
     comparison.notes.extend(_capture_kernel_notes(machine, image))
     _compare_place(image, comparison)
     _compare_backup_place(machine, image, backup, comparison)

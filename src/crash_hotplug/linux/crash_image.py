@@ -15,6 +15,7 @@ from crash_hotplug.linux.btf_file import kimage_layouts
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.torn_image import why_torn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def _find(sysroot: Sysroot, kcore: Kcore, crashkernel: RangeList) -> CrashImage:
         source = backup_source(read_iomem(sysroot).ram, kcore.architecture)
     except CannotTellError:
         source = None
-    return read_loaded_image(kimage, crashkernel, source, kcore.read_phys)
+    image = read_loaded_image(kimage, crashkernel, source, kcore.read_phys)
+    return image._replace(torn=why_torn(sysroot, identity))
 
 
 def _read_saved(sysroot: Sysroot) -> CrashImage:

@@ -156,6 +156,9 @@ class ModelObservation:
     loaded: ModelKimage | None = None
     """The image that was identified last."""
 
+    def mark_torn(self, sentence: str | None) -> None:
+        """Do nothing: no later command of the model asks."""
+
     def identity(self) -> bytes:
         """Return the number of the loaded image, which no other image of this machine has."""
         self.loaded = self.model.crash_image

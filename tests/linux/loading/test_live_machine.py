@@ -363,6 +363,29 @@ def test_image_loaded_during_the_call_is_detected_as_torn(fake: FakeKexec, place
     assert (report.outcome, "the loaded image is torn" in report.sentence) == (Outcome.TORN, True)
 
 
+def test_torn_image_is_never_called_accurate_until_it_is_verified_or_loaded(fake: FakeKexec) -> None:
+    kernel = fake.read(KERNEL, 0x8000)
+    assert fake.update().outcome is Outcome.UPDATED
+    fake.add_ranges(1)
+    fake.before_load = lambda: fake.write(KERNEL, b"another kernel")
+    assert fake.update().outcome is Outcome.TORN
+    fake.before_load = lambda: None
+    assert verdict(fake) is Verdict.NOT_ACCURATE
+    assert fake.update().outcome is Outcome.TORN
+    assert fake.update(FULL).outcome is Outcome.FAILED  # the digest shows it
+    fake.write(KERNEL, kernel)
+    assert verdict(fake) is Verdict.NOT_ACCURATE
+    assert fake.update(FULL).outcome is Outcome.UNCHANGED
+    assert verdict(fake) is Verdict.ACCURATE
+
+
+def test_mark_of_a_torn_image_is_about_that_image_only(fake: FakeKexec) -> None:
+    fake.before_load = lambda: fake.write(KERNEL, b"another kernel")
+    assert fake.update().outcome is Outcome.TORN
+    fake.write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS))  # another load
+    assert fake.image().torn is None
+
+
 def test_first_update_recomputes_the_digest_after_the_call(tmp_path: Path) -> None:
     """A byte between two samples, changed at the very moment of the call, is seen by the whole digest only."""
     fake = FakeKexec(tmp_path)

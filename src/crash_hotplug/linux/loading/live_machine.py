@@ -30,6 +30,7 @@ from crash_hotplug.linux.loading.kdump_lock import LockBusyError, kdump_locks
 from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, KexecError, kexec_load
 from crash_hotplug.linux.machine_reader import read_described_machine
 from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.torn_image import mark_torn, why_torn
 
 PATIENCE_SECONDS = 10.0
 """How long a lock that stays taken is waited for."""
@@ -162,7 +163,12 @@ class LiveObservation:
         kimage = identified_kimage(self._sysroot, self._identity, iomem.crashkernel)
         source = backup_source(iomem.ram, self._kcore.architecture)
         updated = kernel_updates_image(self._sysroot)
-        return read_loaded_image(kimage, iomem.crashkernel, source, self._kcore.read_phys, updated)
+        image = read_loaded_image(kimage, iomem.crashkernel, source, self._kcore.read_phys, updated)
+        return image._replace(torn=why_torn(self._sysroot, self._identity))
+
+    def mark_torn(self, sentence: str | None) -> None:
+        """Write it to /run/crash-hotplug, for the next update and for ``status``."""
+        mark_torn(self._sysroot, self._identity, sentence)
 
     def machine(self) -> Machine:
         """Read what a header has to describe."""
