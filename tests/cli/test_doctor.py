@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.linux.doctor import fix
+from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
+from crash_hotplug.linux.sysroot import Sysroot
 from tests.cli.running import run
 from tests.family_trees import AWARE, NAMES, SERVICE, UNAWARE, build, install_service, photograph
 
@@ -213,3 +215,51 @@ def test_hostile_tree_ends_in_a_sentence(capsys: pytest.CaptureFixture[str], tmp
     assert ran.code == (4 if what == "binary" else 1)
     assert "Traceback" not in ran.err
     assert (ran.err == "") == (what == "binary")
+
+
+def test_fix_warns_where_the_service_does_not_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The next doctor says "not handled": the reloads are disabled, and nothing replaces them."""
+    idle = install_service(build(tmp_path / "idle", "redhat"))
+    sentence = f"{SERVICE} is not enabled: until it runs, nothing corrects the header in place of the disabled reloads"
+    report = run(capsys, "doctor", "--sysroot", idle, "--fix", "--dry-run", "--json").json
+    assert report["warnings"] == [sentence]
+    ran = run(capsys, "doctor", "--sysroot", idle, "--fix")
+    assert (ran.code, ran.err) == (0, f"warning: {sentence}\n")
+    assert run(capsys, "doctor", "--sysroot", idle).code == 4
+    running = install_service(build(tmp_path / "running", "redhat"), active=True)
+    assert run(capsys, "doctor", "--sysroot", running, "--fix").err == ""
+    assert run(capsys, "doctor", "--sysroot", running).code == 0
+
+
+@pytest.mark.parametrize(
+    ("kallsyms", "says", "never"),
+    [
+        ("0000000000000000 T _text\n0000000000000000 T _stext\n", "kernel.kptr_restrict", "CONFIG_KALLSYMS_ALL"),
+        ("0000000000000000 D cpu_number\nffffffff81000000 T _text\n", "CONFIG_KALLSYMS_ALL", "kptr_restrict"),
+        (None, "kallsyms does not exist", "kptr_restrict"),
+    ],
+)
+def test_symbol_that_is_missing_is_not_blamed_on_kptr_restrict(
+    tmp_path: Path, kallsyms: str | None, says: str, never: str
+) -> None:
+    tree = build(tmp_path / "tree", "redhat")
+    (tree / "proc/kallsyms").unlink()
+    if kallsyms is not None:
+        (tree / "proc/kallsyms").write_text(kallsyms)
+    hidden = read_diagnosis(Sysroot(str(tree))).hidden_kernel
+    assert hidden is not None
+    assert says in hidden
+    assert never not in hidden
+
+
+def test_escape_sequences_out_of_files_are_not_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    (tree / "proc/sys/kernel/osrelease").write_text("6.1\x1b[2J\x1b]0;owned\x07\r\nHANDLED: all\n")
+    ran = run(capsys, "doctor", "--sysroot", tree)
+    assert "6.1\\x1b[2J\\x1b]0;owned\\x07\\r\\nHANDLED: all  [/proc/sys/kernel/osrelease]" in ran.out
+    assert not set(ran.out + ran.err) & {"\x1b", "\x07", "\r"}
+    with (tree / "etc/default/kdump-tools").open("a") as file:
+        file.write("# \x1b[31mred\n")
+    ran = run(capsys, "doctor", "--sysroot", tree, "--fix", "--dry-run")
+    assert "\\x1b[31mred" in ran.out
+    assert "\x1b" not in ran.out

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import run_patiently
 from crash_hotplug.linux.loading.load import LoadRecord
 from crash_hotplug.linux.loading.reload import ReloadParts, update_by_reload
+from crash_hotplug.linux.sysroot import Sysroot
 from tests.cli.running import run
 from tests.linux.fake_kexec import HEADER, INITRD, KERNEL, PURGATORY, ZERO_PAGE, FakeKexec
 
@@ -254,3 +256,47 @@ def test_reload_requires_root(fake: FakeKexec) -> None:
     assert tool.reload("run as root").outcome is Outcome.CANNOT_TELL
     assert tool.reload("").sentence == "only root can reload the crash image"
     assert tool.ran == 0
+
+
+class LiveTree(Sysroot):
+    """A tree that is taken for the running machine."""
+
+    @property
+    def is_live(self) -> bool:
+        return True
+
+
+FAULTS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "iomem masked": ("proc/iomem", lambda _: b"00000000-00000000 : System RAM\n"),
+    "iomem truncated": ("proc/iomem", lambda data: data[: data.rindex(b" : ")]),
+    "iomem empty": ("proc/iomem", lambda _: b""),
+    "kcore empty": ("proc/kcore", lambda _: b""),
+    "kcore truncated": ("proc/kcore", lambda data: data[:100]),
+    "kcore of another kind": ("proc/kcore", lambda _: b"no ELF file" * 20),
+    "kallsyms masked": ("proc/kallsyms", lambda _: b"0000000000000000 B kexec_crash_image\n"),
+    "kallsyms truncated": ("proc/kallsyms", lambda data: data[:10]),
+    "CPUs truncated": ("sys/devices/system/cpu/present", lambda _: b"0-"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_update_and_status_have_the_same_exit_code_where_a_kernel_file_is_broken(
+    fake: FakeKexec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(update, "RELOAD_PARTS", ReloadParts(lambda: None, lambda: None, user=lambda: 0))
+    monkeypatch.setattr("crash_hotplug.cli.status.Sysroot", lambda _directory: LiveTree(str(fake.root)))
+    monkeypatch.setattr("crash_hotplug.linux.kallsyms._live", {})
+    commands = (["status"], ["update"], ["update", "--strategy", "in-place"], ["update", "--dry-run"])
+    name, change = FAULTS[fault]
+    path = fake.root / name
+    path.write_bytes(change(path.read_bytes()))
+    assert [(command, run(capsys, *command).code) for command in commands] == [(command, 5) for command in commands]
+    assert fake.loads == []
+
+
+def test_update_that_cannot_be_told_and_whose_reload_fails_has_failed(
+    fake: FakeKexec, tool: Tool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (fake.root / "proc" / "kcore").unlink()
+    tool.code = 1
+    assert (run(capsys, "update").code, tool.ran) == (1, 1)

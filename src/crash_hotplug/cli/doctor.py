@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot
-from crash_hotplug.cli.doctor_report import advice, advice_after_fix, facts, judge, report, show
-from crash_hotplug.cli.output import print_json
+from crash_hotplug.cli.doctor_report import advice, advice_after_fix, facts, judge, report, show, warnings_after_fix
+from crash_hotplug.cli.output import print_json, printable
 from crash_hotplug.core.doctor.forecast import SERVICE, forecast
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
@@ -93,7 +93,8 @@ def _fix(sysroot: Sysroot, arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         apply_fix(sysroot, plan)
     to_do = [*_tell_udev(sysroot, arguments, plan.changed), *advice_after_fix(diagnosis)]
-    return _show_changes(arguments, "fix", plan.changed, plan.left_alone, to_do, diffs)
+    warnings = warnings_after_fix(diagnosis)
+    return _show_changes(arguments, "fix", plan.changed, plan.left_alone, to_do, diffs, warnings)
 
 
 def _undo(sysroot: Sysroot, arguments: argparse.Namespace) -> int:
@@ -123,20 +124,23 @@ def _show_changes(
     left_alone: Sequence[str],
     to_do: Sequence[str],
     diffs: str = "",
+    warnings: Sequence[str] = (),
 ) -> int:
     code = exit_codes.FAILED if left_alone else exit_codes.DONE
     if arguments.json:
         done = {"command": "doctor", "action": action, "dry_run": arguments.dry_run, "changed": changed}
-        print_json({**done, "left_alone": left_alone, "to_do": to_do, "diff": diffs})
+        print_json({**done, "left_alone": left_alone, "to_do": to_do, "diff": diffs, "warnings": list(warnings)})
         return code
     for sentence in changed:
-        print(f"{'would change' if arguments.dry_run else 'changed'} {sentence}")
+        print(f"{'would change' if arguments.dry_run else 'changed'} {printable(sentence)}")
     if not changed:
         print("nothing to change" if action == "fix" else "nothing to restore")
     if diffs:
-        print(f"\n{diffs}", end="")
+        print("", *map(printable, diffs.splitlines()), sep="\n")
     for sentence in left_alone:
-        print(f"left alone: {sentence}", file=sys.stderr)
+        print(f"left alone: {printable(sentence)}", file=sys.stderr)
+    for sentence in warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
     for sentence in to_do:
-        print(f"next: {sentence}")
+        print(f"next: {printable(sentence)}")
     return code

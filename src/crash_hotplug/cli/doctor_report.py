@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from crash_hotplug.cli import exit_codes
-from crash_hotplug.cli.output import BAD, GOOD, UNSURE, print_headline, print_labelled
+from crash_hotplug.cli.output import BAD, GOOD, UNSURE, print_headline, print_labelled, printable
 from crash_hotplug.core.doctor.forecast import SERVICE, Forecast, overall
 from crash_hotplug.core.doctor.settings_files import Sandbox
 from crash_hotplug.core.doctor.udev_rules import WRITTEN_BY
@@ -95,9 +95,9 @@ def show(verdict: Judgement, forecasts: Sequence[Forecast], found: Sequence[Fact
         if fact.topic != topic:
             topic = fact.topic
             print(f"\n{topic}")
-        print(_WRAPPER.fill(f"{fact.sentence}  [{fact.source}]"))
+        print(_WRAPPER.fill(printable(f"{fact.sentence}  [{fact.source}]")))
     if to_do:
-        print("\nTo do", *to_do, sep="\n  ")
+        print("\nTo do", *map(printable, to_do), sep="\n  ")
 
 
 def report(
@@ -315,6 +315,19 @@ def advice(diagnosis: Diagnosis) -> list[str]:
 
 def advice_after_fix(diagnosis: Diagnosis) -> list[str]:
     """Return the actions that remain after --fix: the service has to run."""
+    return [f"systemctl enable --now {SERVICE}"] if _is_service_idle(diagnosis) else []
+
+
+def warnings_after_fix(diagnosis: Diagnosis) -> list[str]:
+    """Return what --fix leaves worse than it found it, each a sentence: no reloads, and no service in their place."""
+    if not _is_service_idle(diagnosis):
+        return []
+    is_enabled = diagnosis.service.enabled_by is not None
+    state = "is masked" if diagnosis.service.is_masked else "does not run" if is_enabled else "is not enabled"
+    return [f"{SERVICE} {state}: until it runs, nothing corrects the header in place of the disabled reloads"]
+
+
+def _is_service_idle(diagnosis: Diagnosis) -> bool:
+    """Whether the service is installed and does not keep the image accurate."""
     unit = diagnosis.service
-    runs = unit.enabled_by is not None and unit.is_active is not False
-    return [] if runs or not unit.is_installed else [f"systemctl enable --now {SERVICE}"]
+    return unit.is_installed and (unit.enabled_by is None or unit.is_active is False)

@@ -7,7 +7,7 @@ import sys
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot, address, read_input
-from crash_hotplug.cli.output import print_json
+from crash_hotplug.cli.output import print_json, printable
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({**report, "entries": entries, "size": header.size, "written": len(data)})
     else:
         print(
-            f"wrote {arguments.output}: {count(entries, 'entry', 'entries')}, {header.size} bytes "
+            f"wrote {printable(arguments.output)}: {count(entries, 'entry', 'entries')}, {header.size} bytes "
             f"({len(data)} with padding), by the rules of {_whose(loader)}"
         )
     return exit_codes.DONE

@@ -10,7 +10,7 @@ import sys
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, memory_ranges
-from crash_hotplug.cli.output import print_json, progress
+from crash_hotplug.cli.output import print_json, printable, progress
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.plan import MAX_MEMORY_RANGES, MAX_ROOM
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
@@ -131,5 +131,5 @@ def _say(as_json: bool, outcome: str, sentence: str, ready: bool = False) -> int
     if as_json:
         print_json({"command": "load", "outcome": outcome, "reason": sentence, "ready_for_hotplug": ready})
     else:
-        print(f"{outcome}: {sentence}")
+        print(f"{outcome}: {printable(sentence)}")
     return exit_codes.DONE

@@ -96,12 +96,12 @@ def _run(arguments: Sequence[str], program: Program) -> int:
 
 def _print_error(error: CrashHotplugError, program: Program, parsed: argparse.Namespace) -> int:
     code = exit_codes.of_error(error)
-    if getattr(parsed, "json", False):
-        from crash_hotplug.cli.output import print_json  # noqa: PLC0415
+    from crash_hotplug.cli.output import print_json, printable  # noqa: PLC0415
 
+    if getattr(parsed, "json", False):
         verdict = "cannot tell" if code == exit_codes.CANNOT_TELL else "failed"
         print_json({"command": parsed.command, "verdict": verdict, "reason": str(error)})
     else:
         prefix = "cannot tell: " if code == exit_codes.CANNOT_TELL else ""
-        print(f"{program.name} {parsed.command}: {prefix}{error}", file=sys.stderr)
+        print(f"{program.name} {parsed.command}: {prefix}{printable(str(error))}", file=sys.stderr)
     return code

@@ -24,6 +24,17 @@ UNSURE = "33;1"
 _COLOURS = {"accurate": GOOD, "not accurate": BAD, "no crash image": BAD}
 
 
+def printable(text: str) -> str:
+    """Return *text* with every character escaped that a terminal may act on, as ``\\x1b``: it may come from a file.
+
+    Each command prints text that it did not write itself through this function.  A line end is escaped as well, so that
+    no file can add a line to a report.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def print_json(report: Mapping[str, Any]) -> None:
     """Print one JSON object, its schema first."""
     import json  # noqa: PLC0415 takes as long as the whole comparison
@@ -41,13 +52,13 @@ def print_headline(word: str, sentence: str, colour: str) -> None:
     word = word.upper()
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
         word = f"\033[{colour}m{word}\033[0m"
-    print(f"{word}: {sentence}")
+    print(f"{word}: {printable(sentence)}")
 
 
 def print_labelled(label: str, lines: Iterable[str], width: int = _LABEL_WIDTH) -> None:
     """Print lines behind a label, aligned."""
     for number, line in enumerate(lines):
-        print(f"{label if number == 0 else '':<{width}}{line}")
+        print(f"{label if number == 0 else '':<{width}}{printable(line)}")
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -61,7 +72,7 @@ def print_comparison(comparison: Comparison) -> None:
         if sentences:
             print(f"\n{heading}")
             for sentence in limited(sentences):
-                print(f"  {sentence}")
+                print(f"  {printable(sentence)}")
 
 
 def limited(lines: list[str]) -> list[str]:
@@ -97,4 +108,4 @@ def ranges_json(ranges: Iterable[Range]) -> list[dict[str, Any]]:
 def progress(what: str) -> None:
     """Print, on a terminal, the name of work that takes more than a moment."""
     if sys.stderr.isatty():
-        print(f"{what} ...", file=sys.stderr, flush=True)
+        print(f"{printable(what)} ...", file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ import sys
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot
-from crash_hotplug.cli.output import print_json
+from crash_hotplug.cli.output import print_json, printable
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.snapshot import take_snapshot, write_directory, write_tar
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         report = {"command": "snapshot", "output": output, "files": sorted(snapshot.files)}
         print_json({**report, "missing": snapshot.missing})
     else:
-        print(f"saved {len(snapshot.files)} files in {output}")
+        print(f"saved {len(snapshot.files)} files in {printable(output)}")
         for sentence in snapshot.missing:
-            print(f"not saved: {sentence}", file=sys.stderr)
+            print(f"not saved: {printable(sentence)}", file=sys.stderr)
     return exit_codes.CANNOT_TELL if snapshot.missing else exit_codes.DONE

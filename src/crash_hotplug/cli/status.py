@@ -16,7 +16,7 @@ from crash_hotplug.cli.output import (
     ranges_json,
 )
 from crash_hotplug.core.elfcorehdr import Loader
-from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count, human_size
@@ -60,8 +60,17 @@ def run(arguments: argparse.Namespace) -> int:
     :return: the exit code of the verdict
     """
     sysroot = Sysroot(arguments.sysroot)
-    state = read_kexec_state(sysroot)
     given = None if arguments.elfcorehdr is None else read_input(arguments.elfcorehdr, "the elfcorehdr")
+    try:
+        return _run(arguments, sysroot, given)
+    except InputError as error:
+        if given is None and sysroot.is_live:  # no bad input: the kernel's own file is truncated or hidden
+            raise CannotTellError(str(error)) from error
+        raise
+
+
+def _run(arguments: argparse.Namespace, sysroot: Sysroot, given: bytes | None) -> int:
+    state = read_kexec_state(sysroot)
     if state.image_loaded is False and given is None:
         return _show_no_image(arguments, state)
     try:

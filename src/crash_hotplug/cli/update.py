@@ -10,8 +10,9 @@ from contextlib import closing
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, memory_ranges
-from crash_hotplug.cli.output import print_json, print_labelled, progress
+from crash_hotplug.cli.output import print_json, print_labelled, printable, progress
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
+from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.plan import MAX_MEMORY_RANGES, UpdatePlan
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.reload import update_or_reload
@@ -79,7 +80,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command."""
+    """Run the command.
+
+    :raise CannotTellError: a file of the kernel cannot be read, or is truncated; `status` ends as this command then
+    """
+    try:
+        return _run(arguments)
+    except InputError as error:
+        raise CannotTellError(str(error)) from error
+
+
+def _run(arguments: argparse.Namespace) -> int:
     machine = LiveMachine()
     wants = Wants(memory_ranges=arguments.max_memory_ranges, verify_full=arguments.verify == "full")
     if arguments.dry_run:
@@ -98,23 +109,28 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         call = f", {machine.kexec_seconds * 1e3:.1f} ms of it kexec_load" if machine.kexec_seconds else ""
         stream = sys.stdout if _CODES.get(report.outcome) == exit_codes.DONE else sys.stderr
-        print(f"{report.outcome.value}: {report.sentence} ({seconds * 1e3:.0f} ms{call})", file=stream)
+        print(f"{report.outcome.value}: {printable(report.sentence)} ({seconds * 1e3:.0f} ms{call})", file=stream)
     return _CODES.get(report.outcome, exit_codes.FAILED)
 
 
 def _steps(machine: LiveMachine, strategy: str, wants: Wants) -> Steps[Report]:
+    # Imported here: most updates reload nothing, and wait for every import.
     def by_reload(reason: str) -> Steps[Report]:
-        # Imported here: most updates reload nothing, and wait for every import.
         from crash_hotplug.linux.loading.reload import ReloadParts, update_by_reload  # noqa: PLC0415
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # the previous image is then put back
         return update_by_reload(machine, reason, progress, RELOAD_PARTS or ReloadParts())
 
+    def is_reload_possible() -> bool:
+        from crash_hotplug.linux.loading.reload import ReloadParts, can_reload  # noqa: PLC0415
+
+        return can_reload(RELOAD_PARTS or ReloadParts())
+
     if strategy == "reload":
         return by_reload("")
     if strategy == "in-place":
         return update(machine, wants, progress)
-    return update_or_reload(machine, wants, by_reload, progress)
+    return update_or_reload(machine, wants, by_reload, progress, is_reload_possible)
 
 
 class DryRun(NamedTuple):
@@ -135,7 +151,7 @@ def dry_run(machine: LiveMachine, wants: Wants, as_json: bool) -> int:
         report["reason"] = found.sentence
         print_json({**report, "plan": None if found.plan is None else _plan_json(found.plan, found.call)})
     else:
-        print(found.sentence, file=sys.stdout if found.code == exit_codes.DONE else sys.stderr)
+        print(printable(found.sentence), file=sys.stdout if found.code == exit_codes.DONE else sys.stderr)
         if found.plan is not None and found.call is not None:
             _show_plan(found.plan, found.call)
     return found.code

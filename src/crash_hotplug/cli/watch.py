@@ -10,7 +10,7 @@ import time
 from crash_hotplug import __version__
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
-from crash_hotplug.cli.output import print_json, print_verdict
+from crash_hotplug.cli.output import print_json, print_verdict, printable
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.service.watch_record import WatchRecord
 from crash_hotplug.core.service.watch_schedule import HEARTBEAT, MAX_DELAY, Schedule
@@ -143,7 +143,7 @@ def _once(reconciler: Reconciler, record: WatchRecord, arguments: argparse.Names
         })  # fmt: skip
         return exit_codes.of_verdict(look.verdict)
     if look.action:
-        print(f"{look.strategy}: {look.outcome.value}: {look.action}")
+        print(f"{look.strategy}: {look.outcome.value}: {printable(look.action)}")
     print_verdict(look.verdict, look.sentence)
     return exit_codes.of_verdict(look.verdict)
 
@@ -160,7 +160,7 @@ class _Log:
     def say(self, priority: int, line: str) -> None:
         """Write one line."""
         prefix = f"<{priority}>" if self._is_journal else "crash-hotplug watch: "
-        print(prefix + " ".join(line.split()), file=sys.stderr, flush=True)
+        print(prefix + printable(" ".join(line.split())), file=sys.stderr, flush=True)
 
 
 def _is_journal(descriptor: int, stream: str) -> bool:

@@ -172,13 +172,21 @@ def reload(machine: CrashMachine, reload_image: LoadImage, reason: str, say: Say
 
 
 def update_or_reload(
-    machine: CrashMachine, wants: Wants, by_reload: Callable[[str], Steps[Report]], say: Say = say_nothing
+    machine: CrashMachine,
+    wants: Wants,
+    by_reload: Callable[[str], Steps[Report]],
+    say: Say = say_nothing,
+    can_reload: Callable[[], bool] = lambda: True,
 ) -> Steps[Report]:
     """Update in place, and reload where that cannot be.
 
     :param by_reload: reloads the image; it is given the reason, for people
+    :param can_reload: whether anything is there to reload with; if not, what cannot be told stays that
     """
     report = yield from update(machine, wants, say)
     if report.outcome in ANSWERED:
         return report
-    return (yield from by_reload(report.sentence))
+    reloaded = yield from by_reload(report.sentence)
+    if report.outcome is Outcome.CANNOT_TELL and reloaded.outcome is Outcome.FAILED and not can_reload():
+        return Report(Outcome.CANNOT_TELL, reloaded.sentence)
+    return reloaded

@@ -22,7 +22,7 @@ from enum import Enum
 from crash_hotplug.core.architecture import PAGE, whole_pages
 from crash_hotplug.core.boot_params import has_argument
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, entries_that_fit
-from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, NoRoomError
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
 from crash_hotplug.core.expected import header_to_write
 from crash_hotplug.core.image import CrashImage, elfcorehdr_room
 from crash_hotplug.core.machine import Machine
@@ -322,7 +322,8 @@ def _outcome_of(error: CrashHotplugError) -> Outcome:
         return Outcome.NO_ROOM
     if isinstance(error, TornImageError):
         return Outcome.TORN
-    return Outcome.CANNOT_TELL if isinstance(error, CannotTellError) else Outcome.FAILED
+    # All that an update reads is the kernel's: an invalid file there is a truncated or hidden one, not bad input.
+    return Outcome.CANNOT_TELL if isinstance(error, (CannotTellError, InputError)) else Outcome.FAILED
 
 
 def _try_to_update(machine: CrashMachine, wants: Wants, say: Say) -> Steps[Report]:

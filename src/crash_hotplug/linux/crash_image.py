@@ -49,7 +49,7 @@ def read_identity(sysroot: Sysroot, kcore: Kcore) -> bytes:
     """
     pointer_virt = kallsyms.read_symbols(sysroot, ("kexec_crash_image",)).get("kexec_crash_image")
     if pointer_virt is None:
-        raise kallsyms.explain_masked(sysroot)
+        raise kallsyms.explain_missing(sysroot, "kexec_crash_image")
     pointer = kcore.read_virt(pointer_virt, _POINTER)
     kimage_virt = int.from_bytes(pointer, "little")
     if kimage_virt == 0:

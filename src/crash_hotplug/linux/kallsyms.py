@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.kallsyms import KallsymsTable, Symbol
@@ -30,6 +31,7 @@ SYMBOLS = {
 """The symbols that this project reads and a snapshot keeps, with the letters of nm(1) that each may have."""
 _LONGEST_LINE = 1 << 10
 """Bytes; more than the kernel prints (KSYM_NAME_LEN is 512)."""
+_SHOWN_ADDRESS = re.compile(rb"^0*[1-9a-f][0-9a-f]* ", re.MULTILINE)
 _live: dict[str, Symbol | None] = {}
 """Symbols of the live machine, which keep their addresses until the next boot; None for one that does not exist."""
 
@@ -113,6 +115,26 @@ def _symbol_in(lines: bytes, name: str) -> Symbol | None:
         return Symbol(int(address, 16), letter.decode())
     except ValueError:
         return None
+
+
+def explain_missing(sysroot: Sysroot, name: str) -> CannotTellError:
+    """Return the error for a symbol that :func:`read_symbols` did not find: all are hidden, or the kernel lacks it.
+
+    :raise CannotTellError: the file may not be read
+    """
+    located = sysroot.locate(PATH)
+    opened = sysroot.open(PATH)
+    if opened is None:
+        return CannotTellError(f"{located} does not exist, so the address of {name} is not known")
+    with opened as file:
+        # The first symbols, those of per-CPU variables, may be at 0; more than these have an address in 1 MiB.
+        start = next(read_parts(file, LARGE, located))
+    if _SHOWN_ADDRESS.search(start) is None:
+        return explain_masked(sysroot)
+    return CannotTellError(
+        f"{located} shows addresses, but not that of {name}: this kernel was built without kexec, or without "
+        "CONFIG_KALLSYMS_ALL"
+    )
 
 
 def explain_masked(sysroot: Sysroot) -> CannotTellError:

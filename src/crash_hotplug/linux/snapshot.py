@@ -136,7 +136,7 @@ def _save_kernel_addresses(sysroot: Sysroot, snapshot: Snapshot) -> None:
     try:
         lines = kallsyms.symbol_lines(sysroot)
         if not lines:
-            raise kallsyms.explain_masked(sysroot)
+            raise kallsyms.explain_missing(sysroot, "_text")
         snapshot.files[kallsyms.PATH] = lines
     except CannotTellError as error:
         snapshot.missing.append(str(error))

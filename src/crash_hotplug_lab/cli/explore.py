@@ -13,7 +13,7 @@ from typing import Any
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
-from crash_hotplug.cli.output import print_json
+from crash_hotplug.cli.output import print_json, printable
 from crash_hotplug.core.sizes import count
 from crash_hotplug_lab.cli.simulate import chosen_scenario
 from crash_hotplug_lab.model.explore import Exploration, explore
@@ -100,7 +100,7 @@ def _show(
     total = broken = 0
     for (name, scenario), running in zip(scenarios.items(), searches):
         if not arguments.json:
-            print(f"{name}: {scenario.title}", flush=True)
+            print(f"{printable(name)}: {printable(scenario.title)}", flush=True)
         explored = [search.result() for search in running]
         total += sum(found.states for found in explored)
         broken += sum(found.never_may_be(scenario) for found in explored if found.policy == "in-place")
@@ -125,14 +125,14 @@ def _show_explorations(explored: list[Exploration], with_traces: bool) -> None:
         print("  + more states exist; the nearest were searched (--states N)")
     for found in explored if with_traces else ():
         for outcome, trace in found.traces.items():
-            print(f"\n  {found.policy}, {outcome.value}: {found.reasons[outcome]}; shortest way:")
+            print(f"\n  {found.policy}, {outcome.value}: {printable(found.reasons[outcome])}; shortest way:")
             shown = (
                 trace
                 if len(trace) <= _SHOWN_STEPS
                 else [f"... {len(trace) - _SHOWN_STEPS} steps", *trace[-_SHOWN_STEPS:]]
             )
             for step in shown:
-                print(f"    {step}")
+                print(f"    {printable(step)}")
     print()
 
 

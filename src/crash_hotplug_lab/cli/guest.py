@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crash_hotplug.cli import exit_codes
+from crash_hotplug.cli.output import printable
 from crash_hotplug.core.errors import InputError
 from crash_hotplug_lab.cli.main import needs_extras
 from crash_hotplug_lab.distro.sides import LAST_RESORT, RELOAD, RULE, SIDES, WITH, WITHOUT
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(result: Result) -> None:
-    print(f"{result.outcome.upper():7} {result.title} {result.seconds:.0f} s  {result.reason}", flush=True)
+    print(f"{result.outcome.upper():7} {result.title} {result.seconds:.0f} s  {printable(result.reason)}", flush=True)
     for check in result.checks:
-        detail = f": {check.detail.splitlines()[0]}" if check.detail else ""
+        detail = f": {printable(check.detail.splitlines()[0])}" if check.detail else ""
         print(f"  {'ok' if check.ok else 'NOT OK':6} {check.name}{detail}", flush=True)

@@ -6,7 +6,7 @@ import argparse
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
-from crash_hotplug.cli.output import print_json
+from crash_hotplug.cli.output import print_json, printable
 from crash_hotplug_lab.cli.main import needs_extras
 from crash_hotplug_lab.scenario.file import bundled_scenarios
 from crash_hotplug_lab.scenario.format import LOADERS
@@ -60,5 +60,5 @@ def run(arguments: argparse.Namespace) -> int:
 def _print(heading: str, rows: dict[str, str]) -> None:
     print(heading)
     for name, words in rows.items():
-        print(f"  {name:25} {words}")
+        print(f"  {printable(name):25} {printable(words)}")
     print()

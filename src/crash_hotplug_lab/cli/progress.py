@@ -8,6 +8,7 @@ from typing import Callable
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from crash_hotplug.cli.output import printable
 from crash_hotplug_lab.qemu.plan import PlannedRun
 from crash_hotplug_lab.qemu.results import Result
 
@@ -23,7 +24,7 @@ _COLOURS = {
 
 def say(what: str) -> None:
     """Show a slow step on standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"{what} ...", markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"{printable(what)} ...", markup=False)
 
 
 class Terminal:
@@ -75,4 +76,4 @@ class Terminal:
             f"{self._done:3}/{self._total} [{colour}]{result.outcome.upper():7}[/] {which}{result.seconds:5.0f} s  ",
             end="",
         )
-        self._out.print(result.reason, markup=False)
+        self._out.print(printable(result.reason), markup=False)

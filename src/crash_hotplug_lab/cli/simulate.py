@@ -11,7 +11,7 @@ from typing import Any
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
-from crash_hotplug.cli.output import comparison_json, print_json, print_labelled
+from crash_hotplug.cli.output import comparison_json, print_json, print_labelled, printable
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.sizes import human_size
 from crash_hotplug.linux.snapshot import write_directory
@@ -109,9 +109,9 @@ def _write_vmcores(results: Iterable[PolicyResult], directory: str | None) -> di
 
 
 def _show(scenario: Scenario, results: list[PolicyResult], paths: dict[str, str]) -> None:
-    print(scenario.title + ".")
-    if scenario.description:
-        print(scenario.description)
+    print(printable(scenario.title) + ".")
+    for line in scenario.description.splitlines():
+        print(printable(line))
     print()
     for result in results:
         lines = [
@@ -125,7 +125,7 @@ def _show(scenario: Scenario, results: list[PolicyResult], paths: dict[str, str]
         print_labelled(result.policy, lines)
         print()
     if paths:
-        print(f"Audit a dump with: crash-hotplug audit {next(iter(paths.values()))}")
+        print(f"Audit a dump with: crash-hotplug audit {printable(next(iter(paths.values())))}")
 
 
 def _did(result: PolicyResult) -> str:

@@ -224,7 +224,7 @@ def _reload_tool(sysroot: Sysroot, settings: KdumpSettings | None) -> str | None
 def _why_kernel_is_hidden(sysroot: Sysroot) -> str | None:
     try:
         if not kallsyms.read_symbols(sysroot, ("kexec_crash_image",)):
-            return str(kallsyms.explain_masked(sysroot))
+            return str(kallsyms.explain_missing(sysroot, "kexec_crash_image"))
         with kcore.Kcore(sysroot):
             return None
     except CrashHotplugError as error:
