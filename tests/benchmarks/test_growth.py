@@ -89,6 +89,14 @@ def test_report_about_a_header_of_many_ranges_is_linear(tmp_path: Path, command:
     assert cpu_seconds(*command, twice, "--json") < LINEAR * cpu_seconds(*command, small, "--json")
 
 
+def test_comparison_of_many_ranges_with_many_others_is_linear(tmp_path: Path) -> None:
+    small, twice = (
+        ("status", "--sysroot", tree_with_ranges(tmp_path, n), "--elfcorehdr", header_with_ranges(tmp_path, n))
+        for n in (SMALL, TWICE)
+    )
+    assert cpu_seconds(*twice) < LINEAR * cpu_seconds(*small)
+
+
 def test_header_of_many_ranges_is_built_in_linear_time(tmp_path: Path) -> None:
     small, twice = (
         ("header", "--sysroot", tree_with_ranges(tmp_path, n), "--from", header_with_ranges(tmp_path, n), "-o")
