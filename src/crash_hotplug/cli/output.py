@@ -36,10 +36,26 @@ def printable(text: str) -> str:
 
 
 def print_json(report: Mapping[str, Any]) -> None:
-    """Print one JSON object, its schema first."""
-    import json  # noqa: PLC0415 takes as long as the whole comparison
+    """Print one JSON object, its schema first: a line for each key, and for each item of a list below a key.
 
-    print(json.dumps({"schema": SCHEMA, **report}, indent=2))
+    json's own indentation is written in Python: for 100,000 findings it takes 2 s and 400 MiB.
+    """
+    from json import dumps  # noqa: PLC0415 takes as long as the whole comparison
+
+    separator = "{\n  "
+    for key, value in {"schema": SCHEMA, **report}.items():
+        sys.stdout.write(f"{separator}{dumps(key)}: ")
+        separator = ",\n  "
+        if isinstance(value, (list, tuple)) and value:
+            sys.stdout.write("[\n    ")
+            sys.stdout.writelines((",\n    " if number else "") + dumps(item) for number, item in enumerate(value))
+            sys.stdout.write("\n  ]")
+        elif isinstance(value, dict) and value:
+            lines = (f"{dumps(name)}: {dumps(item)}" for name, item in value.items())
+            sys.stdout.write("{\n    " + ",\n    ".join(lines) + "\n  }")
+        else:
+            sys.stdout.write(dumps(value))
+    print("\n}")
 
 
 def print_verdict(verdict: Verdict, sentence: str) -> None:
@@ -102,7 +118,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 
 def ranges_json(ranges: Iterable[Range]) -> list[dict[str, Any]]:
     """Return physical ranges for JSON: hex strings; *end* is the first byte behind the range."""
-    return [{"start": hex(r.start), "end": hex(r.end), "size": r.size} for r in ranges]
+    return [{"start": hex(start), "end": hex(end), "size": end - start} for start, end in ranges]
 
 
 def progress(what: str) -> None:

@@ -84,7 +84,7 @@ class Finding(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of memory it is about."""
-        return sum(r.size for r in self.ranges)
+        return sum(end - start for start, end in self.ranges)
 
 
 class Comparison:

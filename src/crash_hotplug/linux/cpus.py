@@ -42,12 +42,13 @@ def read_cpus(sysroot: Sysroot) -> tuple[Cpu, ...]:
     online = _read_list(sysroot, "online")
     possible = _read_list(sysroot, "possible")
     numbers = sorted(set(possible or ()) | set(present))
+    directories = frozenset(sysroot.names(DIRECTORY))  # a saved list may name many CPUs that have none
     return tuple(
         Cpu(
             number,
             number in present,
             number in (present if online is None else online),
-            _read_crash_notes(sysroot, number) if number in present else None,
+            _read_crash_notes(sysroot, number) if number in present and f"cpu{number}" in directories else None,
         )
         for number in numbers
     )

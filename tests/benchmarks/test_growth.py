@@ -1,0 +1,144 @@
+"""The cost of hostile or very large input grows with its size, not with its square."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import time
+import tracemalloc
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from crash_hotplug.cli.main import main
+from crash_hotplug.cli.output import print_json
+from crash_hotplug.core.architecture import X86_64
+from crash_hotplug.core.elfcorehdr import build_elfcorehdr, parse_elfcorehdr, ram_header
+from crash_hotplug.core.ranges import Range
+from crash_hotplug.linux.sysroot import Sysroot
+from tests.trees import loaded_header, tree
+
+NAME = "6.1-c"
+SMALL, TWICE = 8_000, 16_000
+LINEAR = 3
+"""The greatest factor between the CPU times for twice the input; with a quadratic part it is about 4."""
+
+
+def gaps(number: int) -> Iterable[Range]:
+    return (Range(start, start + 4096) for start in range(1 << 40, (1 << 40) + number * 8192, 8192))
+
+
+def tree_with_ranges(directory: Path, number: int) -> Path:
+    """Return a saved tree whose /proc/iomem has that many ranges more."""
+    saved = copied_tree(directory / f"ranges-{number}")
+    with (saved / "proc/iomem").open("a") as iomem:
+        iomem.writelines(f"{r.start:x}-{r.end - 1:x} : System RAM\n" for r in gaps(number))
+    return saved
+
+
+def tree_with_cpus(directory: Path, number: int) -> Path:
+    """Return a saved tree whose lists of CPUs name that many."""
+    saved = copied_tree(directory / f"cpus-{number}")
+    for name in ("possible", "present", "online"):
+        (saved / "sys/devices/system/cpu" / name).write_text(f"0-{number - 1}\n")
+    return saved
+
+
+def copied_tree(directory: Path) -> Path:
+    shutil.copytree(tree(NAME, 0), directory)
+    for path in directory.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return directory
+
+
+def header_with_ranges(directory: Path, number: int) -> Path:
+    """Return an elfcorehdr with that many ranges more."""
+    loaded = parse_elfcorehdr(loaded_header(NAME, 0))
+    page_offset = loaded.ram_headers[-1].p_vaddr - loaded.ram_headers[-1].p_paddr
+    ram = [*loaded.ram_headers, *(ram_header(r, page_offset) for r in gaps(number))]
+    header = build_elfcorehdr(X86_64, loaded.cpu_notes, loaded.vmcoreinfo, loaded.kernel_text, ram)
+    path = directory / f"header-{number}"
+    path.write_bytes(header.to_bytes())
+    return path
+
+
+def cpu_seconds(*arguments: object) -> float:
+    """Return the least CPU time of three runs of a command."""
+    found = []
+    for _ in range(3):
+        with contextlib.redirect_stdout(io.StringIO()):
+            before = time.process_time()
+            code = main([str(argument) for argument in arguments])
+            found.append(time.process_time() - before)
+        assert code in (0, 4, 5)
+    return min(found)
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_status_of_many_memory_ranges_is_linear(tmp_path: Path, form: tuple[str, ...]) -> None:
+    small, twice = (tree_with_ranges(tmp_path, number) for number in (SMALL, TWICE))
+    assert cpu_seconds("status", "--sysroot", twice, *form) < LINEAR * cpu_seconds("status", "--sysroot", small, *form)
+
+
+@pytest.mark.parametrize("command", [("audit",), ("status", "--sysroot", tree(NAME, 0), "--elfcorehdr")])
+def test_report_about_a_header_of_many_ranges_is_linear(tmp_path: Path, command: tuple[object, ...]) -> None:
+    small, twice = (header_with_ranges(tmp_path, number) for number in (SMALL, TWICE))
+    assert cpu_seconds(*command, twice, "--json") < LINEAR * cpu_seconds(*command, small, "--json")
+
+
+def test_comparison_of_many_ranges_with_many_others_is_linear(tmp_path: Path) -> None:
+    small, twice = (
+        ("status", "--sysroot", tree_with_ranges(tmp_path, n), "--elfcorehdr", header_with_ranges(tmp_path, n))
+        for n in (SMALL, TWICE)
+    )
+    assert cpu_seconds(*twice) < LINEAR * cpu_seconds(*small)
+
+
+def test_header_of_many_ranges_is_built_in_linear_time(tmp_path: Path) -> None:
+    small, twice = (
+        ("header", "--sysroot", tree_with_ranges(tmp_path, n), "--from", header_with_ranges(tmp_path, n), "-o")
+        for n in (SMALL, TWICE)
+    )
+    assert cpu_seconds(*twice, tmp_path / "twice") < LINEAR * cpu_seconds(*small, tmp_path / "small")
+
+
+def test_status_of_many_cpus_is_linear(tmp_path: Path) -> None:
+    small, twice = (tree_with_cpus(tmp_path, number) for number in (1 << 14, 1 << 15))
+    assert cpu_seconds("status", "--sysroot", twice) < LINEAR * cpu_seconds("status", "--sysroot", small)
+
+
+def test_status_looks_for_no_notes_of_cpus_that_have_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original = Sysroot.open
+
+    def noted(self: Sysroot, path: str) -> BinaryIO | None:
+        read.append(path)
+        return original(self, path)
+
+    monkeypatch.setattr(Sysroot, "open", noted)
+    cpu_seconds("status", "--sysroot", tree_with_cpus(tmp_path, 1 << 16))
+    assert len(read) < 300
+    assert "/sys/devices/system/cpu/cpu1/crash_notes" in read  # the CPUs that have one are read
+
+
+def test_json_needs_less_memory_than_its_text() -> None:
+    class Discarded(io.TextIOBase):
+        size = 0
+
+        def write(self, text: str) -> int:
+            self.size += len(text)
+            return len(text)
+
+    items = [{"kind": "memory-missing", "ranges": [{"start": hex(n), "end": hex(n + 1)}]} for n in range(20_000)]
+    discarded = Discarded()
+    with contextlib.redirect_stdout(discarded):
+        tracemalloc.start()
+        print_json({"findings": items})
+        _now, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < discarded.size / 2
