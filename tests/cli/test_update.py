@@ -283,7 +283,7 @@ FAULTS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 def test_update_and_status_have_the_same_exit_code_where_a_kernel_file_is_broken(
     fake: FakeKexec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(update, "RELOAD_PARTS", ReloadParts(lambda: None, lambda: None, user=lambda: 0))
+    monkeypatch.setattr(update, "RELOAD_PARTS", ReloadParts(lambda _loaded: None, lambda: None, user=lambda: 0))
     monkeypatch.setattr("crash_hotplug.cli.status.Sysroot", lambda _directory: LiveTree(str(fake.root)))
     monkeypatch.setattr("crash_hotplug.linux.kallsyms._live", {})
     commands = (["status"], ["update"], ["update", "--strategy", "in-place"], ["update", "--dry-run"])
