@@ -58,6 +58,14 @@ class ImageChangedError(CrashHotplugError):
 class KexecBusyError(CrashHotplugError):
     """Another process holds the kernel's kexec lock; nothing was changed."""
 
+    def __init__(self, sentence: str, is_limited: bool = False) -> None:
+        """Take the sentence for people.
+
+        :param is_limited: whether the attempt counted against ``kernel.kexec_load_limit_panic``, and so would the next
+        """
+        super().__init__(sentence)
+        self.is_limited = is_limited
+
 
 class Observation(Protocol):
     """One observation of a machine.  All that it returns is of one moment as far as the machine can tell."""
@@ -318,6 +326,8 @@ def take_lock(machine: CrashMachine) -> Steps[None]:
 
 
 def _outcome_of(error: CrashHotplugError) -> Outcome:
+    if isinstance(error, KexecBusyError) and error.is_limited:
+        return Outcome.LOCK_BUSY
     if isinstance(error, NoRoomError):
         return Outcome.NO_ROOM
     if isinstance(error, TornImageError):
@@ -404,6 +414,8 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
             yield from machine.kexec_load(plan.entry_phys, plan.segments, task.updated_by_kernel)
             break
         except KexecBusyError as error:
+            if error.is_limited:
+                raise
             busy = error
         except CrashHotplugError as error:
             if machine.image_loaded() is not False:

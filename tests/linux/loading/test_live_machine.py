@@ -214,6 +214,21 @@ def test_busy_kernel_is_asked_again(fake: FakeKexec, busy: int, outcome: Outcome
     assert (fake.update().outcome is Outcome.UNCHANGED) == (outcome is Outcome.UPDATED)
 
 
+@pytest.mark.parametrize(("limit", "attempts"), [("5", 1), ("-1", 3)])
+def test_busy_kernel_is_not_asked_again_where_each_attempt_counts(fake: FakeKexec, limit: str, attempts: int) -> None:
+    fake.write_file("proc/sys/kernel/kexec_load_limit_panic", f"{limit}\n")
+    asked: list[int] = []
+
+    def answer() -> None:
+        asked.append(1)
+        if len(asked) < 3:
+            raise KexecError(16)
+
+    fake.before_load = answer
+    assert fake.update().outcome is (Outcome.LOCK_BUSY if limit == "5" else Outcome.UPDATED)
+    assert len(asked) == attempts
+
+
 def test_refusing_kernel_is_a_sentence(fake: FakeKexec) -> None:
     def refuse() -> None:
         raise KexecError(1)

@@ -118,7 +118,8 @@ class LiveMachine:
             self._load(entry_phys, segments, flags)
         except KexecError as error:
             if error.number == errno.EBUSY:
-                raise KexecBusyError(str(error)) from error
+                limit = read_kexec_state(self.sysroot).load_limit
+                raise KexecBusyError(str(error), is_limited=limit is not None and limit >= 0) from error
             raise
         self.kexec_seconds = time.perf_counter() - started
         return

@@ -91,8 +91,18 @@ def kexec_load(entry_phys: int, segments: Sequence[NewSegment], flags: int) -> N
     )
     libc = ctypes.CDLL(None, use_errno=True)
     arguments = (ctypes.c_ulong(entry_phys), ctypes.c_ulong(len(segments)), table)
-    if libc.syscall(ctypes.c_long(_SYS_KEXEC_LOAD), *arguments, ctypes.c_ulong(_ARCH_X86_64 | KEXEC_ON_CRASH | flags)):
-        raise KexecError(ctypes.get_errno())
+    # The kernel drops the loaded image before it copies the buffers, so no page of them may have to be read in then.
+    # Where the limit of locked memory forbids that the call is made all the same.
+    places = [(ctypes.c_void_p(ctypes.addressof(buffer)), ctypes.c_size_t(len(buffer))) for buffer in buffers]
+    for place in places:
+        libc.mlock(*place)
+    kexec_flags = ctypes.c_ulong(_ARCH_X86_64 | KEXEC_ON_CRASH | flags)
+    failed = libc.syscall(ctypes.c_long(_SYS_KEXEC_LOAD), *arguments, kexec_flags)
+    number = ctypes.get_errno()
+    for place in places:
+        libc.munlock(*place)
+    if failed:
+        raise KexecError(number)
 
 
 def kexec_file_load(kernel_fd: int, initrd_fd: int, cmdline: bytes | None, flags: int) -> None:
