@@ -7,9 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crash_hotplug.core.architecture import PAGE
-from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import Kimage, Segment
-from crash_hotplug.core.plan import control_pages_bound, lowest_hole, segments_to_list
+from crash_hotplug.core.plan import (
+    TornImageError,
+    UpdatePlan,
+    check_result,
+    control_pages_bound,
+    lowest_hole,
+    segments_to_list,
+)
 from crash_hotplug.core.ranges import Range, RangeList
 
 RESERVED = Range(0x3300_0000, 0x3F00_0000)
@@ -79,3 +86,42 @@ def test_control_pages_bound_grows_with_memory_and_covers_measured_use() -> None
     assert control_pages_bound(RangeList([(0, 1 << 30)])) >= 8 * PAGE
     assert control_pages_bound(RangeList([(0, 1 << 40)])) > 1024 * PAGE
     assert control_pages_bound(RangeList()) > 0
+
+
+@pytest.mark.parametrize(
+    ("ram_bytes", "pages"),
+    [(1 << 30, 30), ((1 << 30) + PAGE, 31), (512 << 30, 28 + 512 + 1), ((512 << 30) + PAGE, 28 + 513 + 2)],
+)
+def test_control_pages_bound_counts_a_page_for_each_started_gib_and_512_gib(ram_bytes: int, pages: int) -> None:
+    assert control_pages_bound(RangeList([(0, ram_bytes)])) == pages * PAGE
+
+
+ENTRY = 0x3EE7_7730
+KEPT = Range(0x3300_9000, 0x3301_0000)
+PLAN = UpdatePlan(ENTRY, (), (KEPT,), Range(0x3300_0000, 0x3300_9000), False)
+
+
+def loaded(control_page: int | None, entry: int = ENTRY) -> Kimage:
+    return Kimage(entry, (), control_page)
+
+
+@pytest.mark.parametrize("control_page", [0x3300_0001, 0x3300_9000])
+def test_result_with_control_pages_below_what_was_kept_is_right(control_page: int) -> None:
+    check_result(PLAN, loaded(control_page), b"header and room", b"header")
+
+
+@pytest.mark.parametrize("control_page", [None, 0, 0x3300_9001, 0x3300_A000, 1 << 60])
+def test_result_with_control_pages_elsewhere_is_torn(control_page: int | None) -> None:
+    with pytest.raises(TornImageError, match="control pages may have overwritten"):
+        check_result(PLAN, loaded(control_page), b"header", b"header")
+
+
+def test_result_with_control_pages_behind_their_hole_is_torn_even_if_nothing_was_kept() -> None:
+    with pytest.raises(TornImageError):
+        check_result(PLAN._replace(kept=()), loaded(0x3300_9001), b"header", b"header")
+
+
+@pytest.mark.parametrize(("entry", "there"), [(ENTRY + 1, b"header"), (ENTRY, b"heade"), (ENTRY, b"another")])
+def test_result_with_another_header_or_entry_point_is_not_what_was_meant(entry: int, there: bytes) -> None:
+    with pytest.raises(CrashHotplugError, match="is not the one that is there"):
+        check_result(PLAN, loaded(0x3300_1000, entry), there, b"header")
