@@ -59,12 +59,14 @@ class ModelKimage:
         """Return the segment that starts with the ELF magic, as the kernel's handler finds it; or None."""
         return next((s for s in self.kimage.segments if memory.read(s.phys, 4) == b"\x7fELF"), None)
 
-    def read(self, memory: PhysicalMemory) -> CrashImage:
-        """Read the image out of the reserved region; the result has no header if none is found."""
+    def read(self, memory: PhysicalMemory, reserved: RangeList) -> CrashImage:
+        """Read the image out of the reserved region; the result has no header if none is found.
+
+        :param reserved: the reserved physical ranges: they hold the segments that an update in place did not list too
+        """
         segment = self.find_elfcorehdr(memory)
         if segment is None:
             return CrashImage(b"", kimage=self.kimage)
-        reserved = RangeList(s.range for s in self.kimage.segments)
         return read_loaded_image(self.kimage, reserved, None, memory.read)
 
 

@@ -145,7 +145,9 @@ class ModelMachine:
 
     def loaded_crash_image(self) -> CrashImage | None:
         """Read the loaded image out of the reserved region; None if there is none."""
-        return None if self.crash_image is None else self.crash_image.read(self.memory)
+        if self.crash_image is None:
+            return None
+        return self.crash_image.read(self.memory, RangeList(self.profile.crashkernel))
 
     def take_lock(self, name: str) -> Steps[None]:
         """Wait for a lock and take it.
