@@ -97,7 +97,7 @@ def _run(arguments: Sequence[str], program: Program) -> int:
 
 def _print_error(error: CrashHotplugError, program: Program, parsed: argparse.Namespace) -> int:
     code = exit_codes.of_error(error)
-    if getattr(parsed, "json", False):
+    if getattr(parsed, "json", False) and code != exit_codes.USAGE:  # as argparse, which reports no JSON either
         from crash_hotplug.cli.output import print_json  # noqa: PLC0415
 
         verdict = "cannot tell" if code == exit_codes.CANNOT_TELL else "failed"

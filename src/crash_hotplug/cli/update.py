@@ -78,7 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command."""
+    """Run the command.
+
+    :raise UsageError: options do not fit together
+    """
+    if arguments.strategy == "reload" and arguments.dry_run:
+        raise exit_codes.UsageError("--dry-run shows an update in place: it does not go with --strategy reload")
+    if arguments.strategy == "reload" and arguments.verify == "full":
+        raise exit_codes.UsageError("--verify full is about an update in place: it does not go with --strategy reload")
     machine = LiveMachine()
     wants = Wants(memory_ranges=arguments.max_memory_ranges, verify_full=arguments.verify == "full")
     if arguments.dry_run:
