@@ -61,6 +61,32 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], argument
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (("header", "-o", "-", "--json"), "--json requires a file"),
+        (("doctor", "--dry-run", "--json"), "--dry-run requires --fix or --undo"),
+        (("watch", "--json"), "--json requires --once"),
+        (("watch", "--once", "--heartbeat", "5"), "--once looks at once and exits"),
+        (("watch", "--once", "--max-delay", "5"), "--once looks at once and exits"),
+        (("load",), "give a KERNEL to load, or --unload"),
+        (("load", "--unload", "--initrd", "x"), "--unload takes no option"),
+        (("load", "--unload", "--append", "x"), "--unload takes no option"),
+        (("load", "--unload", "--reuse-cmdline"), "--unload takes no option"),
+        (("load", "--unload", "--strategy", "file"), "--unload takes no option"),
+        (("load", "--unload", "--hotplug-size", "4096"), "--unload takes no option"),
+        (("update", "--strategy", "reload", "--dry-run"), "--dry-run shows an update in place"),
+        (("update", "--strategy", "reload", "--verify", "full"), "--verify full is about an update in place"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_wrong_usage(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    ran = run(capsys, *arguments)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert sentence in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
         (("status", "--sysroot", "/nowhere"), "/nowhere is not a directory"),
         (("status", "--sysroot", "/etc"), "/etc is not a saved tree"),
         (("status", "--elfcorehdr", "/nowhere"), "the elfcorehdr /nowhere cannot be opened: there is no such file"),

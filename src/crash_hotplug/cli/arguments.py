@@ -81,7 +81,7 @@ def add_sysroot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sysroot", metavar="DIR", help="read this saved tree instead of the live machine")
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: argparse._ActionsContainer) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print one JSON object (addresses as hex strings)")
 
@@ -108,6 +108,17 @@ def memory_ranges(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 65000")
     return int(text)
+
+
+def positive(text: str) -> int:
+    """Parse a number from 1 on.
+
+    :raise argparse.ArgumentTypeError: the text is not one
+    """
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return number
 
 
 def read_input(path: str, what: str) -> bytes:

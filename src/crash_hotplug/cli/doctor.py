@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
     :return: 0 if the next hot-plug will be handled, 4 if not, 3 without an image, 5 if that is not known
+    :raise UsageError: --dry-run has nothing to show
     """
     sysroot = Sysroot(arguments.sysroot)
     if arguments.fix or arguments.undo:
@@ -64,8 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise CrashHotplugError(f"{action} changes files in /etc: run as root; nothing was changed")
         return _fix(sysroot, arguments) if arguments.fix else _undo(sysroot, arguments)
     if arguments.dry_run:
-        print("crash-hotplug doctor: --dry-run requires --fix or --undo", file=sys.stderr)
-        return exit_codes.USAGE
+        raise exit_codes.UsageError("--dry-run requires --fix or --undo")
     diagnosis = read_diagnosis(sysroot)
     forecasts = forecast(diagnosis.situation)
     verdict = judge(diagnosis, forecasts)

@@ -37,6 +37,10 @@ _OF_VERDICT = {
 }
 
 
+class UsageError(CrashHotplugError):
+    """Options or their values do not fit together; the message is a sentence."""
+
+
 def of_verdict(verdict: Verdict) -> int:
     """Return the exit code that says *verdict*."""
     return _OF_VERDICT[verdict.value]
@@ -44,4 +48,6 @@ def of_verdict(verdict: Verdict) -> int:
 
 def of_error(error: CrashHotplugError) -> int:
     """Return the exit code for an error raised on purpose."""
+    if isinstance(error, UsageError):
+        return USAGE
     return CANNOT_TELL if isinstance(error, CannotTellError) else FAILED

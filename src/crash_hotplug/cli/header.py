@@ -64,7 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command."""
+    """Run the command.
+
+    :raise UsageError: options do not fit together
+    """
+    if arguments.output == "-" and arguments.json:
+        raise exit_codes.UsageError("--json requires a file (-o FILE): standard output gets the header itself")
     sysroot = Sysroot(arguments.sysroot)
     machine = read_machine(sysroot)
     image = _base_image(arguments, sysroot, machine)

@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import signal
-import sys
 
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, memory_ranges
@@ -78,15 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
     :raise CrashHotplugError: the kernel refused
+    :raise UsageError: options do not fit together
     """
     if arguments.unload == (arguments.kernel is not None):
-        print("crash-hotplug load: give a KERNEL to load, or --unload", file=sys.stderr)
-        return exit_codes.USAGE
+        raise exit_codes.UsageError("give a KERNEL to load, or --unload")
     if arguments.allow_unsigned and arguments.strategy == Strategy.FILE.value:
-        print("crash-hotplug load: --allow-unsigned requires a --strategy with kexec-tools", file=sys.stderr)
-        return exit_codes.USAGE
+        raise exit_codes.UsageError("--allow-unsigned requires a --strategy with kexec-tools")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the previous image is then put back
     if arguments.unload:
+        if _is_about_a_load(arguments):
+            raise exit_codes.UsageError("--unload takes no option but --json: nothing is loaded")
         unload(LiveMachine())
         return _say(arguments.json, "unloaded", "no crash image is loaded now")
     cmdline = capture_cmdline(_own_cmdline() if arguments.reuse_cmdline else "", arguments.append)
@@ -102,6 +102,13 @@ def run(arguments: argparse.Namespace) -> int:
     sentence = "ready for hot-plug" if loaded.not_ready is None else f"not made ready for hot-plug: {loaded.not_ready}"
     _say(arguments.json, "loaded", f"by {loaded.how}; {sentence}", loaded.not_ready is None)
     return exit_codes.FAILED if asked_for and loaded.not_ready is not None else exit_codes.DONE
+
+
+def _is_about_a_load(arguments: argparse.Namespace) -> bool:
+    sizes = (arguments.max_memory_ranges, arguments.hotplug_size)
+    is_default = arguments.strategy == Strategy.AUTO.value and sizes == (None, None)
+    words = arguments.append or arguments.reuse_cmdline or arguments.allow_unsigned
+    return bool(arguments.initrd is not None or words) or not is_default
 
 
 def capture_cmdline(own: str, append: str) -> str:

@@ -99,7 +99,7 @@ def _print_error(error: CrashHotplugError, program: Program, parsed: argparse.Na
     code = exit_codes.of_error(error)
     from crash_hotplug.cli.output import print_json, printable  # noqa: PLC0415
 
-    if getattr(parsed, "json", False):
+    if getattr(parsed, "json", False) and code != exit_codes.USAGE:  # as argparse, which reports no JSON either
         verdict = "cannot tell" if code == exit_codes.CANNOT_TELL else "failed"
         print_json({"command": parsed.command, "verdict": verdict, "reason": str(error)})
     else:

@@ -83,7 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
     :raise CannotTellError: a file of the kernel cannot be read, or is truncated; `status` ends as this command then
+    :raise UsageError: options do not fit together
     """
+    if arguments.strategy == "reload" and arguments.dry_run:
+        raise exit_codes.UsageError("--dry-run shows an update in place: it does not go with --strategy reload")
+    if arguments.strategy == "reload" and arguments.verify == "full":
+        raise exit_codes.UsageError("--verify full is about an update in place: it does not go with --strategy reload")
     try:
         return _run(arguments)
     except InputError as error:

@@ -93,10 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
     :raise CannotTellError: the machine can be neither read nor changed
+    :raise UsageError: options do not fit together
     """
     if arguments.json and not arguments.once:
-        print("crash-hotplug watch: --json requires --once; a running service has --metrics-file", file=sys.stderr)
-        return exit_codes.USAGE
+        raise exit_codes.UsageError("--json requires --once; a running service has --metrics-file")
+    if arguments.once and (arguments.max_delay, arguments.heartbeat) != (MAX_DELAY, HEARTBEAT):
+        raise exit_codes.UsageError("--once looks at once and exits: it takes neither --max-delay nor --heartbeat")
     log = _Log()
     notifier = Notifier()
     sysroot = Sysroot()

@@ -44,14 +44,16 @@ NOTES_LIMIT = 64 << 20
 NOTE_COUNT_LIMIT = 1 << 17
 """Notes beyond this number are not read: a hostile file could contain millions of small ones."""
 
+_NOT_CONVERTIBLE = "makedumpfile -E saves one from /proc/vmcore, and converts no saved dump"
 _OTHER_FORMATS = {
-    b"KDUMP   ": "compressed by makedumpfile",
-    b"DISKDUMP": "in the diskdump format",
-    b"makedumpfile\0": "flattened by makedumpfile -F",
-    b"\x1f\x8b": "compressed by gzip",
-    b"\xfd7zXZ\0": "compressed by xz",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"KDUMP   ": ("compressed by makedumpfile", _NOT_CONVERTIBLE),
+    b"DISKDUMP": ("in the diskdump format", _NOT_CONVERTIBLE),
+    b"makedumpfile\0": ("flattened by makedumpfile -F", "makedumpfile -R restores the dump"),
+    b"\x1f\x8b": ("compressed by gzip", "decompress it first"),
+    b"\xfd7zXZ\0": ("compressed by xz", "decompress it first"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "decompress it first"),
 }
+"""The name of a format, and the way to an ELF vmcore, by the first bytes."""
 
 
 class ByteSource(Protocol):
@@ -110,9 +112,9 @@ def parse_vmcore(source: ByteSource) -> Vmcore:
     :raise InputError: it has another format, is truncated inside its headers, or is not a vmcore
     """
     start = source.read_at(0, ELF_HEADER_SIZE)
-    for magic, format_name in _OTHER_FORMATS.items():
+    for magic, (format_name, hint) in _OTHER_FORMATS.items():
         if start.startswith(magic):
-            raise InputError(f"{WHAT} is {format_name}; only ELF vmcores can be audited so far (makedumpfile -E)")
+            raise InputError(f"{WHAT} is {format_name}; only ELF vmcores can be audited so far; {hint}")
     header, _architecture = parse_core_header(start, WHAT)
     headers = parse_elfcorehdr(source.read_at(0, program_headers_end(header)), WHAT)
     notes: list[Note] = []

@@ -88,9 +88,9 @@ def _commands(arguments: argparse.Namespace) -> list[list[str]]:
         try:
             commands = [shlex.split(text) for text in arguments.against]
         except ValueError as error:
-            raise InputError(f"--against cannot be read: {error}") from error
+            raise exit_codes.UsageError(f"--against cannot be read: {error}") from error
         if not all(commands):
-            raise InputError("--against has no command")
+            raise exit_codes.UsageError("--against has no command")
         return commands
     tool = find_reload_tool()
     if tool is None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from crash_hotplug.cli import exit_codes
-from crash_hotplug.cli.arguments import add_json
+from crash_hotplug.cli.arguments import add_json, positive
 from crash_hotplug.cli.output import print_json, printable
 from crash_hotplug.core.sizes import count
 from crash_hotplug_lab.cli.simulate import chosen_scenario
@@ -41,20 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("scenario", nargs="?", metavar="SCENARIO", help="a bundled scenario's name, or FILE.toml")
     parser.add_argument(
-        "--states", metavar="N", type=_positive, help="search N states a policy, the nearest first (default: all)"
+        "--states", metavar="N", type=positive, help="search N states a policy, the nearest first (default: all)"
     )
     parser.add_argument("--policy", action="append", choices=list(POLICIES), help="only this policy (may be repeated)")
     parser.add_argument(
-        "-j", "--jobs", type=_positive, metavar="N", help="searches at a time (default: one for each processor)"
+        "-j", "--jobs", type=positive, metavar="N", help="searches at a time (default: one for each processor)"
     )
     add_json(parser)
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return number
 
 
 def run(arguments: argparse.Namespace) -> int:

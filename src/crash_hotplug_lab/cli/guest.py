@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crash_hotplug.cli import exit_codes
+from crash_hotplug.cli.exit_codes import UsageError
 from crash_hotplug.cli.output import printable
 from crash_hotplug.core.errors import InputError
 from crash_hotplug_lab.cli.main import needs_extras
@@ -47,18 +48,23 @@ def run(arguments: argparse.Namespace) -> int:
     """Build the guest's image if there is none, and run the sides.
 
     :return: 1 if a side was not as expected
+    :raise UsageError: options do not fit together
     """
     from crash_hotplug_lab.cli.progress import say  # noqa: PLC0415
     from crash_hotplug_lab.distro import image as images  # noqa: PLC0415
     from crash_hotplug_lab.distro import run as one_run  # noqa: PLC0415
     from crash_hotplug_lab.qemu import report, results, session  # noqa: PLC0415
 
+    if arguments.build and (arguments.side or arguments.deb or arguments.storm or arguments.output):
+        raise UsageError("--build only builds the image: it runs no side, installs no package and writes no results")
+    if arguments.deb and arguments.side in (WITHOUT, RULE):
+        raise UsageError(f"the side `{arguments.side}` installs no package: it does not go with --deb")
     deb = Path(arguments.deb) if arguments.deb else None
     if deb is not None and not deb.is_file():
         raise InputError(f"there is no package file {deb}")
     sides = [arguments.side] if arguments.side else list(SIDES) if deb else [WITHOUT, RULE]
     if deb is None and sides[0] in (WITH, RELOAD, LAST_RESORT):
-        raise InputError(f"the side `{sides[0]}` needs the package file to install (--deb FILE; `make deb` builds it)")
+        raise UsageError(f"the side `{sides[0]}` needs the package file to install (--deb FILE; `make deb` builds it)")
     image = images.build(arguments.release, say, arguments.rebuild)
     if arguments.build:
         print(image.disk)

@@ -6,10 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crash_hotplug.core.errors import InputError
+from crash_hotplug.cli.exit_codes import UsageError
 
 if TYPE_CHECKING:  # qemu/ needs the lab's extras, and --help does not
     from crash_hotplug_lab.qemu.kernels import Kernel
+
+
+_USERLAND = "trixie"
 
 
 def add_kernel(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +21,7 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
         "--kernel", action="append", default=[], metavar="K", help="key (`crash-hotplug-lab list`), all, or a vmlinuz"
     )
     parser.add_argument("--modules", metavar="DIR", help="directory of the modules of a kernel given as a file")
-    parser.add_argument("--userland", default="trixie", metavar="RELEASE", help="userland of such a kernel (trixie)")
+    parser.add_argument("--userland", metavar="RELEASE", help=f"userland of such a kernel ({_USERLAND})")
 
 
 def kernel_keys(given: list[str]) -> list[str]:
@@ -31,7 +34,8 @@ def kernel_keys(given: list[str]) -> list[str]:
 def chosen_kernels(arguments: argparse.Namespace, default: list[str]) -> list[Kernel]:
     """Fetch and return the kernels that the options choose.
 
-    :raise InputError: a kernel is not known, or is a file and its modules are not given
+    :raise InputError: a kernel is not known
+    :raise UsageError: a kernel is a file and its modules are not given, or the reverse
     """
     from crash_hotplug_lab.cli.progress import say  # noqa: PLC0415
     from crash_hotplug_lab.qemu import kernels, session  # noqa: PLC0415
@@ -39,12 +43,15 @@ def chosen_kernels(arguments: argparse.Namespace, default: list[str]) -> list[Ke
     chosen = kernel_keys(arguments.kernel) or ([] if arguments.modules else default)
     files = [name for name in chosen if "/" in name or Path(name).is_file()]
     if arguments.modules and len(files) != 1:
-        raise InputError("--modules goes with one --kernel that is a file")
+        raise UsageError("--modules goes with one --kernel that is a file")
+    if arguments.userland is not None and not arguments.modules:
+        raise UsageError("--userland goes with a kernel that is a file (--kernel and --modules)")
     if files and not arguments.modules:
-        raise InputError(f"{files[0]} is a file; its modules have to be named as well (--modules DIR)")
+        raise UsageError(f"{files[0]} is a file; its modules have to be named as well (--modules DIR)")
     found: list[Kernel] = session.prepare([name for name in chosen if name not in files], say)
     if files:
-        session.prepare_userland(arguments.userland, say)
-        found.append(kernels.own(Path(files[0]), Path(arguments.modules), arguments.userland))
+        userland = arguments.userland or _USERLAND
+        session.prepare_userland(userland, say)
+        found.append(kernels.own(Path(files[0]), Path(arguments.modules), userland))
         session.prepare([], say)
     return found

@@ -35,8 +35,11 @@ own configuration and unpacked in the cache.  Nothing is installed.
     },
 )
 
-_LAB_EXTRA = ("qemu", "rich", "elftools", "tomli")
-"""The packages of the ``lab`` extra, by the names under which they are imported."""
+_LAB_EXTRA = {"qemu": "qemu.qmp", "rich": "rich", "elftools": "pyelftools", "tomli": "tomli"}
+"""The packages of the ``lab`` extra, by the names under which they are imported.
+
+Messages name packages, because this program is on no index: only a checkout can be installed with ``[lab]``.
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,7 +70,7 @@ def _missing_extra(error: ModuleNotFoundError) -> InputError:
     """
     name = (error.name or "").split(".")[0]
     if name == "matplotlib":
-        return InputError("drawing the storms needs matplotlib; install it with: pip install '.[report]'")
+        return InputError("drawing the storms needs matplotlib; install it with: pip install matplotlib")
     if name not in _LAB_EXTRA:
         raise error
-    return InputError(f"the lab needs the Python package {name}; install it with: pip install '.[lab]'")
+    return InputError(f"the lab needs the Python package {name}; install it with: pip install {_LAB_EXTRA[name]}")

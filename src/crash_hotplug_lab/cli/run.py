@@ -7,8 +7,8 @@ import asyncio
 from pathlib import Path
 
 from crash_hotplug.cli import exit_codes
-from crash_hotplug.cli.arguments import add_json
-from crash_hotplug.core.errors import InputError
+from crash_hotplug.cli.arguments import add_json, positive
+from crash_hotplug.cli.exit_codes import UsageError
 from crash_hotplug_lab.cli.kernel_options import add_kernel, chosen_kernels
 from crash_hotplug_lab.cli.main import needs_extras
 
@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--update", action="append", default=[], metavar="U", help="nothing, kernel, reload, in-place or watch"
     )
-    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="guests at a time (default 1)")
+    parser.add_argument("-j", "--jobs", type=positive, default=1, metavar="N", help="guests at a time (default 1)")
     parser.add_argument("-o", "--output", metavar="DIR", help="where results go (default: a new one in the cache)")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="every run N times (random moments)")
+    parser.add_argument("--repeat", type=positive, default=1, metavar="N", help="every run N times (random moments)")
     parser.add_argument(
         "--count-instructions",
         action="store_true",
@@ -49,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(no KVM, slow; on 6.12 and newer no CPU can be plugged)",
     )
     parser.add_argument("--keep", action="store_true", help="keep each vmcore")
-    parser.add_argument("--ktap", action="store_true", help="print the results as KTAP")
-    add_json(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--ktap", action="store_true", help="print the results as KTAP")
+    add_json(form)
 
 
 @needs_extras
@@ -58,16 +59,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Run scenarios.
 
     :return: 1 if a run was not as expected
+    :raise UsageError: options do not fit together
     """
     from crash_hotplug_lab.cli.progress import Terminal  # noqa: PLC0415
     from crash_hotplug_lab.qemu import plan, report, results, session  # noqa: PLC0415
 
+    if arguments.all and arguments.scenarios:
+        raise UsageError("--all runs every scenario: it does not go with the name of one")
     names = arguments.scenarios or plan.DEFAULT_SCENARIOS
     scenarios = plan.bundled() if arguments.all else [plan.read(name) for name in names]
     if arguments.count_instructions:
         scenarios = [chosen.counted() for chosen in scenarios]
-    if arguments.jobs < 1:
-        raise InputError("at least one guest has to run at a time (-j)")
     kernels = chosen_kernels(arguments, list(plan.DEFAULT_KERNELS))
     runs = plan.plan(scenarios, kernels, arguments.loader, arguments.update, arguments.repeat)
     directory = Path(arguments.output) if arguments.output else session.new_directory()

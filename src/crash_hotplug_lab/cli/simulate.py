@@ -66,13 +66,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command.
 
     :return: 0, even if a policy leaves no dump
+    :raise UsageError: --snapshot with several policies
     """
     scenario = chosen_scenario(arguments.scenario, arguments.policy)
+    if arguments.snapshot is not None and len(scenario.policies) != 1:
+        raise exit_codes.UsageError("--snapshot saves one machine; choose its policy with --policy")
     results = [run_scenario(scenario, policy) for policy in scenario.policies]
     paths = _write_vmcores(results, arguments.output)
     if arguments.snapshot is not None:
-        if len(results) != 1:
-            raise InputError("--snapshot saves one machine; choose its policy with --policy")
         write_directory(take_snapshot(results[0].machine), arguments.snapshot)
     if arguments.json:
         print_json(_report(scenario, results, paths))

@@ -18,6 +18,7 @@ from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.events import Event, EventKind
 from crash_hotplug_lab.model.machine import CpuState, MemoryDevice, ModelMachine
 from crash_hotplug_lab.model.profile import SYSTEM_RAM
+from crash_hotplug_lab.scenario.format import MAX_BLOCKS, MAX_PHYSICAL
 
 VIRTIO_MEM_RAM = f"{SYSTEM_RAM} (virtio_mem)"
 KMEM_RAM = f"{SYSTEM_RAM} (kmem)"
@@ -101,7 +102,8 @@ def _cpu(machine: ModelMachine, number: int) -> CpuState:
 def add_memory(machine: ModelMachine, name: str, memory: Range, resource: str = SYSTEM_RAM) -> Steps[None]:
     """Plug in a DIMM, or add memory as the kmem driver does: all of *memory* becomes System RAM.
 
-    :raise ModelError: *memory* is not aligned to blocks (EINVAL), or its place or name is taken (EEXIST)
+    :raise ModelError: *memory* is not aligned to blocks (EINVAL), its place or name is taken (EEXIST), there is no
+        such physical address (E2BIG, as mhp_range_allowed() has it), or there would be too many blocks (ENOMEM)
     """
     yield from _plug(machine, MemoryDevice(name, memory, RangeList([memory]), resource))
 
@@ -123,6 +125,10 @@ def _plug(machine: ModelMachine, device: MemoryDevice) -> Steps[None]:
     size = machine.profile.block_size
     if any(r.start % size or r.end % size for r in device.plugged) or not device.plugged:
         raise ModelError(errno.EINVAL, f"{device.name} does not consist of whole memory blocks of {size} bytes")
+    if device.range.end > MAX_PHYSICAL:
+        raise ModelError(errno.E2BIG, f"{device.name} ends behind the last physical address, {MAX_PHYSICAL - 1:#x}")
+    if len(machine.blocks) + device.plugged.size // size > MAX_BLOCKS:
+        raise ModelError(errno.ENOMEM, f"with {device.name} the machine would have over {MAX_BLOCKS} memory blocks")
     taken = RangeList(entry.range for entry in machine.profile.firmware).union(
         other.range for other in machine.devices.values()
     )

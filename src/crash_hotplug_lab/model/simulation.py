@@ -191,7 +191,8 @@ def _steps(simulation: Simulation) -> Iterator[TakenStep]:
             for step in simulation.start(action):
                 yield TakenStep(number, action.actor, step)
         except CrashHotplugError as error:
-            raise InputError(f"action {number} ({action}): {error}") from error
+            where = f"{action.where}: " if action.where else ""
+            raise InputError(f"{where}action {number} ({action}): {error}") from error
         if service is None:
             machine.uevents = ()
             continue

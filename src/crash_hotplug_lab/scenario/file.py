@@ -7,16 +7,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Union
 
 from crash_hotplug.core.errors import InputError
-from crash_hotplug_lab.scenario.format import ACTIONS, ENDS, KEYS, LOAD_KEYS, MACHINE_KEYS, UPDATES
+from crash_hotplug.linux.sysroot import open_regular, read_all
+from crash_hotplug_lab.scenario.format import ACTIONS, ENDS, KEYS, LOAD_KEYS, MACHINE_KEYS, MAX_BLOCKS, UPDATES
 from crash_hotplug_lab.scenario.records import HOTPLUG_ACTOR, Action, Expectation, Expected, Hardware, Loading, Scenario
 
 DIRECTORY = Path(__file__).parent.parent / "scenarios"
 """The bundled scenarios."""
+SIZE_LIMIT = 1 << 20
+"""Bytes that a scenario file may have."""
 Place = tuple[Union[str, int], ...]
 """The place of a value in a file: ("step", 2, "cpu") is the key ``cpu`` below the third ``[[step]]``."""
 
@@ -34,18 +38,22 @@ def bundled_scenarios() -> list[Scenario]:
 def read_scenario(name: str) -> Scenario:
     """Read a bundled scenario by its name, or a scenario file by its path.
 
-    :raise InputError: the file cannot be read, or its content is wrong
+    :raise CannotTellError: the file may not be read
+    :raise InputError: there is no such file, it is no regular file or too large, or its content is wrong
     """
     bundled = DIRECTORY / f"{name}.toml"
     path = bundled if re.fullmatch(r"[\w-]+", name) and bundled.is_file() else Path(name)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    opened = open_regular(str(path), f"the scenario {name}")
+    if opened is None:
         raise InputError(
             f"there is no scenario {name}; `crash-hotplug-lab list` shows those that come with this program"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"the scenario {name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        )
+    with opened as file:
+        data = read_all(file, SIZE_LIMIT, f"the scenario {name}")
+    try:
+        text = data.decode()
+    except ValueError as error:
+        raise InputError(f"the scenario {name} cannot be read: {error}") from error
     return replace(parse_scenario(text, name), name=path.stem)
 
 
@@ -79,7 +87,8 @@ def _toml_reader() -> ModuleType:
         except ImportError:
             continue
     raise InputError(
-        "a scenario needs Python 3.11, or the package tomli on older ones; without a file simulate needs neither"
+        "reading scenarios needs Python 3.11 or newer, or the package tomli (pip install tomli); "
+        "`crash-hotplug-lab simulate` without a scenario needs neither"
     )
 
 
@@ -97,16 +106,20 @@ class _File:
 
     def error(self, place: Place, sentence: str) -> InputError:
         """Return the error for the value at *place*."""
+        return InputError(f"{self.where(place)}: {sentence}")
+
+    def where(self, place: Place) -> str:
+        """Return the file, the line and the key of the value at *place*."""
         key = ".".join(str(part + 1) if isinstance(part, int) else part for part in place)
-        return InputError(f"{self._name}, line {self._line_of(place)}, {key}: {sentence}")
+        return f"{self._name}, line {self._line_of(place)}, {key}"
 
     def _line_of(self, place: Place) -> int:
         """Return the line of a key, or of its table if the key is missing."""
-        lines = self._lines()
-        while place not in lines and place:
+        while place not in self._lines and place:
             place = place[:-1]
-        return lines.get(place, 1)
+        return self._lines.get(place, 1)
 
+    @cached_property
     def _lines(self) -> dict[Place, int]:
         """Return the line of each table and of each key."""
         lines: dict[Place, int] = {}
@@ -178,6 +191,8 @@ def _hardware(file: _File, raw: object) -> Hardware:
         raise error("possible-cpus", f"is less than cpus ({machine.cpus})")
     if machine.block_size & (machine.block_size - 1):
         raise error("block-size", "is not a power of two")
+    if machine.memory // machine.block_size > MAX_BLOCKS:
+        raise error("memory", f"has more than {MAX_BLOCKS} memory blocks of {machine.block_size} bytes")
     if machine.crashkernel_low and machine.memory <= 3 * gib:
         raise error("crashkernel-low", "goes with a main reservation above 4 GiB: the machine needs over 3 GiB")
     room = min(machine.memory, 3 * gib) - 128 * mib
@@ -212,7 +227,7 @@ def _action(file: _File, place: Place, raw: dict[str, Any]) -> Action:
         raise file.error((*place, "do"), f"{do!r} is none of {', '.join((*ACTIONS, 'repeat'))}")
     arguments = file.values(place, raw, ("do", *ACTIONS[do].needs), (*ACTIONS[do].may_have, "actor"))
     actor = arguments.pop("actor", HOTPLUG_ACTOR)
-    return Action(do, arguments, actor)
+    return Action(do, arguments, actor, file.where(place))
 
 
 def _repeated(file: _File, place: Place, raw: dict[str, Any]) -> list[Action]:

@@ -32,6 +32,10 @@ KEXECS = ("c", "s", "ch")
 UDEV_RULES = ("rhel", "rhel-v6", "debian12")
 """The rules files of the model (:data:`crash_hotplug_lab.model.udev.RULES`)."""
 MEASUREMENTS = ("updates", "kills", "bench", "handler", "watch-idle", "watch-events", "watch-trouble", "watch-forged")
+MAX_BLOCKS = 1 << 16
+"""Memory blocks of a machine; the kernel has 32,768 on a machine of 4 TiB."""
+MAX_PHYSICAL = 1 << 46
+"""End of the physical addresses of x86_64 with page tables of four levels (MAX_PHYSMEM_BITS)."""
 ENDS = ("panic", "panic-within", "end")
 """The actions that end a scenario; each scenario has one of them."""
 
@@ -78,7 +82,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|\d{1,19})([KMGT]?)")
 
 
-def size(least: int = 0) -> Read:
+def size(least: int = 0, most: int = MAX_PHYSICAL) -> Read:
     """Return the reader of a size or physical address in bytes: a number, ``0x...``, or a number with K, M, G or T."""
 
     def read(value: object) -> int:
@@ -86,8 +90,8 @@ def size(least: int = 0) -> Read:
         if match is None:
             raise ValueError(f"{value!r} is not a size or an address such as 256M or 0x100000000")
         found = int(match[1], 0 if match[1][:2].lower() == "0x" else 10) * _UNITS[match[2]]
-        if not least <= found < 1 << 64:
-            raise ValueError(f"{value!r} is out of range: the least is {least:#x}")
+        if not least <= found <= most:
+            raise ValueError(f"{value!r} is out of range: the least is {least:#x}, the greatest {most:#x}")
         return found
 
     return read

@@ -27,6 +27,8 @@ class Action:
     """Keys and values; sizes and physical addresses in bytes."""
     actor: str = HOTPLUG_ACTOR
     """The actor.  Actions of one actor follow each other; actions of two actors may overlap."""
+    where: str = field(default="", compare=False)
+    """File, line and key of the step, for errors; empty where the action comes from no file."""
 
     def __str__(self) -> str:
         """Return the action as a time line shows it: ``add-dimm d0 256M``."""

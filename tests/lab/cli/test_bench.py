@@ -86,8 +86,8 @@ def test_bench_without_yes_measures_nothing(
     ("arguments", "code", "said"),
     [
         (["--yes"], 1, "neither kdumpctl nor kdump-config is installed; name a command that loads"),
-        (["--yes", "--against", "kexec '"], 1, "--against cannot be read"),
-        (["--yes", "--against", ""], 1, "--against has no command"),
+        (["--yes", "--against", "kexec '"], 2, "--against cannot be read"),
+        (["--yes", "--against", ""], 2, "--against has no command"),
         (["--yes", "--rounds", "0"], 2, "is not a number from 1 to 10000"),
         (["--yes", "--no-reload", "--against", KEXEC], 2, "not allowed with"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import crash_hotplug
-from crash_hotplug_lab.cli.main import CRASH_HOTPLUG_LAB
+from crash_hotplug_lab.cli.main import _LAB_EXTRA, CRASH_HOTPLUG_LAB, _missing_extra
 from tests.cli.running import run_lab
+
+ROOT = Path(__file__).parent.parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -59,16 +62,50 @@ def test_list_has_scenarios_and_kernels(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("guest", "--side", "with"), "needs the package file"),
+        (("guest", "--side", "without", "--deb", "x.deb"), "the side `without` installs no package"),
+        (("guest", "--build", "--storm"), "--build only builds the image"),
+        (("guest", "--build", "-o", "d"), "--build only builds the image"),
+        (("run", "--all", "hot-add"), "--all runs every scenario"),
+        (("run", "--ktap", "--json"), "not allowed with"),
+        (("run", "-j", "0"), "'0' is not a number from 1 on"),
+        (("run", "--repeat", "-1"), "'-1' is not a number from 1 on"),
+        (("run", "--kernel", "/boot/vmlinuz-mine"), "its modules have to be named as well"),
+        (("run", "--modules", "/lib/modules"), "--modules goes with one --kernel that is a file"),
+        (("run", "--kernel", "6.1", "--userland", "sid"), "--userland goes with a kernel that is a file"),
+        (("simulate", "--snapshot", "tree"), "--snapshot saves one machine"),
+        (("explore", "--jobs", "0"), "'0' is not a number from 1 on"),
+        (("list", "6.1"), "unrecognized arguments"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_wrong_usage(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")  # nothing may be fetched here
+    ran = run_lab(capsys, *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert words in ran.err
+
+
+def test_sentence_about_a_missing_extra_names_its_package() -> None:
+    extra = re.search(r"^lab = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert extra is not None
+    packages = re.findall(r'"([\w.-]+)', extra[1])
+    assert sorted(packages) == sorted(_LAB_EXTRA.values())
+    error = _missing_extra(ModuleNotFoundError(name="elftools.elf"))
+    assert str(error).endswith("needs the Python package elftools; install it with: pip install pyelftools")
+
+
+@pytest.mark.usefixtures("extra")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         (("run", "nonsense"), "there is no scenario nonsense"),
         (("run", "cpu-leaves"), "QEMU cannot run cpu-leaves: only the model has the step offline-cpu 3"),
         (("simulate", "flipped-byte"), "the model cannot run flipped-byte: only QEMU has the step flip boot_params"),
         (("guest", "--release", "potato"), "no Debian potato can be built"),
         (("guest", "--deb", "/nonexistent.deb"), "there is no package file"),
-        (("guest", "--side", "with"), "needs the package file"),
         (("run", "--kernel", "2.6"), "no kernel is known as 2.6"),
-        (("run", "--kernel", "/boot/vmlinuz-mine"), "its modules have to be named as well"),
-        (("run", "--modules", "/lib/modules"), "--modules goes with one --kernel that is a file"),
-        (("run", "-j", "0"), "at least one guest has to run at a time"),
         (("report",), "`crash-hotplug-lab run` writes it"),
     ],
 )

@@ -30,7 +30,7 @@ def test_snapshot_is_a_machine_that_status_and_audit_understand(
 
 
 def test_snapshot_of_several_policies_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run_lab(capsys, "simulate", "--snapshot", str(tmp_path / "t"), "--output", str(tmp_path)).code == 1
+    assert run_lab(capsys, "simulate", "--snapshot", str(tmp_path / "t"), "--output", str(tmp_path)).code == 2
 
 
 def test_simulate_json_has_the_outcome_of_each_policy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

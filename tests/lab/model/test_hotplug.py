@@ -109,6 +109,8 @@ def test_hotplug_of_driver_added_and_sparse_memory() -> None:
         (lambda m: remove_cpu(m, 5), errno.ENODEV),
         (lambda m: add_memory(m, "d", Range(4 << 30, (4 << 30) + 4096)), errno.EINVAL),
         (lambda m: add_memory(m, "d", Range(0, BLOCK)), errno.EEXIST),
+        (lambda m: add_memory(m, "d", Range(1 << 46, (1 << 46) + BLOCK)), errno.E2BIG),
+        (lambda m: add_memory(m, "d", Range(4 << 30, (4 << 30) + (BLOCK << 16))), errno.ENOMEM),
         (lambda m: online_block(m, 0), errno.EINVAL),
         (lambda m: online_block(m, 99), errno.ENODEV),
         (lambda m: offline_block(m, 0), errno.EBUSY),

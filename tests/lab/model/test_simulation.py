@@ -13,9 +13,10 @@ from crash_hotplug_lab.model.policies import POLICIES
 from crash_hotplug_lab.model.simulation import DEFAULT_POLICIES, Simulation, run_scenario
 from crash_hotplug_lab.model.udev import RULES
 from crash_hotplug_lab.scenario import format as scenario_format
+from crash_hotplug_lab.scenario.file import parse_scenario
 from crash_hotplug_lab.scenario.format import ACTIONS, MODEL, QEMU
 from crash_hotplug_lab.scenario.records import BUSY_REGISTERS, Action, Hardware, Loading, Scenario
-from tests.lab.scenario.toml import BUNDLED
+from tests.lab.scenario.toml import BUNDLED, needs_toml
 
 GIB, MIB = 1 << 30, 1 << 20
 NEVER = {DumpOutcome.BROKEN, DumpOutcome.REFUSED}
@@ -85,6 +86,16 @@ def test_action_on_a_missing_dimm_names_it(do: str) -> None:
     scenario = Scenario("", (CPU, Action(do, {"dimm": "d9", "block": 0})))
     with pytest.raises(InputError, match=rf"action 2 \({do} d9 0\): there is no memory device d9"):
         run_scenario(scenario, "reload")
+
+
+@needs_toml
+def test_action_that_the_model_refuses_names_file_line_and_key() -> None:
+    text = "[[step]]\ndo = 'add-cpu'\ncpu = 2\n\n[[step]]\ndo = 'plant'\ndimm = 'd9'\n[[step]]\ndo = 'panic'\ncpu = 0\n"
+    with pytest.raises(InputError, match=r"^s.toml, line 5, step.2: action 2 \(plant d9\): there is no memory device"):
+        run_scenario(parse_scenario(text, "s.toml"), "reload")
+    run_scenario(
+        parse_scenario(text.replace("plant", "remove-cpu").replace("dimm = 'd9'", "cpu = 2"), "s.toml"), "reload"
+    )
 
 
 def test_planted_word_and_busy_registers_are_in_the_machine() -> None:

@@ -154,7 +154,7 @@ def test_report_draws_the_storms_of_a_session_and_names_a_missing_matplotlib(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     ran = run_lab(capsys, "report", str(tmp_path))
     assert ran.code == 1
-    assert "drawing the storms needs matplotlib; install it with: pip install '.[report]'" in ran.err
+    assert "drawing the storms needs matplotlib; install it with: pip install matplotlib" in ran.err
 
 
 COLOURS = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.verdict import Kind
-from crash_hotplug_lab.scenario.file import parse_scenario, read_scenario
+from crash_hotplug_lab.scenario.file import SIZE_LIMIT, parse_scenario, read_scenario
 from crash_hotplug_lab.scenario.format import KEYS
 from crash_hotplug_lab.scenario.records import Action, Expectation, Scenario
 from tests.lab.scenario.toml import BUNDLED, needs_toml
@@ -92,11 +93,43 @@ def test_missing_scenario_is_a_sentence(name: str) -> None:
 
 
 def test_unreadable_scenario_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot be read: Is a directory"):
+    with pytest.raises(InputError, match=r"is not a regular file"):
         read_scenario(str(tmp_path))
     (tmp_path / "s.toml").write_bytes(b"\xff")
     with pytest.raises(InputError, match=r"cannot be read: .*utf-8"):
         read_scenario(str(tmp_path / "s.toml"))
+
+
+def test_scenario_that_is_a_device_or_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("/dev/zero", str(tmp_path / "pipe")):
+        with pytest.raises(InputError, match=f"the scenario {name} is not a regular file"):
+            read_scenario(name)
+
+
+def test_scenario_file_has_a_greatest_size(tmp_path: Path) -> None:
+    path = tmp_path / "large.toml"
+    text = '[[step]]\ndo = "panic"\ncpu = 1\n#'
+    path.write_text(text.ljust(SIZE_LIMIT))
+    assert read_scenario(str(path)).actions[0].do == "panic"
+    path.write_text(text.ljust(SIZE_LIMIT + 1))
+    with pytest.raises(InputError, match="more than 1048576 bytes"):
+        read_scenario(str(path))
+
+
+@pytest.mark.parametrize(
+    ("machine", "sentence"),
+    [
+        ('memory = "1000000000G"', r"line 2, machine.memory: '1000000000G' is out of range: .*greatest 0x4"),
+        ('memory = "9T"', r"line 2, machine.memory: has more than 65536 memory blocks of 134217728 bytes"),
+        ('memory = "128G"\nblock-size = "1M"', r"line 2, machine.memory: has more than 65536 memory blocks"),
+    ],
+)
+def test_machine_larger_than_the_model_names_file_line_and_key(machine: str, sentence: str) -> None:
+    text = "[machine]\n{}\n[[step]]\ndo = 'panic'\ncpu = 1\n"
+    with pytest.raises(InputError, match=f"^s.toml, {sentence}"):
+        parse_scenario(text.format(machine), "s.toml")
+    assert parse_scenario(text.format('memory = "8T"')).machine.memory == 8 << 40
 
 
 @pytest.mark.parametrize(
