@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Settings for every test."""
 
 from __future__ import annotations

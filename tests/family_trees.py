@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Trees of whole machines for `doctor`: a family's files (tests/families/) over a captured kernel (tests/captures/)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fuzz every reader with mutated captures: ``python3 -m tests.fuzz --inputs 200000``.
 
 Each input is a real file with bits flipped, pieces cut, doubled or replaced by numbers that hurt.  What may come out is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Machines and headers made in memory, for tests, and hypothesis strategies for them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The verdicts on captures of real machines: `status` and `audit` say the same."""
 
 from __future__ import annotations

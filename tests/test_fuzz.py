@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A short fuzzing run; ``make fuzz`` runs 200,000 inputs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The linters are tests: mypy --strict, ruff, codespell, SPDX lines, and the links between documents."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The rooms of the house: which package may import which."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The captures of real machines (tests/captures/README.md), as paths."""
 
 from __future__ import annotations

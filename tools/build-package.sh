@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # build-package.sh deb|rpm: build the package from what git knows of this tree, and put it into dist/.  Needs no root.
 set -eu
 cd "$(dirname "$0")/.."

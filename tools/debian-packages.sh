@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Install the named Debian packages that are missing.  Without root, or on another distribution, only say which they are:
 # the tests that need them are then skipped with that reason.
 set -eu

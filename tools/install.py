@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Put everything where it belongs on a machine: the one list behind ``make install``, the .deb and the .rpm.
 
 ``python3 tools/install.py --destdir DIR --prefix /usr --python-directory /usr/lib/python3/dist-packages``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Add the SPDX licence line to every source file that lacks it; with ``--check``, list those files and exit with 1.
 
 ``python3 tools/spdx.py [--check]``.  The line is the first of a file, or the second where the first names an

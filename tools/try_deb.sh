@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # try_deb.sh DEB [SUITE...]: install, upgrade, remove and purge the package beside the real kdump-tools, in a chroot of each
 # Debian release (default: bullseye bookworm trixie).  As root; needs debootstrap.  Nothing of this machine is changed.
 set -eu

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # What try_deb.sh does inside the chroot: every line has to succeed.
 set -eux
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8

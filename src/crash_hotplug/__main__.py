@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Run the command line: ``python3 -m crash_hotplug``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Run the lab's command line: ``python3 -m crash_hotplug_lab``."""
 
 from __future__ import annotations

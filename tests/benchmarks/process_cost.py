@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """CPU time of whole commands as multiples of an empty Python process: ``python -m tests.benchmarks.process_cost``.
 
 The commands run in turn, so that a busy host slows all of them alike.  Each figure is the median of user and system

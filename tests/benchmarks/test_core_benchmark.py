@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Building, parsing and comparing a header of the largest machines: ``make bench-core`` shows the figures.
 
 The assertions are about growth, side by side in one run, never about seconds.

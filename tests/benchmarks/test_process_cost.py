@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a command imports before it does anything, which is most of the CPU time of a short one.
 
 The figures themselves: ``python -m tests.benchmarks.process_cost``.

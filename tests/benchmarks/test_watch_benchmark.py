@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a look of the watch service costs, over a machine of files (a real one has no links to follow in its tree)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Run command lines in this process."""
 
 from __future__ import annotations

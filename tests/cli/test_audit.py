@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The output and the exit codes of `audit`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Completion in real shells on a terminal: TAB is typed, and the completed command line is run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`doctor` on the command line: every family, kernels with and without crash_hotplug."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`header`: the rules that it follows, the parts that it keeps, and its output."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug load``: the load that its arguments request, and its output."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The command line itself: help, wrong usage, a reader that goes away."""
 
 from __future__ import annotations

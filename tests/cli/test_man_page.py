@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Man pages: every command has one, and troff has no complaint."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Text out of files on a terminal: nothing that a terminal acts on is printed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`snapshot` saves the files that the other commands need."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Standard output and standard error as processes have them: full, closed, without a reader, interrupted."""
 
 from __future__ import annotations

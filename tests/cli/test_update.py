@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The output and the exit codes of ``crash-hotplug update``, on a machine of files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The start, the output and the exit codes of ``crash-hotplug watch``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A user without privilege: every command reports its answer and the missing privilege."""
 
 from __future__ import annotations

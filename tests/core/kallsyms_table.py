@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernel's table of symbols as scripts/kallsyms.c writes it, in a memory of its own."""
 
 from __future__ import annotations

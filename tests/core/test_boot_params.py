@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A capture kernel's file, looked at before the loaded image is dropped."""
 
 from __future__ import annotations

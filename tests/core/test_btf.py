@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """BTF: one structure's members, in data that is right, damaged, or about something else.
 
 The search is compared with a parser that walks through all types, as the format is meant to be read.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Build and parse elfcorehdrs; readelf and pyelftools read the built ones."""
 
 from __future__ import annotations

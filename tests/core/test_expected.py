@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The expected header keeps the parts that the loader wrote."""
 
 from __future__ import annotations

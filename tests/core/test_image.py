@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """struct kimage, the capture kernel's command line and memory map."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernel's table of symbols, written as scripts/kallsyms.c does and damaged."""
 
 from __future__ import annotations

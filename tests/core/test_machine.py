@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Kernel releases, CPUs and memory of a machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Page samples of the kept segments: a change is detected, no change is not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which segments an update lists: the numbers of two real images, and invented ones."""
 
 from __future__ import annotations

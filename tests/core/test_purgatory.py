@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Purgatory's digest and the backup region, on an invented image."""
 
 from __future__ import annotations

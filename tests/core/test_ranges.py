@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Ranges, with every rule that a bug in the kernel or in kexec-tools taught."""
 
 from __future__ import annotations

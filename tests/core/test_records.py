@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The records' base class behaves as typing.NamedTuple does."""
 
 from __future__ import annotations

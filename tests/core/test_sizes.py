@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sizes and counts in words."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The verdict: a header against a machine with every kind of finding and note, and a loaded image."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Audit of vmcores in memory: whole, cut, malformed, hostile."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """VMCOREINFO text, well formed and not."""
 
 from __future__ import annotations

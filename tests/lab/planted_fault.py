@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Plant a fault in a module of the product, for as long as a block runs."""
 
 from __future__ import annotations

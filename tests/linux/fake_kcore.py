@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A /proc/kcore as a file with contents, so that the live path runs on any machine."""
 
 from __future__ import annotations

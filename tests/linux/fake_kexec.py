@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A kernel with a loaded crash image, as files: kexec_load writes into them, so that an update runs on any machine."""
 
 from __future__ import annotations

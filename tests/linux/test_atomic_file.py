@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Atomic writes: the files that may be replaced, the remains of a failed or killed write, and a reader's view."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The source of the layout of struct kimage: BTF, or the table of known layouts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """/sys/devices/system/cpu, and the notes of CPUs that are not present yet.
 
 Those come from the kernel's variables, are checked against sysfs, and are kept by a snapshot.

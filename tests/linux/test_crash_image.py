@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The loaded image: found as on a live machine, and read from a saved tree."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """/proc/iomem as the kernel writes it, masked, and broken."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Kernel symbols: out of the table in memory, and out of the text of /proc/kallsyms."""
 
 from __future__ import annotations

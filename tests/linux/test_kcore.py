@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """/proc/kcore: headers and contents."""
 
 from __future__ import annotations

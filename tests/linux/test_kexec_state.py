@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernel's files about kexec, in the old and the new place."""
 
 from __future__ import annotations

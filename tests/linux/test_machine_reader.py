@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A machine put together from its files, whole and with parts missing."""
 
 from __future__ import annotations

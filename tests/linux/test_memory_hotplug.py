@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Memory devices in ACPI, as a 6.12 guest showed them before and after a DIMM was plugged in."""
 
 from __future__ import annotations

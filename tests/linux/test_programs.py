@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Running the system's own programs, and the sentence when one fails."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Reading files: a saved tree that another person made, and files that a person named."""
 
 from __future__ import annotations

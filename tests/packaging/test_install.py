@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The files that ``make install`` installs, from which both packages are built."""
 
 from __future__ import annotations

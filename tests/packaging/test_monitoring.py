@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The alert rules and the dashboard ask only for metrics that the service writes."""
 
 from __future__ import annotations

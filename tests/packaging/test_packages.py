@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The packages as their distributions' own tools see them: lintian, rpmlint, pip."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The unit file allows the needs of the service, fits its wake-ups, and passes systemd's own checks."""
 
 from __future__ import annotations

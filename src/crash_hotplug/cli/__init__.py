@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """The command line: the commands, their output and their exit codes."""

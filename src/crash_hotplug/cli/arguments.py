@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The command line's arguments: the parser of each command, and arguments and files that several commands take."""
 
 from __future__ import annotations

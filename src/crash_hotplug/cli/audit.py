@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug audit``: report the contents and the defects of a vmcore."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The commands and their arguments as records, read from the parsers, for man pages and shell completions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Completion for bash, zsh and fish, from the parsers: ``python3 -m crash_hotplug.cli.completion DIRECTORY``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug doctor``: report how the next hot-plug will be handled; ``--fix`` and ``--undo``."""
 
 from __future__ import annotations

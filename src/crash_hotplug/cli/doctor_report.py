@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The report of ``doctor``: the verdict, the facts with the files that they were read from, and advice."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The exit codes, the same for every command."""
 
 from __future__ import annotations

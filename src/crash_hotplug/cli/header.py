@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug header``: write the elfcorehdr that a machine should have."""
 
 from __future__ import annotations

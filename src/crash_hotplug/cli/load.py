@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug load``: load a crash image that is ready for hot-plug, or unload it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The command line's entry: runs the named command and turns errors into sentences and exit codes.
 
 A hot-plug event waits for this start, so a module is imported only by the commands that use it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Man pages from the text of ``--help``: ``python3 -m crash_hotplug.cli.man_page DIRECTORY``."""
 
 from __future__ import annotations

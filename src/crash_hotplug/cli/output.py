@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Output of results: JSON objects, coloured verdicts, labelled lines, ranges."""
 
 from __future__ import annotations

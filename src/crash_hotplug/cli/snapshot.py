@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug snapshot``: save the files that the other commands read."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug status``: report whether a panic now would be dumped completely."""
 
 from __future__ import annotations

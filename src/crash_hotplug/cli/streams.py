@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The standard streams of a process: full disks, closed descriptors and bytes that no encoding has.
 
 A report that could not be written is an error, so that no script takes it for an empty one.  A message on standard

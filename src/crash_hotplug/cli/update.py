@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug update``: bring the loaded crash image's header up to date, once."""
 
 from __future__ import annotations

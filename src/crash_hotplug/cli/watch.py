@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug watch``: keep the loaded crash image's header accurate while CPUs and memory come and go."""
 
 from __future__ import annotations

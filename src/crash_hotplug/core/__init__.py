@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """The pure core: ranges, the elfcorehdr, machines, images, comparisons.  No input or output happens here."""

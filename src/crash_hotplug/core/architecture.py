@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The differences between architectures in building and reading an elfcorehdr.
 
 Each architecture has one record here.  No other code in the core depends on the architecture.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The capture kernel's zero page (``struct boot_params``): command line, E820 table, setup header.
 
 Offsets are those of Documentation/arch/x86/zero-page.rst and boot.rst; no other module has them.

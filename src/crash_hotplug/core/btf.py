@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Member offsets of one kernel structure, out of BTF (Documentation/bpf/btf.rst).
 
 The structure is searched by its name's offset in the strings: a walk through all 100,000 types would take longer than

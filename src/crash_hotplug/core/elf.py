@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """ELF64 headers and notes as records, for the elfcorehdr, vmcores and /proc/kcore.
 
 Layouts are those of ``include/uapi/linux/elf.h``; only little-endian ELF64 is known here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The elfcorehdr: parse one, and write one.
 
 Layout and order are those of ``crash_prepare_elf64_headers()`` in kernel/crash_core.c and of kexec-tools'

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The errors that the project raises on purpose.  Each message is a sentence for people.
 
 The command line turns them into exit codes (cli/exit_codes.py); nothing else exits.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The header that a machine should have now."""
 
 from __future__ import annotations

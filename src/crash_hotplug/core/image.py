@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The loaded crash image, as ``struct kimage`` and the reserved region describe it.
 
 The functions work on bytes that their caller has read.

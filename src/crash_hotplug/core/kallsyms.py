@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Addresses of symbols out of the table in the kernel's memory from which /proc/kallsyms is printed.
 
 Printing 150,000 lines takes the kernel as long as four updates take.  The table has 2 MB; searching it for a few names

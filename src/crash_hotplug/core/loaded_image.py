@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Read the loaded crash image out of physical memory: segments, elfcorehdr, zero page, command line."""
 
 from __future__ import annotations

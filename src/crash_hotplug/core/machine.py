@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The machine that a header has to describe."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The plan of an update in place: which segments one kexec_load lists, with what contents, and why.
 
 A plan is made before anything is touched, and is not made where it cannot be proven safe.  docs/in-place.md says why it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Purgatory, the small program between a crashed kernel and its capture kernel: its digest and the backup region.
 
 Purgatory computes a SHA-256 over the image's segments before it jumps.  Both loaders write a table of the regions

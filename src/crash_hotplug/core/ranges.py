@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Physical address ranges: sorted, disjoint, half-open.
 
 The whole project uses this convention: a range is ``[start, end)``, and *end* is the first byte behind it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """NamedTuple and Protocol for a program that must start fast.
 
 A type checker sees those of typing.  At run time typing is not imported, and annotations stay strings:

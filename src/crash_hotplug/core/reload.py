@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Around the update: load an image and make it ready, reload it, and put back the previous image where that fails."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Work that takes time, as a generator of named steps.
 
 The model lets a machine panic, or another actor work, between any two steps; a live machine takes them without a

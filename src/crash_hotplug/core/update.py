@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The update: bring the header of the loaded crash image up to date.
 
 This is the whole of it, written once.  ``update``, ``update --dry-run``, ``watch``, ``load`` and the model of

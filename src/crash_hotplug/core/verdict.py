@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The verdict on a header: the losses of a dump made now, as findings, notes and checks that could not be made.
 
 :func:`assess` judges a loaded crash image, which ``status`` shows and ``update`` acts on; :func:`compare_header` any

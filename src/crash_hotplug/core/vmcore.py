@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Audit a vmcore: its contents, its defects, and its losses compared with a machine."""
 
 from __future__ import annotations

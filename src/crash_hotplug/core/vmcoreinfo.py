@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The VMCOREINFO note: ``KEY=VALUE`` lines that the kernel keeps for tools, in its memory and in a dump."""
 
 from __future__ import annotations

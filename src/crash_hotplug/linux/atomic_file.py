@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The one writer of files.
 
 It writes a file whole or not at all: a reader sees the old content or the new content, never a part of it.  It

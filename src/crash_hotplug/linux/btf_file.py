@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """/sys/kernel/btf/vmlinux: the running kernel's layout of ``struct kimage``."""
 
 from __future__ import annotations

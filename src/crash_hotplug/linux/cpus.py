@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """/sys/devices/system/cpu: the CPUs, and the place where each saves its registers at a panic.
 
 sysfs has the place for present CPUs only, but percpu memory exists for every possible CPU from boot on: the address

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The loaded crash image: out of the reserved region of a live machine, or out of a saved tree's crash-image/."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """/proc/iomem: the physical ranges that are RAM, and those reserved for the capture kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Virtual addresses of a few kernel symbols: out of the kernel's table, or out of /proc/kallsyms."""
 
 from __future__ import annotations

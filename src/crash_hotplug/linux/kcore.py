@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """/proc/kcore: the live kernel's memory as an ELF core file, and its headers in a saved tree."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernel's files about kexec: the loaded image, support of hot-plug, restrictions, and vmcoreinfo.
 
 :func:`memory_encryption` belongs here: where memory is encrypted, /proc/kcore does not show the reserved region as the

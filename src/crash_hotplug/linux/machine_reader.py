@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Put a :class:`~crash_hotplug.core.machine.Machine` together from the files of a machine."""
 
 from __future__ import annotations

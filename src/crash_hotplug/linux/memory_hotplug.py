@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hot-pluggable memory: memory blocks, and the memory devices that ACPI can plug in."""
 
 from __future__ import annotations

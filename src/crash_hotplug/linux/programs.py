@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Run the system's own programs as root: their directories, and the reason of a failure in a sentence."""
 
 from __future__ import annotations

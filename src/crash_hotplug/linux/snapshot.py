@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Save the files that ``--sysroot`` reads, crash-image/ included, for a support case.
 
 Settings files may hold passwords (FTP_PASSWORD, KDUMP_SMTP_PASSWORD): only the assignments that doctor reads are saved.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Reading files of a machine: the live one, or a tree that ``snapshot`` saved.
 
 A saved tree comes from another person.  Every file is therefore read by this module: only if it is a regular file,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The memory that an update left the loaded image torn, which nothing else shows: its header is right.
 
 It lasts until the next boot, and is about one image: a load makes it void.

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """Timing of updates in place and full reloads, with ptrace."""

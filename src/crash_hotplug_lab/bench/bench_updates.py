@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Measures updates in place and full reloads in turns: wall time, CPU time, and the time without a crash image.
 
 Each update and each reload is a process of its own, timed in the same way (kexec_call_timer.py).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Times the crash-kexec system calls of a child process and of its children, with ptrace.
 
 A seccomp filter stops the process only at kexec_load(2) and kexec_file_load(2) of a crash image.  Everything else runs

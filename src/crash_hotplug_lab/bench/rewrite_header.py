@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A whole update, from lock to check, although the header may be right: ``python3 -m`` this module.
 
 It starts as ``crash-hotplug update`` does (crash_hotplug/__main__.py), so a new process costs what that command costs.

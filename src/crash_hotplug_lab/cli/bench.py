@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug-lab bench``: measures an update in place on this machine beside a full reload."""
 
 from __future__ import annotations

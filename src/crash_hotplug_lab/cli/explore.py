@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug-lab explore``: panics the model at every step of every interleaving of a scenario."""
 
 from __future__ import annotations

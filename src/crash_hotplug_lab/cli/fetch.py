@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug-lab fetch``: downloads or renews the kernels, QEMU and the guests' userland."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug-lab guest``: boots a full Debian guest, without this package and with it."""
 
 from __future__ import annotations

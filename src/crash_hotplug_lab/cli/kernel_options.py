@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The options that choose kernels: ``--kernel``, ``--modules`` and ``--userland``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug-lab list``: lists scenarios, kernels, loaders, and combinations that are known not to work."""
 
 from __future__ import annotations

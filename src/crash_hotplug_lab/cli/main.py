@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The lab's command line: the product's machinery with the lab's commands."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The progress of runs on the terminal: a line for each finished run, and a live line for each running one."""
 
 from __future__ import annotations

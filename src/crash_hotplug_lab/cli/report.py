@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug-lab report``: writes the page of a session again, and draws its storms."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug-lab run``: runs scenarios on real kernels under QEMU and audits the dumps."""
 
 from __future__ import annotations

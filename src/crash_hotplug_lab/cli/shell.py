@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug-lab shell``: boots a guest with a shell on this terminal."""
 
 from __future__ import annotations

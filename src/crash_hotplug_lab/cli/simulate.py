@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug-lab simulate``: runs the whole system as a model in memory, without root."""
 
 from __future__ import annotations

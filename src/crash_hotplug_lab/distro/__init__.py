@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """Full Debian guests: image, driver, judge."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A full Debian guest while it runs: its crash dump service, its journal, its uevents, and the dumps on its disk."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Disk images of full Debian guests (systemd, udev, kdump-tools and a kernel), and the machine that boots them.
 
 An image is built without root and kept in the cache.  The packages' files become one tar file (root_tar.py), and mke2fs

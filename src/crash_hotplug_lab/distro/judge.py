@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Judges a run of a full Debian guest by its uevents, its journal, the loaded header and the dump."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A Debian system's root directory as one tar file: packages unpacked as dpkg does it, not yet configured.
 
 Owners, modes and links go from one tar file into the other, so neither root nor a user namespace nor fakeroot is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One run of a full Debian guest, with or without this package: hot-plug, a panic, and the dump of kdump-tools.
 
 Without the package, the distribution's udev rule has to keep the crash image up to date; with it, the service does,

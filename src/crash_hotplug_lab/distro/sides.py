@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The sides of a full Debian guest: the service, rule or command that keeps its crash image up to date.
 
 Imports nothing: the command line needs the names without the lab's extra packages.

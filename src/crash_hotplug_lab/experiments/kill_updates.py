@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: kill an update at each of its system calls, before and after the call, and look what is loaded then.
 
 Three updates are killed: the take-over (a DIMM is new, and the digest table changes), one that moves the header to a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: measures how long the kernel's own handler and an update in place hold the kexec lock.
 
 The kernel's function_graph tracer times the two functions, first without the functions that they call, so that tracing

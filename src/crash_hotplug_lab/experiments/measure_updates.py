@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: checks many updates in place in a row for leaks, and finds the cause of slow ones.
 
 A process on another CPU reads the clock all the time.  If this process was stopped during a slow kexec_load, the

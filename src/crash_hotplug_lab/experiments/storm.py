@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: measures one of three keepers of the image during a storm of hot-plugged memory blocks and CPUs.
 
 ``storm.py KEEPER BLOCKS CPUS``.  KEEPER is one of these:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: takes orders from the host as lines of JSON over a serial port, one at a time, and answers each.
 
 A serial port needs no module, so it works on any kernel.  Runs on the guest's own Python, standard library only;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: the state of the loaded crash image over time: accurate, stale, or no image loaded.
 
 A verdict takes 0.1 s in an emulated guest, too long to be reached 20 times a second beside the service that is

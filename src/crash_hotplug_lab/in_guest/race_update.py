@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: loads another image between the last check of an update and the kernel's lock.
 
 The update is stopped at the entry of its kexec_load, kexec loads another image, and the update goes on.  Prints the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: sends 10,000 synthetic and many real uevents; the watch service must lose none and must not grow.
 
 The machine needs a CPU 2 and a DIMM at 4 GiB.  Exits with 1 if a check fails.

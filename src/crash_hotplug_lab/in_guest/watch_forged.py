@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: sends forged uevents as an unprivileged user and as root; the watch service must ignore all of them.
 
 Prints one line for each attempt; exit code 1 where the service took a forged event for a real one.

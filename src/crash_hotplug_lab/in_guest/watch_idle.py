@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: measures the cost of the watch service: start, one observation, and an idle time.
 
 Prints one line for each measurement; exit code 1 where one is over its limit.  Times are for comparison only.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: causes failures of the watch service, which must recover from them and report them.
 
 Prints one line for each failure; exit code 1 where the service did not recover.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """In the guest: the watch service as a process, its metrics and its log; and the loads of another loader."""
 
 from __future__ import annotations

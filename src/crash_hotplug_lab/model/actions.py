@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The actions of a scenario: the steps that each takes on a model machine."""
 
 from __future__ import annotations

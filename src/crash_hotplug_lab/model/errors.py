@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The error that the model's kernel returns."""
 
 from __future__ import annotations

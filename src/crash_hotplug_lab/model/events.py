@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hot-plug events of a model machine, and the reports of their handlers."""
 
 from __future__ import annotations

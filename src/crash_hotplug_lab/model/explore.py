@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A panic at every step of every interleaving: what would it leave behind?
 
 The states of a scenario are searched in breadth, so that the first bad one found has a shortest trace.  A state is the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hot-plug of CPUs (kernel/cpu.c, drivers/acpi/acpi_processor.c) and of memory (mm/memory_hotplug.c,
 drivers/base/memory.c), in the kernel's order.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernel's own handling of hot-plug, v6 and merged: ``crash_handle_hotplug_event()`` behind its notifiers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The tables of a crashed kernel that dump tools read: page tables, mem_section, the release, vmcoreinfo.
 
 ``makedumpfile`` walks the kernel's own page tables and its ``mem_section`` table before it saves a page.  This module

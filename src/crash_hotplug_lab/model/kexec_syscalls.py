@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``kexec_load`` and ``kexec_file_load`` for crash images, step by step, with the kernel's checks and error numbers.
 
 The order decides the outcome of a panic (kernel/kexec.c, kernel/kexec_file.c): the kernel takes the lock, frees the old

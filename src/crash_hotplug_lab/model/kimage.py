@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``struct kimage``: a loaded crash image, the kernel's checks of its segments, and its control pages.
 
 Checks and error numbers are those of ``sanity_check_segment_list()`` and ``kimage_alloc_crash_control_pages()`` in

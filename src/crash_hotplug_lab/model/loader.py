@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The crash images of the two loaders, kexec-tools and the kernel: the segments and their places.
 
 Both loaders fill the reserved region from the top.  tests/lab/model/test_captures.py compares the places with the

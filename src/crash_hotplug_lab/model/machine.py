@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The model machine: the state of a running kernel on which a crash dump depends."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Physical memory with contents: sparse, by page, cheap to copy."""
 
 from __future__ import annotations

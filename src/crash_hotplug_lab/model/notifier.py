@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Notifier chains, which call their subscribers in the kernel's order (kernel/notifier.c)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A panic: from the CPU that panics to the capture kernel's first look at the elfcorehdr.
 
 The order is the kernel's (``__crash_kexec()`` in kernel/crash_core.c, ``native_machine_crash_shutdown()`` in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The policies: the ways to update the header of a model machine, with the kernel or tool that each reproduces.
 
 =========  ==================================================  =======================  ===========================

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """/proc/vmcore as the capture kernel shows it: headers rearranged, notes merged (fs/proc/vmcore.c)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The profile of a model machine: addresses and sizes that are fixed at boot."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Purgatory, the code that runs between the crashed kernel and the capture kernel, as data.
 
 The model has no machine code, only the data of purgatory and its effects: the check of the digest over the image's

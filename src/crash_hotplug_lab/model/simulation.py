@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Runs a scenario on a model machine under one policy, up to its panic.
 
 A simulation is the machine and the software on it: the kernel's own handler or a service in user space.  The story that

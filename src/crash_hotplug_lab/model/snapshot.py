@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Saves a model machine as the tree that ``--sysroot`` reads, with the files of a live machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """udev's rules for kdump by distribution, and the kernels on which they start no reload."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What runs in user space on a model machine: kexec-tools behind udev, and this project's service.
 
 Uevents drive both, and both hold the lock file that the distributions' wrappers hold.  The service runs the product's

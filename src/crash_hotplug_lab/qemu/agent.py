@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The host's end of the serial line to the guest's agent (``in_guest/agent.py``)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Steps that run a program in the guest: this project's commands, whose output is checked, and shell lines."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Packages of any Debian release: downloaded and unpacked in the lab's cache, run from there, never installed.
 
 apt itself resolves, downloads and verifies.  It gets a sources list, lists and archives of the lab's own, and an empty

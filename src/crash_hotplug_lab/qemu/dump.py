@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Readers of the vmcore: this project's ``audit``, and makedumpfile and pyelftools, which are independent of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Exceptions of the lab.  ``str()`` of each is one sentence for the user, which the command line prints."""
 
 from __future__ import annotations

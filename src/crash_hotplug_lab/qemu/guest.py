@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A guest that takes orders: programs run in it, CPUs and memory plugged into it, snapshots of it, its time line."""
 
 from __future__ import annotations

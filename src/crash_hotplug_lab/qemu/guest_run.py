@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One run of a scenario in a guest: boot, load, every step, and the panic."""
 
 from __future__ import annotations

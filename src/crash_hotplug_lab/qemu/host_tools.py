@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tools that run on the host: QEMU, makedumpfile, and those that make and read ext4 images without root.
 
 They come from Debian packages and run in place, so the lab has the same QEMU on every machine and changes nothing on

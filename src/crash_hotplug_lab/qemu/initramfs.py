@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The initramfs that a guest boots with: userland, modules, this checkout, and a small one for the capture kernel.
 
 Each part is a "newc" cpio archive (Documentation/driver-api/early-userspace).  The kernel unpacks several archives one

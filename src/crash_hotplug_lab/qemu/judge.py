@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Judges a run: compares the plugged CPUs and DIMMs, the snapshot and the vmcore with the expectations."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Programs in a guest that keep the crash image accurate while the lab plugs CPUs and memory.
 
 The watch service runs beside the steps of a scenario.  In a storm, a program in the guest (experiments/storm.py)

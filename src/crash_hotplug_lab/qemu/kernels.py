@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernels that the lab boots, Debian's by key or a file of the user's own, and the modules that they need.
 
 The order in which modules are loaded comes from each module's own ``.modinfo`` (``depends=virtio,virtio_ring``):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One QEMU machine: its command line, its QMP connection, its CPUs and DIMMs, and its gdb stub."""
 
 from __future__ import annotations

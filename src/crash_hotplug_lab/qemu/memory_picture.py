@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A picture of the physical memory map, described against present, as SVG: one bar for each moment of a run."""
 
 from __future__ import annotations

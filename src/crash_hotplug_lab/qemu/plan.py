@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The plan of a session: each scenario with each kernel, loader and way of updating that go together."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``report.html``: every run of a session on one page without external files."""
 
 from __future__ import annotations

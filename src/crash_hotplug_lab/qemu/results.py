@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The results of runs: records that go to ``result.json`` and come back from it, and KTAP."""
 
 from __future__ import annotations

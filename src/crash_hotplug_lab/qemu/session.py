@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A session of runs: one run from boot to verdict, several one after another or side by side, and their results."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The time line of the storms of a session as one picture: the state of the crash image under each keeper.
 
 A band for each keeper shows when the loaded image was accurate, stale or missing.  The states differ in hue, lightness

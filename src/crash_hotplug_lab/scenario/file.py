@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Reads scenario files (TOML); errors name the file, the line and the key.  docs/scenarios.md describes the format."""
 
 from __future__ import annotations

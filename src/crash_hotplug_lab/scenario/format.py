@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The vocabulary of a scenario file: its actions and its keys.
 
 Two sides run scenarios: the model (:mod:`crash_hotplug_lab.model`) and QEMU with a real kernel

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The records of a scenario: a machine, the load of its crash image, the actions, and the expected results."""
 
 from __future__ import annotations

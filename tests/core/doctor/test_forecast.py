@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The forecast of one situation, changed in one point at a time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Shell settings, compared with a shell's own result, and the sandbox that unit files describe."""
 
 from __future__ import annotations

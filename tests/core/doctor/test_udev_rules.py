@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Reloads that an event starts, one small rules file each, and rules files without them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Metrics and status line of the watch service, read back by Prometheus' own parser."""
 
 from __future__ import annotations

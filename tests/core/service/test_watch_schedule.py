@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The watch service's schedule under a clock that the tests turn: no event is forgotten, and the bounds hold."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The order of the measurements and the sentences of failures; a stand-in times the system calls."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Timing of crash-kexec system calls.  The kernel refuses every call made here before it changes anything."""
 
 from __future__ import annotations

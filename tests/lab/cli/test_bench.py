@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug-lab bench`` as a person runs it, with a stand-in for the measurement."""
 
 from __future__ import annotations

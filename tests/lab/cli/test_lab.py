@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug-lab`` as a person types it, without booting anything."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``simulate`` and ``explore``: story, scenarios, search, snapshot, JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The conditions under which the image of a Debian guest is built again; nothing is built here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The judge of a full Debian guest: uevents as udevadm prints them, the journal, the verdict."""
 
 from __future__ import annotations

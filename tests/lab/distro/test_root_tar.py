@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The root directory of a Debian guest, made from packages: the properties that dpkg and the guest rely on."""
 
 from __future__ import annotations

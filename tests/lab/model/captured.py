@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Model machines with the addresses of the captured ones, brought through the same four states."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The model against captured machines: from the same addresses it writes the same bytes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The search of interleavings: bundled scenarios, traces, limits and lost events."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """readelf, gdb and makedumpfile open the model's vmcores and find the planted word and registers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The order of hot-plug steps, notifiers and uevents, the notifier chains, and udev's rules."""
 
 from __future__ import annotations

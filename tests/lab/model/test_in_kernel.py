@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kernel's own handler, v6 and merged: the header that it writes, and the events that it loses."""
 
 from __future__ import annotations

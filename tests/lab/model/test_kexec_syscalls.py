@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """kexec_load and kexec_file_load: the kernel's checks, error numbers, and the image that a refused load drops."""
 
 from __future__ import annotations

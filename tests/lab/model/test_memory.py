@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sparse memory against a plain bytearray."""
 
 from __future__ import annotations

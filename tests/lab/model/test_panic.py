@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The dump that a panic leaves, and the negative controls: digest, lock, stale and torn headers."""
 
 from __future__ import annotations

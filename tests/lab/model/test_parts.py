@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The table in docs/simulate.md: each part of the system, its code and its test exist."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The search covers the code that a server runs: a fault planted in it is found."""
 
 from __future__ import annotations

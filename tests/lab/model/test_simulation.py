@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Scenarios in the model: every bundled one, the places of DIMMs, loaders and kernels, and refused scenarios."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The update in place over the model's kernel: listed segments, take-over, and the race that it cannot win."""
 
 from __future__ import annotations

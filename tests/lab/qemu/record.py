@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Keep the results of lab runs: ``python3 -m tests.lab.qemu.record RESULT.json... > tests/lab/qemu/recorded.json``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Steps that run a command in the guest, with stand-ins for the agent and the machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`doctor` on Debian's own kdump-tools and udev packages, downloaded and unpacked: their rules, settings and units."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The conclusions of the programs that measure in the guest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The initramfs of a guest: the cpio archive, the order of modules, kernels given as files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The judge: a run is as expected only when the audit's findings are exactly those expected."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The host's side of the watch service and of the storm, with a fake agent."""
 
 from __future__ import annotations

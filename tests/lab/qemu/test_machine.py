@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's command line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The model against QEMU: the same scenario leaves the same findings.
 
 ``recorded.json`` holds the runs of the full matrix on real kernels (``make lab-full``; record.py makes it).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The runs that the options of `crash-hotplug-lab run` choose."""
 
 from __future__ import annotations

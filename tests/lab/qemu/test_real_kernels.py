@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Real kernels under QEMU, hot-plugged and crashed: every class of scenario once, on 6.1 and 6.12.
 
 Everything is downloaded as `crash-hotplug-lab fetch` does it; where that cannot be (no apt, no archive within reach),

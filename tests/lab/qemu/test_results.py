@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Results: to a file and back, as KTAP, as a page, as a picture of the memory map."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The time line of a storm: from samples to states, to transitions, to result.json, to the picture."""
 
 from __future__ import annotations

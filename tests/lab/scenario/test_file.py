@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The reader of scenario files: values, repeated steps, and errors that name file, line and key."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Scenarios as records: how an action is shown, and what one side refuses."""
 
 from __future__ import annotations

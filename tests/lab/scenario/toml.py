@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whether this Python can read TOML."""
 
 from __future__ import annotations

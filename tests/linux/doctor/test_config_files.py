@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Live rules files and units, in the order of precedence of their directories."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """--fix and --undo on trees: the files that they write, and the state that a kill at any step leaves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The installed family of kdump tools, and the next capture kernel's command line by its settings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Links inside a tree lead to the file that the machine itself would find, and never out of the tree."""
 
 from __future__ import annotations

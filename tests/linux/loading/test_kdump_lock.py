@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The locks of the distributions' wrappers."""
 
 from __future__ import annotations

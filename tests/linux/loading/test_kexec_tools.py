@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """kexec-tools, replaced by a script: its options depend on its version and on the kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An update in place from beginning to end, on a machine of files."""
 
 from __future__ import annotations

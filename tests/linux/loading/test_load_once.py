@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Loading an image: files first, the right loader, and the previous image where the new one is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The record of a load is written, and read only where root has written it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A full reload by the distribution's own tool, for which scripts stand in here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The arguments with which the two system calls are made, as the kernel would read them."""
 
 from __future__ import annotations

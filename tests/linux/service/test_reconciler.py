@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One look of the watch service, over a machine of files: what it corrects, what it leaves, when it reloads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The notification protocol, over sockets that the tests listen on."""
 
 from __future__ import annotations

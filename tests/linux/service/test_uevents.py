@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Uevents: parsing of hostile messages, the kernel's filter, and who may send."""
 
 from __future__ import annotations

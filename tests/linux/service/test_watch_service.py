@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The service's loop: events, signals, log lines, metrics file; looks are made up here."""
 
 from __future__ import annotations

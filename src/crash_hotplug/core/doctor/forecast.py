@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The forecast: whether the kernel, a udev rule or the service handles the next hot-plug, and whether it succeeds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Settings in text: assignments that shell scripts source, and systemd unit files.
 
 /etc/default/kdump-tools and /etc/sysconfig/kdump are sourced by shell scripts.  Nothing is executed here: an assignment

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """udev rules: the reloads of the crash image that an event starts, and a rules file without those reloads.
 
 Only the keys that kdump's rules use are interpreted (udev(7), systemd's src/udev/udev-rules.c).  A match on any other

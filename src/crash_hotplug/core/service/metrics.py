@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The text format of Prometheus, as node_exporter's textfile collector reads it (exposition format 0.0.4)."""
 
 from __future__ import annotations

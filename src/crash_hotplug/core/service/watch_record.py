@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the watch service knows: the last look, and counters since it started.  Out of it come metrics and status."""
 
 from __future__ import annotations

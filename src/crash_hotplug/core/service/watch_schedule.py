@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """When the watch service looks at the machine, and when it may reload.  Pure: the clock is passed in.
 
 Level-triggered: an event only brings the next look forward, so it does not matter how many there were or whether some

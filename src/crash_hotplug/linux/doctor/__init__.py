@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """Read and change the configuration that handles hot-plug on a machine."""

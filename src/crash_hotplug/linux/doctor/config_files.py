@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Files that configure a machine, found as systemd and udev find them: rules files, units, the kernel's configuration.
 
 Both look for a file name in several directories: the file in the first of them hides those in the others.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The facts that ``doctor`` reads, and the situation on which its forecast is based."""
 
 from __future__ import annotations

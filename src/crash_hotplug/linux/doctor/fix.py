@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``doctor --fix`` disables the distribution's reloads in favour of the service; ``--undo`` restores every file.
 
 The manifest keeps the data for --undo: the previous content of each changed file, and digests of the written contents.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The three families of kdump tools: their files, and the settings with which they load the next crash image."""
 
 from __future__ import annotations

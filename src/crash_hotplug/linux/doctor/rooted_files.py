@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Files below a root directory: the live machine's root, a saved tree, or the mounted root of another machine.
 
 Reading follows symbolic links as the machine itself would, without leaving the root: an absolute link such as

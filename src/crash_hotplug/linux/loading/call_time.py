@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An estimate of the time of a kexec_load on this machine, before the call.  No image is loaded during the call.
 
 The call copies the listed pages, clears control pages, and lifts and restores the write protection of the reserved

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Load a capture kernel: by kexec_file_load, or through kexec-tools where only kexec_load works."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The locks that the distributions' own wrappers hold while they load or unload a crash image.
 
 Every user may create files in Debian's /run/lock and Ubuntu's /var/crash.  The wrappers run as root and lock a regular

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The running machine as an update needs it: the primitives of core/update.py, and nothing else."""
 
 from __future__ import annotations

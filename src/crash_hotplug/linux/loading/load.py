@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``crash-hotplug load`` on the running machine, and the record of what it loaded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The processes that hold a flock(2) lock, out of /proc/locks and /proc/PID/fdinfo."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A full reload of the crash image: with the distribution's own tool, else from the record of our own ``load``."""
 
 from __future__ import annotations

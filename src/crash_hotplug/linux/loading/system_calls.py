@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The two privileged system calls: kexec_load(2) and kexec_file_load(2) for a crash image."""
 
 from __future__ import annotations

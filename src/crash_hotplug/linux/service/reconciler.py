@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One look of the watch service: is the image still right, and if not, what is done about it.
 
 Most looks find that nothing changed since the last one.  They read a few files and the loaded header, take no lock and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """sd_notify(3): tell systemd how the service is doing, over the datagram socket that it names in the environment."""
 
 from __future__ import annotations

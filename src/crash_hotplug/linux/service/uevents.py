@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Kernel uevents of CPUs and memory blocks, straight from netlink.
 
 Documentation: netlink(7), kobject_uevent_env() of lib/kobject_uevent.c.  A uevent is ``ACTION@DEVPATH`` and

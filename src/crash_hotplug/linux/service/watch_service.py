@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The watch service's loop: waits for uevents, signals and the schedule, looks, and tells what came of it.
 
 One thread and one poll(2): between looks the process sleeps until the kernel has something for it.
