@@ -122,7 +122,7 @@ def test_result_with_control_pages_behind_their_hole_is_torn_even_if_nothing_was
         check_result(PLAN._replace(kept=()), loaded(0x3300_9001), b"header", b"header")
 
 
-@pytest.mark.parametrize(("entry", "there"), [(ENTRY + 1, b"header"), (ENTRY, b"heade"), (ENTRY, b"another")])
+@pytest.mark.parametrize(("entry", "there"), [(ENTRY + 1, b"header"), (ENTRY, b"head"), (ENTRY, b"another")])
 def test_result_with_another_header_or_entry_point_is_not_what_was_meant(entry: int, there: bytes) -> None:
     with pytest.raises(CrashHotplugError, match="is not the one that is there"):
         check_result(PLAN, loaded(0x3300_1000, entry), there, b"header")
