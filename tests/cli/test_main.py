@@ -71,6 +71,7 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], argument
         (("load", "--unload", "--append", "x"), "--unload takes no option"),
         (("load", "--unload", "--reuse-cmdline"), "--unload takes no option"),
         (("load", "--unload", "--strategy", "file"), "--unload takes no option"),
+        (("load", "--unload", "--allow-unsigned"), "--unload takes no option"),
         (("load", "--unload", "--hotplug-size", "4096"), "--unload takes no option"),
         (("update", "--strategy", "reload", "--dry-run"), "--dry-run shows an update in place"),
         (("update", "--strategy", "reload", "--verify", "full"), "--verify full is about an update in place"),
