@@ -22,6 +22,7 @@ from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.steps import Say, say_nothing
 from crash_hotplug.core.update import Report, Wants, update
+from crash_hotplug.core.verdict import Verdict, assess
 from crash_hotplug.linux.crash_image import find_crash_image
 from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug.linux.machine_reader import read_machine
@@ -116,6 +117,10 @@ class FakeKexec:
     def image(self) -> CrashImage:
         """Read the loaded image."""
         return find_crash_image(self.sysroot, read_machine(self.sysroot).crashkernel)
+
+    def verdict(self) -> Verdict:
+        """Judge the loaded header."""
+        return assess(read_machine(self.sysroot), self.image()).comparison.verdict
 
     def make_possible(self, number: int) -> None:
         """Let the machine have so many possible CPUs, with notes one page apart."""

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.architecture import PAGE
-from crash_hotplug.core.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E820_TABLE, e820_table
+from crash_hotplug.core.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E820_TABLE
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.expected import header_to_write
-from crash_hotplug.core.image import elfcorehdr_room
-from crash_hotplug.core.plan import NewSegment, room_for
+from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.core.reload import keep_image, make_ready
+from crash_hotplug.core.reload import keep_image
 from crash_hotplug.core.update import Outcome, Wants, update
 from crash_hotplug.core.verdict import Kind, Verdict, assess
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
@@ -47,17 +46,12 @@ def fake(tmp_path: Path) -> FakeKexec:
     return FakeKexec(tmp_path)
 
 
-def verdict(fake: FakeKexec) -> Verdict:
-    machine = read_machine(fake.sysroot)
-    return assess(machine, fake.image()).comparison.verdict
-
-
 def test_update_describes_a_hot_added_cpu_and_dimm_with_one_small_load(fake: FakeKexec) -> None:
-    assert verdict(fake) is Verdict.NOT_ACCURATE
+    assert fake.verdict() is Verdict.NOT_ACCURATE
     before = {at: fake.read(at, 0x1000) for at in (KERNEL, INITRD, BACKUP, ZERO_PAGE)}
     report = fake.update()
     assert report.outcome is Outcome.UPDATED
-    assert verdict(fake) is Verdict.ACCURATE
+    assert fake.verdict() is Verdict.ACCURATE
     assert [s.phys for s in fake.loads[0]] == [RESERVED_START, PURGATORY, HEADER]
     assert {at: fake.read(at, 0x1000) for at in before} == before
     assert fake.digest_fits()
@@ -262,7 +256,7 @@ def test_image_that_the_kernel_dropped_is_loaded_again_at_once(fake: FakeKexec) 
 
     fake.before_load = drop_and_refuse_once
     assert fake.update().outcome is Outcome.UPDATED
-    assert verdict(fake) is Verdict.ACCURATE
+    assert fake.verdict() is Verdict.ACCURATE
     assert fake.digest_fits()
 
 
@@ -386,13 +380,13 @@ def test_torn_image_is_never_called_accurate_until_it_is_verified_or_loaded(fake
     fake.before_load = lambda: fake.write(KERNEL, b"another kernel")
     assert fake.update().outcome is Outcome.TORN
     fake.before_load = lambda: None
-    assert verdict(fake) is Verdict.NOT_ACCURATE
+    assert fake.verdict() is Verdict.NOT_ACCURATE
     assert fake.update().outcome is Outcome.TORN
     assert fake.update(FULL).outcome is Outcome.FAILED  # the digest shows it
     fake.write(KERNEL, kernel)
-    assert verdict(fake) is Verdict.NOT_ACCURATE
+    assert fake.verdict() is Verdict.NOT_ACCURATE
     assert fake.update(FULL).outcome is Outcome.UNCHANGED
-    assert verdict(fake) is Verdict.ACCURATE
+    assert fake.verdict() is Verdict.ACCURATE
 
 
 def test_mark_of_a_torn_image_is_about_that_image_only(fake: FakeKexec) -> None:
@@ -408,120 +402,6 @@ def test_first_update_recomputes_the_digest_after_the_call(tmp_path: Path) -> No
     fake.before_load = lambda: fake.flip_bit(BACKUP + 0x1000 + 5)
     report = fake.update()
     assert (report.outcome, "does not fit" in report.sentence) == (Outcome.TORN, True)
-
-
-def test_header_that_outgrew_its_segment_moves_once(fake: FakeKexec) -> None:
-    fake.add_ranges(400)
-    report = fake.update()
-    assert (report.outcome, "at a new place" in report.sentence) == (Outcome.UPDATED, True)
-    machine = read_machine(fake.sysroot)
-    image = fake.image()
-    assert assess(machine, image).comparison.verdict is Verdict.ACCURATE
-    place = image.elfcorehdr_phys or 0
-    assert place != HEADER
-    assert f"elfcorehdr={place >> 10}K" in (image.cmdline or "")
-    assert [kind for r, kind in e820_table(image.boot_params or b"") if r.start == place] == [2]
-    assert fake.digest_fits()
-    assert len(fake.loads) == 1
-    fake.add_ranges(500)
-    assert fake.update(FULL).outcome is Outcome.UPDATED
-    assert fake.image().elfcorehdr_phys == place
-    assert fake.digest_fits()
-
-
-def test_room_fits_the_requested_number_of_ranges(fake: FakeKexec) -> None:
-    fake.add_ranges(400)
-    assert fake.update(Wants(memory_ranges=1000)).outcome is Outcome.UPDATED
-    machine = read_machine(fake.sysroot)
-    image = fake.image()
-    assert elfcorehdr_room(image, machine.crashkernel, None) == room_for(len(machine.cpus), 1000)
-
-
-def test_room_grows_beyond_the_requested_number_of_ranges(fake: FakeKexec) -> None:
-    fake.add_ranges(400)
-    assert fake.update(Wants(memory_ranges=1)).outcome is Outcome.UPDATED
-    assert verdict(fake) is Verdict.ACCURATE
-
-
-def test_room_in_bytes_is_rounded_up_to_pages(fake: FakeKexec) -> None:
-    assert run_patiently(make_ready(fake.machine(), Wants(hotplug_size=0x21001))) is None
-    machine = read_machine(fake.sysroot)
-    image = fake.image()
-    assert elfcorehdr_room(image, machine.crashkernel, None) == 0x22000
-    assert run_patiently(make_ready(fake.machine(), Wants(hotplug_size=0x10000))) is None
-    assert verdict(fake) is Verdict.ACCURATE
-    assert len(fake.loads) == 1
-
-
-def described_cpus(fake: FakeKexec) -> int:
-    image = fake.image()
-    return len(parse_elfcorehdr(image.elfcorehdr).cpu_notes)
-
-
-def test_header_without_room_for_every_possible_cpu_moves(fake: FakeKexec) -> None:
-    fake.make_possible(300)
-    report = fake.update()
-    assert (report.outcome, "at a new place" in report.sentence) == (Outcome.UPDATED, True)
-    assert described_cpus(fake) == 300
-    assert fake.digest_fits()
-    assert fake.update().outcome is Outcome.UNCHANGED
-    assert len(fake.loads) == 1
-
-
-def test_present_cpus_are_described_where_the_header_cannot_move(tmp_path: Path) -> None:
-    fake = FakeKexec(tmp_path, has_free_place=False)
-    fake.make_possible(300)
-    report = fake.update()
-    assert report.outcome is Outcome.UPDATED
-    assert "; present CPUs only, because it cannot move: the reserved region has no free place" in report.sentence
-    assert described_cpus(fake) == len(read_machine(fake.sysroot).present_cpus)
-    assert verdict(fake) is Verdict.ACCURATE
-    assert fake.update().outcome is Outcome.UNCHANGED
-    assert len(fake.loads) == 1
-
-
-def test_failed_move_is_not_followed_by_another_load(fake: FakeKexec) -> None:
-    def refuse() -> None:
-        tried.append("move")
-        raise KexecError(22)
-
-    tried: list[str] = []
-    fake.make_possible(300)
-    fake.before_load = refuse
-    assert fake.update().outcome is Outcome.FAILED
-    assert tried == ["move"]
-
-
-def test_torn_move_is_not_followed_by_another_load(fake: FakeKexec) -> None:
-    fake.make_possible(300)
-    fake.before_load = lambda: fake.flip_bit(INITRD)
-    assert fake.update().outcome is Outcome.TORN
-    assert len(fake.loads) == 1
-
-
-@pytest.mark.parametrize(("changes", "outcome"), [(1, Outcome.UPDATED), (1000, Outcome.FAILED)])
-def test_move_starts_again_if_the_image_changed(fake: FakeKexec, changes: int, outcome: Outcome) -> None:
-    left = list(range(changes))
-    fake.make_possible(300)
-    steps = update(fake.machine())
-    report = None
-    while report is None:
-        try:
-            if next(steps).name == "update: planned" and left:
-                fake.write(KIMAGE_PHYS + 0x28, bytes([left.pop() % 200 + 1]))
-        except StopIteration as stop:
-            report = stop.value
-    assert report.outcome is outcome
-    assert len(fake.loads) == (outcome is Outcome.UPDATED)
-
-
-def test_move_without_a_free_place_changes_nothing(tmp_path: Path) -> None:
-    fake = FakeKexec(tmp_path, has_free_place=False)
-    fake.add_ranges(400)
-    report = fake.update()
-    assert report.outcome is Outcome.NO_ROOM
-    assert "it cannot move: the reserved region has no free place" in report.sentence
-    assert fake.loads == []
 
 
 def test_header_missing_after_the_call_is_detected(fake: FakeKexec) -> None:
@@ -564,7 +444,7 @@ def test_memory_that_comes_online_during_an_update_shifts_nothing(fake: FakeKexe
     assert report.outcome is Outcome.UPDATED
     assert fake.read(PURGATORY, 0x9000) == purgatory
     assert fake.digest_fits()
-    assert verdict(fake) is Verdict.ACCURATE
+    assert fake.verdict() is Verdict.ACCURATE
 
 
 def test_memory_that_comes_online_during_the_call_does_not_disturb_the_check(fake: FakeKexec) -> None:
@@ -596,7 +476,7 @@ def test_image_whose_command_line_does_not_name_its_header_is_refused(
     """A right header would not help it: only a reload writes the command line anew."""
     fake = FakeKexec(tmp_path, state=state)
     fake.write(ZERO_PAGE + 0x5000, cmdline.ljust(200, b"\0"))
-    assert verdict(fake) is Verdict.NOT_ACCURATE
+    assert fake.verdict() is Verdict.NOT_ACCURATE
     report = fake.update()
     assert report.outcome is Outcome.REFUSED
     assert "only a reload corrects that" in report.sentence

@@ -46,7 +46,7 @@ class Notifier:
         flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
         # Whether systemd listens is no reason to do the work worse.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, flags) as sender:
-            sender.sendto("\n".join(assignments).encode(), self._address)
+            sender.sendto("\n".join(assignments).encode(errors="backslashreplace"), self._address)
 
 
 def _address(name: str) -> bytes | None:
