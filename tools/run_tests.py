@@ -123,6 +123,7 @@ def environment(version: str, path: str) -> str | None:
 
 def run(job: Job) -> Done:
     """Run one job to its end."""
+    print(f"... {job.name}", flush=True)
     began = time.monotonic()
     python = environment(job.version, job.python) if job.version else job.python
     if python is None:
