@@ -69,6 +69,8 @@ class UpdatePlan(NamedTuple):
     """Where the kernel's control pages can lie at most: below it, or in it."""
     excludes_elfcorehdr: bool
     """Whether this update takes the elfcorehdr out of purgatory's digest."""
+    as_they_are: tuple[int, ...] = ()
+    """Physical addresses of the listed segments whose contents were read and do not change."""
 
     @property
     def bytes_copied(self) -> int:
@@ -343,7 +345,9 @@ def _build_plan(
         data = contents[s.phys] if s.phys in contents else read_phys(s.phys, s.memsz)
         segments.append(NewSegment(s.phys, data, s.memsz, why.get(s.phys, "as it is, to keep its place")))
     kept = tuple(s.range for s in kimage.segments if s not in listed)
-    return UpdatePlan(kimage.entry_phys, tuple(segments), kept, hole, excludes_elfcorehdr)
+    changed = contents if excludes_elfcorehdr else set(contents) - {purgatory_phys(kimage)}
+    as_they_are = tuple(s.phys for s in listed if s.phys not in changed)
+    return UpdatePlan(kimage.entry_phys, tuple(segments), kept, hole, excludes_elfcorehdr, as_they_are)
 
 
 def _purgatory_without_header(

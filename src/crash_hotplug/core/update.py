@@ -410,6 +410,7 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
         if not dropped or machine.image_loaded():
             observation.confirm()
             _compare_identity(observation, task.identity)
+            _compare_listed(observation, plan)
         yield Step("update: identity compared")
         try:
             yield from machine.kexec_load(plan.entry_phys, plan.segments, task.updated_by_kernel)
@@ -449,6 +450,16 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
 def _compare_identity(observation: Observation, identity: bytes) -> None:
     if observation.identity() != identity:
         raise ImageChangedError("another process loaded or unloaded a crash image meanwhile")
+
+
+def _compare_listed(observation: Observation, plan: UpdatePlan) -> None:
+    """Read what is listed without a change once more.
+
+    /proc/kcore shows zeros for a page that it cannot read at the moment, and they would be written into the image.
+    """
+    for s in plan.segments:
+        if s.phys in plan.as_they_are and observation.read_phys(s.phys, len(s.data)) != s.data:
+            raise ImageChangedError(f"the segment at {s.phys:#x} does not read the same twice")
 
 
 def _read_back(after: Observation, task: _Task, samples: Mapping[Range, bytes], say: Say) -> None:

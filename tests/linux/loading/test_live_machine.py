@@ -447,6 +447,36 @@ def test_memory_that_comes_online_during_an_update_shifts_nothing(fake: FakeKexe
     assert fake.verdict() is Verdict.ACCURATE
 
 
+@pytest.mark.parametrize("place", [RESERVED_START, PURGATORY])
+def test_zeros_that_kcore_shows_for_a_moment_are_not_written(fake: FakeKexec, place: int) -> None:
+    """A page that is offline or poisoned reads as zeros; the segment is listed only to keep its place."""
+    assert fake.update().outcome is Outcome.UPDATED
+    fake.add_ranges(2)
+    machine, before = fake.machine(), fake.read(place, 0x9000)
+    observe, is_hidden = machine.observe, False
+
+    def observe_zeros() -> LiveObservation:
+        observation = observe()
+        read_phys = observation.read_phys
+
+        def read(phys: int, length: int) -> bytes:
+            data = read_phys(phys, length)
+            return bytes(PAGE) + data[PAGE:] if is_hidden and phys == place else data
+
+        observation.read_phys = read  # type: ignore[method-assign]
+        return observation
+
+    machine.observe = observe_zeros  # type: ignore[method-assign]
+    names = []
+    for step in update(machine):
+        is_hidden = step.name == "update: machine read" and step.name not in names  # while the first plan is made
+        names.append(step.name)
+    assert names.count("update: image changed, looks again") == 1
+    assert fake.read(place, len(before)) == before
+    assert fake.verdict() is Verdict.ACCURATE
+    assert fake.digest_fits()
+
+
 def test_memory_that_comes_online_during_the_call_does_not_disturb_the_check(fake: FakeKexec) -> None:
     fake.after_load = fake.shift_kcore
     assert fake.update().outcome is Outcome.UPDATED
