@@ -16,10 +16,10 @@ from tests.lab.scenario.toml import needs_toml
 LOCKED, CARELESS = "other-loader-with-lock", "other-loader-without-lock"
 FAULTS = {
     "the lock is not taken": (LOCKED, update, "while not machine.try_lock():", "while False:"),
-    "the identity is not compared again": (
+    "identity and listed segments are not compared again": (
         CARELESS,
         update,
-        "if observation.identity() != identity:",
+        "if not dropped or machine.image_loaded():",
         "if False:",
     ),
     "the samples are taken after the call": (
