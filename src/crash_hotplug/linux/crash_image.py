@@ -67,7 +67,29 @@ def identified_kimage(sysroot: Sysroot, identity: bytes, crashkernel: RangeList)
     return parse_kimage(identity[_POINTER:], crashkernel, kimage_layouts(sysroot))
 
 
-def backup_source(ram: RangeList, architecture: Architecture) -> Range | None:
+def read_identified_image(
+    sysroot: Sysroot,
+    kcore: Kcore,
+    identity: bytes,
+    crashkernel: RangeList,
+    ram: RangeList | None,
+    updated_by_kernel: bool = False,
+) -> CrashImage:
+    """Read the image that :func:`read_identity` found out of the reserved region.
+
+    :param crashkernel: the reserved physical ranges
+    :param ram: physical ranges of RAM; None where they are not known, and with them the backup region
+    :raise CannotTellError: no image was found, or it cannot be read
+    """
+    if not identity:
+        raise CannotTellError("the crash image was unloaded while it was being looked at")
+    kimage = identified_kimage(sysroot, identity, crashkernel)
+    source = None if ram is None else _backup_source(ram, kcore.architecture)
+    image = read_loaded_image(kimage, crashkernel, source, kcore.read_phys, updated_by_kernel)
+    return image._replace(torn=why_torn(sysroot, identity))
+
+
+def _backup_source(ram: RangeList, architecture: Architecture) -> Range | None:
     """Return the physical range that kexec-tools backs up: the first RAM below 640 KiB; None where there is none."""
     low = ram.intersect(RangeList([architecture.backup_region_source]))
     return low[0] if low else None
@@ -87,16 +109,11 @@ def find_crash_image(sysroot: Sysroot, crashkernel: RangeList) -> CrashImage:
 
 
 def _find(sysroot: Sysroot, kcore: Kcore, crashkernel: RangeList) -> CrashImage:
-    identity = read_identity(sysroot, kcore)
-    if not identity:
-        raise CannotTellError("the crash image was unloaded while it was being looked at")
-    kimage = identified_kimage(sysroot, identity, crashkernel)
     try:
-        source = backup_source(read_iomem(sysroot).ram, kcore.architecture)
+        ram = read_iomem(sysroot).ram
     except CannotTellError:
-        source = None
-    image = read_loaded_image(kimage, crashkernel, source, kcore.read_phys)
-    return image._replace(torn=why_torn(sysroot, identity))
+        ram = None
+    return read_identified_image(sysroot, kcore, read_identity(sysroot, kcore), crashkernel, ram)
 
 
 def _read_saved(sysroot: Sysroot) -> CrashImage:

@@ -104,13 +104,14 @@ def kernel_updates_image(sysroot: Sysroot) -> bool:
 
     :raise InputError: a file is not in the kernel's format
     """
-    for _attempt in range(_FLAG_READS):
+    for attempt in range(_FLAG_READS):
+        if attempt:
+            time.sleep(_FLAG_PAUSE)
         flags = [_flag(sysroot, path) for path in (CPU_HOTPLUG, MEMORY_HOTPLUG)]
         if any(flags):
             return True
         if flags == [None, None]:
             return False
-        time.sleep(_FLAG_PAUSE)
     return False
 
 

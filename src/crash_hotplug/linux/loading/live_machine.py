@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 
-from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import CrashImage
-from crash_hotplug.core.loaded_image import read_loaded_image
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.steps import Steps, run
 from crash_hotplug.core.update import ImageChangedError, KexecBusyError, why_not_updatable
-from crash_hotplug.linux.crash_image import backup_source, identified_kimage, read_identity
+from crash_hotplug.linux.crash_image import read_identified_image, read_identity
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import (
@@ -31,7 +29,7 @@ from crash_hotplug.linux.loading.kdump_lock import LockBusyError, kdump_locks
 from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, KexecError, kexec_load
 from crash_hotplug.linux.machine_reader import read_described_machine
 from crash_hotplug.linux.sysroot import Sysroot
-from crash_hotplug.linux.torn_image import mark_torn, why_torn
+from crash_hotplug.linux.torn_image import mark_torn
 
 PATIENCE_SECONDS = 10.0
 """How long a lock that stays taken is waited for."""
@@ -159,14 +157,9 @@ class LiveObservation:
 
     def image(self) -> CrashImage:
         """Read the image of the last :meth:`identity` out of the reserved region."""
-        if not self._identity:
-            raise CannotTellError("the crash image was unloaded while it was being looked at")
         iomem = self._read_iomem()
-        kimage = identified_kimage(self._sysroot, self._identity, iomem.crashkernel)
-        source = backup_source(iomem.ram, self._kcore.architecture)
         updated = kernel_updates_image(self._sysroot)
-        image = read_loaded_image(kimage, iomem.crashkernel, source, self._kcore.read_phys, updated)
-        return image._replace(torn=why_torn(self._sysroot, self._identity))
+        return read_identified_image(self._sysroot, self._kcore, self._identity, iomem.crashkernel, iomem.ram, updated)
 
     def mark_torn(self, sentence: str | None) -> None:
         """Write it to /run/crash-hotplug, for the next update and for ``status``."""
