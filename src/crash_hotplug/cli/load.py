@@ -106,10 +106,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _is_about_a_load(arguments: argparse.Namespace) -> bool:
-    sizes = (arguments.max_memory_ranges, arguments.hotplug_size)
-    is_default = arguments.strategy == Strategy.AUTO.value and sizes == (None, None)
-    words = arguments.append or arguments.reuse_cmdline or arguments.allow_unsigned
-    return bool(arguments.initrd is not None or words) or not is_default
+    values = (arguments.initrd, arguments.max_memory_ranges, arguments.hotplug_size)
+    flags = (arguments.append, arguments.reuse_cmdline, arguments.allow_unsigned)
+    return any(flags) or values != (None, None, None) or arguments.strategy != Strategy.AUTO.value
 
 
 def capture_cmdline(own: str, append: str) -> str:

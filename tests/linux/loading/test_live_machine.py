@@ -41,11 +41,6 @@ from tests.linux.fake_kexec import (
 FULL = Wants(verify_full=True)
 
 
-@pytest.fixture
-def fake(tmp_path: Path) -> FakeKexec:
-    return FakeKexec(tmp_path)
-
-
 def test_update_describes_a_hot_added_cpu_and_dimm_with_one_small_load(fake: FakeKexec) -> None:
     assert fake.verdict() is Verdict.NOT_ACCURATE
     before = {at: fake.read(at, 0x1000) for at in (KERNEL, INITRD, BACKUP, ZERO_PAGE)}

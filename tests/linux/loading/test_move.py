@@ -27,11 +27,6 @@ from tests.linux.fake_kexec import (
 FULL = Wants(verify_full=True)
 
 
-@pytest.fixture
-def fake(tmp_path: Path) -> FakeKexec:
-    return FakeKexec(tmp_path)
-
-
 def test_header_that_outgrew_its_segment_moves_once(fake: FakeKexec) -> None:
     fake.add_ranges(400)
     report = fake.update()

@@ -41,11 +41,6 @@ class Reloads:
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> FakeKexec:
-    return FakeKexec(tmp_path)
-
-
-@pytest.fixture
 def reloads() -> Reloads:
     return Reloads()
 
