@@ -32,10 +32,17 @@ def no_holder_is_root(descriptor: int, sysroot: Sysroot) -> bool:
     in a shell script, and another process may have its number.  A process whose files may not be read holds nothing.
     """
     file = _file_of(descriptor)
-    if all(found != file for _pid, found in _LOCK.findall(_read(sysroot, LOCKS, LARGE))):
+    takers = [str(int(pid)) for pid, found in _LOCK.findall(_read(sysroot, LOCKS, LARGE)) if found == file]
+    if not takers:
         return False
-    holders = [pid for pid in sysroot.names("/proc") if pid.isdigit() and _holds(sysroot, pid, file)]
-    return bool(holders) and not any(_is_of_root(sysroot, pid) for pid in holders)
+    has_holder = False
+    # The takers first: this is asked at each attempt, and a machine may have thousands of processes with open files.
+    for pid in dict.fromkeys([*takers, *filter(str.isdigit, sysroot.names("/proc"))]):
+        if _holds(sysroot, pid, file):
+            if _is_of_root(sysroot, pid):
+                return False
+            has_holder = True
+    return has_holder
 
 
 def _file_of(descriptor: int) -> bytes:
