@@ -15,13 +15,16 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
+from crash_hotplug.core.arch.boot_params import ZeroPage
 from crash_hotplug.core.doctor.settings_files import append_assignment, read_setting, sandbox_of
 from crash_hotplug.core.doctor.udev_rules import RuleContext, UEvent, find_reloads, parse_rules, without_reload
-from crash_hotplug.core.elfcorehdr import Loader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.image import CrashImage, parse_kimage
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, assess, compare_header
 from crash_hotplug.core.vmcore import audit_vmcore, compare_vmcore, parse_vmcore
@@ -168,9 +171,10 @@ class Targets:
         at = randomness.randrange(len(self.trees))
         sysroot, machine = self.trees[at], self.machines[at]
         image = read_crash_image(sysroot, machine.crashkernel)
-        page = mutate(image.boot_params or b"", randomness)
+        boot = cast("ZeroPage", image.boot)
+        page = mutate(boot.page or b"", randomness)
         cmdline = mutate((image.cmdline or "").encode(), randomness).decode("ascii", "replace")
-        assess(machine, CrashImage(image.elfcorehdr, None, page, None, cmdline))
+        assess(machine, CrashImage(image.elfcorehdr, None, ZeroPage(page, None, cmdline)))
         parse_kimage(mutate(bytes(24) + page[:560], randomness), machine.crashkernel)
 
     def live(self, randomness: random.Random) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from crash_hotplug.core.architecture import X86_64
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.machine import Cpu, KernelText, Machine, MemoryBlocks, NoteRegion
 from crash_hotplug.core.ranges import RangeList
 

@@ -10,6 +10,15 @@ NAMES = ("6.1-c", "6.1-s", "6.12-s", "6.12-ch")
 STATES = ("0-loaded", "1-cpu-and-dimm-added", "2-block-offlined", "3-dimm-removed")
 
 
+ARM64_NAMES = ("arm64-6.1-c", "arm64-6.12-c", "arm64-6.12f-s")
+ARM64_STATES = ("0-loaded", "1-dimm-added", "2-block-offlined", "3-dimm-removed", "4-cpu1-offline-reloaded")
+
+
+def arm64_tree(name: str, state: int) -> Path:
+    """Return the saved tree of one arm64 capture in one of its five states."""
+    return CAPTURES / name / ARM64_STATES[state]
+
+
 def tree(name: str, state: int) -> Path:
     """Return the saved tree of one capture in one of its four states."""
     return CAPTURES / name / STATES[state]

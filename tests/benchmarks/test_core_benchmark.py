@@ -12,8 +12,9 @@ from collections.abc import Callable
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from crash_hotplug.core.elfcorehdr import Loader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import compare_header
 from tests.machines import LOW_RAM, MIB, machine

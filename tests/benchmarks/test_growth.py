@@ -16,7 +16,7 @@ import pytest
 
 from crash_hotplug.cli.main import main
 from crash_hotplug.cli.output import print_json
-from crash_hotplug.core.architecture import X86_64
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.elfcorehdr import build_elfcorehdr, parse_elfcorehdr, ram_header
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.linux.sysroot import Sysroot

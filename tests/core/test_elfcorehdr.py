@@ -14,7 +14,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.architecture import X86_64
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.elf import (
     PN_XNUM,
     PT_LOAD,
@@ -27,7 +27,6 @@ from crash_hotplug.core.elf import (
 )
 from crash_hotplug.core.elfcorehdr import (
     ElfCoreHeader,
-    Loader,
     build_elfcorehdr,
     entries_that_fit,
     kernel_text_header,
@@ -36,6 +35,7 @@ from crash_hotplug.core.elfcorehdr import (
 )
 from crash_hotplug.core.errors import NoRoomError
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import KernelText, Machine
 from crash_hotplug.core.ranges import Range
 from tests.machines import DIRECT_MAP, MIB, machine, machines
@@ -120,7 +120,7 @@ def test_entries_are_ordered_cpus_vmcoreinfo_text_ram() -> None:
         (b"\x7fELF\x02\x02\x01" + bytes(60), "is big-endian"),
         (b"\x7fELF\x02\x01\x09" + bytes(60), "unknown ELF version 9"),
         (header_bytes(e_type=2), "is not a core file: its e_type is 2"),
-        (header_bytes(e_machine=183), "is for aarch64 .e_machine 183."),
+        (header_bytes(e_machine=21), "is for ppc64 .e_machine 21."),
         (header_bytes(e_machine=999), "is for unknown .e_machine 999."),
         (header_bytes(e_version=7), "has e_version 7"),
         (header_bytes(e_phoff=1 << 63), "has its program headers at 0x8000000000000000"),

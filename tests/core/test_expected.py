@@ -6,9 +6,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from crash_hotplug.core.elfcorehdr import Loader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
 from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Cpu, Machine
 from crash_hotplug.core.verdict import compare_header
 from crash_hotplug.linux.machine_reader import read_machine

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.boot_params import cmdline_phys, e820_table, elfcorehdr_argument
-from crash_hotplug.core.elfcorehdr import Loader
+from crash_hotplug.core.arch.boot_params import ZeroPage, cmdline_phys, e820_table, elfcorehdr_argument
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, CrashImage, Kimage, Segment, elfcorehdr_room, parse_kimage
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.ranges import RangeList
 from tests.trees import tree
 
@@ -91,8 +91,7 @@ def saved_image(name: str, elfcorehdr_phys: int) -> CrashImage:
     return CrashImage(
         (saved / "elfcorehdr").read_bytes(),
         elfcorehdr_phys,
-        (saved / "boot_params").read_bytes(),
-        cmdline=(saved / "cmdline").read_text(),
+        ZeroPage((saved / "boot_params").read_bytes(), cmdline=(saved / "cmdline").read_text()),
     )
 
 

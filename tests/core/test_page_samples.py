@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.plan import TornImageError
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.update import _SAMPLED_PAGES, check_samples, sample_pages, sampled_ranges

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import Kimage, Segment
 from crash_hotplug.core.plan import (
     TornImageError,
     UpdatePlan,
     check_result,
-    control_pages_bound,
     lowest_hole,
     segments_to_list,
 )
@@ -84,9 +84,9 @@ def test_lowest_hole_is_the_first_that_is_large_enough() -> None:
 
 def test_control_pages_bound_grows_with_memory_and_covers_measured_use() -> None:
     """6 to 8 pages were in use with 1 GiB of RAM."""
-    assert control_pages_bound(RangeList([(0, 1 << 30)])) >= 8 * PAGE
-    assert control_pages_bound(RangeList([(0, 1 << 40)])) > 1024 * PAGE
-    assert control_pages_bound(RangeList()) > 0
+    assert X86_64.control_bytes(RangeList([(0, 1 << 30)])) >= 8 * PAGE
+    assert X86_64.control_bytes(RangeList([(0, 1 << 40)])) > 1024 * PAGE
+    assert X86_64.control_bytes(RangeList()) > 0
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_control_pages_bound_grows_with_memory_and_covers_measured_use() -> None
     [(1 << 30, 30), ((1 << 30) + PAGE, 31), (512 << 30, 28 + 512 + 1), ((512 << 30) + PAGE, 28 + 513 + 2)],
 )
 def test_control_pages_bound_counts_a_page_for_each_started_gib_and_512_gib(ram_bytes: int, pages: int) -> None:
-    assert control_pages_bound(RangeList([(0, ram_bytes)])) == pages * PAGE
+    assert X86_64.control_bytes(RangeList([(0, ram_bytes)])) == pages * PAGE
 
 
 ENTRY = 0x3EE7_7730

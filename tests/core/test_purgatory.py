@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import Kimage, Segment
 from crash_hotplug.core.purgatory import (

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
+from crash_hotplug.core.arch.boot_params import ZeroPage
 from crash_hotplug.core.elf import ProgramHeader
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Cpu, KernelText, Machine, NoteRegion
 from crash_hotplug.core.verdict import Comparison, Kind, Verdict, assess, compare_header
 from crash_hotplug.linux.crash_image import read_crash_image
@@ -196,7 +198,7 @@ def test_possible_cpus_all_described_are_a_note() -> None:
 
 def image_for(loaded_for: Machine, room: int) -> CrashImage:
     data = expected_elfcorehdr(loaded_for, Loader.KERNEL).to_bytes(4096)
-    return CrashImage(data, PLACE, cmdline=f"elfcorehdr={PLACE:#x}", kimage=Kimage(0, (Segment(PLACE, room, 4096),)))
+    return CrashImage(data, PLACE, ZeroPage(cmdline=f"elfcorehdr={PLACE:#x}"), Kimage(0, (Segment(PLACE, room, 4096),)))
 
 
 @pytest.mark.parametrize(("room", "fits"), [(4096, False), (8192, True)])
@@ -215,7 +217,9 @@ def test_header_that_outgrew_its_place_is_a_note(room: int, fits: bool) -> None:
 def test_loader_is_known_from_the_command_line_before_the_header() -> None:
     without_backup = parse_elfcorehdr(loaded_header("6.12-ch", 1))
     assert without_backup.backup_region is None
-    assert loader_of(without_backup, CrashImage(b"", cmdline="elfcorehdr=1030656K")) is Loader.KEXEC_TOOLS
+    assert (
+        loader_of(without_backup, CrashImage(b"", boot=ZeroPage(cmdline="elfcorehdr=1030656K"))) is Loader.KEXEC_TOOLS
+    )
     assert loader_of(without_backup, CrashImage(b"")) is Loader.KERNEL
     with_backup = parse_elfcorehdr(loaded_header("6.12-ch", 0))
     assert loader_of(with_backup, CrashImage(b"")) is Loader.KEXEC_TOOLS
@@ -233,14 +237,14 @@ def test_loader_is_known_from_the_command_line_before_the_header() -> None:
 def test_command_line_that_does_not_name_the_header_is_a_finding(cmdline: str, sentence: str) -> None:
     image = image_for(machine(), 8192)
     assert assess(machine(), image).comparison.verdict is Verdict.ACCURATE  # negative control
-    comparison = assess(machine(), image._replace(cmdline=cmdline)).comparison
+    comparison = assess(machine(), image._replace(boot=ZeroPage(cmdline=cmdline))).comparison
     assert kinds(comparison) == [Kind.HEADER_NOT_FOUND]
     assert sentence in comparison.findings[0].sentence
 
 
 def test_command_line_that_is_not_known_is_not_checked() -> None:
     image = image_for(machine(), 8192)
-    unreadable = assess(machine(), image._replace(cmdline=None)).comparison
+    unreadable = assess(machine(), image._replace(boot=None)).comparison
     assert (unreadable.verdict, len(unreadable.unchecked)) == (Verdict.CANNOT_TELL, 1)
     header_only = assess(machine(), CrashImage(image.elfcorehdr)).comparison
     assert (header_only.verdict, len(header_only.left_out)) == (Verdict.ACCURATE, 1)
@@ -341,6 +345,6 @@ def test_backup_region_that_is_not_where_purgatory_copies_to_is_a_finding(
 )
 def test_capture_kernel_that_may_claim_dimms_is_a_note(devices: int, cmdline: str | None, noted: bool) -> None:
     now = machine()._replace(acpi_memory_devices=devices)
-    comparison = assess(now, image_for(now, 8192)._replace(cmdline=cmdline)).comparison
+    comparison = assess(now, image_for(now, 8192)._replace(boot=ZeroPage(cmdline=cmdline))).comparison
     assert comparison.findings == []
     assert any(note.kind is Kind.CAPTURE_KERNEL_CLAIMS_MEMORY for note in comparison.notes) == noted

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.elf import (
     NT_PRSTATUS,
     PT_LOAD,
@@ -21,9 +21,9 @@ from crash_hotplug.core.elf import (
     pack_program_headers,
     parse_notes,
 )
-from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, Kind, Verdict
 from crash_hotplug.core.vmcore import audit_vmcore, compare_vmcore, parse_vmcore

@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Callable
 
-from crash_hotplug.core.architecture import PAGE
-from crash_hotplug.core.boot_params import E820_COUNT
+from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.arch.boot_params import E820_COUNT
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, CrashImage, Segment
 from crash_hotplug.core.plan import NewSegment

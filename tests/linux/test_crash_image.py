@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.core.elfcorehdr import Loader
+from crash_hotplug.core.arch.boot_params import ZeroPage
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.image import Segment
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux.crash_image import find_crash_image, places_of, read_crash_image
 from crash_hotplug.linux.sysroot import Sysroot
@@ -50,7 +51,8 @@ def live_tree(path: Path, physical: Mapping[int, bytes], pointer: int = DIRECT_M
 def test_live_image_is_found_through_kexec_crash_image(tmp_path: Path) -> None:
     image = find_crash_image(live_tree(tmp_path, IMAGE), RESERVED)
     assert image.elfcorehdr == IMAGE[0x39F5_D000]
-    assert (image.elfcorehdr_phys, image.boot_params_phys, image.cmdline_phys) == (0x39F5D000, 0x39F4E000, 0x39F53000)
+    assert isinstance(image.boot, ZeroPage)
+    assert (image.elfcorehdr_phys, image.boot.phys, image.boot.cmdline_phys) == (0x39F5D000, 0x39F4E000, 0x39F53000)
     assert image.cmdline == (SAVED / "cmdline").read_text()
     assert image.loader is Loader.KEXEC_TOOLS
     assert image.kimage is not None

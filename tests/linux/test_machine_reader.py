@@ -11,6 +11,7 @@ import pytest
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import KernelText, MemoryBlocks, NoteRegion
+from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux.kallsyms import explain_masked
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
@@ -29,7 +30,9 @@ def test_machine_of_a_capture_is_read() -> None:
     assert machine.kernel_text == KernelText(0xFFFFFFFF92000000, 0x3A800000, 0x2830000)
     assert machine.page_offset == 0xFFFF8E35C0000000
     assert machine.vmcoreinfo == NoteRegion(0x11EE000, 0x1024), "1024 is hexadecimal"
-    assert machine.memory_blocks == MemoryBlocks(128 << 20, online=9, offline=1)
+    assert machine.memory_blocks == MemoryBlocks(
+        128 << 20, online=9, offline=1, offline_ram=RangeList([(0x1_0800_0000, 0x1_1000_0000)])
+    )
     assert machine.reserves_crashkernel
     assert machine.ram[-1] == (0x1_0000_0000, 0x1_1000_0000), "an offlined block stays in /proc/iomem"
 
@@ -64,9 +67,9 @@ def test_vmcoreinfo_place_in_another_form_is_refused(copy: Path, text: str) -> N
 
 def test_kcore_of_another_architecture_is_refused(copy: Path) -> None:
     data = bytearray((copy / "proc" / "kcore").read_bytes())
-    data[18] = 183
+    data[18] = 21
     (copy / "proc" / "kcore").write_bytes(data)
-    with pytest.raises(InputError, match="is for aarch64"):
+    with pytest.raises(InputError, match="is for ppc64"):
         read_machine(Sysroot(str(copy)))
 
 

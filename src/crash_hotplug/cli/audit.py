@@ -17,9 +17,10 @@ from crash_hotplug.cli.output import (
     print_verdict,
     ranges_json,
 )
-from crash_hotplug.core.elfcorehdr import Loader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.expected import loader_of
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.verdict import Comparison, Verdict

@@ -12,7 +12,7 @@ from crash_hotplug.cli.output import BAD, GOOD, UNSURE, print_headline, print_la
 from crash_hotplug.core.doctor.forecast import SERVICE, Forecast, overall
 from crash_hotplug.core.doctor.settings_files import Sandbox
 from crash_hotplug.core.doctor.udev_rules import WRITTEN_BY
-from crash_hotplug.core.elfcorehdr import Loader
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.sizes import human_size
 from crash_hotplug.linux import btf_file, kexec_state, machine_reader, memory_hotplug
 from crash_hotplug.linux.doctor.config_files import RulesFile, Unit

@@ -9,10 +9,11 @@ import sys
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot, address, read_input
 from crash_hotplug.cli.output import print_json, printable
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count
 from crash_hotplug.linux.atomic_file import write_atomically
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     base = None if image is None else parse_elfcorehdr(image.elfcorehdr)
     loader, loaded, backup = _starting_point(arguments, image, base)
     header = expected_elfcorehdr(machine, loader, loaded, backup, possible_cpus=arguments.possible_cpus)
-    data = header.to_bytes(loader.padding(header.architecture))
+    data = header.to_bytes(header.architecture.padding(loader))
     if arguments.output == "-":
         sys.stdout.buffer.write(data)
         return exit_codes.DONE

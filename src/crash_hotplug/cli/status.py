@@ -16,9 +16,9 @@ from crash_hotplug.cli.output import (
     print_verdict,
     ranges_json,
 )
-from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.image import CrashImage
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.verdict import Assessment, Comparison, Kind, Verdict, assess
@@ -216,7 +216,9 @@ def _kernel_lines(machine: Machine, state: KexecState) -> Iterator[str]:
     elif state.elfcorehdr_size is not None:
         yield "could update the elfcorehdr itself, but not in this image (kexec without --hotplug)"
     else:
-        yield "does not update the elfcorehdr itself (Linux 6.6 and newer can)"
+        since = machine.architecture.updated_by_kernel_since
+        others = f"Linux {since} and newer can" if since else "no release for this architecture does"
+        yield f"does not update the elfcorehdr itself ({others})"
     if state.lockdown not in (None, "none"):
         yield f"lockdown: {state.lockdown}"
     if state.load_disabled:

@@ -10,7 +10,8 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-from crash_hotplug.core.architecture import Architecture, architecture_of, machine_name
+from crash_hotplug.core.arch.architecture import Architecture
+from crash_hotplug.core.arch.supported import architecture_of, machine_name
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.records import NamedTuple
 

@@ -8,10 +8,9 @@ Layout and order are those of ``crash_prepare_elf64_headers()`` in kernel/crash_
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from functools import cached_property
 
-from crash_hotplug.core.architecture import Architecture
+from crash_hotplug.core.arch.architecture import Architecture
 from crash_hotplug.core.elf import (
     ELF_HEADER_SIZE,
     PF_RWX,
@@ -33,19 +32,6 @@ from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.records import NamedTuple
 
 WHAT = "this elfcorehdr"
-
-
-class Loader(Enum):
-    """The loader of an image, which determines the form of its header: see docs/elfcorehdr.md."""
-
-    KERNEL = "kernel"
-    """``kexec_file_load``, and any header after an update inside the kernel: low memory is left out."""
-    KEXEC_TOOLS = "kexec-tools"
-    """``kexec_load``: low memory is described by a PT_LOAD that points to the backup region."""
-
-    def padding(self, architecture: Architecture) -> int:
-        """Return the number of bytes to a multiple of which a header is padded with zeros."""
-        return architecture.kernel_padding if self is Loader.KERNEL else 1024
 
 
 class _ElfCoreHeader(NamedTuple):
@@ -91,7 +77,7 @@ class ElfCoreHeader(_ElfCoreHeader):
 
         ``makedumpfile -E`` splits it where it leaves pages out; adjacent pieces are joined again.
         """
-        pieces = [p for p in self.program_headers if self._is_kernel_text(p)]
+        pieces = self._text_headers
         if not pieces:
             return None
         text = KernelText(pieces[0].p_vaddr, pieces[0].p_paddr, pieces[0].p_memsz)
@@ -112,7 +98,8 @@ class ElfCoreHeader(_ElfCoreHeader):
     @cached_property
     def ram_headers(self) -> tuple[ProgramHeader, ...]:
         """The PT_LOADs of RAM, the backup region's included, the kernel text's not."""
-        return tuple(p for p in self.program_headers if p.p_type == PT_LOAD and not self._is_kernel_text(p))
+        text = set(self._text_headers)
+        return tuple(p for p in self.program_headers if p.p_type == PT_LOAD and p not in text)
 
     @cached_property
     def ram(self) -> RangeList:
@@ -122,9 +109,10 @@ class ElfCoreHeader(_ElfCoreHeader):
         """
         return RangeList((p.p_paddr, min(p.p_paddr + p.p_memsz, 1 << 64)) for p in self.ram_headers)
 
-    def _is_kernel_text(self, p: ProgramHeader) -> bool:
-        virt = self.architecture.kernel_text_virt
-        return p.p_type == PT_LOAD and self.architecture.maps_kernel_text and virt.start <= p.p_vaddr < virt.end
+    @cached_property
+    def _text_headers(self) -> Sequence[ProgramHeader]:
+        loads = [p for p in self.program_headers if p.p_type == PT_LOAD]
+        return self.architecture.kernel_text_headers(loads) if self.architecture.maps_kernel_text else ()
 
 
 def parse_elfcorehdr(data: bytes, what: str = WHAT) -> ElfCoreHeader:

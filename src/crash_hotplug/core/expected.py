@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from crash_hotplug.core.boot_params import E820_RAM, e820_table, has_argument
 from crash_hotplug.core.elf import ProgramHeader
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, build_elfcorehdr, parse_elfcorehdr, ram_header
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, build_elfcorehdr, parse_elfcorehdr, ram_header
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
 from crash_hotplug.core.image import CrashImage
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import KernelText, Machine, NoteRegion, kernel_version
 from crash_hotplug.core.ranges import Range, RangeList
 
@@ -63,15 +63,13 @@ def header_to_write(machine: Machine, image: CrashImage, possible_cpus: bool = T
 
 
 def with_capture_ram(machine: Machine, image: CrashImage) -> Machine:
-    """Return *machine* with the RAM outside of the reserved region that the E820 table of *image* gives its kernel.
+    """Return *machine* with the RAM outside of the reserved region that *image* gives its capture kernel.
 
     That is the memory of ``crashkernel=SIZE,cma`` (Linux 6.17 and newer); /sys shows it since 6.19 only.  The capture
-    kernel overwrites it, so no dump can have it.  With ``memmap=`` the table is not what the capture kernel uses.
+    kernel overwrites it, so no dump can have it.
     """
-    if image.boot_params is None or has_argument(image.cmdline, "memmap"):
-        return machine
-    own = RangeList(entry for entry, kind in e820_table(image.boot_params) if kind == E820_RAM)
-    own = own.exclude(machine.crashkernel).exclude(RangeList([machine.architecture.excluded_low_memory]))
+    low = RangeList([machine.architecture.excluded_low_memory])
+    own = image.capture_ram.exclude(machine.crashkernel).exclude(low)
     return machine._replace(capture_ram=machine.capture_ram.union(own))
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
-from crash_hotplug.core.architecture import PAGE
-from crash_hotplug.core.boot_params import E820_RAM, e820_table, elfcorehdr_argument, why_elfcorehdr_not_found
-from crash_hotplug.core.elfcorehdr import Loader
+from crash_hotplug.core.arch.architecture import PAGE, BootDescription
+from crash_hotplug.core.elf import ElfFormatError, parse_core_header, program_headers_end
 from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.records import NamedTuple
 
@@ -90,12 +90,8 @@ class CrashImage(NamedTuple):
     elfcorehdr: bytes
     """At least the header; padding and room may follow."""
     elfcorehdr_phys: int | None = None
-    boot_params: bytes | None = None
-    """The capture kernel's zero page."""
-    boot_params_phys: int | None = None
-    cmdline: str | None = None
-    """The capture kernel's command line."""
-    cmdline_phys: int | None = None
+    boot: BootDescription | None = None
+    """What tells the capture kernel its command line, its RAM, and where the header is."""
     kimage: Kimage | None = None
     """Every segment of the image, those that an update in place did not list included."""
     backup_region_phys: int | None = None
@@ -106,15 +102,26 @@ class CrashImage(NamedTuple):
     """Why an earlier update is known to have left it torn; None where nothing is known."""
 
     @property
+    def cmdline(self) -> str | None:
+        """The capture kernel's command line; None where it is not known."""
+        return None if self.boot is None else self.boot.cmdline
+
+    @property
     def loader(self) -> Loader | None:
-        """The loader, recognized by the form of its ``elfcorehdr=``; None where the command line is not known."""
-        argument = elfcorehdr_argument(self.cmdline or "")
-        return argument[1] if argument else None
+        """The loader, recognised by what it wrote beside the header; None where that is not known."""
+        return None if self.boot is None else self.boot.loader
+
+    @property
+    def capture_ram(self) -> RangeList:
+        """Physical ranges that the capture kernel uses as RAM; empty where they are not known."""
+        return RangeList() if self.boot is None else self.boot.ram
 
     @property
     def why_header_not_found(self) -> str | None:
-        """Why the capture kernel would not find the header; None where it would, or its command line is not known."""
-        return None if self.cmdline is None else why_elfcorehdr_not_found(self.cmdline, self.elfcorehdr_phys)
+        """Why the capture kernel would not find the whole header; None where it would, or where that is not known."""
+        if self.boot is None:
+            return None
+        return self.boot.why_elfcorehdr_not_found(self.elfcorehdr_phys, _header_size(self.elfcorehdr))
 
 
 def parse_kimage(data: bytes, crashkernel: RangeList, layouts: Sequence[KimageLayout] = KNOWN_LAYOUTS) -> Kimage:
@@ -157,30 +164,35 @@ def elfcorehdr_room(image: CrashImage, crashkernel: RangeList, backup_region_phy
     """Return how many bytes the loaded elfcorehdr may grow to; None where that cannot be determined.
 
     An update in place lists the header with a part of its room only, so the segment's memsz is a lower bound.  The
-    capture kernel's memory map shows the rest: the loaders exclude the header's place from the RAM of the capture
-    kernel, so the room ends where that RAM, another segment or the backup region begins, or the reservation ends.
+    boot description shows the rest; another segment, the backup region and the end of the reservation bound it.
 
     :param backup_region_phys: physical address of the backup region, where *image* lacks it
     """
     start = image.elfcorehdr_phys
-    if start is None:
-        argument = elfcorehdr_argument(image.cmdline or "")
-        start = argument[0] if argument else None
+    if start is None and image.boot is not None:
+        start = image.boot.elfcorehdr_phys
     if start is None:
         return None
     segment = image.kimage.segment_at(start) if image.kimage is not None else None
     listed = None if segment is None else segment.range.end - start
-    unused = _not_ram_from(start, image, crashkernel, backup_region_phys)
-    return max((size for size in (listed, unused) if size is not None), default=None)
+    if image.boot is None:
+        return listed
+    return image.boot.elfcorehdr_room(start, listed, _bounds(start, image, crashkernel, backup_region_phys))
 
 
-def _not_ram_from(start: int, image: CrashImage, crashkernel: RangeList, backup_region_phys: int | None) -> int | None:
-    """Return the bytes from *start* on that neither the capture kernel's RAM nor another part of the image occupies."""
+def _bounds(start: int, image: CrashImage, crashkernel: RangeList, backup_region_phys: int | None) -> list[int]:
+    """Return the physical addresses behind *start* at which its reserved range or a part of the image bounds it."""
     reservation = next((r for r in crashkernel if r.start <= start < r.end), None)
-    ram = [r for r, kind in e820_table(image.boot_params or b"") if kind == E820_RAM]
-    if reservation is None or not ram or any(r.start <= start < r.end for r in ram):
-        return None
+    if reservation is None:
+        return []
     taken = [s.phys for s in image.kimage.segments] if image.kimage is not None else []
     taken += [phys for phys in (backup_region_phys, image.backup_region_phys) if phys is not None]
-    ends = [reservation.end, *(r.start for r in ram), *taken]
-    return min(end for end in ends if end > start) - start
+    return [end for end in (reservation.end, *taken) if end > start]
+
+
+def _header_size(elfcorehdr: bytes) -> int:
+    """Return the bytes that a header says it has; 0 where it is no header."""
+    try:
+        return program_headers_end(parse_core_header(elfcorehdr, "the loaded elfcorehdr")[0])
+    except ElfFormatError:
+        return 0  # the parser of the header reports the error

@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-from crash_hotplug.core.architecture import PAGE, whole_pages
-from crash_hotplug.core.boot_params import cmdline_phys, is_boot_params
+from crash_hotplug.core.arch.architecture import Architecture, whole_pages
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.purgatory import ReadPhys, digest_regions, find_backup_region, read_purgatory
 from crash_hotplug.core.ranges import Range, RangeList
 
-_CMDLINE_MAX = 4096
 _ET_CORE = 4
 
 
 def read_loaded_image(
+    architecture: Architecture,
     kimage: Kimage,
     crashkernel: RangeList,
     backup_source: Range | None,
@@ -32,15 +31,15 @@ def read_loaded_image(
     named = digest_regions(purgatory, kimage, crashkernel) or ()
     kimage = _whole_image(kimage, named)
     header = _find_elfcorehdr(kimage, read_phys)
-    image = CrashImage(
+    return CrashImage(
         _read_header(header, read_phys),
         header.phys,
-        kimage=kimage,
+        architecture.find_boot_description(kimage, read_phys),
+        kimage,
         # kexec-tools backs up the first range (get_backup_area() in crashdump-x86.c).
         backup_region_phys=None if backup_source is None else find_backup_region(purgatory, named, backup_source),
         updated_by_kernel=updated_by_kernel,
     )
-    return _with_boot_params(image, kimage, read_phys)
 
 
 def _whole_image(kimage: Kimage, named: tuple[Segment, ...]) -> Kimage:
@@ -51,11 +50,18 @@ def _whole_image(kimage: Kimage, named: tuple[Segment, ...]) -> Kimage:
 
 
 def _find_elfcorehdr(kimage: Kimage, read_phys: ReadPhys) -> Segment:
+    is_readable = False
     for segment in kimage.segments:
         start = read_phys(segment.phys, ELF_HEADER_SIZE)
+        is_readable |= any(start)
         # Purgatory is no ELF file any more once it is loaded; only the elfcorehdr is a core file's header.
         if start[:4] == b"\x7fELF" and int.from_bytes(start[16:18], "little") == _ET_CORE:
             return segment
+    if not is_readable:
+        raise CannotTellError(
+            "/proc/kcore shows zeros in place of the loaded crash image (arm64 kernels before 6.4 unmap it), so only a "
+            "reload can bring it up to date: crash-hotplug update --strategy reload"
+        )
     raise CannotTellError("none of the loaded crash image's segments is an elfcorehdr")
 
 
@@ -66,33 +72,3 @@ def _read_header(segment: Segment, read_phys: ReadPhys) -> bytes:
     except ElfFormatError:
         needed = ELF_HEADER_SIZE  # the parser of the header reports the error
     return read_phys(segment.phys, min(whole_pages(needed), segment.memsz))
-
-
-def _with_boot_params(image: CrashImage, kimage: Kimage, read_phys: ReadPhys) -> CrashImage:
-    """Add the zero page and the command line, where there is a zero page."""
-    boot_params_at = _find_boot_params(kimage, read_phys)
-    if boot_params_at is None:
-        return image
-    boot_params = read_phys(boot_params_at, PAGE)
-    command_at = cmdline_phys(boot_params)
-    cmdline = _read_cmdline(kimage, command_at, read_phys)
-    return image._replace(
-        boot_params=boot_params, boot_params_phys=boot_params_at, cmdline=cmdline, cmdline_phys=command_at
-    )
-
-
-def _find_boot_params(kimage: Kimage, read_phys: ReadPhys) -> int | None:
-    for segment in kimage.segments:
-        # Both loaders put the zero page first in a segment of its own.
-        page = read_phys(segment.phys, min(PAGE, segment.memsz))
-        if is_boot_params(page) and kimage.segment_at(cmdline_phys(page)) is not None:
-            return segment.phys
-    return None
-
-
-def _read_cmdline(kimage: Kimage, phys: int, read_phys: ReadPhys) -> str | None:
-    segment = kimage.segment_at(phys)
-    if segment is None:
-        return None
-    data = read_phys(phys, min(_CMDLINE_MAX, segment.range.end - phys))
-    return data.split(b"\0")[0].decode("ascii", "replace")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from crash_hotplug.core.architecture import Architecture
+from crash_hotplug.core.arch.architecture import Architecture
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.records import NamedTuple
 
@@ -46,7 +46,9 @@ class MemoryBlocks(NamedTuple):
     online: int
     """How many are online."""
     offline: int
-    """How many are plugged in and not online; they stay in /proc/iomem and in the header."""
+    """How many are plugged in and not online; they stay in /proc/iomem."""
+    offline_ram: RangeList = RangeList()
+    """Physical ranges of those."""
 
 
 class Machine(NamedTuple):
@@ -84,6 +86,11 @@ class Machine(NamedTuple):
     def online_cpus(self) -> tuple[Cpu, ...]:
         """The CPUs that run, and save their registers at a panic."""
         return tuple(cpu for cpu in self.cpus if cpu.online)
+
+    @property
+    def control_bytes(self) -> int:
+        """Bytes of control pages that this kernel takes for a crash image, at most."""
+        return self.architecture.control_bytes(self.ram)
 
     @property
     def dumpable_ram(self) -> RangeList:

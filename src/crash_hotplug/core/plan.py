@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from crash_hotplug.core.architecture import PAGE, whole_pages
-from crash_hotplug.core.boot_params import E820_RAM, change_elfcorehdr_argument, e820_table, has_argument, reserve
+from crash_hotplug.core.arch.architecture import PAGE, whole_pages
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment, elfcorehdr_room
@@ -78,12 +77,12 @@ class UpdatePlan(NamedTuple):
         return sum(len(segment.data) for segment in self.segments)
 
 
-def room_for(possible_cpus: int, memory_ranges: int = MAX_MEMORY_RANGES) -> int:
-    """Return the bytes of room for a header of so many CPUs and memory ranges, whole pages.
+def room_for(possible_cpus: int, memory_ranges: int = MAX_MEMORY_RANGES, page: int = PAGE) -> int:
+    """Return the bytes of room for a header of so many CPUs and memory ranges, whole pages of *page* bytes.
 
     Two more entries are for vmcoreinfo and the kernel text.
     """
-    return whole_pages(ELF_HEADER_SIZE + PROGRAM_HEADER_SIZE * (2 + possible_cpus + memory_ranges))
+    return whole_pages(ELF_HEADER_SIZE + PROGRAM_HEADER_SIZE * (2 + possible_cpus + memory_ranges), page)
 
 
 class Move(NamedTuple):
@@ -93,32 +92,35 @@ class Move(NamedTuple):
     """Physical address of its new place."""
     room: int
     """Bytes of that place."""
-    parameters: bytes
-    """The segment of the zero page, with the place in command line and E820 table."""
+    boot: bytes
+    """The segment of the boot description, with the place in it."""
 
 
 def prepare_move(image: CrashImage, machine: Machine, room: int, read_phys: ReadPhys) -> Move:
     """Find a free place of *room* bytes for the header, and change what points to it.  Nothing is hashed.
 
-    The capture kernel finds the header by ``elfcorehdr=`` and must not use its place as RAM, so command line and E820
-    table of the zero page change with it.
+    The boot description tells the capture kernel where the header is, and must not let it use that place as RAM, so it
+    changes with the place.
 
     :raise CannotTellError: there is no such place, or what points to the header cannot be changed
     """
     kimage, _elfcorehdr_phys = _known_places(image)
-    if image.boot_params_phys is None or image.cmdline_phys is None or image.cmdline is None:
-        raise CannotTellError("the zero page and command line of the capture kernel were not found")
-    if has_argument(image.cmdline, "memmap"):  # kexec --pass-memmap-cmdline: the E820 table alone would not reserve it
-        raise CannotTellError("the capture kernel's command line has memmap=, which says what it uses as RAM")
-    zero_page = kimage.segment_at(image.boot_params_phys)
-    if zero_page is None or kimage.segment_at(kimage.entry_phys) is None:
-        raise CannotTellError("the capture kernel's zero page or purgatory was not found")
+    boot = _boot_segment(image)
+    if image.boot is None or boot is None or kimage.segment_at(kimage.entry_phys) is None:
+        raise CannotTellError("the capture kernel's boot description or purgatory was not found")
+    why_not = image.boot.why_cannot_move()
+    if why_not is not None:
+        raise CannotTellError(why_not)
     place = find_place(image, machine, room)
-    parameters = bytearray(read_phys(zero_page.phys, zero_page.memsz))
-    zero_page_at = image.boot_params_phys - zero_page.phys
-    change_elfcorehdr_argument(parameters, image.cmdline_phys - zero_page.phys, zero_page_at, image.cmdline, place)
-    reserve(parameters, zero_page_at, Range(place, place + room))
-    return Move(place, room, bytes(parameters))
+    present = read_phys(boot.phys, boot.memsz)
+    return Move(place, room, image.boot.with_elfcorehdr_at(present, boot.phys, Range(place, place + room)))
+
+
+def _boot_segment(image: CrashImage) -> Segment | None:
+    """Return the segment that has the boot description; None where that is not known."""
+    if image.kimage is None or image.boot is None or image.boot.phys is None:
+        return None
+    return image.kimage.segment_at(image.boot.phys)
 
 
 def plan_replacement(
@@ -138,7 +140,7 @@ def plan_replacement(
         purgatory_at: "purgatory, with a digest without the elfcorehdr" if excludes else "purgatory",
         elfcorehdr_phys: "the new elfcorehdr",
     }
-    listed = _listed_size(header, elfcorehdr_room(image, machine.crashkernel) or 0)
+    listed = _listed_size(header, elfcorehdr_room(image, machine.crashkernel) or 0, machine)
     kimage = _with_header_at(kimage, elfcorehdr_phys, elfcorehdr_phys, listed)
     return _build_plan(kimage, machine, {purgatory_at: purgatory, elfcorehdr_phys: header}, why, read_phys, excludes)
 
@@ -154,29 +156,29 @@ def plan_move(
     :raise CannotTellError: it cannot be proven that the rest of the image survives
     """
     kimage, elfcorehdr_phys = _known_places(image)
-    zero_page = kimage.segment_at(image.boot_params_phys or 0)
-    if zero_page is None:
-        raise CannotTellError("the capture kernel's zero page was not found")
+    boot = _boot_segment(image)
+    if image.boot is None or boot is None:
+        raise CannotTellError("the capture kernel's boot description was not found")
 
     def read_changed(phys: int, length: int) -> bytes:
-        at = phys - zero_page.phys
-        return move.parameters[at : at + length] if 0 <= at < zero_page.memsz else read_phys(phys, length)
+        at = phys - boot.phys
+        return move.boot[at : at + length] if 0 <= at < boot.memsz else read_phys(phys, length)
 
     purgatory_at = purgatory_phys(kimage)
     purgatory = read_purgatory(kimage, read_phys)
     say(_HASHED)
     table = find_digest_table(purgatory, kimage, read_phys)
     contents = {
-        zero_page.phys: move.parameters,
+        boot.phys: move.boot,
         purgatory_at: without_elfcorehdr(purgatory, table, elfcorehdr_phys, read_changed),
         move.place: header,
     }
     why = {
-        zero_page.phys: "the zero page, with the new place in command line and E820 table",
+        boot.phys: image.boot.moved,
         purgatory_at: "purgatory, with a new digest",
         move.place: f"the elfcorehdr, moved from {elfcorehdr_phys:#x}",
     }
-    moved = _with_header_at(kimage, elfcorehdr_phys, move.place, _listed_size(header, move.room))
+    moved = _with_header_at(kimage, elfcorehdr_phys, move.place, _listed_size(header, move.room, machine))
     return _build_plan(moved, machine, contents, why, read_phys, True)
 
 
@@ -188,7 +190,7 @@ def why_no_plan(image: CrashImage, machine: Machine) -> str | None:
         if control is None or _reservation_of(machine, elfcorehdr_phys).end < control or not control:
             raise CannotTellError("the control pages of the loaded image were not found in struct kimage")
         changed = (purgatory_phys(kimage), elfcorehdr_phys)
-        segments_to_list(kimage, changed, _reservation_of(machine, elfcorehdr_phys), control_pages_bound(machine.ram))
+        segments_to_list(kimage, changed, _reservation_of(machine, elfcorehdr_phys), machine.control_bytes)
     except CannotTellError as error:
         return str(error)
     return None
@@ -240,21 +242,6 @@ def lowest_hole(reserved: Range, listed: Iterable[Range], size: int) -> Range | 
     return Range(at, at + size) if at + size <= reserved.end else None
 
 
-_CONTROL_PAGES_BESIDES_MAP = 2 + 1 + 1 + 4 + 4 + 16
-"""Control code, its alignment to its own size, top-level table, page tables of the trampoline, levels above the
-identity map, and sixteen for firmware tables (ACPI, EFI) that are mapped besides RAM."""
-
-
-def control_pages_bound(ram: RangeList) -> int:
-    """Return how many bytes of control pages x86_64 takes for a crash image, at most.
-
-    ``init_pgtable()`` of arch/x86/kernel/machine_kexec_64.c maps all RAM: without 1 GiB pages that is one page per
-    started GiB and one per started 512 GiB.
-    """
-    top = ram[-1].end if ram else 0
-    return PAGE * (_CONTROL_PAGES_BESIDES_MAP + -(-top // (1 << 30)) + -(-top // (1 << 39)))
-
-
 def find_place(image: CrashImage, machine: Machine, room: int) -> int:
     """Return the physical address of a free place: as high as possible, below the segments at the region's end.
 
@@ -264,14 +251,14 @@ def find_place(image: CrashImage, machine: Machine, room: int) -> int:
     """
     kimage, elfcorehdr_phys = _known_places(image)
     reserved = next((r for r in machine.crashkernel if r.start <= elfcorehdr_phys < r.end), None)
-    ram = RangeList(r for r, kind in e820_table(image.boot_params or b"") if kind == E820_RAM)
+    page = machine.architecture.page_size
     if reserved is not None:
         taken = RangeList(s.range for s in kimage.segments)
-        free = RangeList([reserved]).intersect(ram).exclude(taken)
-        needed = room + control_pages_bound(machine.ram)
+        free = RangeList([reserved]).intersect(image.capture_ram).exclude(taken)
+        needed = room + machine.control_bytes
         for hole in reversed(list(free)):
-            place = (hole.end - room) // PAGE * PAGE
-            if hole.size >= needed + PAGE:
+            place = (hole.end - room) // page * page
+            if hole.size >= needed + page:
                 return place
     raise CannotTellError(f"the reserved region has no free place of {room} bytes for a larger elfcorehdr")
 
@@ -283,7 +270,7 @@ def check_capture_kernel_fits(init_size: int, initrd_size: int, room: int, machi
     :raise InputError: *room* is too small for this machine as it is, or larger than any elfcorehdr can be
     :raise NoRoomError: the memory reserved for the capture kernel is too small
     """
-    now = room_for(len(machine.cpus), len(machine.dumpable_ram) + 1)
+    now = room_for(len(machine.cpus), len(machine.dumpable_ram) + 1, machine.architecture.page_size)
     if room < now:
         raise InputError(
             f"room for {room} bytes is too small: the elfcorehdr needs {now} for this machine as it is now, "
@@ -295,7 +282,8 @@ def check_capture_kernel_fits(init_size: int, initrd_size: int, room: int, machi
         )
     largest = max((reserved.size for reserved in machine.crashkernel), default=0)
     # Alignment and small segments come on top.
-    needed = sum(whole_pages(size) for size in (init_size, initrd_size, room)) + control_pages_bound(machine.ram)
+    page = machine.architecture.page_size
+    needed = sum(whole_pages(size, page) for size in (init_size, initrd_size, room)) + machine.control_bytes
     if needed > largest:
         raise NoRoomError(
             f"the reserved region ({human_size(largest)}) is too small: kernel, initrd, the elfcorehdr's room and "
@@ -309,10 +297,11 @@ def _known_places(image: CrashImage) -> tuple[Kimage, int]:
     return image.kimage, image.elfcorehdr_phys
 
 
-def _listed_size(header: bytes, room: int) -> int:
+def _listed_size(header: bytes, room: int, machine: Machine) -> int:
     """Return the memsz with which the header's segment is listed: some entries more than it has, within its room."""
-    spare = min(len(header) + _SPARE_ENTRIES * PROGRAM_HEADER_SIZE, room // PAGE * PAGE)
-    return whole_pages(max(len(header), spare))
+    page = machine.architecture.page_size
+    spare = min(len(header) + _SPARE_ENTRIES * PROGRAM_HEADER_SIZE, room // page * page)
+    return whole_pages(max(len(header), spare), page)
 
 
 def _with_header_at(kimage: Kimage, old: int, new: int, memsz: int) -> Kimage:
@@ -333,7 +322,7 @@ def _build_plan(
     :raise CannotTellError: the control pages could overwrite a segment
     """
     reserved = _reservation_of(machine, min(contents))
-    bound = control_pages_bound(machine.ram)
+    bound = machine.control_bytes
     listed = segments_to_list(kimage, contents, reserved, bound)
     if len(listed) > KEXEC_SEGMENT_MAX:
         raise CannotTellError(f"{len(listed)} segments would have to be listed; kexec_load takes {KEXEC_SEGMENT_MAX}")

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
-from crash_hotplug.core.architecture import PAGE, whole_pages
+from crash_hotplug.core.arch.architecture import PAGE, whole_pages
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment
 from crash_hotplug.core.ranges import Range, RangeList
@@ -23,6 +23,8 @@ _REGION = struct.Struct("<QQ")
 TABLE_SIZE = _REGION.size * KEXEC_SEGMENT_MAX
 _HASHED_AT_ONCE = 1 << 20
 _WORD = 8
+_LARGEST = 1 << 20
+"""Bytes; more than any purgatory has, and less than any kernel."""
 
 ReadPhys = Callable[[int, int], bytes]
 """Reads bytes at a physical address: (address, length)."""
@@ -46,9 +48,13 @@ def purgatory_phys(kimage: Kimage) -> int:
 
 
 def read_purgatory(kimage: Kimage, read_phys: ReadPhys) -> bytes:
-    """Return the contents of the segment that holds the entry point; nothing where no segment does."""
+    """Return the contents of purgatory's segment, which holds the entry point.
+
+    :return: nothing where no segment holds it, or that segment is a kernel: arm64's kexec_file_load has no purgatory
+    :raise CannotTellError: it cannot be read
+    """
     segment = kimage.segment_at(kimage.entry_phys)
-    return b"" if segment is None else read_phys(segment.phys, segment.memsz)
+    return b"" if segment is None or segment.memsz > _LARGEST else read_phys(segment.phys, segment.memsz)
 
 
 @lru_cache(maxsize=2)

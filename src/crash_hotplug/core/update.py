@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from enum import Enum
 
-from crash_hotplug.core.architecture import PAGE, whole_pages
-from crash_hotplug.core.boot_params import has_argument
+from crash_hotplug.core.arch.architecture import PAGE, whole_pages
+from crash_hotplug.core.arch.cmdline import has_argument
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, entries_that_fit
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
 from crash_hotplug.core.expected import header_to_write
@@ -184,11 +184,12 @@ class Wants(NamedTuple):
 
     def room(self, machine: Machine, header: ElfCoreHeader) -> int:
         """Return the bytes of room that a moved header gets."""
+        page = machine.architecture.page_size
         if self.hotplug_size is None:
-            room = room_for(len(machine.cpus), self.memory_ranges)
+            room = room_for(len(machine.cpus), self.memory_ranges, page)
         else:
-            room = whole_pages(self.hotplug_size)
-        return max(room, whole_pages(header.size))
+            room = whole_pages(self.hotplug_size, page)
+        return max(room, whole_pages(header.size, page))
 
 
 class Decision(NamedTuple):

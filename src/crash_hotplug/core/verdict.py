@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
-from crash_hotplug.core.boot_params import E820_RAM, e820_table
 from crash_hotplug.core.elf import (
     PF_RWX,
     PROGRAM_HEADER_SIZE,
@@ -20,10 +19,11 @@ from crash_hotplug.core.elf import (
     ProgramHeader,
     core_header,
 )
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, entries_that_fit, note_header, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, entries_that_fit, note_header, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
 from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr, loader_of, with_capture_ram
 from crash_hotplug.core.image import CrashImage, elfcorehdr_room
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import KernelText, Machine, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList, compare_ranges
 from crash_hotplug.core.records import NamedTuple
@@ -48,6 +48,7 @@ class Kind(str, Enum):
     ALL_POSSIBLE_CPUS = "all-possible-cpus-described"
     CPU_SAVED_NOTHING = "cpu-saved-nothing"
     MEMORY_MISSING = "memory-missing"
+    MEMORY_OFFLINE_NOT_DESCRIBED = "memory-offline-not-described"
     MEMORY_GONE = "memory-described-but-gone"
     CRASHKERNEL_DESCRIBED = "crashkernel-described"
     BACKUP_REGION_DROPPED = "backup-region-dropped"
@@ -162,7 +163,7 @@ def _compare_backup_place(
         return
     meant, copied = f"the first 640 KiB would be read from {backup.p_offset:#x}", image.backup_region_phys
     place = RangeList([(backup.p_offset, min(backup.p_offset + backup.p_memsz, 1 << 64))])
-    ram = RangeList(r for r, kind in e820_table(image.boot_params or b"") if kind == E820_RAM)
+    ram = image.capture_ram
     header = image.elfcorehdr_phys
     taken = RangeList([] if header is None else [(header, header + len(image.elfcorehdr))])
     if copied is not None and copied != backup.p_offset:
@@ -279,13 +280,24 @@ def compare_memory(machine: Machine, described: RangeList, result: Comparison, w
     """Compare RAM above low memory with the physical ranges that a header or a vmcore describes."""
     low = RangeList([machine.architecture.excluded_low_memory])
     difference = compare_ranges(machine.dumpable_ram.exclude(low), described.exclude(low))
-    for missing in difference.only_first:
+    offline = _offline_ram(machine)
+    for left_out in difference.only_first.intersect(offline):
+        sentence = f"{_placed(left_out)} is offline and not described: nothing is lost while it is"
+        result.notes.append(Finding(Kind.MEMORY_OFFLINE_NOT_DESCRIBED, sentence, (left_out,)))
+    for missing in difference.only_first.exclude(offline):
         result.findings.append(Finding(Kind.MEMORY_MISSING, f"{_placed(missing)} {wording.missing}", (missing,)))
     reserved = difference.only_second.intersect(machine.not_dumpable)
     for gone in difference.only_second.exclude(reserved):
         result.findings.append(Finding(Kind.MEMORY_GONE, f"{_placed(gone)} {wording.gone}", (gone,)))
     for own in reserved:
         result.findings.append(Finding(Kind.CRASHKERNEL_DESCRIBED, f"{_placed(own)} {wording.reserved}", (own,)))
+
+
+def _offline_ram(machine: Machine) -> RangeList:
+    """Return the physical ranges that are plugged in but offline, where some headers rightly leave them out."""
+    if machine.memory_blocks is None or machine.architecture.describes_offline_blocks:
+        return RangeList()
+    return machine.memory_blocks.offline_ram
 
 
 def _compare_low_memory(machine: Machine, header: ElfCoreHeader, loader: Loader, result: Comparison) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from crash_hotplug.core.architecture import PAGE, whole_pages
+from crash_hotplug.core.arch.architecture import PAGE, whole_pages
 from crash_hotplug.core.elf import (
     ELF_HEADER_SIZE,
     NT_PRSTATUS,
@@ -18,8 +18,9 @@ from crash_hotplug.core.elf import (
     parse_notes,
     program_headers_end,
 )
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.records import NamedTuple, Protocol

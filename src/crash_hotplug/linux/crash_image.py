@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from crash_hotplug.core.architecture import Architecture
+from crash_hotplug.core.arch.architecture import Architecture
+from crash_hotplug.core.elf import ElfFormatError, parse_core_header
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.image import CrashImage, Kimage, Segment, parse_kimage
 from crash_hotplug.core.loaded_image import read_loaded_image
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 SAVED = "/crash-image"
 _HEADER_LIMIT = 8 << 20
+_BOOT_LIMIT = 1 << 20
 _ATTEMPTS = 8
+_FUNCTION = 64
+"""Bytes of ``kexec_crash_loaded()`` that are looked at: it has sixteen instructions at most."""
 _POINTER = 8
 """Bytes of a pointer."""
 
@@ -48,14 +52,28 @@ def read_identity(sysroot: Sysroot, kcore: Kcore) -> bytes:
     :return: empty where no image is loaded
     :raise CannotTellError: the symbol ``kexec_crash_image`` or the memory there cannot be read
     """
-    pointer_virt = kallsyms.read_symbols(sysroot, ("kexec_crash_image",)).get("kexec_crash_image")
-    if pointer_virt is None:
-        raise kallsyms.explain_missing(sysroot, "kexec_crash_image")
-    pointer = kcore.read_virt(pointer_virt, _POINTER)
+    pointer = kcore.read_virt(_pointer_virt(sysroot, kcore), _POINTER)
     kimage_virt = int.from_bytes(pointer, "little")
     if kimage_virt == 0:
         return b""
     return pointer + kcore.read_virt(kimage_virt, max(layout.end for layout in kimage_layouts(sysroot)))
+
+
+def _pointer_virt(sysroot: Sysroot, kcore: Kcore) -> int:
+    """Return the virtual address of ``kexec_crash_image``: its symbol's, or out of ``kexec_crash_loaded()``'s code.
+
+    Kernels without CONFIG_KALLSYMS_ALL (Debian's for arm64 up to 6.1) show functions only.  What the pointer names is
+    proven by :func:`~crash_hotplug.core.image.parse_kimage`.
+    """
+    symbols = kallsyms.read_symbols(sysroot, ("kexec_crash_image", "kexec_crash_loaded"))
+    if "kexec_crash_image" in symbols:
+        return symbols["kexec_crash_image"]
+    function = symbols.get("kexec_crash_loaded")
+    if function is not None:
+        found = kcore.architecture.variable_read_by(kcore.read_virt(function, _FUNCTION), function)
+        if found is not None and found % _POINTER == 0:
+            return found
+    raise kallsyms.explain_missing(sysroot, "kexec_crash_image")
 
 
 def identified_kimage(sysroot: Sysroot, identity: bytes, crashkernel: RangeList) -> Kimage:
@@ -85,7 +103,7 @@ def read_identified_image(
         raise CannotTellError("the crash image was unloaded while it was being looked at")
     kimage = identified_kimage(sysroot, identity, crashkernel)
     source = None if ram is None else _backup_source(ram, kcore.architecture)
-    image = read_loaded_image(kimage, crashkernel, source, kcore.read_phys, updated_by_kernel)
+    image = read_loaded_image(kcore.architecture, kimage, crashkernel, source, kcore.read_phys, updated_by_kernel)
     return image._replace(torn=why_torn(sysroot, identity))
 
 
@@ -124,17 +142,26 @@ def _read_saved(sysroot: Sysroot) -> CrashImage:
             "give the header with --elfcorehdr FILE"
         )
     places = _read_places(sysroot)
-    cmdline = sysroot.read(f"{SAVED}/cmdline")
+    architecture = saved_image_architecture(sysroot)
     return CrashImage(
         elfcorehdr=header,
         elfcorehdr_phys=_address(places, "elfcorehdr"),
-        boot_params=sysroot.read(f"{SAVED}/boot_params"),
-        boot_params_phys=_address(places, "boot_params"),
-        cmdline=None if cmdline is None else cmdline.decode("ascii", "replace").strip("\0\n"),
-        cmdline_phys=_address(places, "cmdline"),
+        boot=None
+        if architecture is None
+        else architecture.saved_boot_description(
+            lambda name: sysroot.read(f"{SAVED}/{name}", _BOOT_LIMIT), lambda name: _address(places, name)
+        ),
         kimage=_saved_kimage(places),
         backup_region_phys=_address(places, "backup_region"),
     )
+
+
+def saved_image_architecture(sysroot: Sysroot) -> Architecture | None:
+    """Return the architecture that the header of a saved image names; None where it names none that is supported."""
+    try:
+        return parse_core_header(sysroot.read(f"{SAVED}/elfcorehdr", _HEADER_LIMIT) or b"", "the saved elfcorehdr")[1]
+    except ElfFormatError:
+        return None
 
 
 def _read_places(sysroot: Sysroot) -> Mapping[str, Any]:
@@ -179,10 +206,9 @@ def places_of(image: CrashImage) -> dict[str, Any]:
     """Return the content of image.json for an image: physical addresses and sizes as hex strings."""
     places: dict[str, Any] = {}
     for key, phys in (
-        ("boot_params", image.boot_params_phys),
-        ("cmdline", image.cmdline_phys),
         ("elfcorehdr", image.elfcorehdr_phys),
         ("backup_region", image.backup_region_phys),
+        *(() if image.boot is None else image.boot.saved()[1].items()),
     ):
         if phys is not None:
             places[key] = hex(phys)

@@ -28,6 +28,7 @@ SYMBOLS = {
     "crash_notes": "BD",
     "__per_cpu_offset": "DB",
     "kexec_crash_image": "BD",
+    "kexec_crash_loaded": "T",
 }
 """The symbols that this project reads and a snapshot keeps, with the letters of nm(1) that each may have."""
 _LONGEST_LINE = 1 << 10

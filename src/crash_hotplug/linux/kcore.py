@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from crash_hotplug.core.arch.architecture import Architecture
 from crash_hotplug.core.elf import (
     ELF_HEADER_SIZE,
     PT_LOAD,
@@ -11,8 +12,9 @@ from crash_hotplug.core.elf import (
     parse_program_headers,
     program_headers_end,
 )
-from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.machine import KernelText
+from crash_hotplug.linux.running_architecture import running_architecture
 from crash_hotplug.linux.sysroot import Sysroot
 
 PATH = "/proc/kcore"
@@ -37,11 +39,22 @@ class Kcore:
             if not start and sysroot.is_live:  # systemd's InaccessiblePaths= puts an empty file there
                 raise CannotTellError(f"{name} is empty: a container or a service's sandbox hides it")
             header, self.architecture = parse_core_header(start, name)
+            if sysroot.is_live:
+                self.architecture = self._running(self.architecture)
             self.headers_bytes = self._read_at(0, program_headers_end(header))
             self.program_headers = parse_program_headers(self.headers_bytes, header, name)
+            loads = [p for p in self.program_headers if p.p_type == PT_LOAD]
+            self._text = set(self.architecture.kernel_text_headers(loads))
         except BaseException:
             self._file.close()
             raise
+
+    @staticmethod
+    def _running(named: Architecture) -> Architecture:
+        running = running_architecture()
+        if named.machine_number != running.machine_number:
+            raise InputError(f"{PATH} is for {named.name}, this machine is {running.name}")
+        return running
 
     def __enter__(self) -> Kcore:
         return self
@@ -87,13 +100,17 @@ class Kcore:
         offsets = {p.p_vaddr - p.p_paddr for p in self._ram_headers()}
         return offsets.pop() if len(offsets) == 1 else None
 
+    def kernel_text_at(self, virt: int) -> KernelText | None:
+        """Return the range of the kernel text that holds a virtual address (``_text`` to ``_end``), or None."""
+        for p in self.program_headers:
+            if self.is_kernel_text(p) and p.has_physical_address and p.p_vaddr <= virt < p.p_vaddr + p.p_memsz:
+                return KernelText(p.p_vaddr, p.p_paddr, p.p_memsz)
+        return None
+
     def phys_of_kernel_virt(self, virt: int) -> int | None:
         """Return the physical address of a virtual one in the kernel text mapping, or None."""
-        for p in self.program_headers:
-            in_text = self.is_kernel_text(p) and p.has_physical_address
-            if in_text and p.p_vaddr <= virt < p.p_vaddr + p.p_memsz:
-                return p.p_paddr + virt - p.p_vaddr
-        return None
+        text = self.kernel_text_at(virt)
+        return None if text is None else text.phys + virt - text.virt
 
     def phys_of_direct_map_virt(self, virt: int) -> int | None:
         """Return the physical address of a virtual one in the direct map of RAM, or None."""
@@ -104,8 +121,7 @@ class Kcore:
 
     def is_kernel_text(self, p: ProgramHeader) -> bool:
         """Whether the program header lies where the kernel (or its modules) is linked."""
-        text: Range = self.architecture.kernel_text_virt
-        return text.start <= p.p_vaddr < text.end
+        return p in self._text
 
     def _ram_headers(self) -> list[ProgramHeader]:
         return [

@@ -3,23 +3,28 @@
 
 from __future__ import annotations
 
-import os
 import re
 
-from crash_hotplug.core.architecture import SUPPORTED, X86_64, Architecture
-from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.arch.architecture import Architecture
+from crash_hotplug.core.arch.supported import architecture_named
+from crash_hotplug.core.arch.x86_64 import X86_64
+from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.machine import KernelText, Machine
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux import kallsyms, memory_hotplug
 from crash_hotplug.linux.cpus import read_cpus, with_possible_notes
+from crash_hotplug.linux.crash_image import saved_image_architecture
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_cma_ranges, read_vmcoreinfo_place
 from crash_hotplug.linux.memory_hotplug import read_memory_blocks
+from crash_hotplug.linux.running_architecture import running_architecture
 from crash_hotplug.linux.sysroot import Sysroot
 
 CMDLINE = "/proc/cmdline"
 RELEASE = "/proc/sys/kernel/osrelease"
+ARCHITECTURE = "/proc/sys/kernel/arch"
+"""The name that ``uname -m`` prints (Linux 6.1 and newer); a snapshot has the file of any kernel."""
 
 
 def read_machine(sysroot: Sysroot) -> Machine:
@@ -68,13 +73,10 @@ def _open_kcore(sysroot: Sysroot) -> Kcore | None:
 
 
 def _architecture_without_kcore(sysroot: Sysroot) -> Architecture:
-    if not sysroot.is_live:
-        return X86_64
-    name = os.uname().machine
-    for architecture in SUPPORTED.values():
-        if architecture.name == name:
-            return architecture
-    raise InputError(f"this machine is {name}; only x86_64 is supported so far")
+    """Return the architecture; for a saved tree that does not have it, x86_64, as trees of version 0.1.0 did not."""
+    if sysroot.is_live:
+        return running_architecture()
+    return architecture_named(sysroot.read_text(ARCHITECTURE) or "") or saved_image_architecture(sysroot) or X86_64
 
 
 def _read_release(sysroot: Sysroot) -> str | None:
@@ -89,10 +91,12 @@ def _has_crashkernel(sysroot: Sysroot) -> bool:
 
 def _read_kernel_text(sysroot: Sysroot, kcore: Kcore | None, iomem: Iomem) -> KernelText | None:
     try:
-        symbols = kallsyms.read_symbols(sysroot, ("_text", "_end"))
+        symbols = kallsyms.read_symbols(sysroot, ("_text", "_stext", "_end"))
     except CannotTellError:
         return None
     text, end = symbols.get("_text"), symbols.get("_end")
+    if text is None and "_stext" in symbols and kcore is not None:  # a kernel without CONFIG_KALLSYMS_ALL
+        return kcore.kernel_text_at(symbols["_stext"])
     if text is None or end is None or end <= text:
         return None
     phys = kcore.phys_of_kernel_virt(text) if kcore is not None else None

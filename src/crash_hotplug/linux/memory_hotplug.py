@@ -7,9 +7,11 @@ import re
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import MemoryBlocks
+from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux.sysroot import Sysroot
 
 BLOCKS = "/sys/devices/system/memory"
+_BLOCK = "memory"
 ACPI_DEVICES = "/sys/bus/acpi/devices"
 _ACPI_PRESENT = 1
 """Bit 0 of ``_STA``."""
@@ -17,7 +19,7 @@ _ACPI_PRESENT = 1
 
 def block_names(sysroot: Sysroot) -> list[str]:
     """Return the names of the block directories, ``memory0`` and so on."""
-    return [name for name in sysroot.names(BLOCKS) if re.fullmatch(r"memory\d{1,9}", name)]
+    return [name for name in sysroot.names(BLOCKS) if re.fullmatch(_BLOCK + r"\d{1,9}", name)]
 
 
 def read_memory_blocks(sysroot: Sysroot) -> MemoryBlocks | None:
@@ -30,9 +32,11 @@ def read_memory_blocks(sysroot: Sysroot) -> MemoryBlocks | None:
         return None
     if not re.fullmatch(r"[0-9a-f]{1,16}", size):
         raise InputError(f"{sysroot.locate(BLOCKS)}/block_size_bytes is not a hexadecimal number: {size[:20]!r}")
-    states = [sysroot.read_text(f"{BLOCKS}/{name}/state") for name in block_names(sysroot)]
-    online = sum(1 for state in states if state == "online")
-    return MemoryBlocks(int(size, 16), online, len(states) - online)
+    names, bytes_each = block_names(sysroot), int(size, 16)
+    offline = [name for name in names if sysroot.read_text(f"{BLOCKS}/{name}/state") != "online"]
+    starts = [int(name[len(_BLOCK) :]) * bytes_each for name in offline]
+    ram = RangeList((start, start + bytes_each) for start in starts if start + bytes_each <= 1 << 64)
+    return MemoryBlocks(bytes_each, len(names) - len(offline), len(offline), ram)
 
 
 def acpi_device_names(sysroot: Sysroot) -> list[str]:

@@ -22,6 +22,7 @@ from crash_hotplug.linux.doctor import diagnosis
 from crash_hotplug.linux.doctor.config_files import ACTIVE, RULES_DIRECTORIES, UNIT_DIRECTORIES
 from crash_hotplug.linux.doctor.kdump_family import KdumpSettings, append_default_line
 from crash_hotplug.linux.doctor.rooted_files import exists, to_bytes
+from crash_hotplug.linux.running_architecture import running_architecture
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
 _CPU_FILES = ("possible", "present", "online", "offline", "kernel_max")
@@ -61,6 +62,8 @@ def take_snapshot(sysroot: Sysroot) -> Snapshot:
         _copy(sysroot, snapshot, f"{memory_hotplug.BLOCKS}/{name}/state")
     for name in memory_hotplug.acpi_device_names(sysroot):
         _copy(sysroot, snapshot, f"{memory_hotplug.ACPI_DEVICES}/{name}/status")
+    if sysroot.is_live:
+        snapshot.files[machine_reader.ARCHITECTURE] = f"{running_architecture().name}\n".encode()
     _save_kernel_addresses(sysroot, snapshot)
     _save_doctor_files(sysroot, snapshot)
     if kexec_state.read_image_loaded(sysroot) is not False:
@@ -163,10 +166,8 @@ def _save_crash_image(sysroot: Sysroot, snapshot: Snapshot, reserved: RangeList)
         snapshot.missing.append(str(error))
         return
     snapshot.files[f"{SAVED}/elfcorehdr"] = image.elfcorehdr
-    if image.boot_params is not None:
-        snapshot.files[f"{SAVED}/boot_params"] = image.boot_params
-    if image.cmdline is not None:
-        snapshot.files[f"{SAVED}/cmdline"] = image.cmdline.encode("ascii", "replace")
+    if image.boot is not None:
+        snapshot.files.update((f"{SAVED}/{name}", data) for name, data in image.boot.saved()[0].items())
     snapshot.files[f"{SAVED}/image.json"] = json.dumps(places_of(image), indent=1).encode() + b"\n"
 
 

@@ -28,7 +28,7 @@ from contextlib import closing
 from types import FrameType
 
 from crash_hotplug.core import purgatory
-from crash_hotplug.core.boot_params import elfcorehdr_argument
+from crash_hotplug.core.arch.boot_params import elfcorehdr_argument
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.image import CrashImage, Kimage
 from crash_hotplug.core.machine import Machine
@@ -134,12 +134,12 @@ class Look:
     def __init__(self) -> None:
         """Find the whole image once; its segments stay where they are."""
         image, machine = loaded_image()
-        if image is None or image.kimage is None or image.boot_params_phys is None:
+        if image is None or image.kimage is None or image.boot is None or image.boot.phys is None:
             sys.exit("the loaded image is not known well enough")
         self._kcore, self._sysroot = Kcore(Sysroot()), Sysroot()
         self._crashkernel = machine.crashkernel
         self._segments = image.kimage.segments
-        self._parameters = image.kimage.segment_at(image.boot_params_phys)
+        self._parameters = image.kimage.segment_at(image.boot.phys)
 
     def kimage(self) -> Kimage | None:
         """Return ``struct kimage`` of what is loaded."""

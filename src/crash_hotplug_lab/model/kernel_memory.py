@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.machine import KernelText
 from crash_hotplug.core.ranges import RangeList
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment
 from crash_hotplug.core.loaded_image import read_loaded_image
-from crash_hotplug.core.plan import control_pages_bound, lowest_hole
+from crash_hotplug.core.plan import lowest_hole
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.memory import PhysicalMemory
@@ -68,7 +69,7 @@ class ModelKimage:
         segment = self.find_elfcorehdr(memory)
         if segment is None:
             return CrashImage(b"", kimage=self.kimage)
-        return read_loaded_image(self.kimage, reserved, None, memory.read)
+        return read_loaded_image(X86_64, self.kimage, reserved, None, memory.read)
 
 
 def check_segments(entry_phys: int, segments: Sequence[Segment], reserved: Range, ram: RangeList) -> None:
@@ -109,7 +110,7 @@ def alloc_control_pages(segments: Sequence[Segment], reserved: Range, ram: Range
 
     :raise ModelError: ENOMEM, no hole is large enough
     """
-    hole = lowest_hole(reserved, (segment.range for segment in segments), control_pages_bound(ram))
+    hole = lowest_hole(reserved, (segment.range for segment in segments), X86_64.control_bytes(ram))
     if hole is None:
         raise ModelError(errno.ENOMEM, "there is no hole for control pages in the reserved region")
     return hole

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from crash_hotplug.core.architecture import PAGE
-from crash_hotplug.core.boot_params import (
+from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.arch.boot_params import (
     BOOT_FLAG,
     CMD_LINE_PTR,
     CMDLINE_SIZE,
@@ -30,9 +30,10 @@ from crash_hotplug.core.boot_params import (
     SETUP_MAGIC,
     VERSION,
 )
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug_lab.model.kimage import KexecSegment

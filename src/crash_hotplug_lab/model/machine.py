@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from crash_hotplug.core.architecture import X86_64
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Cpu, Machine, MemoryBlocks, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList

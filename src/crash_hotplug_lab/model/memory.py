@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.ranges import RangeList
 

@@ -12,10 +12,11 @@ import struct
 from dataclasses import dataclass
 from enum import Enum
 
-from crash_hotplug.core.architecture import PAGE
-from crash_hotplug.core.boot_params import cmdline_phys, elfcorehdr_argument, is_boot_params
+from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.arch.boot_params import cmdline_phys, elfcorehdr_argument, is_boot_params
 from crash_hotplug.core.elf import NT_PRSTATUS, ElfFormatError, Note, pack_notes
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, Verdict
 from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore

@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr
 from crash_hotplug.core.image import CrashImage
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Cpu, Machine
 from crash_hotplug_lab.model.events import Event, EventKind
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX
 from crash_hotplug.core.purgatory import DIGEST_SIZE, TABLE_SIZE, digest_of
 from crash_hotplug.core.ranges import Range, RangeList

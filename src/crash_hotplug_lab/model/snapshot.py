@@ -112,8 +112,7 @@ def _crash_image_files(machine: ModelMachine) -> dict[str, bytes]:
     if image is None:
         return {}
     files = {f"{SAVED}/elfcorehdr": image.elfcorehdr}
-    if image.boot_params is not None and image.cmdline is not None:
-        files[f"{SAVED}/boot_params"] = image.boot_params
-        files[f"{SAVED}/cmdline"] = image.cmdline.encode()
+    if image.boot is not None:
+        files.update((f"{SAVED}/{name}", data) for name, data in image.boot.saved()[0].items())
     files[f"{SAVED}/image.json"] = json.dumps(places_of(image), indent=1).encode() + b"\n"
     return files

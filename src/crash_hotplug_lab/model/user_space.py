@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.loaded_image import read_loaded_image
@@ -173,7 +174,7 @@ class ModelObservation:
         low = machine.ram.intersect(RangeList([machine.architecture.backup_region_source]))
         updated = self.model.profile.crash_hotplug is CrashHotplug.MERGED and self.loaded.hotplug_support
         crashkernel, kimage = machine.crashkernel, self.loaded.kimage
-        return read_loaded_image(kimage, crashkernel, low[0] if low else None, self.read_phys, updated)
+        return read_loaded_image(X86_64, kimage, crashkernel, low[0] if low else None, self.read_phys, updated)
 
     def machine(self) -> Machine:
         """Read /proc and /sys, and through kcore where CPUs that are not there yet will save their registers."""

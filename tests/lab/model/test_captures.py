@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import cast
 
 import pytest
 
-from crash_hotplug.core.boot_params import e820_table
+from crash_hotplug.core.arch.boot_params import ZeroPage, e820_table
 from crash_hotplug.core.elf import ProgramHeader
 from crash_hotplug.core.vmcore import parse_vmcore
 from crash_hotplug.linux.crash_image import read_crash_image
@@ -46,7 +47,7 @@ def test_image_lies_where_the_captured_one_does(name: str) -> None:
     real = read_crash_image(sysroot, read_iomem(sysroot).crashkernel)
     image = loaded(name, 0).loaded_crash_image()
     assert image is not None
-    assert (image.boot_params_phys, image.cmdline_phys) == (real.boot_params_phys, real.cmdline_phys)
+    assert cast("ZeroPage", image.boot)[1::2] == cast("ZeroPage", real.boot)[1::2]
     assert image.cmdline is not None
     assert real.cmdline is not None
     assert image.cmdline.strip() == real.cmdline.strip()
@@ -58,7 +59,7 @@ def test_capture_kernel_gets_the_captured_memory_map(name: str) -> None:
     real = read_crash_image(sysroot, read_iomem(sysroot).crashkernel)
     image = loaded(name, 0).loaded_crash_image()
     assert image is not None
-    assert e820_table(image.boot_params or b"") == e820_table(real.boot_params or b"")
+    assert e820_table(cast("ZeroPage", image.boot).page or b"") == e820_table(cast("ZeroPage", real.boot).page or b"")
 
 
 @pytest.mark.parametrize("name", SEGMENTS)

@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.steps import run
 from crash_hotplug_lab.model.errors import ModelError

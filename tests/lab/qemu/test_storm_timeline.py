@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug_lab.in_guest.image_states import ACCURATE, NO_IMAGE, STALE, Sample, state_of, transitions
 from crash_hotplug_lab.qemu import results, storm_picture

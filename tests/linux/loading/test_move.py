@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from crash_hotplug.core.boot_params import e820_table
+from crash_hotplug.core.arch.boot_params import ZeroPage, e820_table
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.image import elfcorehdr_room
 from crash_hotplug.core.plan import room_for
@@ -37,7 +38,7 @@ def test_header_that_outgrew_its_segment_moves_once(fake: FakeKexec) -> None:
     place = image.elfcorehdr_phys or 0
     assert place != HEADER
     assert f"elfcorehdr={place >> 10}K" in (image.cmdline or "")
-    assert [kind for r, kind in e820_table(image.boot_params or b"") if r.start == place] == [2]
+    assert [kind for r, kind in e820_table(cast("ZeroPage", image.boot).page or b"") if r.start == place] == [2]
     assert fake.digest_fits()
     assert len(fake.loads) == 1
     fake.add_ranges(500)

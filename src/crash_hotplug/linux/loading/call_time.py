@@ -13,7 +13,7 @@ import mmap
 import time
 from typing import Callable, NamedTuple
 
-from crash_hotplug.core.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.plan import UpdatePlan
 from crash_hotplug.core.ranges import RangeList
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from enum import Enum
 from typing import Callable, NamedTuple
 
-from crash_hotplug.core.boot_params import SETUP_HEADER_END, check_bzimage, init_size, why_no_file_load
+from crash_hotplug.core.arch.boot_params import SETUP_HEADER_END, check_bzimage, init_size, why_no_file_load
 from crash_hotplug.core.errors import CrashHotplugError, InputError
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import check_capture_kernel_fits

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 
+from crash_hotplug.core.arch.supported import NAMES, architecture_named
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import NewSegment
@@ -75,8 +76,8 @@ class LiveMachine:
     def why_refused(self) -> str | None:
         """Return what forbids kexec_load(2) on this machine, whatever is loaded; None where nothing does."""
         state = read_kexec_state(self.sysroot)
-        if self._hardware != "x86_64":
-            return f"this machine is {self._hardware}: an update in place is known to be safe on x86_64 only"
+        if architecture_named(self._hardware) is None:
+            return f"this machine is {self._hardware}: an update in place is known to be safe on {NAMES} only"
         return why_locked_down(state) or why_no_load(state)
 
     def try_lock(self) -> bool:

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.plan import NewSegment
+from crash_hotplug.linux.running_architecture import running_architecture
 
 KEXEC_ON_CRASH = 0x1
 KEXEC_UPDATE_ELFCOREHDR = 0x4
 """The kernel may update the elfcorehdr of this image by itself (Linux 6.6 and newer, x86)."""
-_ARCH_X86_64 = 62 << 16
-_SYS_KEXEC_LOAD, _SYS_KEXEC_FILE_LOAD = 246, 320
-"""On x86_64."""
+_ARCHITECTURE_SHIFT = 16
+"""The flags have the image's ``e_machine`` in their upper half (``KEXEC_ARCH_MASK``)."""
 FILE_UNLOAD, FILE_ON_CRASH, FILE_NO_INITRAMFS = 0x1, 0x2, 0x4
 """``KEXEC_FILE_UNLOAD``, ``KEXEC_FILE_ON_CRASH``, ``KEXEC_FILE_NO_INITRAMFS``."""
 NO_FILE = -1
@@ -97,8 +97,9 @@ def kexec_load(entry_phys: int, segments: Sequence[NewSegment], flags: int) -> N
     places = [(ctypes.c_void_p(ctypes.addressof(buffer)), ctypes.c_size_t(len(buffer))) for buffer in buffers]
     for place in places:
         libc.mlock(*place)
-    kexec_flags = ctypes.c_ulong(_ARCH_X86_64 | KEXEC_ON_CRASH | flags)
-    failed = libc.syscall(ctypes.c_long(_SYS_KEXEC_LOAD), *arguments, kexec_flags)
+    architecture = running_architecture()
+    kexec_flags = ctypes.c_ulong(architecture.machine_number << _ARCHITECTURE_SHIFT | KEXEC_ON_CRASH | flags)
+    failed = libc.syscall(ctypes.c_long(architecture.kexec_load_number), *arguments, kexec_flags)
     number = ctypes.get_errno()
     for place in places:
         libc.munlock(*place)
@@ -116,7 +117,7 @@ def kexec_file_load(kernel_fd: int, initrd_fd: int, cmdline: bytes | None, flags
     libc = ctypes.CDLL(None, use_errno=True)
     length = 0 if cmdline is None else len(cmdline)
     result = libc.syscall(
-        ctypes.c_long(_SYS_KEXEC_FILE_LOAD),
+        ctypes.c_long(running_architecture().kexec_file_load_number),
         ctypes.c_int(kernel_fd),
         ctypes.c_int(initrd_fd),
         ctypes.c_ulong(length),

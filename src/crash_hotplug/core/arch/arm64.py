@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""arm64."""
+
+from __future__ import annotations
+
+from crash_hotplug.core.arch.architecture import Architecture
+from crash_hotplug.core.arch.device_tree import DeviceTree, find_device_tree
+from crash_hotplug.core.ranges import Range, RangeList
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from crash_hotplug.core.elf import ProgramHeader
+
+_ADRP, _ADRP_MASK = 0x9000_0000, 0x9F00_0000
+_ADD, _ADD_MASK = 0x9100_0000, 0xFFC0_0000
+_LDR, _LDR_MASK = 0xF940_0000, 0xFFC0_0000
+_RET = 0xD65F_03C0
+
+
+def _kernel_text_headers(loads: Sequence[ProgramHeader]) -> Sequence[ProgramHeader]:
+    """Return the PT_LOADs at the front whose virtual addresses are not those of RAM, which stands at the end.
+
+    No fixed virtual range tells them apart: the end of the direct map depends on page size and VA_BITS.
+    """
+    known = [p for p in loads if p.has_physical_address]
+    offsets = [p.p_vaddr - p.p_paddr for p in known]
+    if not known or offsets[0] == offsets[-1]:
+        return []
+    return [p for p, offset in zip(known, offsets) if offset == offsets[0]]
+
+
+def _control_pages(_ram: RangeList) -> int:
+    """Return the most control pages for a crash image: one for code, one for a copy of vmcoreinfo, two to spare.
+
+    A crash image has no page tables of its own (``machine_kexec_post_load()`` of arch/arm64/kernel/machine_kexec.c).
+    """
+    return 4
+
+
+def variable_read_by(code: bytes, virt: int) -> int | None:
+    """Return the virtual address of the variable that a small function loads 64 bits of; None where it loads none.
+
+    Kernels without CONFIG_KALLSYMS_ALL do not show ``kexec_crash_image``, but they show ``kexec_crash_loaded()``, which
+    returns whether it is set: ADRP, perhaps ADD, and LDR through the same register.
+
+    :param code: the first bytes of the function
+    :param virt: its virtual address
+    """
+    pages: dict[int, int] = {}
+    for number in range(len(code) // 4):
+        word = int.from_bytes(code[4 * number : 4 * number + 4], "little")
+        source, target, immediate = word >> 5 & 31, word & 31, word >> 10 & 0xFFF
+        if word & _ADRP_MASK == _ADRP:
+            pages_away = (word >> 5 & 0x7FFFF) << 2 | word >> 29 & 3
+            pages_away -= (pages_away & 1 << 20) << 1
+            pages[target] = ((virt + 4 * number) >> 12) + pages_away << 12
+        elif word & _ADD_MASK == _ADD and source in pages:
+            pages[target] = pages[source] + immediate
+        elif word & _LDR_MASK == _LDR and source in pages:
+            return pages[source] + 8 * immediate & (1 << 64) - 1
+        elif word == _RET:
+            break
+    return None
+
+
+def _saved_device_tree(read: Callable[[str], bytes | None], address: Callable[[str], int | None]) -> DeviceTree:
+    return DeviceTree(read("dtb"), address("dtb"))
+
+
+ARM64 = Architecture(
+    name="aarch64",
+    machine_number=183,
+    excluded_low_memory=Range(0, 0),
+    backup_region_source=Range(0, 0),
+    maps_kernel_text=True,
+    kernel_padding=4096,
+    kexec_load_number=104,
+    kexec_file_load_number=294,
+    kernel_text_headers=_kernel_text_headers,
+    control_pages=_control_pages,
+    find_boot_description=find_device_tree,
+    saved_boot_description=_saved_device_tree,
+    variable_read_by=variable_read_by,
+    updated_by_kernel_since=None,
+    # As powerpc's handler (849599b702ef), the handler that was posted for arm64 leaves out a block that goes offline.
+    describes_offline_blocks=False,
+)
