@@ -16,7 +16,7 @@ from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, LoaderCall
 from crash_hotplug.linux.loading.live_machine import run_patiently
 from crash_hotplug.linux.loading.load import LoadRecord, load_once, read_record, unload
 from crash_hotplug.linux.loading.system_calls import FILE_UNLOAD, KexecError, KexecFileLoadError, kexec_file_load
-from tests.core.test_boot_params import bzimage_head
+from tests.core.arch.test_boot_params import bzimage_head
 from tests.linux.fake_kexec import INITRD, KERNEL, PURGATORY, FakeKexec
 
 
