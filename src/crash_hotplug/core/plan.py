@@ -7,7 +7,7 @@ is safe.  The facts are those of ``kimage_alloc_crash_control_pages()`` in kerne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from crash_hotplug.core.arch.architecture import PAGE, whole_pages
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
@@ -18,7 +18,6 @@ from crash_hotplug.core.purgatory import (
     ReadPhys,
     digest_covers,
     digest_regions,
-    find_digest_table,
     purgatory_phys,
     read_purgatory,
     without_elfcorehdr,
@@ -39,6 +38,7 @@ The kernel writes zeros to the end of each listed segment, and keeps its own lat
 MAX_ROOM = whole_pages(ELF_HEADER_SIZE + PROGRAM_HEADER_SIZE * 0xFFFE)
 """Bytes of the largest elfcorehdr: ``e_phnum`` has 16 bits, and 0xffff (PN_XNUM) means something else."""
 _HASHED = "the image is hashed once, to exclude its elfcorehdr from purgatory's digest"
+_ZEROS = bytes(PAGE)
 
 
 class TornImageError(CrashHotplugError):
@@ -56,6 +56,10 @@ class NewSegment(NamedTuple):
     why: str
     """Why it is listed, for people."""
 
+    def holds(self, phys: int) -> bool:
+        """Whether the physical address lies in it."""
+        return self.phys <= phys < self.phys + self.memsz
+
 
 class UpdatePlan(NamedTuple):
     """What one kexec_load(2) is to be given, and what is known to hold afterwards."""
@@ -70,6 +74,18 @@ class UpdatePlan(NamedTuple):
     """Whether this update takes the elfcorehdr out of purgatory's digest."""
     as_they_are: tuple[int, ...] = ()
     """Physical addresses of the listed segments whose contents were read and do not change."""
+
+    @property
+    def has_unproven_zeros(self) -> bool:
+        """Whether a page of zeros is listed as it is that no digest was computed over yet.
+
+        /proc/kcore gives zeros for a page that is hwpoisoned, offline or not present (0daa322b8ff9 "fs/proc/kcore:
+        don't read offline sections, logically offline pages and hwpoisoned pages", Linux 5.14).  Purgatory has such
+        pages of its own, and its digest does not cover it.
+        """
+        covered = [s.data for s in self.segments if s.phys in self.as_they_are and not s.holds(self.entry_phys)]
+        is_proven = self.excludes_elfcorehdr
+        return not is_proven and any(d.startswith(_ZEROS, at) for d in covered for at in range(0, len(d), PAGE))
 
     @property
     def bytes_copied(self) -> int:
@@ -94,6 +110,8 @@ class Move(NamedTuple):
     """Bytes of that place."""
     boot: bytes
     """The segment of the boot description, with the place in it."""
+    boot_before: bytes
+    """That segment as it was read."""
 
 
 def prepare_move(image: CrashImage, machine: Machine, room: int, read_phys: ReadPhys) -> Move:
@@ -112,8 +130,9 @@ def prepare_move(image: CrashImage, machine: Machine, room: int, read_phys: Read
     if why_not is not None:
         raise CannotTellError(why_not)
     place = find_place(image, machine, room)
-    present = read_phys(boot.phys, boot.memsz)
-    return Move(place, room, image.boot.with_elfcorehdr_at(present, boot.phys, Range(place, place + room)))
+    before = read_phys(boot.phys, boot.memsz)
+    changed = image.boot.with_elfcorehdr_at(before, boot.phys, Range(place, place + room))
+    return Move(place, room, changed, before)
 
 
 def _boot_segment(image: CrashImage) -> Segment | None:
@@ -134,15 +153,25 @@ def plan_replacement(
     :raise CannotTellError: it cannot be proven that the rest of the image survives
     """
     kimage, elfcorehdr_phys = _known_places(image)
-    purgatory, excludes = _purgatory_without_header(kimage, machine, elfcorehdr_phys, read_phys, say)
+    if kimage.segment_at(kimage.entry_phys) is None:
+        raise CannotTellError("no segment of the loaded image holds its entry point")
     purgatory_at = purgatory_phys(kimage)
+    listed = _listed_size(header, elfcorehdr_room(image, machine.crashkernel) or 0, machine)
+    planned = _with_header_at(kimage, elfcorehdr_phys, elfcorehdr_phys, listed)
+    read_phys = _with_unchanged(planned, machine, (purgatory_at, elfcorehdr_phys), read_phys)
+    purgatory = read_purgatory(kimage, read_phys)
+    regions = digest_regions(purgatory, kimage, machine.crashkernel)
+    if regions is None:
+        raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind")
+    excludes = digest_covers(regions, elfcorehdr_phys)
+    if excludes:
+        say(_HASHED)
+        purgatory = without_elfcorehdr(purgatory, kimage, elfcorehdr_phys, read_phys)
     why = {
         purgatory_at: "purgatory, with a digest without the elfcorehdr" if excludes else "purgatory",
         elfcorehdr_phys: "the new elfcorehdr",
     }
-    listed = _listed_size(header, elfcorehdr_room(image, machine.crashkernel) or 0, machine)
-    kimage = _with_header_at(kimage, elfcorehdr_phys, elfcorehdr_phys, listed)
-    return _build_plan(kimage, machine, {purgatory_at: purgatory, elfcorehdr_phys: header}, why, read_phys, excludes)
+    return _build_plan(planned, machine, {purgatory_at: purgatory, elfcorehdr_phys: header}, why, read_phys, excludes)
 
 
 def plan_move(
@@ -160,17 +189,16 @@ def plan_move(
     if image.boot is None or boot is None:
         raise CannotTellError("the capture kernel's boot description was not found")
 
-    def read_changed(phys: int, length: int) -> bytes:
-        at = phys - boot.phys
-        return move.boot[at : at + length] if 0 <= at < boot.memsz else read_phys(phys, length)
-
     purgatory_at = purgatory_phys(kimage)
+    moved = _with_header_at(kimage, elfcorehdr_phys, move.place, _listed_size(header, move.room, machine))
+    read_phys = _with_unchanged(moved, machine, (boot.phys, purgatory_at, move.place), read_phys)
     purgatory = read_purgatory(kimage, read_phys)
     say(_HASHED)
-    table = find_digest_table(purgatory, kimage, read_phys)
+    read_phys = overlaid({boot.phys: move.boot_before}, read_phys)
+    changed = {boot.phys: move.boot}
     contents = {
         boot.phys: move.boot,
-        purgatory_at: without_elfcorehdr(purgatory, table, elfcorehdr_phys, read_changed),
+        purgatory_at: without_elfcorehdr(purgatory, kimage, elfcorehdr_phys, read_phys, changed),
         move.place: header,
     }
     why = {
@@ -178,7 +206,6 @@ def plan_move(
         purgatory_at: "purgatory, with a new digest",
         move.place: f"the elfcorehdr, moved from {elfcorehdr_phys:#x}",
     }
-    moved = _with_header_at(kimage, elfcorehdr_phys, move.place, _listed_size(header, move.room, machine))
     return _build_plan(moved, machine, contents, why, read_phys, True)
 
 
@@ -194,6 +221,18 @@ def why_no_plan(image: CrashImage, machine: Machine) -> str | None:
     except CannotTellError as error:
         return str(error)
     return None
+
+
+def overlaid(contents: Mapping[int, bytes], read_phys: ReadPhys) -> ReadPhys:
+    """Return a reader of memory to which *contents*, by physical address, were written."""
+
+    def read(phys: int, length: int) -> bytes:
+        for at, data in contents.items():
+            if at <= phys and phys + length <= at + len(data):
+                return data[phys - at : phys - at + length]
+        return read_phys(phys, length)
+
+    return read
 
 
 def check_result(plan: UpdatePlan, now: Kimage, header_there: bytes, header_meant: bytes) -> None:
@@ -339,21 +378,15 @@ def _build_plan(
     return UpdatePlan(kimage.entry_phys, tuple(segments), kept, hole, excludes_elfcorehdr, as_they_are)
 
 
-def _purgatory_without_header(
-    kimage: Kimage, machine: Machine, elfcorehdr_phys: int, read_phys: ReadPhys, say: Say
-) -> tuple[bytes, bool]:
-    """Return purgatory with a digest without the elfcorehdr, and whether that had to be written."""
-    if kimage.segment_at(kimage.entry_phys) is None:
-        raise CannotTellError("no segment of the loaded image holds its entry point")
-    purgatory = read_purgatory(kimage, read_phys)
-    regions = digest_regions(purgatory, kimage, machine.crashkernel)
-    if regions is None:
-        raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind")
-    if not digest_covers(regions, elfcorehdr_phys):
-        return purgatory, False
-    say(_HASHED)
-    table = find_digest_table(purgatory, kimage, read_phys)
-    return without_elfcorehdr(purgatory, table, elfcorehdr_phys, read_phys), True
+def _with_unchanged(kimage: Kimage, machine: Machine, changed: Collection[int], read_phys: ReadPhys) -> ReadPhys:
+    """Return a reader that has read the segments that are listed besides those *changed*, once and for all.
+
+    A digest that is computed through it proves the bytes that kexec_load is going to be given.
+
+    :raise CannotTellError: the control pages could overwrite a segment
+    """
+    listed = segments_to_list(kimage, changed, _reservation_of(machine, min(changed)), machine.control_bytes)
+    return overlaid({s.phys: read_phys(s.phys, s.memsz) for s in listed if s.phys not in changed}, read_phys)
 
 
 def _reservation_of(machine: Machine, phys: int) -> Range:
