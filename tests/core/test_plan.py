@@ -15,10 +15,9 @@ from crash_hotplug.core.plan import (
     TornImageError,
     UpdatePlan,
     check_result,
-    lowest_hole,
-    segments_to_list,
 )
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.reserved_region import lowest_hole, segments_to_list
 
 RESERVED = Range(0x3300_0000, 0x3F00_0000)
 # 6.12 -ch, as `kexec -d` printed it: one page at the bottom, all else at the top.

@@ -7,7 +7,7 @@ is safe.  The facts are those of ``kimage_alloc_crash_control_pages()`` in kerne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from crash_hotplug.core.arch.architecture import PAGE, whole_pages
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
@@ -18,12 +18,21 @@ from crash_hotplug.core.purgatory import (
     ReadPhys,
     digest_covers,
     digest_regions,
+    new_purgatory,
     purgatory_phys,
     read_purgatory,
+    with_kernel_at,
     without_elfcorehdr,
 )
-from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.records import NamedTuple
+from crash_hotplug.core.reserved_region import (
+    find_place,
+    find_place_at_distance,
+    lowest_hole,
+    reservation_of,
+    segments_to_list,
+)
 from crash_hotplug.core.sizes import human_size
 from crash_hotplug.core.steps import Say, say_nothing
 
@@ -55,6 +64,8 @@ class NewSegment(NamedTuple):
     """Bytes it takes, a multiple of the page size; behind *data* the kernel writes zeros."""
     why: str
     """Why it is listed, for people."""
+    source_phys: int | None = None
+    """Where the contents were read that no digest has proven yet: they are read there once more before the call."""
 
     def holds(self, phys: int) -> bool:
         """Whether the physical address lies in it."""
@@ -72,8 +83,6 @@ class UpdatePlan(NamedTuple):
     """Where the kernel's control pages can lie at most: below it, or in it."""
     excludes_elfcorehdr: bool
     """Whether this update takes the elfcorehdr out of purgatory's digest."""
-    as_they_are: tuple[int, ...] = ()
-    """Physical addresses of the listed segments whose contents were read and do not change."""
 
     @property
     def has_unproven_zeros(self) -> bool:
@@ -83,7 +92,7 @@ class UpdatePlan(NamedTuple):
         don't read offline sections, logically offline pages and hwpoisoned pages", Linux 5.14).  Purgatory has such
         pages of its own, and its digest does not cover it.
         """
-        covered = [s.data for s in self.segments if s.phys in self.as_they_are and not s.holds(self.entry_phys)]
+        covered = [s.data for s in self.segments if s.source_phys is not None and not s.holds(self.entry_phys)]
         is_proven = self.excludes_elfcorehdr
         return not is_proven and any(d.startswith(_ZEROS, at) for d in covered for at in range(0, len(d), PAGE))
 
@@ -122,14 +131,14 @@ def prepare_move(image: CrashImage, machine: Machine, room: int, read_phys: Read
 
     :raise CannotTellError: there is no such place, or what points to the header cannot be changed
     """
-    kimage, _elfcorehdr_phys = _known_places(image)
+    kimage, old_place = _known_places(image)
     boot = _boot_segment(image)
     if image.boot is None or boot is None or kimage.segment_at(kimage.entry_phys) is None:
         raise CannotTellError("the capture kernel's boot description or purgatory was not found")
     why_not = image.boot.why_cannot_move()
     if why_not is not None:
         raise CannotTellError(why_not)
-    place = find_place(image, machine, room)
+    place = find_place(kimage, image.capture_ram, machine, reservation_of(machine, old_place), room)
     before = read_phys(boot.phys, boot.memsz)
     changed = image.boot.with_elfcorehdr_at(before, boot.phys, Range(place, place + room))
     return Move(place, room, changed, before)
@@ -142,71 +151,162 @@ def _boot_segment(image: CrashImage) -> Segment | None:
     return image.kimage.segment_at(image.boot.phys)
 
 
-def plan_replacement(
-    image: CrashImage, machine: Machine, header: bytes, read_phys: ReadPhys, say: Say = say_nothing
-) -> UpdatePlan:
-    """Plan to put *header*, which fits, into the place of the one that *image* has.
+class _Draft:
+    """A plan in the making: the image as it will be, and what is written of it."""
 
-    Where the elfcorehdr is still part of purgatory's digest, the whole image is read and hashed, once.
+    def __init__(self, kimage: Kimage, read_phys: ReadPhys) -> None:
+        """Start with the image as it is."""
+        self.kimage, self.read_phys = kimage, read_phys
+        self.contents: dict[int, bytes] = {}
+        """New contents, by physical address."""
+        self.why: dict[int, str] = {}
+        self.sources: dict[int, int] = {}
+        """Where contents that no digest proves were read, by the physical address that they get."""
+
+    def put(self, phys: int, data: bytes, why: str) -> None:
+        """Change the contents of a segment."""
+        self.contents[phys], self.why[phys] = data, why
+
+    def replace(self, old_phys: int, segment: Segment, data: bytes, why: str) -> None:
+        """Put *segment* into the place of the one at a physical address, where there is one."""
+        others = [s for s in self.kimage.segments if s.phys != old_phys]
+        self.kimage = self.kimage._replace(segments=tuple(sorted([*others, segment], key=lambda s: s.phys)))
+        self.put(segment.phys, data, why)
+
+
+def plan_update(
+    image: CrashImage,
+    machine: Machine,
+    header: bytes,
+    move: Move | None,
+    read_phys: ReadPhys,
+    say: Say = say_nothing,
+) -> UpdatePlan:
+    """Plan to put *header* into its place: the present one, where it fits, or that of *move*.
+
+    Where purgatory's digest has to change, because it has the elfcorehdr or because something else changes as well,
+    the whole image is read and hashed, once.  The capture kernel moves then, where control pages would overwrite it.
 
     :param say: told before that
     :raise CannotTellError: it cannot be proven that the rest of the image survives
     """
-    kimage, elfcorehdr_phys = _known_places(image)
+    kimage, old_place = _known_places(image)
     if kimage.segment_at(kimage.entry_phys) is None:
         raise CannotTellError("no segment of the loaded image holds its entry point")
-    purgatory_at = purgatory_phys(kimage)
-    listed = _listed_size(header, elfcorehdr_room(image, machine.crashkernel) or 0, machine)
-    planned = _with_header_at(kimage, elfcorehdr_phys, elfcorehdr_phys, listed)
-    read_phys = _with_unchanged(planned, machine, (purgatory_at, elfcorehdr_phys), read_phys)
-    purgatory = read_purgatory(kimage, read_phys)
+    draft = _Draft(kimage, read_phys)
+    place, room = (old_place, elfcorehdr_room(image, machine.crashkernel) or 0) if move is None else move[:2]
+    listed = _listed_size(header, room, machine)
+    why = "the new elfcorehdr" if move is None else f"the elfcorehdr, moved from {old_place:#x}"
+    draft.replace(old_place, Segment(place, listed, listed), header, why)
+    boot = _boot_segment(image)
+    changed: dict[int, bytes] = {}
+    if move is not None and image.boot is not None and boot is not None:
+        changed[boot.phys] = move.boot
+        draft.put(boot.phys, move.boot, image.boot.moved)
+        draft.read_phys = overlaid({boot.phys: move.boot_before}, draft.read_phys)
+    purgatory = read_purgatory(kimage, draft.read_phys)
+    if not purgatory:
+        return _plan_new_purgatory(image, machine, draft, place, say)
     regions = digest_regions(purgatory, kimage, machine.crashkernel)
     if regions is None:
         raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind")
-    excludes = digest_covers(regions, elfcorehdr_phys)
-    if excludes:
-        say(_HASHED)
-        purgatory = without_elfcorehdr(purgatory, kimage, elfcorehdr_phys, read_phys)
-    why = {
-        purgatory_at: "purgatory, with a digest without the elfcorehdr" if excludes else "purgatory",
-        elfcorehdr_phys: "the new elfcorehdr",
-    }
-    return _build_plan(planned, machine, {purgatory_at: purgatory, elfcorehdr_phys: header}, why, read_phys, excludes)
-
-
-def plan_move(
-    image: CrashImage, machine: Machine, move: Move, header: bytes, read_phys: ReadPhys, say: Say = say_nothing
-) -> UpdatePlan:
-    """Plan to put *header* into its new place; purgatory's digest changes with what points to it.
-
-    The whole image is read and hashed, once.
-
-    :param say: told before that
-    :raise CannotTellError: it cannot be proven that the rest of the image survives
-    """
-    kimage, elfcorehdr_phys = _known_places(image)
-    boot = _boot_segment(image)
-    if image.boot is None or boot is None:
-        raise CannotTellError("the capture kernel's boot description was not found")
-
     purgatory_at = purgatory_phys(kimage)
-    moved = _with_header_at(kimage, elfcorehdr_phys, move.place, _listed_size(header, move.room, machine))
-    read_phys = _with_unchanged(moved, machine, (boot.phys, purgatory_at, move.place), read_phys)
-    purgatory = read_purgatory(kimage, read_phys)
+    writes_digest = move is not None or digest_covers(regions, old_place)
+    if not writes_digest:
+        draft.put(purgatory_at, purgatory, "purgatory")
+        draft.sources[purgatory_at] = purgatory_at
+        draft.read_phys = _with_unchanged(draft, machine, purgatory_at)
+        return _build_plan(draft, machine, writes_digest)
+    kernel = _move_kernel(image, machine, draft, purgatory_at)
+    draft.read_phys = _with_unchanged(draft, machine, purgatory_at)
     say(_HASHED)
-    read_phys = overlaid({boot.phys: move.boot_before}, read_phys)
-    changed = {boot.phys: move.boot}
-    contents = {
-        boot.phys: move.boot,
-        purgatory_at: without_elfcorehdr(purgatory, kimage, elfcorehdr_phys, read_phys, changed),
-        move.place: header,
-    }
-    why = {
-        boot.phys: image.boot.moved,
-        purgatory_at: "purgatory, with a new digest",
-        move.place: f"the elfcorehdr, moved from {elfcorehdr_phys:#x}",
-    }
-    return _build_plan(moved, machine, contents, why, read_phys, True)
+    moved = {} if kernel is None else {kernel.old.phys: kernel.place}
+    purgatory = without_elfcorehdr(purgatory, kimage, old_place, draft.read_phys, changed, moved)
+    if kernel is not None:
+        purgatory = with_kernel_at(purgatory, kernel.entry_phys, kernel.entry_phys + kernel.place - kernel.old.phys)
+    draft.put(purgatory_at, purgatory, _why_purgatory(move))
+    return _build_plan(draft, machine, writes_digest)
+
+
+def _why_purgatory(move: Move | None) -> str:
+    return "purgatory, with a digest without the elfcorehdr" if move is None else "purgatory, with a new digest"
+
+
+class _KernelMove(NamedTuple):
+    """The capture kernel moves."""
+
+    old: Segment
+    place: int
+    """Physical address of its new place."""
+    entry_phys: int
+    """Physical address of its first instruction in the present place."""
+
+
+def _move_kernel(image: CrashImage, machine: Machine, draft: _Draft, purgatory_at: int) -> _KernelMove | None:
+    """Move the capture kernel where the control pages would overwrite it in its present place.
+
+    From then on that place is the hole for control pages, and later updates list the header and purgatory only.
+
+    :return: None where it stays, because nothing is overwritten or there is no other place
+    """
+    movable = machine.architecture.movable_kernel
+    written = {purgatory_at, *draft.contents}
+    if movable is None or _is_enough(draft.kimage, machine, written):
+        return None
+    found = movable.find(draft.kimage, draft.read_phys)
+    old = None if found is None else draft.kimage.segment_at(found[0])
+    if found is None or old is None:
+        return None
+    place = find_place_at_distance(draft.kimage, image.capture_ram, machine, old, movable.alignment)
+    if place is None:
+        return None
+    others = tuple(s for s in draft.kimage.segments if s != old)
+    there = draft.kimage._replace(segments=(*others, old._replace(phys=place)))
+    if not _is_enough(there, machine, {place, *written}):
+        return None
+    contents = draft.read_phys(old.phys, old.memsz)
+    draft.read_phys = overlaid({old.phys: contents}, draft.read_phys)
+    draft.replace(old.phys, old._replace(phys=place), contents, f"the kernel, moved from {old.phys:#x}")
+    return _KernelMove(old, place, found[1])
+
+
+def _is_enough(kimage: Kimage, machine: Machine, written: Collection[int]) -> bool:
+    """Whether the control pages overwrite nothing when only these segments are listed, by physical address."""
+    reserved = reservation_of(machine, min(written))
+    try:
+        listed = segments_to_list(kimage, written, reserved, machine.control_bytes)
+    except CannotTellError:
+        return False
+    return {s.phys for s in listed} <= set(written)
+
+
+def _plan_new_purgatory(image: CrashImage, machine: Machine, draft: _Draft, place: int, say: Say) -> UpdatePlan:
+    """Plan for an image without one, as arm64's kexec_file_load loads it.
+
+    There ``struct kimage`` has the device tree's address (``arch.dtb_mem``), which a kexec_load makes 0, so a page of
+    code has to start the kernel.  That page has a digest table; what no digest proves before it is read twice.
+    """
+    movable, boot = machine.architecture.movable_kernel, _boot_segment(image)
+    if movable is None or boot is None:
+        raise CannotTellError("the loaded image has no purgatory: it may be of an unknown kind")
+    page = machine.architecture.page_size
+    reserved = reservation_of(machine, place)
+    purgatory_at = find_place(draft.kimage, image.capture_ram, machine, reserved, page)
+    start = Segment(purgatory_at, page, page)
+    draft.kimage = draft.kimage._replace(entry_phys=purgatory_at, segments=(*draft.kimage.segments, start))
+    kernel = _move_kernel(image, machine, draft, purgatory_at)
+    if kernel is not None:
+        draft.sources[kernel.place] = kernel.old.phys
+    found = movable.find(draft.kimage, overlaid(draft.contents, draft.read_phys))
+    if found is None:
+        raise CannotTellError("the loaded image has no kernel that is known")
+    draft.read_phys = overlaid(draft.contents, _with_unchanged(draft, machine, purgatory_at))
+    say("the image is hashed once, to give it a digest")
+    others = [s for s in draft.kimage.segments if s.phys != purgatory_at]
+    regions = [(s.phys, 0 if s.phys == place else s.memsz) for s in others]
+    purgatory = new_purgatory(movable.start_code(found[1], boot.phys), regions, page, draft.read_phys)
+    draft.replace(purgatory_at, start, purgatory, "a page that starts the kernel, with a digest")
+    return _build_plan(draft, machine, True)
 
 
 def why_no_plan(image: CrashImage, machine: Machine) -> str | None:
@@ -214,10 +314,10 @@ def why_no_plan(image: CrashImage, machine: Machine) -> str | None:
     try:
         kimage, elfcorehdr_phys = _known_places(image)
         control = kimage.control_page_phys
-        if control is None or _reservation_of(machine, elfcorehdr_phys).end < control or not control:
+        if control is None or reservation_of(machine, elfcorehdr_phys).end < control or not control:
             raise CannotTellError("the control pages of the loaded image were not found in struct kimage")
         changed = (purgatory_phys(kimage), elfcorehdr_phys)
-        segments_to_list(kimage, changed, _reservation_of(machine, elfcorehdr_phys), machine.control_bytes)
+        segments_to_list(kimage, changed, reservation_of(machine, elfcorehdr_phys), machine.control_bytes)
     except CannotTellError as error:
         return str(error)
     return None
@@ -247,59 +347,6 @@ def check_result(plan: UpdatePlan, now: Kimage, header_there: bytes, header_mean
     # control_page is the last byte in use on some kernels, the first free one on others.
     if not control or control > plan.control_pages.end or any(kept.start < control for kept in plan.kept):
         raise TornImageError("control pages may have overwritten a segment: reload the crash image")
-
-
-def segments_to_list(kimage: Kimage, changed: Iterable[int], reserved: Range, control_size: int) -> tuple[Segment, ...]:
-    """Return which segments a kexec_load must list so that its control pages overwrite none that it does not list.
-
-    :param changed: physical addresses of segments with new contents
-    :param control_size: bytes of control pages this machine needs, at most
-    :raise CannotTellError: no hole is large enough even with every segment listed
-    """
-    listed = {segment for segment in kimage.segments if segment.phys in set(changed)}
-    while True:
-        hole = lowest_hole(reserved, (s.range for s in listed), control_size)
-        if hole is None:
-            raise CannotTellError(f"the reserved region has no hole of {control_size} bytes for control pages")
-        # Not only what overlaps this hole: single control pages go into smaller holes below it.
-        hit = [s for s in kimage.segments if s not in listed and s.phys < hole.end]
-        if not hit:
-            return tuple(sorted(listed, key=lambda s: s.phys))
-        listed.update(hit)
-
-
-def lowest_hole(reserved: Range, listed: Iterable[Range], size: int) -> Range | None:
-    """Return the lowest page-aligned hole of *size* bytes in the reserved range that no listed segment covers.
-
-    The kernel takes control pages from it.
-    """
-    at = reserved.start
-    for taken in sorted(listed):
-        if taken.start - at >= size:
-            break
-        at = max(at, taken.end)
-    return Range(at, at + size) if at + size <= reserved.end else None
-
-
-def find_place(image: CrashImage, machine: Machine, room: int) -> int:
-    """Return the physical address of a free place: as high as possible, below the segments at the region's end.
-
-    Control pages come from the lowest holes, so they stay apart.
-
-    :raise CannotTellError: there is none
-    """
-    kimage, elfcorehdr_phys = _known_places(image)
-    reserved = next((r for r in machine.crashkernel if r.start <= elfcorehdr_phys < r.end), None)
-    page = machine.architecture.page_size
-    if reserved is not None:
-        taken = RangeList(s.range for s in kimage.segments)
-        free = RangeList([reserved]).intersect(image.capture_ram).exclude(taken)
-        needed = room + machine.control_bytes
-        for hole in reversed(list(free)):
-            place = (hole.end - room) // page * page
-            if hole.size >= needed + page:
-                return place
-    raise CannotTellError(f"the reserved region has no free place of {room} bytes for a larger elfcorehdr")
 
 
 def check_capture_kernel_fits(init_size: int, initrd_size: int, room: int, machine: Machine) -> None:
@@ -343,26 +390,14 @@ def _listed_size(header: bytes, room: int, machine: Machine) -> int:
     return whole_pages(max(len(header), spare), page)
 
 
-def _with_header_at(kimage: Kimage, old: int, new: int, memsz: int) -> Kimage:
-    others = [s for s in kimage.segments if s.phys != old]
-    return kimage._replace(segments=tuple(sorted([*others, Segment(new, memsz, memsz)], key=lambda s: s.phys)))
-
-
-def _build_plan(
-    kimage: Kimage,
-    machine: Machine,
-    contents: Mapping[int, bytes],
-    why: Mapping[int, str],
-    read_phys: ReadPhys,
-    excludes_elfcorehdr: bool,
-) -> UpdatePlan:
-    """Complete a plan: find the segments that must be listed besides those with new *contents*, by physical address.
+def _build_plan(draft: _Draft, machine: Machine, excludes_elfcorehdr: bool) -> UpdatePlan:
+    """Complete a plan: find the segments that must be listed besides those with new contents.
 
     :raise CannotTellError: the control pages could overwrite a segment
     """
-    reserved = _reservation_of(machine, min(contents))
+    reserved = reservation_of(machine, min(draft.contents))
     bound = machine.control_bytes
-    listed = segments_to_list(kimage, contents, reserved, bound)
+    listed = segments_to_list(draft.kimage, draft.contents, reserved, bound)
     if len(listed) > KEXEC_SEGMENT_MAX:
         raise CannotTellError(f"{len(listed)} segments would have to be listed; kexec_load takes {KEXEC_SEGMENT_MAX}")
     hole = lowest_hole(reserved, (s.range for s in listed), bound)
@@ -370,28 +405,24 @@ def _build_plan(
         raise CannotTellError(f"the reserved region has no hole of {bound} bytes for control pages")
     segments = []
     for s in listed:
-        data = contents[s.phys] if s.phys in contents else read_phys(s.phys, s.memsz)
-        segments.append(NewSegment(s.phys, data, s.memsz, why.get(s.phys, "as it is, to keep its place")))
-    kept = tuple(s.range for s in kimage.segments if s not in listed)
-    changed = contents if excludes_elfcorehdr else set(contents) - {purgatory_phys(kimage)}
-    as_they_are = tuple(s.phys for s in listed if s.phys not in changed)
-    return UpdatePlan(kimage.entry_phys, tuple(segments), kept, hole, excludes_elfcorehdr, as_they_are)
+        if s.phys in draft.contents:
+            source = draft.sources.get(s.phys)
+            segments.append(NewSegment(s.phys, draft.contents[s.phys], s.memsz, draft.why[s.phys], source))
+        else:
+            data = draft.read_phys(s.phys, s.memsz)
+            segments.append(NewSegment(s.phys, data, s.memsz, "as it is, to keep its place", s.phys))
+    kept = tuple(s.range for s in draft.kimage.segments if s not in listed)
+    return UpdatePlan(draft.kimage.entry_phys, tuple(segments), kept, hole, excludes_elfcorehdr)
 
 
-def _with_unchanged(kimage: Kimage, machine: Machine, changed: Collection[int], read_phys: ReadPhys) -> ReadPhys:
-    """Return a reader that has read the segments that are listed besides those *changed*, once and for all.
+def _with_unchanged(draft: _Draft, machine: Machine, purgatory_at: int) -> ReadPhys:
+    """Return a reader that has read the segments that are listed besides those that change, once and for all.
 
     A digest that is computed through it proves the bytes that kexec_load is going to be given.
 
     :raise CannotTellError: the control pages could overwrite a segment
     """
-    listed = segments_to_list(kimage, changed, _reservation_of(machine, min(changed)), machine.control_bytes)
-    return overlaid({s.phys: read_phys(s.phys, s.memsz) for s in listed if s.phys not in changed}, read_phys)
-
-
-def _reservation_of(machine: Machine, phys: int) -> Range:
-    """Return the reserved range that holds *phys*: the kernel takes segments and control pages from one only."""
-    for reserved in machine.crashkernel:
-        if reserved.start <= phys < reserved.end:
-            return reserved
-    raise CannotTellError(f"{phys:#x} does not lie in the memory reserved for the capture kernel")
+    changed = {purgatory_at, *draft.contents}
+    listed = segments_to_list(draft.kimage, changed, reservation_of(machine, min(changed)), machine.control_bytes)
+    read = {s.phys: draft.read_phys(s.phys, s.memsz) for s in listed if s.phys not in changed}
+    return overlaid(read, draft.read_phys)

@@ -24,6 +24,8 @@ _REGION = struct.Struct("<QQ")
 TABLE_SIZE = _REGION.size * KEXEC_SEGMENT_MAX
 _HASHED_AT_ONCE = 1 << 20
 _WORD = 8
+_TABLE_IN_NEW = 64
+"""Where the digest table starts in a purgatory that :func:`new_purgatory` makes."""
 _LARGEST = 1 << 20
 """Bytes; more than any purgatory has, and less than any kernel."""
 
@@ -148,6 +150,7 @@ def without_elfcorehdr(
     elfcorehdr_phys: int,
     read_phys: ReadPhys,
     changed: Mapping[int, bytes] = MappingProxyType({}),
+    moved: Mapping[int, int] = MappingProxyType({}),
 ) -> bytes:
     """Return *purgatory* with the elfcorehdr's length set to 0 and the digest of the rest of the image.
 
@@ -155,6 +158,7 @@ def without_elfcorehdr(
     reading of /proc/kcore may give zeros.
 
     :param changed: new contents of other segments, by physical address
+    :param moved: new physical addresses of segments, by their present ones
     :raise CannotTellError: *purgatory* has no table with a digest that fits
     """
     import hashlib  # noqa: PLC0415
@@ -171,11 +175,38 @@ def without_elfcorehdr(
         return old.digest(), new.digest()
 
     table, digest = _find_digest_table(purgatory, kimage, digests)
-    regions = [(start, 0 if start == elfcorehdr_phys else length) for start, length in table.regions]
+    regions = [(moved.get(start, start), 0 if start == elfcorehdr_phys else length) for start, length in table.regions]
     patched = bytearray(purgatory)
     patched[table.at : table.at + TABLE_SIZE] = b"".join(_REGION.pack(*region) for region in regions)
     patched[table.digest_at : table.digest_at + DIGEST_SIZE] = digest
     return bytes(patched)
+
+
+def with_kernel_at(purgatory: bytes, old_entry_phys: int, new_entry_phys: int) -> bytes:
+    """Return *purgatory* with another place of the kernel's first instruction (``arm64_kernel_entry`` of kexec-tools).
+
+    :param purgatory: its digest table has the new place already
+    :raise CannotTellError: the present address is not there exactly once
+    """
+    old = old_entry_phys.to_bytes(_WORD, "little")
+    places = [at for at in range(0, len(purgatory) - _WORD + 1, _WORD) if purgatory[at : at + _WORD] == old]
+    if len(places) != 1:
+        raise CannotTellError(f"purgatory has the kernel's address {len(places)} times, not once: it cannot be moved")
+    at = places[0]
+    return purgatory[:at] + new_entry_phys.to_bytes(_WORD, "little") + purgatory[at + _WORD :]
+
+
+def new_purgatory(code: bytes, regions: Iterable[tuple[int, int]], size: int, read_phys: ReadPhys) -> bytes:
+    """Return *size* bytes of a purgatory that starts a kernel and checks nothing, where the loader made none.
+
+    It has a digest table all the same, so that the parts of the image, and changes of them, are known later.
+
+    :param code: what starts the kernel
+    :param regions: (physical start, length) of each other segment
+    """
+    regions = list(regions)
+    table = b"".join(_REGION.pack(*region) for region in regions).ljust(TABLE_SIZE, b"\0")
+    return (code.ljust(_TABLE_IN_NEW, b"\0") + table + digest_of(regions, read_phys)).ljust(size, b"\0")
 
 
 def verify_digest(image: CrashImage, crashkernel: RangeList, read_phys: ReadPhys) -> None:
@@ -187,6 +218,8 @@ def verify_digest(image: CrashImage, crashkernel: RangeList, read_phys: ReadPhys
     if image.kimage is None:
         raise CannotTellError("struct kimage of the loaded image could not be read")
     purgatory = read_purgatory(image.kimage, read_phys)
+    if not purgatory:
+        raise CannotTellError("the image has no purgatory (arm64's kexec_file_load makes none), so no digest proves it")
     if digest_regions(purgatory, image.kimage, crashkernel) is None:
         raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind")
     try:

@@ -35,8 +35,7 @@ from crash_hotplug.core.plan import (
     UpdatePlan,
     check_result,
     overlaid,
-    plan_move,
-    plan_replacement,
+    plan_update,
     prepare_move,
     room_for,
     why_no_plan,
@@ -284,9 +283,7 @@ def make_plan(
     :param say: told before the image is hashed
     :raise CannotTellError: it cannot be proven that the rest of the image survives
     """
-    if decision.move is not None:
-        return plan_move(image, machine, decision.move, decision.header, read_phys, say)
-    return plan_replacement(image, machine, decision.header, read_phys, say)
+    return plan_update(image, machine, decision.header, decision.move, read_phys, say)
 
 
 def update(machine: CrashMachine, wants: Wants = Wants(), say: Say = say_nothing) -> Steps[Report]:
@@ -467,8 +464,8 @@ def _compare_listed(observation: Observation, plan: UpdatePlan) -> None:
     /proc/kcore shows zeros for a page that it cannot read at the moment, and they would be written into the image.
     """
     for s in plan.segments:
-        if s.phys in plan.as_they_are and observation.read_phys(s.phys, len(s.data)) != s.data:
-            raise ImageChangedError(f"the segment at {s.phys:#x} does not read the same twice")
+        if s.source_phys is not None and observation.read_phys(s.source_phys, len(s.data)) != s.data:
+            raise ImageChangedError(f"the segment at {s.source_phys:#x} does not read the same twice")
 
 
 def _prove_listed(observation: Observation, task: _Task, say: Say) -> None:
@@ -479,7 +476,7 @@ def _prove_listed(observation: Observation, task: _Task, say: Say) -> None:
     """
     _compare_listed(observation, task.plan)  # zeros for a moment only: the update looks again
     say("the whole image is hashed: a page that has to be written back reads as zeros")
-    unchanged = {s.phys: s.data for s in task.plan.segments if s.phys in task.plan.as_they_are}
+    unchanged = {s.phys: s.data for s in task.plan.segments if s.source_phys == s.phys}
     try:
         verify_digest(task.image, task.crashkernel, overlaid(unchanged, observation.read_phys))
     except CrashHotplugError:

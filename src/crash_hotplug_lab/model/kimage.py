@@ -16,8 +16,8 @@ from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment
 from crash_hotplug.core.loaded_image import read_loaded_image
-from crash_hotplug.core.plan import lowest_hole
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.reserved_region import lowest_hole
 from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.memory import PhysicalMemory
 

@@ -82,6 +82,17 @@ class BootDescription(Protocol):
         """Return what a snapshot keeps: contents by file name, and physical addresses by name."""
 
 
+class MovableKernel(NamedTuple):
+    """How an architecture's capture kernel is moved: where its loaders put it, the kernel takes its control pages."""
+
+    alignment: int
+    """Its distance to the old place is a multiple of this."""
+    find: Callable[[Kimage, Callable[[int, int], bytes]], tuple[int, int] | None]
+    """Returns the physical addresses of its segment and of its first instruction; reads by (address, length)."""
+    start_code: Callable[[int, int], bytes]
+    """Returns code that starts it; given are the physical addresses of its first instruction and of the description."""
+
+
 class Architecture(NamedTuple):
     """How one architecture lays out its elfcorehdr and loads its crash image."""
 
@@ -115,6 +126,8 @@ class Architecture(NamedTuple):
     """The first release whose kernels may update the header themselves; None where no released kernel does."""
     describes_offline_blocks: bool
     """Whether every header describes memory blocks that are plugged in but offline; where not, some leave them out."""
+    movable_kernel: MovableKernel | None
+    """How the capture kernel is moved; None where it need not be."""
     page_size: int = PAGE
     """Bytes in a page, which arm64 kernels choose when they are built."""
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from crash_hotplug.core.arch.architecture import Architecture
+from crash_hotplug.core.arch.architecture import Architecture, MovableKernel
 from crash_hotplug.core.arch.device_tree import DeviceTree, find_device_tree
 from crash_hotplug.core.ranges import Range, RangeList
 
@@ -12,11 +12,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from crash_hotplug.core.elf import ProgramHeader
+    from crash_hotplug.core.image import Kimage
 
 _ADRP, _ADRP_MASK = 0x9000_0000, 0x9F00_0000
 _ADD, _ADD_MASK = 0x9100_0000, 0xFFC0_0000
 _LDR, _LDR_MASK = 0xF940_0000, 0xFFC0_0000
 _RET = 0xD65F_03C0
+_IMAGE_HEADER, _IMAGE_MAGIC_AT = 64, 56
+_START = b"".join(
+    word.to_bytes(4, "little")
+    for word in (
+        0x5800_00C4,  # ldr x4, behind this code: the kernel
+        0x5800_00E0,  # ldr x0, behind that: the device tree
+        0xAA1F_03E1,  # mov x1, xzr
+        0xAA1F_03E2,  # mov x2, xzr
+        0xAA1F_03E3,  # mov x3, xzr
+        0xD61F_0080,  # br x4
+    )
+)
 
 
 def _kernel_text_headers(loads: Sequence[ProgramHeader]) -> Sequence[ProgramHeader]:
@@ -65,6 +78,20 @@ def variable_read_by(code: bytes, virt: int) -> int | None:
     return None
 
 
+def _find_kernel(kimage: Kimage, read_phys: Callable[[int, int], bytes]) -> tuple[int, int] | None:
+    """Find the kernel by the header of its image (Documentation/arch/arm64/booting.rst)."""
+    for segment in kimage.segments:
+        head = read_phys(segment.phys, _IMAGE_HEADER)
+        if head[_IMAGE_MAGIC_AT : _IMAGE_MAGIC_AT + 4] == b"ARM\x64":
+            return segment.phys, segment.phys + int.from_bytes(head[8:16], "little")  # text_offset
+    return None
+
+
+def _start_code(kernel_phys: int, device_tree_phys: int) -> bytes:
+    """Return code that jumps to the kernel as a boot loader does: x0 is the device tree, x1 to x3 are 0."""
+    return _START + kernel_phys.to_bytes(8, "little") + device_tree_phys.to_bytes(8, "little")
+
+
 def _saved_device_tree(read: Callable[[str], bytes | None], address: Callable[[str], int | None]) -> DeviceTree:
     return DeviceTree(read("dtb"), address("dtb"))
 
@@ -86,4 +113,5 @@ ARM64 = Architecture(
     updated_by_kernel_since=None,
     # As powerpc's handler (849599b702ef), the handler that was posted for arm64 leaves out a block that goes offline.
     describes_offline_blocks=False,
+    movable_kernel=MovableKernel(2 << 20, _find_kernel, _start_code),
 )
