@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: MIT
+"""Updates of an arm64 image in memory: what its capture kernel would start from after each."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from crash_hotplug.core.arch.arm64 import ARM64
+from crash_hotplug.core.arch.device_tree import DeviceTree
+from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
+from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.image import Kimage, Segment
+from crash_hotplug.core.loader import Loader
+from crash_hotplug.core.machine import KernelText, Machine
+from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.steps import run
+from crash_hotplug.core.update import Outcome, Report, Wants, update
+from crash_hotplug.core.verdict import Verdict, assess
+from tests.core.image_in_memory import RESERVED, FakeMachine, Memory, digest
+from tests.machines import GIB, MIB, machine
+from tests.trees import arm64_tree
+
+PAGE = 4096
+KERNEL = Segment(RESERVED.start, 0x60_0000, 0x58_0000)
+INITRD = Segment(RESERVED.start + 0x60_0000, 0x5000, 0x4F00)
+TREE = Segment(INITRD.range.end, PAGE, 676)
+PURGATORY = Segment(TREE.range.end, 0x4000, 0x3558)
+HEADER = Segment(RESERVED.end - PAGE, PAGE, 0x400)
+ENTRY = PURGATORY.phys + 0x6A0
+ENTRY_AT, TREE_AT, TABLE_AT, DIGEST_AT = 0x200, 0x208, 0x3000, 0x3100
+CODE = bytes.fromhex("c4000058e0000058e10 31faae20 31faae30 31faa80001fd6".replace(" ", ""))
+"""ldr x4, kernel; ldr x0, device tree; mov x1, x2, x3, xzr; br x4, as the assembler writes it."""
+
+
+def arm64_machine(ram: tuple[tuple[int, int], ...] = ((0, GIB),)) -> Machine:
+    """Return an arm64 machine with memory at 0 for the ranges of the made machines."""
+    text = KernelText(0xFFFF_8000_8000_0000, 0x1000_0000, 0x1E7_0000)
+    made = machine(ram=ram, kernel_text=text, page_offset=0xFFFF_0000_0000_0000)
+    return made._replace(architecture=ARM64)
+
+
+NOW = arm64_machine()
+GROWN = arm64_machine(((0, GIB), (4 * GIB, 4 * GIB + 512 * MIB)))
+
+
+def made_tree(header: Range, reserved: Range) -> bytes:
+    """Return a captured device tree for this reserved region."""
+    saved = (arm64_tree("arm64-6.12-c", 0) / "crash-image" / "dtb").read_bytes()
+    blob = saved.replace(struct.pack(">QQ", 0x6360_0000, 256 << 20), struct.pack(">QQ", reserved.start, reserved.size))
+    return DeviceTree(blob, 0).with_elfcorehdr_at(blob, 0, header)
+
+
+class Arm64Machine(FakeMachine):
+    """A machine whose image kexec-tools loaded, or arm64's kexec_file_load, which makes no purgatory."""
+
+    control_pages = 2
+
+    def __init__(self, has_purgatory: bool = True, reserved: Range = RESERVED) -> None:
+        """Load the image."""
+        super().__init__()
+        self.memory, self.now = Memory(), NOW._replace(crashkernel=RangeList([reserved]))
+        kernel = bytearray(bytes(range(1, 252)) * (KERNEL.bufsz // 251 + 1))[: KERNEL.bufsz]
+        kernel[56:60], kernel[8:16] = b"ARM\x64", bytes(8)
+        self.kernel = bytes(kernel).ljust(KERNEL.memsz, b"\0")
+        self.header = Segment(reserved.end - PAGE, PAGE, 0x400)
+        self.memory.write(KERNEL.phys, self.kernel)
+        self.memory.write(INITRD.phys, b"initrd" * 3000)
+        self.memory.write(TREE.phys, made_tree(Range(self.header.phys, self.header.phys + 0x400), reserved))
+        loaded = expected_elfcorehdr(self.now, Loader.KEXEC_TOOLS)
+        self.memory.write(self.header.phys, loaded.to_bytes())
+        segments = [KERNEL, INITRD, TREE, self.header]
+        entry = KERNEL.phys
+        if has_purgatory:
+            regions = [(s.phys, s.memsz) for s in segments]
+            self.memory.write(PURGATORY.phys, b"\x1f\x20\x03\xd5" * 100)
+            self.memory.write(PURGATORY.phys + ENTRY_AT, struct.pack("<QQ", KERNEL.phys, TREE.phys))
+            self.memory.write(PURGATORY.phys + TABLE_AT, b"".join(struct.pack("<QQ", *region) for region in regions))
+            self.memory.write(PURGATORY.phys + DIGEST_AT, digest(self.memory, regions))
+            segments.append(PURGATORY)
+            entry = ENTRY
+        self.kimage: Kimage | None = Kimage(entry, tuple(segments), KERNEL.range.end + 0x1_0000)
+
+    def updated(self, wants: Wants = Wants()) -> Report:
+        """Update the image."""
+        return run(update(self, wants))
+
+    def panic(self) -> bytes | None:
+        """Start what is loaded: return the header that the capture kernel reads; None where it does not start."""
+        assert self.kimage is not None
+        if self.kimage.entry_phys == ENTRY:
+            table = list(struct.iter_unpack("<QQ", self.memory.read(PURGATORY.phys + TABLE_AT, 256)))
+            if digest(self.memory, table) != self.memory.read(PURGATORY.phys + DIGEST_AT, 32):
+                return None
+            kernel, tree = struct.unpack("<QQ", self.memory.read(PURGATORY.phys + ENTRY_AT, 16))
+        else:
+            page = self.memory.read(self.kimage.entry_phys, 40)
+            assert page[:24] == CODE
+            kernel, tree = struct.unpack("<QQ", page[24:])
+        if self.memory.read(kernel, len(self.kernel)) != self.kernel or kernel % (2 << 20):
+            return None
+        blob = DeviceTree(self.memory.read(tree, TREE.bufsz), tree)
+        place = blob.elfcorehdr_phys
+        initrd = self.memory.read(INITRD.phys, 18000)
+        if place is None or initrd != b"initrd" * 3000 or blob.ram != self.now.crashkernel:
+            return None
+        room = blob.elfcorehdr_room(place, None, [])
+        return self.memory.read(place, room or 0)
+
+    def dump_is_complete(self) -> bool:
+        """Whether a panic now is dumped completely."""
+        header = self.panic()
+        return header is not None and header.startswith(expected_elfcorehdr(self.now, Loader.KEXEC_TOOLS).to_bytes())
+
+    def listed(self) -> list[int]:
+        """Return the physical addresses that the last kexec_load listed."""
+        return [s.phys for s in self.calls[-1][1]]
+
+
+@pytest.mark.parametrize("has_purgatory", [True, False])
+def test_image_starts_as_it_was_loaded_and_lacks_what_came_later(has_purgatory: bool) -> None:
+    """Negative control of the tests below.  Without purgatory struct kimage has the device tree's address."""
+    fake = Arm64Machine(has_purgatory)
+    if has_purgatory:
+        assert fake.dump_is_complete()
+        fake.now = GROWN
+        assert not fake.dump_is_complete()
+    image = fake.image()
+    assert (image.loader, image.elfcorehdr_phys) == (Loader.KEXEC_TOOLS, HEADER.phys)
+    fake.now = NOW
+    assert assess(fake.now, image).comparison.verdict is Verdict.ACCURATE
+
+
+@pytest.mark.parametrize("has_purgatory", [True, False])
+def test_first_update_moves_the_kernel_and_later_ones_list_little(has_purgatory: bool) -> None:
+    fake = Arm64Machine(has_purgatory)
+    fake.now = GROWN
+    assert fake.updated().outcome is Outcome.UPDATED
+    assert fake.dump_is_complete()
+    first = fake.calls[-1][1]
+    assert any("the kernel, moved from 0x20000000" in s.why for s in first)
+    assert not any(s.phys == INITRD.phys for s in first), "the initrd stays"
+    assert assess(fake.now, fake.image()).comparison.verdict is Verdict.ACCURATE
+    fake.now = arm64_machine(((0, GIB),))
+    assert fake.updated().outcome is Outcome.UPDATED
+    assert fake.dump_is_complete()
+    assert len(fake.listed()) == 2, "the header, and what starts the kernel"
+    assert sum(s.memsz for s in fake.calls[-1][1]) <= 5 * PAGE
+    assert fake.updated(Wants(verify_full=True)).outcome is Outcome.UNCHANGED
+
+
+@pytest.mark.parametrize("has_purgatory", [True, False])
+def test_flipped_bit_of_a_kept_segment_is_found_by_the_digest(has_purgatory: bool) -> None:
+    fake = Arm64Machine(has_purgatory)
+    fake.now = GROWN
+    fake.updated()
+    fake.memory.flip(INITRD.phys + 5)
+    assert "digest does not fit" in fake.updated(Wants(verify_full=True)).sentence
+
+
+@pytest.mark.parametrize("has_purgatory", [True, False])
+def test_image_without_a_hole_for_the_kernel_is_listed_whole(has_purgatory: bool) -> None:
+    """The region is as large as the image and little more."""
+    fake = Arm64Machine(has_purgatory, Range(RESERVED.start, RESERVED.start + 0x68_0000))
+    fake.now = GROWN._replace(crashkernel=fake.now.crashkernel)
+    assert fake.updated().outcome is Outcome.UPDATED
+    assert fake.dump_is_complete()
+    assert {KERNEL.phys, INITRD.phys, TREE.phys} < set(fake.listed())
+    assert fake.updated(Wants(always_writes=True, verify_full=True)).outcome is Outcome.UPDATED
+    assert fake.dump_is_complete()
+
+
+@pytest.mark.parametrize("has_purgatory", [True, False])
+def test_header_that_outgrew_the_size_in_the_device_tree_moves(has_purgatory: bool) -> None:
+    fake = Arm64Machine(has_purgatory)
+    fake.now = arm64_machine(((0, GIB), *((n * GIB, n * GIB + MIB) for n in range(4, 30))))
+    report = fake.updated()
+    assert (report.outcome, "at a new place" in report.sentence) == (Outcome.UPDATED, True)
+    assert fake.dump_is_complete()
+    header = fake.panic()
+    assert header is not None
+    assert parse_elfcorehdr(header).size > 0x400
+    assert fake.image().why_header_not_found is None
+    fake.now = NOW
+    assert fake.updated().outcome is Outcome.UPDATED
+    assert (fake.dump_is_complete(), len(fake.listed())) == (True, 2)
+
+
+def test_kernel_whose_address_purgatory_has_twice_is_not_moved() -> None:
+    fake = Arm64Machine()
+    fake.now = GROWN
+    fake.memory.write(PURGATORY.phys + 0x300, struct.pack("<Q", KERNEL.phys))
+    report = fake.updated()
+    assert (report.outcome, fake.calls) == (Outcome.CANNOT_TELL, [])
+    assert "has the kernel's address 2 times" in report.sentence
+
+
+def test_kernel_that_does_not_read_the_same_twice_is_not_moved() -> None:
+    """Without a digest that is all that shows a page that /proc/kcore gave as zeros."""
+    fake = Arm64Machine(has_purgatory=False)
+    fake.now = GROWN
+    read, asked = fake.memory.read, [0]
+
+    def reads_zeros_once(phys: int, length: int) -> bytes:
+        if (phys, length) == (KERNEL.phys, KERNEL.memsz):
+            asked[0] += 1
+            if asked[0] == 1:
+                return read(phys, PAGE) + bytes(PAGE) + read(phys + 2 * PAGE, length - 2 * PAGE)
+        return read(phys, length)
+
+    fake.read_phys = reads_zeros_once  # type: ignore[method-assign]
+    assert fake.updated().outcome is Outcome.UPDATED
+    assert (asked[0] >= 2, fake.dump_is_complete()) == (True, True)
+
+
+def test_image_that_reads_as_zeros_is_cannot_tell() -> None:
+    """Kernels before 6.4 unmap it."""
+    fake = Arm64Machine()
+    fake.now = GROWN
+    fake.read_phys = lambda phys, length: bytes(length)  # type: ignore[method-assign]
+    report = fake.updated()
+    assert (report.outcome, fake.calls) == (Outcome.CANNOT_TELL, [])
+    assert "shows zeros in place of the loaded crash image" in report.sentence
+
+
+def test_kernel_with_pages_of_64_kib_gets_segments_of_whole_pages() -> None:
+    fake = Arm64Machine(has_purgatory=False)
+    large = 65536
+    fake.now = GROWN._replace(architecture=ARM64._replace(page_size=large))
+    fake.updated(Wants(gives_room=True))
+    new = [s for s in fake.calls[-1][1] if s.phys not in {KERNEL.phys, INITRD.phys, TREE.phys}]
+    assert len(new) == 3
+    assert [s.why for s in new if s.phys % large or (s.memsz % large and "kernel" not in s.why)] == []
+    assert fake.now.control_bytes == 16 * GROWN.control_bytes
