@@ -43,7 +43,7 @@ def main(scratch: Path) -> None:
     reconciler._verification = VerificationSchedule(float("-inf"))
     service = Service(
         reconciler, UeventSocket(), Schedule(time.monotonic(), 0.05), WatchRecord(__version__, time.time()),
-        lambda _priority, line: sys.stdout.write(line + "\n"), notifier, str(scratch / "metrics.prom"),
+        _say, notifier, str(scratch / "metrics.prom"),
     )  # fmt: skip
 
     def act() -> None:
@@ -58,6 +58,10 @@ def main(scratch: Path) -> None:
     service.run()
     with contextlib.suppress(system_calls.KexecError):
         system_calls.kexec_load(0, fake.loads[0], 0)
+
+
+def _say(_priority: int, line: str) -> None:
+    sys.stdout.write(f"{line}\n")
 
 
 def _drain(systemd: socket.socket) -> None:
