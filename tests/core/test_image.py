@@ -26,12 +26,16 @@ def kimage_bytes(
     entry: int = 0x39F5_4760,
     segments: tuple[Segment, ...] = SEGMENTS,
     control_page: int | None = None,
+    cma: bool = False,
 ) -> bytes:
-    """Return a struct kimage with nr_segments at one of the words where kernels have it."""
+    """Return a struct kimage with nr_segments at one of the words where kernels have it; with segment_cma[] or not."""
     words = [0xFFFF_8880_0000_0000] * (KIMAGE_BYTES_NEEDED // 8)
     words[3] = entry
-    # Behind the count, sixteen segments, and three list heads.
-    words[count_word + 71] = CONTROL_PAGE if control_page is None else control_page
+    behind = count_word + 1 + 4 * 16
+    if cma:
+        words[behind : behind + 16] = [0] * 16  # no segment of a crash image is in CMA
+        behind += 16
+    words[behind + 6] = CONTROL_PAGE if control_page is None else control_page  # behind three list heads
     words[count_word] = len(segments)
     for number, s in enumerate(segments):
         words[count_word + 1 + 4 * number : count_word + 5 + 4 * number] = [0x7F00_0000_0000, s.bufsz, s.phys, s.memsz]
@@ -41,6 +45,15 @@ def kimage_bytes(
 @pytest.mark.parametrize("count_word", [5, 6, 7, 8])
 def test_kimage_is_recognised_wherever_its_table_is(count_word: int) -> None:
     assert parse_kimage(kimage_bytes(count_word), RESERVED) == Kimage(0x39F5_4760, SEGMENTS, CONTROL_PAGE)
+
+
+def test_control_page_is_found_behind_segment_cma() -> None:
+    assert parse_kimage(kimage_bytes(cma=True), RESERVED) == Kimage(0x39F5_4760, SEGMENTS, CONTROL_PAGE)
+
+
+def test_kimage_without_a_plausible_control_page_is_that_of_the_first_layout() -> None:
+    kimage = parse_kimage(kimage_bytes(control_page=0x1000), RESERVED)
+    assert kimage == Kimage(0x39F5_4760, SEGMENTS, 0x1000)
 
 
 @pytest.mark.parametrize(

@@ -43,14 +43,12 @@ def purgatory(at: int = 0x400, places: tuple[int, ...] = tuple(MEMORY)) -> bytes
 
 
 def test_without_elfcorehdr_excludes_only_the_header_from_the_digest() -> None:
-    table = find_digest_table(purgatory(), SMALL, read)
-    changed = without_elfcorehdr(purgatory(), table, 0x3000, read)
+    changed = without_elfcorehdr(purgatory(), SMALL, 0x3000, read)
     assert changed[0x600:0x620] == hashlib.sha256(MEMORY[0x1000] + MEMORY[0x5000]).digest()
     regions = digest_regions(changed, SMALL, SMALL_RESERVED)
     assert regions is not None
     assert [digest_covers(regions, at) for at in MEMORY] == [True, False, True]
-    again = find_digest_table(changed, SMALL, read)
-    assert without_elfcorehdr(changed, again, 0x3000, read) == changed
+    assert without_elfcorehdr(changed, SMALL, 0x3000, read) == changed
 
 
 def test_table_with_a_wrong_digest_is_not_found() -> None:

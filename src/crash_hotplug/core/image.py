@@ -17,13 +17,9 @@ from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.records import NamedTuple
 
 KEXEC_SEGMENT_MAX = 16
-_CONTROL_PAGE_BEHIND_COUNT = 1 + 4 * KEXEC_SEGMENT_MAX + 6
-"""Words from ``nr_segments`` to ``control_page``: the count, the table, three list heads."""
-KIMAGE_BYTES_NEEDED = 8 * (8 + _CONTROL_PAGE_BEHIND_COUNT + 1)
-"""Bytes of ``struct kimage`` that :func:`parse_kimage` reads."""
-_START_WORD = 3
-_SEGMENT_COUNT_WORDS = (7, 6, 8, 5)
-"""Offsets, in 8-byte words, at which ``nr_segments`` may be: 7 on 5.10, 6.1 and 6.12; the others are tried after it."""
+_TABLE_BYTES = 32 * KEXEC_SEGMENT_MAX
+_LIST_HEADS_BYTES = 3 * 16
+_SEGMENT_CMA_BYTES = 8 * KEXEC_SEGMENT_MAX
 
 
 class KimageLayout(NamedTuple):
@@ -37,14 +33,27 @@ class KimageLayout(NamedTuple):
     @property
     def end(self) -> int:
         """Bytes of the structure that are read."""
-        return max(self.start, self.nr_segments, self.segment + 32 * KEXEC_SEGMENT_MAX, self.control_page) + 8
+        return max(self.start, self.nr_segments, self.segment + _TABLE_BYTES, self.control_page) + 8
 
 
-KNOWN_LAYOUTS = tuple(
-    KimageLayout(8 * _START_WORD, 8 * at, 8 * (at + 1), 8 * (at + _CONTROL_PAGE_BEHIND_COUNT))
-    for at in _SEGMENT_COUNT_WORDS
+def _layout(count_word: int, between: int = _LIST_HEADS_BYTES) -> KimageLayout:
+    """Return the layout with ``nr_segments`` at a word, and so many bytes between the table and ``control_page``."""
+    table = 8 * (count_word + 1)
+    return KimageLayout(8 * 3, 8 * count_word, table, table + _TABLE_BYTES + between)
+
+
+KNOWN_LAYOUTS = (
+    _layout(7),  # BTF and memory of 5.10 to 6.12
+    # 07d24902977e ("kexec: enable CMA based contiguous allocation", Linux 6.17) added segment_cma[16]
+    _layout(7, _SEGMENT_CMA_BYTES + _LIST_HEADS_BYTES),
+    _layout(6),
+    _layout(8),
+    _layout(5),
 )
-"""Layouts to try where the kernel has no BTF; the first was seen on 5.10 to 7.2."""
+"""Layouts to try where the kernel has no BTF.  The second is that of the BTF of 6.18 and 7.3; the last three were never
+seen."""
+KIMAGE_BYTES_NEEDED = max(layout.end for layout in KNOWN_LAYOUTS)
+"""Bytes of ``struct kimage`` that :func:`parse_kimage` reads where the layout is not known."""
 
 
 def layout_from_members(members: Mapping[str, int]) -> KimageLayout | None:
@@ -121,13 +130,15 @@ def parse_kimage(data: bytes, crashkernel: RangeList, layouts: Sequence[KimageLa
     """Read entry point and segments out of the bytes of a ``struct kimage``.
 
     The layout is not trusted: every segment must lie, page aligned and apart from the others, in the reserved
-    region, and the entry point in one of them.
+    region, and the entry point in one of them.  Layouts that differ in the place of ``control_page`` only are told
+    apart by its value: an address in the reserved region.
 
     :param layouts: the kernel's own layout out of its BTF, or those to try
     :raise CannotTellError: nothing in *data* fits
     """
     if len(data) < max(layout.end for layout in layouts):
         raise CannotTellError(f"struct kimage is truncated: {len(data)} bytes")
+    found = None
     for layout in layouts:
         entry, count, control_page = (
             int.from_bytes(data[at : at + 8], "little")
@@ -139,7 +150,11 @@ def parse_kimage(data: bytes, crashkernel: RangeList, layouts: Sequence[KimageLa
         segments = tuple(Segment(phys, memsz, bufsz) for _buf, bufsz, phys, memsz in table)
         kimage = Kimage(entry, segments, control_page)
         if _plausible(segments, crashkernel) and kimage.segment_at(entry) is not None:
-            return kimage
+            if any(reserved.start <= control_page <= reserved.end for reserved in crashkernel):
+                return kimage
+            found = found or kimage
+    if found is not None:
+        return found
     raise CannotTellError("the layout of struct kimage on this kernel is not known: no segment table was recognised")
 
 

@@ -7,7 +7,7 @@ is safe.  The facts are those of ``kimage_alloc_crash_control_pages()`` in kerne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from crash_hotplug.core.architecture import PAGE, whole_pages
 from crash_hotplug.core.boot_params import E820_RAM, change_elfcorehdr_argument, e820_table, has_argument, reserve
@@ -19,7 +19,6 @@ from crash_hotplug.core.purgatory import (
     ReadPhys,
     digest_covers,
     digest_regions,
-    find_digest_table,
     purgatory_phys,
     read_purgatory,
     without_elfcorehdr,
@@ -40,6 +39,7 @@ The kernel writes zeros to the end of each listed segment, and keeps its own lat
 MAX_ROOM = whole_pages(ELF_HEADER_SIZE + PROGRAM_HEADER_SIZE * 0xFFFE)
 """Bytes of the largest elfcorehdr: ``e_phnum`` has 16 bits, and 0xffff (PN_XNUM) means something else."""
 _HASHED = "the image is hashed once, to exclude its elfcorehdr from purgatory's digest"
+_ZEROS = bytes(PAGE)
 
 
 class TornImageError(CrashHotplugError):
@@ -57,6 +57,10 @@ class NewSegment(NamedTuple):
     why: str
     """Why it is listed, for people."""
 
+    def holds(self, phys: int) -> bool:
+        """Whether the physical address lies in it."""
+        return self.phys <= phys < self.phys + self.memsz
+
 
 class UpdatePlan(NamedTuple):
     """What one kexec_load(2) is to be given, and what is known to hold afterwards."""
@@ -71,6 +75,18 @@ class UpdatePlan(NamedTuple):
     """Whether this update takes the elfcorehdr out of purgatory's digest."""
     as_they_are: tuple[int, ...] = ()
     """Physical addresses of the listed segments whose contents were read and do not change."""
+
+    @property
+    def has_unproven_zeros(self) -> bool:
+        """Whether a page of zeros is listed as it is that no digest was computed over yet.
+
+        /proc/kcore gives zeros for a page that is hwpoisoned, offline or not present (0daa322b8ff9 "fs/proc/kcore:
+        don't read offline sections, logically offline pages and hwpoisoned pages", Linux 5.14).  Purgatory has such
+        pages of its own, and its digest does not cover it.
+        """
+        covered = [s.data for s in self.segments if s.phys in self.as_they_are and not s.holds(self.entry_phys)]
+        is_proven = self.excludes_elfcorehdr
+        return not is_proven and any(d.startswith(_ZEROS, at) for d in covered for at in range(0, len(d), PAGE))
 
     @property
     def bytes_copied(self) -> int:
@@ -95,6 +111,8 @@ class Move(NamedTuple):
     """Bytes of that place."""
     parameters: bytes
     """The segment of the zero page, with the place in command line and E820 table."""
+    parameters_before: bytes
+    """That segment as it was read."""
 
 
 def prepare_move(image: CrashImage, machine: Machine, room: int, read_phys: ReadPhys) -> Move:
@@ -114,11 +132,12 @@ def prepare_move(image: CrashImage, machine: Machine, room: int, read_phys: Read
     if zero_page is None or kimage.segment_at(kimage.entry_phys) is None:
         raise CannotTellError("the capture kernel's zero page or purgatory was not found")
     place = find_place(image, machine, room)
-    parameters = bytearray(read_phys(zero_page.phys, zero_page.memsz))
+    before = read_phys(zero_page.phys, zero_page.memsz)
+    parameters = bytearray(before)
     zero_page_at = image.boot_params_phys - zero_page.phys
     change_elfcorehdr_argument(parameters, image.cmdline_phys - zero_page.phys, zero_page_at, image.cmdline, place)
     reserve(parameters, zero_page_at, Range(place, place + room))
-    return Move(place, room, bytes(parameters))
+    return Move(place, room, bytes(parameters), before)
 
 
 def plan_replacement(
@@ -132,15 +151,25 @@ def plan_replacement(
     :raise CannotTellError: it cannot be proven that the rest of the image survives
     """
     kimage, elfcorehdr_phys = _known_places(image)
-    purgatory, excludes = _purgatory_without_header(kimage, machine, elfcorehdr_phys, read_phys, say)
+    if kimage.segment_at(kimage.entry_phys) is None:
+        raise CannotTellError("no segment of the loaded image holds its entry point")
     purgatory_at = purgatory_phys(kimage)
+    listed = _listed_size(header, elfcorehdr_room(image, machine.crashkernel) or 0)
+    planned = _with_header_at(kimage, elfcorehdr_phys, elfcorehdr_phys, listed)
+    read_phys = _with_unchanged(planned, machine, (purgatory_at, elfcorehdr_phys), read_phys)
+    purgatory = read_purgatory(kimage, read_phys)
+    regions = digest_regions(purgatory, kimage, machine.crashkernel)
+    if regions is None:
+        raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind")
+    excludes = digest_covers(regions, elfcorehdr_phys)
+    if excludes:
+        say(_HASHED)
+        purgatory = without_elfcorehdr(purgatory, kimage, elfcorehdr_phys, read_phys)
     why = {
         purgatory_at: "purgatory, with a digest without the elfcorehdr" if excludes else "purgatory",
         elfcorehdr_phys: "the new elfcorehdr",
     }
-    listed = _listed_size(header, elfcorehdr_room(image, machine.crashkernel) or 0)
-    kimage = _with_header_at(kimage, elfcorehdr_phys, elfcorehdr_phys, listed)
-    return _build_plan(kimage, machine, {purgatory_at: purgatory, elfcorehdr_phys: header}, why, read_phys, excludes)
+    return _build_plan(planned, machine, {purgatory_at: purgatory, elfcorehdr_phys: header}, why, read_phys, excludes)
 
 
 def plan_move(
@@ -158,17 +187,16 @@ def plan_move(
     if zero_page is None:
         raise CannotTellError("the capture kernel's zero page was not found")
 
-    def read_changed(phys: int, length: int) -> bytes:
-        at = phys - zero_page.phys
-        return move.parameters[at : at + length] if 0 <= at < zero_page.memsz else read_phys(phys, length)
-
     purgatory_at = purgatory_phys(kimage)
+    moved = _with_header_at(kimage, elfcorehdr_phys, move.place, _listed_size(header, move.room))
+    read_phys = _with_unchanged(moved, machine, (zero_page.phys, purgatory_at, move.place), read_phys)
     purgatory = read_purgatory(kimage, read_phys)
     say(_HASHED)
-    table = find_digest_table(purgatory, kimage, read_phys)
+    read_phys = overlaid({zero_page.phys: move.parameters_before}, read_phys)
+    changed = {zero_page.phys: move.parameters}
     contents = {
         zero_page.phys: move.parameters,
-        purgatory_at: without_elfcorehdr(purgatory, table, elfcorehdr_phys, read_changed),
+        purgatory_at: without_elfcorehdr(purgatory, kimage, elfcorehdr_phys, read_phys, changed),
         move.place: header,
     }
     why = {
@@ -176,7 +204,6 @@ def plan_move(
         purgatory_at: "purgatory, with a new digest",
         move.place: f"the elfcorehdr, moved from {elfcorehdr_phys:#x}",
     }
-    moved = _with_header_at(kimage, elfcorehdr_phys, move.place, _listed_size(header, move.room))
     return _build_plan(moved, machine, contents, why, read_phys, True)
 
 
@@ -192,6 +219,18 @@ def why_no_plan(image: CrashImage, machine: Machine) -> str | None:
     except CannotTellError as error:
         return str(error)
     return None
+
+
+def overlaid(contents: Mapping[int, bytes], read_phys: ReadPhys) -> ReadPhys:
+    """Return a reader of memory to which *contents*, by physical address, were written."""
+
+    def read(phys: int, length: int) -> bytes:
+        for at, data in contents.items():
+            if at <= phys and phys + length <= at + len(data):
+                return data[phys - at : phys - at + length]
+        return read_phys(phys, length)
+
+    return read
 
 
 def check_result(plan: UpdatePlan, now: Kimage, header_there: bytes, header_meant: bytes) -> None:
@@ -350,21 +389,15 @@ def _build_plan(
     return UpdatePlan(kimage.entry_phys, tuple(segments), kept, hole, excludes_elfcorehdr, as_they_are)
 
 
-def _purgatory_without_header(
-    kimage: Kimage, machine: Machine, elfcorehdr_phys: int, read_phys: ReadPhys, say: Say
-) -> tuple[bytes, bool]:
-    """Return purgatory with a digest without the elfcorehdr, and whether that had to be written."""
-    if kimage.segment_at(kimage.entry_phys) is None:
-        raise CannotTellError("no segment of the loaded image holds its entry point")
-    purgatory = read_purgatory(kimage, read_phys)
-    regions = digest_regions(purgatory, kimage, machine.crashkernel)
-    if regions is None:
-        raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind")
-    if not digest_covers(regions, elfcorehdr_phys):
-        return purgatory, False
-    say(_HASHED)
-    table = find_digest_table(purgatory, kimage, read_phys)
-    return without_elfcorehdr(purgatory, table, elfcorehdr_phys, read_phys), True
+def _with_unchanged(kimage: Kimage, machine: Machine, changed: Collection[int], read_phys: ReadPhys) -> ReadPhys:
+    """Return a reader that has read the segments that are listed besides those *changed*, once and for all.
+
+    A digest that is computed through it proves the bytes that kexec_load is going to be given.
+
+    :raise CannotTellError: the control pages could overwrite a segment
+    """
+    listed = segments_to_list(kimage, changed, _reservation_of(machine, min(changed)), control_pages_bound(machine.ram))
+    return overlaid({s.phys: read_phys(s.phys, s.memsz) for s in listed if s.phys not in changed}, read_phys)
 
 
 def _reservation_of(machine: Machine, phys: int) -> Range:

@@ -9,8 +9,9 @@ of the variables vary with the build.  The functions work on the bytes of purgat
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 from crash_hotplug.core.architecture import PAGE, whole_pages
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
@@ -26,6 +27,8 @@ _WORD = 8
 
 ReadPhys = Callable[[int, int], bytes]
 """Reads bytes at a physical address: (address, length)."""
+_Regions = Iterable[tuple[int, int]]
+"""(Physical start, length) of each."""
 
 
 class DigestTable(NamedTuple):
@@ -95,15 +98,23 @@ def find_digest_table(purgatory: bytes, kimage: Kimage, read_phys: ReadPhys) -> 
 
     :raise CannotTellError: *purgatory* has no table with a digest that fits
     """
+    return _find_digest_table(purgatory, kimage, lambda regions: (digest_of(regions, read_phys), b""))[0]
+
+
+def _find_digest_table(
+    purgatory: bytes, kimage: Kimage, digests: Callable[[_Regions], tuple[bytes, bytes]]
+) -> tuple[DigestTable, bytes]:
+    """Return the table, and the second one of the *digests* over its regions; the first one must be purgatory's."""
     sizes = {segment.phys: segment.memsz for segment in kimage.segments}
     for at in _table_candidates(purgatory):
         regions = tuple(_REGION.iter_unpack(purgatory[at : at + TABLE_SIZE]))
         used = [region for region in regions if region != (0, 0)]
         if len(used) < 2 or any(length > sizes.get(start, 0) for start, length in used):
             continue
-        digest_at = purgatory.find(digest_of(used, read_phys))
+        digest, second = digests(used)
+        digest_at = purgatory.find(digest)
         if digest_at >= 0:
-            return DigestTable(at, digest_at, regions)
+            return DigestTable(at, digest_at, regions), second
     raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind, or damaged")
 
 
@@ -113,7 +124,7 @@ def parts_of(start: int, length: int, read_phys: ReadPhys) -> Iterator[bytes]:
         yield read_phys(start + at, min(_HASHED_AT_ONCE, length - at))
 
 
-def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
+def digest_of(regions: _Regions, read_phys: ReadPhys) -> bytes:
     """Compute the SHA-256 that purgatory compares, over (physical start, length) regions in order."""
     # Imported here: it brings libcrypto, 4 MiB that a service which computes no digest need not hold.
     import hashlib  # noqa: PLC0415
@@ -125,13 +136,40 @@ def digest_of(regions: Iterable[tuple[int, int]], read_phys: ReadPhys) -> bytes:
     return digest.digest()
 
 
-def without_elfcorehdr(purgatory: bytes, table: DigestTable, elfcorehdr_phys: int, read_phys: ReadPhys) -> bytes:
-    """Return *purgatory* with the elfcorehdr's length set to 0 and a new digest of memory as *read_phys* reads it."""
+def without_elfcorehdr(
+    purgatory: bytes,
+    kimage: Kimage,
+    elfcorehdr_phys: int,
+    read_phys: ReadPhys,
+    changed: Mapping[int, bytes] = MappingProxyType({}),
+) -> bytes:
+    """Return *purgatory* with the elfcorehdr's length set to 0 and the digest of the rest of the image.
+
+    Both digests are computed over one reading, so that the new one is of the bytes that the old one proves: another
+    reading of /proc/kcore may give zeros.
+
+    :param changed: new contents of other segments, by physical address
+    :raise CannotTellError: *purgatory* has no table with a digest that fits
+    """
+    import hashlib  # noqa: PLC0415
+
+    def digests(regions: _Regions) -> tuple[bytes, bytes]:
+        old, new = hashlib.sha256(), hashlib.sha256()
+        for start, length in regions:
+            at = 0
+            for part in parts_of(start, length, read_phys):
+                old.update(part)
+                if start != elfcorehdr_phys:
+                    new.update(changed[start][at : at + len(part)] if start in changed else part)
+                at += len(part)
+        return old.digest(), new.digest()
+
+    table, digest = _find_digest_table(purgatory, kimage, digests)
     regions = [(start, 0 if start == elfcorehdr_phys else length) for start, length in table.regions]
-    changed = bytearray(purgatory)
-    changed[table.at : table.at + TABLE_SIZE] = b"".join(_REGION.pack(*region) for region in regions)
-    changed[table.digest_at : table.digest_at + DIGEST_SIZE] = digest_of(regions, read_phys)
-    return bytes(changed)
+    patched = bytearray(purgatory)
+    patched[table.at : table.at + TABLE_SIZE] = b"".join(_REGION.pack(*region) for region in regions)
+    patched[table.digest_at : table.digest_at + DIGEST_SIZE] = digest
+    return bytes(patched)
 
 
 def verify_digest(image: CrashImage, crashkernel: RangeList, read_phys: ReadPhys) -> None:

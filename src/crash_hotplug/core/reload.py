@@ -61,6 +61,32 @@ def keep_image(machine: CrashMachine) -> KeptImage | None:
         return None
 
 
+def verify_image(machine: CrashMachine) -> Report:
+    """Compute the digest over the loaded image, and remember an image whose digest does not fit as torn.
+
+    :return: UNCHANGED where it fits, TORN where it does not, else NOT_LOADED or CANNOT_TELL
+    """
+    try:
+        with closing(machine.observe()) as observation:
+            identity = observation.identity()
+            if not identity:
+                return Report(Outcome.NOT_LOADED, "no crash image is loaded")
+            image, crashkernel = observation.image(), observation.machine().crashkernel
+            try:
+                verify_digest(image, crashkernel, observation.read_phys)
+            except CannotTellError:
+                raise
+            except CrashHotplugError as error:
+                observation.confirm()  # else it was read at wrong places
+                if observation.identity() != identity:
+                    return Report(Outcome.CANNOT_TELL, "another process loaded a crash image meanwhile")
+                observation.mark_torn(str(error))
+                return Report(Outcome.TORN, str(error))
+    except CrashHotplugError as error:
+        return Report(Outcome.CANNOT_TELL, str(error))
+    return Report(Outcome.UNCHANGED, "the digest fits the whole loaded image")
+
+
 def put_back(machine: CrashMachine, kept: KeptImage | None) -> Steps[str]:
     """Load the previous image again unless one is loaded, and say what is loaded now, for people."""
     try:

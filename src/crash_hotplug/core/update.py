@@ -34,6 +34,7 @@ from crash_hotplug.core.plan import (
     TornImageError,
     UpdatePlan,
     check_result,
+    overlaid,
     plan_move,
     plan_replacement,
     prepare_move,
@@ -358,7 +359,7 @@ class _Task(NamedTuple):
     """What is to be carried out, and what it was planned for."""
 
     identity: bytes
-    updated_by_kernel: bool
+    image: CrashImage
     crashkernel: RangeList
     header: bytes
     plan: UpdatePlan
@@ -392,7 +393,7 @@ def _observe_and_plan(observation: Observation, wants: Wants, say: Say) -> Steps
         _compare_identity(observation, identity)  # else it may be parts of two images
         raise
     task = _Task(
-        identity, image.updated_by_kernel, machine.crashkernel, decision.header, plan, wants.verify_full,
+        identity, image, machine.crashkernel, decision.header, plan, wants.verify_full,
         decision.sentence,
     )  # fmt: skip
     yield Step("update: planned", plan)
@@ -405,6 +406,8 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
     # Before the identity is compared: the samples are then those of the image that was looked at.
     samples = sample_pages(plan.kept, observation.read_phys)
     yield Step("update: kept segments sampled")
+    if plan.has_unproven_zeros:
+        _prove_listed(observation, task, say)
     dropped = 0
     while True:
         if not dropped or machine.image_loaded():
@@ -413,7 +416,7 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
             _compare_listed(observation, plan)
         yield Step("update: identity compared")
         try:
-            yield from machine.kexec_load(plan.entry_phys, plan.segments, task.updated_by_kernel)
+            yield from machine.kexec_load(plan.entry_phys, plan.segments, task.image.updated_by_kernel)
             break
         except KexecBusyError as error:
             if error.is_limited:
@@ -432,6 +435,12 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
             yield Step("update: waits for the kexec lock", waits=True)
         except OutOfPatienceError:
             raise busy from None
+    _check_what_is_loaded(machine, task, samples, say)
+    yield Step("update: read back")
+
+
+def _check_what_is_loaded(machine: CrashMachine, task: _Task, samples: Mapping[Range, bytes], say: Say) -> None:
+    """Observe the machine after the call, again where it cannot be read for a moment; errors as :func:`_read_back`."""
     for _attempt in range(_ATTEMPTS):
         try:
             with closing(machine.observe()) as after:
@@ -444,7 +453,6 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
             reason = error
     else:
         raise CrashHotplugError(f"what was loaded cannot be verified: {reason}; reload the crash image") from reason
-    yield Step("update: read back")
 
 
 def _compare_identity(observation: Observation, identity: bytes) -> None:
@@ -460,6 +468,23 @@ def _compare_listed(observation: Observation, plan: UpdatePlan) -> None:
     for s in plan.segments:
         if s.phys in plan.as_they_are and observation.read_phys(s.phys, len(s.data)) != s.data:
             raise ImageChangedError(f"the segment at {s.phys:#x} does not read the same twice")
+
+
+def _prove_listed(observation: Observation, task: _Task, say: Say) -> None:
+    """Compute the digest of the image with the bytes that are listed without a change.
+
+    :raise CrashHotplugError: they are not those that were loaded
+    :raise ImageChangedError: another image is loaded, or they read differently now
+    """
+    _compare_listed(observation, task.plan)  # zeros for a moment only: the update looks again
+    say("the whole image is hashed: a page that has to be written back reads as zeros")
+    unchanged = {s.phys: s.data for s in task.plan.segments if s.phys in task.plan.as_they_are}
+    try:
+        verify_digest(task.image, task.crashkernel, overlaid(unchanged, observation.read_phys))
+    except CrashHotplugError:
+        observation.confirm()
+        _compare_identity(observation, task.identity)
+        raise
 
 
 def _read_back(after: Observation, task: _Task, samples: Mapping[Range, bytes], say: Say) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from crash_hotplug.core.service.metrics import Family, exposition
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
-from crash_hotplug.core.update import Outcome
+from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.core.verdict import Verdict
 
 RIGHT = Look(Verdict.ACCURATE, "a panic now would be dumped completely", room_left=12)
@@ -91,3 +91,15 @@ def test_status_line_begins_with_the_verdict() -> None:
     assert record.status_line() == "first look"
     record.add(UPDATED, "event", 1002.0, 0.5)
     assert record.status_line().startswith("accurate: a panic now would be dumped completely (1 update")
+
+
+def test_metrics_count_verifications_and_tell_when_the_last_one_was_right() -> None:
+    record = WatchRecord("1.0", 1000.0)
+    record.add(RIGHT, "timer", 1001.0, 0.001)
+    assert "verif" not in record.metrics()
+    for at, outcome in [(1002.0, Outcome.UNCHANGED), (1003.0, Outcome.TORN), (1004.0, Outcome.CANNOT_TELL)]:
+        record.add(replace(RIGHT, verification=Report(outcome, "")), "timer", at, 0.5)
+    text = record.metrics()
+    for result in ("whole", "broken", "unknown"):
+        assert f'crash_hotplug_verifications_total{{result="{result}"}} 1\n' in text
+    assert "crash_hotplug_last_verified_timestamp_seconds 1002\n" in text

@@ -232,3 +232,41 @@ def test_lock_is_made_private(path: Path) -> None:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
     finally:
         os.umask(previous)
+
+
+_ON_A_READ_ONLY_DIRECTORY = """
+import fcntl, os, sys
+from crash_hotplug.linux.loading import kdump_lock
+kdump_lock.RED_HAT, kdump_lock.DEBIAN = sys.argv[1] + "/missing/kdump", sys.argv[1] + "/kdump_lock"
+try:
+    with kdump_lock.kdump_locks():
+        try:
+            fcntl.flock(os.open(kdump_lock.DEBIAN, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            print("not held")
+        except OSError as error:
+            print(error.strerror)
+except Exception as error:
+    print(error)
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("state", ["missing", "free", "taken"])
+def test_directory_of_kdump_config_that_is_read_only_is_no_failure(tmp_path: Path, state: str) -> None:
+    """/var/crash appeared after the service started: its sandbox shows it read-only."""
+    lock = tmp_path / "kdump_lock"
+    if state != "missing":
+        lock.touch()
+    read_only = f"mount --bind {tmp_path} {tmp_path} && mount -o remount,bind,ro {tmp_path}"
+    command = [sys.executable, "-c", _ON_A_READ_ONLY_DIRECTORY, str(tmp_path)]
+    with contextlib.ExitStack() as held:
+        if state == "taken":
+            fcntl.flock(held.enter_context(lock.open()), fcntl.LOCK_EX)
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", f'{read_only} || exit 77; exec "$@"', "sh", *command],
+            stdout=subprocess.PIPE, text=True, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+    if done.returncode:
+        pytest.skip("no mount name space can be made here")
+    expected = {"missing": "No such file or directory", "free": "temporarily unavailable", "taken": "is taken"}
+    assert expected[state] in done.stdout

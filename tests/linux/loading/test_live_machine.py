@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,10 @@ from crash_hotplug.core.expected import header_to_write
 from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.reload import keep_image
-from crash_hotplug.core.update import Outcome, Wants, update
+from crash_hotplug.core.update import ANSWERED, Outcome, Wants, update
 from crash_hotplug.core.verdict import Kind, Verdict, assess
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
-from crash_hotplug.linux.loading.live_machine import LiveObservation, run_patiently
+from crash_hotplug.linux.loading.live_machine import LiveMachine, LiveObservation, run_patiently
 from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, KexecError
 from crash_hotplug.linux.machine_reader import read_machine
 from tests.core.test_image import kimage_bytes
@@ -442,13 +443,9 @@ def test_memory_that_comes_online_during_an_update_shifts_nothing(fake: FakeKexe
     assert fake.verdict() is Verdict.ACCURATE
 
 
-@pytest.mark.parametrize("place", [RESERVED_START, PURGATORY])
-def test_zeros_that_kcore_shows_for_a_moment_are_not_written(fake: FakeKexec, place: int) -> None:
-    """A page that is offline or poisoned reads as zeros; the segment is listed only to keep its place."""
-    assert fake.update().outcome is Outcome.UPDATED
-    fake.add_ranges(2)
-    machine, before = fake.machine(), fake.read(place, 0x9000)
-    observe, is_hidden = machine.observe, False
+def show_zeros_at(machine: LiveMachine, place: int, is_hidden: Callable[[], bool] = lambda: True) -> None:
+    """Let /proc/kcore show zeros for the page at *place*, as for one that is offline or poisoned."""
+    observe = machine.observe
 
     def observe_zeros() -> LiveObservation:
         observation = observe()
@@ -456,12 +453,23 @@ def test_zeros_that_kcore_shows_for_a_moment_are_not_written(fake: FakeKexec, pl
 
         def read(phys: int, length: int) -> bytes:
             data = read_phys(phys, length)
-            return bytes(PAGE) + data[PAGE:] if is_hidden and phys == place else data
+            start, end = max(place, phys) - phys, min(place + PAGE, phys + length) - phys
+            return data[:start] + bytes(end - start) + data[end:] if start < end and is_hidden() else data
 
         observation.read_phys = read  # type: ignore[method-assign]
         return observation
 
     machine.observe = observe_zeros  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("place", [RESERVED_START, PURGATORY])
+def test_zeros_that_kcore_shows_for_a_moment_are_not_written(fake: FakeKexec, place: int) -> None:
+    """A page that is offline or poisoned reads as zeros; the segment is listed only to keep its place."""
+    assert fake.update().outcome is Outcome.UPDATED
+    fake.add_ranges(2)
+    machine, before = fake.machine(), fake.read(place, 0x9000)
+    is_hidden = False
+    show_zeros_at(machine, place, lambda: is_hidden)
     names = []
     for step in update(machine):
         is_hidden = step.name == "update: machine read" and step.name not in names  # while the first plan is made
@@ -470,6 +478,49 @@ def test_zeros_that_kcore_shows_for_a_moment_are_not_written(fake: FakeKexec, pl
     assert fake.read(place, len(before)) == before
     assert fake.verdict() is Verdict.ACCURATE
     assert fake.digest_fits()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_zeros_that_kcore_shows_all_the_time_are_not_written(fake: FakeKexec, first: bool) -> None:
+    if not first:
+        assert fake.update().outcome is Outcome.UPDATED
+        fake.add_ranges(2)
+    machine, before, loads = fake.machine(), fake.read(RESERVED_START, PAGE), len(fake.loads)
+    show_zeros_at(machine, RESERVED_START)
+    assert run_patiently(update(machine), 0.2).outcome not in ANSWERED
+    assert len(fake.loads) == loads
+    assert fake.read(RESERVED_START, PAGE) == before
+
+
+def test_page_that_is_zero_is_written_once_the_digest_proves_it(tmp_path: Path) -> None:
+    fake = FakeKexec(tmp_path)
+    fake.write(RESERVED_START, bytes(PAGE))
+    fake.write(PURGATORY, fake.purgatory(True))
+    assert fake.update().outcome is Outcome.UPDATED
+    fake.add_ranges(2)
+    said: list[str] = []
+    assert fake.update(say=said.append).outcome is Outcome.UPDATED
+    assert [sentence for sentence in said if "reads as zeros" in sentence] == said != []
+    assert fake.digest_fits()
+
+
+@pytest.mark.parametrize("place", [RESERVED_START, ZERO_PAGE + PAGE])
+@pytest.mark.parametrize("moves", [False, True])
+def test_zeros_that_begin_or_end_between_two_readings_are_not_written(tmp_path: Path, place: int, moves: bool) -> None:
+    """The digest is computed over the very bytes that the first update writes back, not over another reading."""
+    for number in range(12):
+        for begins in (True, False):
+            fake = FakeKexec(tmp_path / f"{number}-{begins}")
+            fake.write(ZERO_PAGE + PAGE, b"setup" * 800)
+            fake.write(PURGATORY, fake.purgatory(True))
+            if moves:
+                fake.add_ranges(300)
+            before, readings = fake.read(place, PAGE), count()
+            machine = fake.machine()
+            show_zeros_at(machine, place, lambda: (next(readings) >= number) is begins)  # noqa: B023
+            outcome = run_patiently(update(machine), 0.2).outcome
+            assert fake.read(place, PAGE) == before
+            assert outcome is not Outcome.UPDATED or fake.digest_fits()
 
 
 def test_memory_that_comes_online_during_the_call_does_not_disturb_the_check(fake: FakeKexec) -> None:

@@ -13,6 +13,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
+from crash_hotplug.linux.loading.live_machine import LiveObservation
 from crash_hotplug.linux.loading.system_calls import KexecError
 from crash_hotplug.linux.service.reconciler import Reconciler, Reloading
 from tests.linux.fake_kexec import KERNEL, FakeKexec
@@ -294,3 +295,92 @@ def test_torn_image_is_reloaded_until_that_succeeds(fake: FakeKexec, reloads: Re
     now[0] = 31.0
     assert looks.look(is_quiet=True).outcome is Outcome.RELOADED
     assert len(reloads) == 2
+
+
+HOUR, DAY = 3600.0, 86400.0
+
+
+def test_whole_image_is_hashed_an_hour_after_the_start_and_then_once_a_day(fake: FakeKexec) -> None:
+    now = [0.0]
+    looks = looker(fake, now=lambda: now[0])
+    times = [0.0, HOUR - 1, HOUR, HOUR + 60, HOUR + DAY - 1, HOUR + DAY]
+    verified = []
+    for at in times:
+        now[0] = at
+        look = looks.look(is_quiet=True)
+        if look.verification is not None:
+            verified.append(at)
+            assert look.verification.outcome is Outcome.UNCHANGED
+        assert look.verdict is Verdict.ACCURATE
+    assert verified == [HOUR, HOUR + DAY]
+    assert len(fake.loads) == 1
+
+
+def test_image_is_not_hashed_while_events_come(fake: FakeKexec) -> None:
+    now = [0.0]
+    looks = looker(fake, now=lambda: now[0])
+    now[0] = HOUR
+    assert looks.look(is_quiet=False).verification is None
+    assert looks.look(is_quiet=True).verification is not None
+
+
+def test_image_with_a_flipped_bit_is_reloaded_once_it_is_hashed(fake: FakeKexec, reloads: Reloads) -> None:
+    now = [0.0]
+    looks = looker(fake, now=lambda: now[0], reloads=reloads)
+    assert looks.look(is_quiet=True).verdict is Verdict.ACCURATE
+    fake.flip_bit(KERNEL + 0x100)
+    assert looks.look(is_quiet=True).verdict is Verdict.ACCURATE  # nothing else shows it
+    now[0] = HOUR
+    reloads.outcomes = [Outcome.FAILED, Outcome.RELOADED]
+    seen = looks.look(is_quiet=True)
+    assert (seen.verdict, seen.outcome) == (Verdict.NOT_ACCURATE, Outcome.FAILED)
+    assert seen.verification is not None
+    assert "digest does not fit" in seen.verification.sentence
+    assert fake.verdict() is Verdict.NOT_ACCURATE  # and status knows of it
+    now[0] = HOUR + 31
+    assert looks.look(is_quiet=True).outcome is Outcome.RELOADED
+    assert len(reloads) == 2
+
+
+def test_broken_image_is_reloaded_also_where_its_mark_cannot_be_written(fake: FakeKexec, reloads: Reloads) -> None:
+    fake.write_file("run/crash-hotplug", "in the way")
+    now = [0.0]
+    looks = looker(fake, now=lambda: now[0], reloads=reloads)
+    looks.look(is_quiet=True)
+    fake.flip_bit(KERNEL + 0x100)
+    now[0] = HOUR
+    assert looks.look(is_quiet=True).outcome is Outcome.RELOADED
+
+
+def test_image_that_another_process_loads_meanwhile_is_not_called_broken(fake: FakeKexec) -> None:
+    now = [0.0]
+    looks = looker(fake, now=lambda: now[0])
+    looks.look(is_quiet=True)
+    now[0] = HOUR
+    machine = looks._live
+    observe = machine.observe
+
+    def observe_a_change() -> LiveObservation:
+        observation = observe()
+        identity = observation.identity
+        answers = iter([identity(), b"another"])
+        observation.identity = lambda: next(answers, b"another")  # type: ignore[method-assign]
+        machine.observe = observe  # type: ignore[method-assign]
+        return observation
+
+    fake.flip_bit(KERNEL + 0x100)
+    machine.observe = observe_a_change  # type: ignore[method-assign]
+    seen = looks.look(is_quiet=True)
+    assert seen.verification is not None
+    assert seen.verification.outcome is Outcome.CANNOT_TELL
+
+
+def test_verification_waits_for_an_image(fake: FakeKexec) -> None:
+    now = [0.0]
+    fake.unload()
+    looks = looker(fake, now=lambda: now[0])
+    now[0] = HOUR
+    assert looks.look(is_quiet=True).verification is None
+    fake.load_again()
+    now[0] = HOUR + 60
+    assert looks.look(is_quiet=True).verification is not None

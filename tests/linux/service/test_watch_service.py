@@ -17,12 +17,12 @@ import pytest
 
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
 from crash_hotplug.core.service.watch_schedule import Schedule
-from crash_hotplug.core.update import Outcome
+from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.service.reconciler import Reconciler
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import Drained, Uevent, UeventSocket
-from crash_hotplug.linux.service.watch_service import Service, write_metrics
+from crash_hotplug.linux.service.watch_service import INFO, WARNING, Service, write_metrics
 
 RIGHT = Look(Verdict.ACCURATE, "a panic now would be dumped completely")
 UPDATED = replace(RIGHT, strategy="in-place", outcome=Outcome.UPDATED, action="9 entries written", kexec_seconds=0.005)
@@ -133,6 +133,13 @@ def test_events_are_answered_and_said_with_what_was_done(uevents: FakeUevents) -
     assert said[-1].startswith("stopped")
     assert running.record.events["memory"] == 6
     assert running.record.updates["in-place", "updated"] == 1
+
+
+@pytest.mark.parametrize(("outcome", "priority"), [(Outcome.UNCHANGED, INFO), (Outcome.CANNOT_TELL, WARNING)])
+def test_verification_is_said_with_its_priority(uevents: FakeUevents, outcome: Outcome, priority: int) -> None:
+    running = Running(FakeReconciler(replace(RIGHT, verification=Report(outcome, "the sentence")), RIGHT), uevents)
+    running.during()
+    assert running.said.count((priority, "daily verification: the sentence")) == 1
 
 
 def test_lost_and_forged_events(uevents: FakeUevents) -> None:

@@ -7,10 +7,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from crash_hotplug.core.service.metrics import Family, exposition
-from crash_hotplug.core.update import Outcome
+from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.core.verdict import Verdict
 
 _PREFIX = "crash_hotplug"
+_VERIFIED = {Outcome.UNCHANGED: "whole", Outcome.TORN: "broken"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Look:
     """Whether the kernel itself updates this image."""
     was_cheap: bool = False
     """Whether nothing had changed, so that not everything was read."""
+    verification: Report | None = None
+    """What came of hashing the whole image; None where this look did not."""
 
     @property
     def failed(self) -> bool:
@@ -83,6 +86,10 @@ class WatchRecord:
     last_update_seconds: float = 0.0
     """How long the last look took that changed something."""
     last_kexec_seconds: float = 0.0
+    verifications: Counter[str] = field(default_factory=Counter)
+    """Verifications of the whole image by result, a label of the metrics."""
+    last_verified: float = 0.0
+    """When the digest was last seen to fit the whole image."""
     look_seconds: float = 0.0
     """Duration of all looks together."""
 
@@ -94,6 +101,11 @@ class WatchRecord:
         self.external_changes += bool(look.external_change)
         if look.verdict is Verdict.ACCURATE:
             self.last_accurate = now
+        if look.verification is not None:
+            outcome = look.verification.outcome
+            self.verifications[_VERIFIED.get(outcome, "unknown")] += 1
+            if outcome is Outcome.UNCHANGED:
+                self.last_verified = now
         if look.strategy != "none":
             self.updates[look.strategy, look.outcome.value] += 1
             self.last_update, self.last_update_seconds = now, seconds
@@ -155,6 +167,14 @@ class WatchRecord:
                 self.external_changes,
             ),
         ]
+        verifications = [({"result": result}, float(number)) for result, number in sorted(self.verifications.items())]
+        families.append(
+            Family(f"{_PREFIX}_verifications_total", "counter", "Digests of the whole image, by result.", verifications)
+        )
+        if self.last_verified:
+            families.append(
+                _gauge("last_verified_timestamp_seconds", "When the digest was last seen to fit.", self.last_verified)
+            )
         if self.last_update:
             families += [
                 _gauge("last_update_timestamp_seconds", "When a correction was last tried.", self.last_update),

@@ -15,6 +15,8 @@ MAX_DELAY = 1.0
 HEARTBEAT = 60.0
 _FIRST_RELOAD_PAUSE = 30.0
 _LONGEST_RELOAD_PAUSE = 3600.0
+_FIRST_VERIFICATION = 3600.0
+_VERIFICATION = 86400.0
 
 
 class Schedule:
@@ -105,3 +107,23 @@ class ReloadGate:
             return
         self._not_before = now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_RELOAD_PAUSE)
+
+
+class VerificationSchedule:
+    """Tells when the whole image is hashed: an hour after the start, then once a day.
+
+    No event tells of a bit that flipped, or of a driver that wrote into the reserved region.  The first hour is left to
+    the boot.
+    """
+
+    def __init__(self, now: float) -> None:
+        """Begin; nothing is due yet."""
+        self._due = now + _FIRST_VERIFICATION
+
+    def is_due(self, now: float) -> bool:
+        """Whether the image is to be hashed now."""
+        return now >= self._due
+
+    def done(self, now: float) -> None:
+        """Take note that the image was hashed, or that this was tried."""
+        self._due = now + _VERIFICATION

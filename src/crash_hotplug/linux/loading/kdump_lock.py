@@ -59,9 +59,9 @@ def _open(path: str) -> int | None:
             # O_PATH opens nothing that could wait or act: no named pipe, no device, no file with a lease on it.
             found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            return os.open(path, _NEW, 0o600)
+            return _open_to_lock(path, _NEW)
         try:
-            return os.open(f"/proc/self/fd/{found}", _FLAGS) if _is_trusted(found) else None
+            return _open_to_lock(f"/proc/self/fd/{found}", _FLAGS, path) if _is_trusted(found) else None
         finally:
             os.close(found)
     except FileExistsError:
@@ -70,6 +70,20 @@ def _open(path: str) -> int | None:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise CannotTellError(f"the lock {path} cannot be opened ({error.strerror}); run as root") from error
         raise CrashHotplugError(f"the lock {path} cannot be opened: {error.strerror}") from error
+
+
+def _open_to_lock(path: str, flags: int, name: str | None = None) -> int | None:
+    """Open the lock for writing, or for reading where the directory of kdump-config is read-only.
+
+    A directory that appears after the service started is read-only for it (ProtectSystem=strict; ReadWritePaths= is
+    applied at the start).  flock(2) needs no more than reading.  A lock that does not exist there is held by nobody.
+    """
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS or (name or path) != DEBIAN:
+            raise
+    return None if flags == _NEW else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _is_trusted(descriptor: int) -> bool:

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from crash_hotplug.core.elfcorehdr import entries_that_fit
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.reload import verify_image
 from crash_hotplug.core.service.watch_record import Look
-from crash_hotplug.core.service.watch_schedule import ReloadGate
+from crash_hotplug.core.service.watch_schedule import ReloadGate, VerificationSchedule
 from crash_hotplug.core.steps import Say, say_nothing
 from crash_hotplug.core.update import ANSWERED, Outcome, Report, Wants, decide, update
 from crash_hotplug.core.verdict import Assessment, Verdict, assess
@@ -72,6 +73,7 @@ class Reconciler:
         self._live, self._sysroot, self._strategy, self._clock = live, sysroot, strategy, clock
         self._while_waiting, self._say, self._reloading = while_waiting, say, reloading
         self._gate = ReloadGate()
+        self._verification = VerificationSchedule(clock())
         self._last: Look | None = None
         self._seen: tuple[bytes, Loaded] | None = None
         self._unfit: Report | None = None
@@ -124,17 +126,23 @@ class Reconciler:
             return self._remember(None, Look(Verdict.CANNOT_TELL, str(error)))
         external_change = self._external_change(loaded)
         last = self._last
-        if last is not None and self._seen == (state, loaded) and last.verdict is Verdict.ACCURATE and _is_final(last):
+        is_due = is_quiet and self._verification.is_due(self._clock())
+        is_unchanged = self._seen == (state, loaded) and not is_due
+        if is_unchanged and last is not None and last.verdict is Verdict.ACCURATE and _is_final(last):
             return self._remember((state, loaded), Look(last.verdict, last.sentence, room_left=last.room_left,
                                                         by_kernel=last.by_kernel, was_cheap=True))  # fmt: skip
         if external_change:
             self._unfit = None
+        verification = self._verify() if is_due else None
         look = self._correct(state, is_quiet) if self._unfit is None else self._reload_unfit(self._judge()[0], state)
         if look.verdict is Verdict.ACCURATE:
             self._gate.accept(state)
         # What is loaded is read again: an update changed it.  The machine's state is that from before the look, so
         # that what came meanwhile is seen as a change.
-        return self._remember((state, self._loaded_or_unknown()), replace(look, external_change=external_change))
+        return self._remember(
+            (state, self._loaded_or_unknown()),
+            replace(look, external_change=external_change, verification=verification),
+        )
 
     def _remember(self, seen: tuple[bytes, Loaded] | None, look: Look) -> Look:
         self._seen, self._last = seen, look
@@ -167,6 +175,16 @@ class Reconciler:
         if why_not is not None:
             return replace(look, action=f"{reason}; no reload: {why_not}") if look.action else look
         return self._reload(look, state, reason)
+
+    def _verify(self) -> Report | None:
+        """Hash the whole image; one whose digest does not fit is reloaded as a torn one.  None where none is loaded."""
+        report = verify_image(self._live)
+        if report.outcome is Outcome.NOT_LOADED:
+            return None
+        self._verification.done(self._clock())
+        if report.outcome is Outcome.TORN:
+            self._unfit = self._unfit or report
+        return report
 
     def _is_lost(self, report: Report) -> bool:
         """Whether what failed left no image where one was."""

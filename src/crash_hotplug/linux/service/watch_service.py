@@ -21,6 +21,7 @@ from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
 from crash_hotplug.core.service.watch_schedule import Schedule
 from crash_hotplug.core.sizes import count
+from crash_hotplug.core.update import Outcome
 from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.service.reconciler import Reconciler
@@ -131,6 +132,9 @@ class Service:
         """Say what is new: one line for the events and what was done about them, one for a verdict that changed."""
         if look.external_change:
             self._say(NOTICE, look.external_change)
+        if look.verification is not None:
+            is_whole = look.verification.outcome is Outcome.UNCHANGED
+            self._say(INFO if is_whole else WARNING, f"daily verification: {look.verification.sentence}")
         call = f", {look.kexec_seconds * 1e3:.1f} ms of it kexec_load" if look.kexec_seconds else ""
         took = f"({1e3 * seconds:.0f} ms{call})"
         done = f"{look.strategy}: {look.outcome.value}: {look.action}" if look.action else "nothing to do"
