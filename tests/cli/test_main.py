@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.cli.main import CRASH_HOTPLUG
+from crash_hotplug.cli.streams import OutputError
 from tests.cli.running import run
 from tests.trees import tree
 
@@ -76,6 +77,7 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], argument
         (("load", "--unload", "--hotplug-size", "4096"), "--unload takes no option"),
         (("update", "--strategy", "reload", "--dry-run"), "--dry-run shows an update in place"),
         (("update", "--strategy", "reload", "--verify", "full"), "--verify full is about an update in place"),
+        (("update", "--strategy", "reload", "--max-memory-ranges", "5"), "--max-memory-ranges is about an update in"),
     ],
 )
 def test_options_that_do_not_fit_together_are_wrong_usage(
@@ -112,6 +114,18 @@ def test_command_runs_as_a_process_from_a_checkout() -> None:
     assert shown.returncode == 4
     assert shown.stdout.startswith("NOT ACCURATE")
     assert crash_hotplug("--version").stdout.startswith("crash-hotplug ")
+
+
+def test_output_that_cannot_be_written_is_printed_without_control_characters(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_arguments: object) -> int:
+        raise OutputError("standard output \x1b[2J cannot be written")
+
+    monkeypatch.setattr("crash_hotplug.cli.status.run", fail)
+    monkeypatch.setattr("crash_hotplug.cli.main.discard_output", lambda: None)
+    ran = run(capsys, "status")
+    assert (ran.code, "\x1b" in ran.err, "cannot be written" in ran.err) == (1, False, True)
 
 
 def test_closed_pipe_is_no_traceback() -> None:

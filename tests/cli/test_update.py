@@ -20,7 +20,7 @@ from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import run_patiently
 from crash_hotplug.linux.loading.load import LoadRecord
 from crash_hotplug.linux.loading.reload import ReloadParts, update_by_reload
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.sysroot import SMALL, Sysroot
 from tests.cli.running import run
 from tests.linux.fake_kexec import HEADER, INITRD, KERNEL, PURGATORY, ZERO_PAGE, FakeKexec
 
@@ -293,6 +293,25 @@ def test_update_and_status_have_the_same_exit_code_where_a_kernel_file_is_broken
     path.write_bytes(change(path.read_bytes()))
     assert [(command, run(capsys, *command).code) for command in commands] == [(command, 5) for command in commands]
     assert fake.loads == []
+
+
+def test_status_reads_each_file_of_the_live_machine_once_for_verdict_and_in_place(
+    fake: FakeKexec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_paths = []
+
+    class Counted(LiveTree):
+        def read(self, path: str, limit: int = SMALL) -> bytes | None:
+            read_paths.append(path)
+            return super().read(path, limit)
+
+    monkeypatch.setattr("crash_hotplug.cli.status.Sysroot", lambda _directory: Counted(str(fake.root)))
+    monkeypatch.setattr("crash_hotplug.linux.kallsyms._live", {})
+    monkeypatch.setattr("crash_hotplug.linux.loading.live_machine.machine_name", lambda: "x86_64")
+    ran = run(capsys, "status", "--json")
+    assert ran.json["in_place"]["possible"]
+    assert read_paths.count("/sys/devices/system/cpu/present") == 1
+    assert read_paths.count("/sys/devices/system/cpu/possible") == 1
 
 
 def test_update_that_cannot_be_told_and_whose_reload_fails_has_failed(

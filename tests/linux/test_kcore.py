@@ -39,6 +39,15 @@ def test_addresses_without_a_physical_one_are_not_ram(kcore: Kcore) -> None:
     assert kcore.phys_of_kernel_virt(DIRECT_MAP) is None
 
 
+def test_headers_are_sorted_out_once_for_any_number_of_addresses(kcore: Kcore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine has up to 65,536 possible CPUs."""
+    asked = []
+    monkeypatch.setattr(Kcore, "is_kernel_text", lambda _self, p: asked.append(p))
+    for number in range(1000):
+        assert kcore.phys_of_direct_map_virt(DIRECT_MAP + number) == number
+    assert asked == []
+
+
 def test_kcore_headers_of_a_capture_are_read() -> None:
     with Kcore(Sysroot(str(tree("6.1-c", 1)))) as kcore:
         assert kcore.page_offset() == 0xFFFF8E35C0000000

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -39,7 +41,7 @@ def test_unit_allows_what_the_service_needs() -> None:
     unit = settings()
     needed = {"CAP_SYS_BOOT", "CAP_SYS_ADMIN", "CAP_SYS_RAWIO", "CAP_SYSLOG", "CAP_NET_ADMIN"}
     assert needed <= set(unit["CapabilityBoundingSet"][0].split())
-    assert "kexec_load" in unit["SystemCallFilter"][0].split()
+    assert "kexec_load" in unit["SystemCallFilter"][-1].split()
     # Each of these takes away a capability or a file without which nothing works.
     for forbidden in ("ProtectKernelTunables", "ProtectKernelLogs", "PrivateDevices", "PrivateUsers", "CPUQuota"):
         assert forbidden not in unit
@@ -127,3 +129,59 @@ def test_systemd_analyze_security_rates_the_unit_as_confined(installed: Path) ->
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd-analyze cannot judge a file")
     assert done.returncode == 0, done.stdout[-200:]
+
+
+def calls_of(names: list[str]) -> set[str]:
+    """Return the system calls of a filter's names, those of each group included."""
+    calls: set[str] = set()
+    for name in names:
+        if not name.startswith("@"):
+            calls.add(name)
+            continue
+        command = ["systemd-analyze", "--no-pager", "syscall-filter", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        lines = [line.strip() for line in done.stdout.splitlines()[1:]]
+        calls |= calls_of([line for line in lines if line and not line.startswith("#")])
+    return calls
+
+
+@pytest.fixture(scope="module")
+def allowed() -> set[str]:
+    """Return the calls that the unit's filter allows: lines with ~ remove, the others add."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    calls: set[str] = set()
+    for line in settings()["SystemCallFilter"]:
+        if line.startswith("~"):
+            calls -= calls_of(line[1:].split())
+        else:
+            calls |= calls_of(line.split())
+    return calls | calls_of(["@default"])
+
+
+def test_filter_allows_no_group_that_the_service_does_not_use(allowed: set[str]) -> None:
+    groups = ["@privileged", "@setuid", "@chown", "@keyring", "@ipc", "@aio", "@resources", "@debug", "@mount"]
+    assert calls_of(groups) & allowed == {"kexec_load", "pipe2"}
+
+
+def test_filter_allows_every_call_that_the_service_makes(allowed: set[str], tmp_path: Path) -> None:
+    """An update, a verification, a reload that is torn, a reload by a child, metrics, a signal, and the end."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-qq", "-o", str(trace), sys.executable, "-m", "tests.packaging.traced_service"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    try:
+        done = subprocess.run(
+            [*command, str(tmp_path / "machine")], cwd=UNIT.parents[2], env=environment, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+    finally:
+        made = set(re.findall(r"^\d+ +([a-z_0-9]+)\(", trace.read_text() if trace.exists() else "", re.MULTILINE))
+    if "ptrace" in done.stderr or "uevents cannot be received" in done.stderr:
+        pytest.skip("this machine forbids ptrace or netlink")
+    assert done.returncode == 0, done.stderr
+    for part in ("in-place: updated", "daily verification", "reload: failed"):
+        assert part in done.stdout
+    assert {"sendto", "recvmsg", "mlock", "wait4", "flock", "pipe2"} <= made
+    assert made - allowed == set()

@@ -66,7 +66,9 @@ def main(arguments: Sequence[str], program: Program = CRASH_HOTPLUG) -> int:
         sys.stdout.flush()
         return code
     except OutputError as error:
-        print(f"{program.name}: {error}", file=sys.stderr)
+        from crash_hotplug.cli.output import printable  # noqa: PLC0415
+
+        print(f"{program.name}: {printable(str(error))}", file=sys.stderr)
     except BrokenPipeError:
         pass  # the reader has what it wanted, as head(1)
     except KeyboardInterrupt:

@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace, sysroot: Sysroot, given: bytes | None) -
         raise
     assessment = assess(machine, image)
     live = sysroot.is_live and given is None
-    in_place = _in_place(sysroot, image) if live else None
+    in_place = _in_place(sysroot, image, machine) if live else None
     if arguments.json:
         report = _report(machine, image, state, assessment)
         print_json(report if in_place is None else {**report, "in_place": in_place})
@@ -146,7 +146,7 @@ def _losses(comparison: Comparison) -> Iterator[str]:
         yield f"would read {human_size(gone)} of memory that is gone"
 
 
-def _in_place(sysroot: Sysroot, image: CrashImage) -> dict[str, Any]:
+def _in_place(sysroot: Sysroot, image: CrashImage, machine: Machine) -> dict[str, Any]:
     """Return whether `crash-hotplug update` could update the image in place, or why not, for JSON."""
     # Imported here: status of a saved tree does not need it and has to start fast.
     from crash_hotplug.linux.btf_file import layout_source  # noqa: PLC0415
@@ -154,7 +154,7 @@ def _in_place(sysroot: Sysroot, image: CrashImage) -> dict[str, Any]:
 
     layout = layout_source(sysroot)
     try:
-        reason = why_live_image_not_updatable(LiveMachine(sysroot), image)
+        reason = why_live_image_not_updatable(LiveMachine(sysroot), image, machine)
     except CannotTellError as error:
         return {"possible": None, "reason": str(error), "kimage_layout": layout}
     return {"possible": reason is None, "reason": reason, "kimage_layout": layout}

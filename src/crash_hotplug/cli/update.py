@@ -90,6 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise exit_codes.UsageError("--dry-run shows an update in place: it does not go with --strategy reload")
     if arguments.strategy == "reload" and arguments.verify == "full":
         raise exit_codes.UsageError("--verify full is about an update in place: it does not go with --strategy reload")
+    if arguments.strategy == "reload" and arguments.max_memory_ranges != MAX_MEMORY_RANGES:
+        raise exit_codes.UsageError(
+            "--max-memory-ranges is about an update in place: it does not go with --strategy reload"
+        )
     try:
         return _run(arguments)
     except InputError as error:

@@ -45,6 +45,7 @@ class Kcore:
             self.program_headers = parse_program_headers(self.headers_bytes, header, name)
             loads = [p for p in self.program_headers if p.p_type == PT_LOAD]
             self._text = set(self.architecture.kernel_text_headers(loads))
+            self._ram_headers = [p for p in loads if p.has_physical_address and not self.is_kernel_text(p)]
         except BaseException:
             self._file.close()
             raise
@@ -87,7 +88,7 @@ class Kcore:
 
     def read_phys(self, phys: int, length: int) -> bytes:
         """Return *length* bytes of RAM at a physical address; errors as :meth:`read_virt`."""
-        for p in self._ram_headers():
+        for p in self._ram_headers:
             if p.p_paddr <= phys and phys + length <= p.p_paddr + p.p_memsz:
                 return self._read_exactly(p.p_offset + phys - p.p_paddr, length, f"physical {phys:#x}")
         raise CannotTellError(f"/proc/kcore has no memory at physical address {phys:#x}")
@@ -97,7 +98,7 @@ class Kcore:
 
         Kernels before 4.13 write no physical addresses (464920104bf7).
         """
-        offsets = {p.p_vaddr - p.p_paddr for p in self._ram_headers()}
+        offsets = {p.p_vaddr - p.p_paddr for p in self._ram_headers}
         return offsets.pop() if len(offsets) == 1 else None
 
     def kernel_text_at(self, virt: int) -> KernelText | None:
@@ -114,7 +115,7 @@ class Kcore:
 
     def phys_of_direct_map_virt(self, virt: int) -> int | None:
         """Return the physical address of a virtual one in the direct map of RAM, or None."""
-        for p in self._ram_headers():
+        for p in self._ram_headers:
             if p.p_vaddr <= virt < p.p_vaddr + p.p_memsz:
                 return p.p_paddr + virt - p.p_vaddr
         return None
@@ -122,13 +123,6 @@ class Kcore:
     def is_kernel_text(self, p: ProgramHeader) -> bool:
         """Whether the program header lies where the kernel (or its modules) is linked."""
         return p in self._text
-
-    def _ram_headers(self) -> list[ProgramHeader]:
-        return [
-            p
-            for p in self.program_headers
-            if p.p_type == PT_LOAD and p.has_physical_address and not self.is_kernel_text(p)
-        ]
 
     def _read_exactly(self, offset: int, length: int, place: str) -> bytes:
         data = self._read_at(offset, length)

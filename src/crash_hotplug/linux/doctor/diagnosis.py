@@ -205,7 +205,7 @@ def _can_update_in_place(
     if loaded is None:
         return None, "the loaded image cannot be read"
     try:
-        reason = why_live_image_not_updatable(LiveMachine(sysroot), loaded.image)
+        reason = why_live_image_not_updatable(LiveMachine(sysroot), loaded.image, loaded.machine)
     except CannotTellError as error:
         return None, str(error)
     return reason is None, reason

@@ -7,7 +7,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack
 
 from crash_hotplug.core.arch.supported import NAMES, architecture_named
 from crash_hotplug.core.image import CrashImage
@@ -131,16 +131,18 @@ class LiveMachine:
         yield
 
 
-def why_live_image_not_updatable(machine: LiveMachine, image: CrashImage) -> str | None:
-    """Return why the loaded image of this machine cannot be updated in place; None where it can.
+def why_live_image_not_updatable(live: LiveMachine, image: CrashImage, machine: Machine) -> str | None:
+    """Return why the loaded image of the live machine cannot be updated in place; None where it can.
 
+    :param machine: what was read of it already
     :raise CannotTellError: it cannot be told
     """
-    refused = machine.why_refused()
+    refused = live.why_refused()
     if refused is not None:
         return refused
-    with closing(machine.observe()) as observation:
-        return why_not_updatable(image, observation.machine())
+    with Kcore(live.sysroot) as kcore:
+        encryption = memory_encryption(live.sysroot, kcore, machine.vmcoreinfo)
+    return why_not_updatable(image, machine._replace(memory_encryption=encryption))
 
 
 class LiveObservation:
