@@ -133,6 +133,7 @@ class FakeMachine:
         self.taken_for = 0
         """How often the lock is still found taken."""
         self.marks: list[str | None] = []
+        self.unloaded_marks: list[str | None] = []
         self.torn: str | None = None
         self.calls: list[tuple[int, tuple[NewSegment, ...], bool]] = []
         self.before_load: Callable[[], None] = lambda: None
@@ -176,6 +177,10 @@ class FakeMachine:
         """Copy each segment and fill the lowest pages that none of them covers with control pages."""
         yield from ()
         self.before_load()
+        if not segments:
+            self.kimage = None
+            self.after_load()
+            return
         for s in segments:
             self.memory.write(s.phys, s.data.ljust(s.memsz, b"\0"))
         listed = tuple(Segment(s.phys, s.memsz, len(s.data)) for s in segments)
@@ -214,6 +219,10 @@ class FakeMachine:
         """Remember it."""
         self.marks.append(sentence)
         self.torn = sentence
+
+    def mark_unloaded(self, sentence: str | None) -> None:
+        """Remember it."""
+        self.unloaded_marks.append(sentence)
 
     def read_phys(self, phys: int, length: int) -> bytes:
         """Read physical memory."""

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-from crash_hotplug.core.arch.architecture import Architecture, whole_pages
+from crash_hotplug.core.arch.architecture import Architecture, BootDescription, whole_pages
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
-from crash_hotplug.core.purgatory import ReadPhys, digest_regions, find_backup_region, read_purgatory
+from crash_hotplug.core.purgatory import ReadPhys, copy_of_purgatory, digest_regions, find_backup_region, read_purgatory
 from crash_hotplug.core.ranges import Range, RangeList
 
 _ET_CORE = 4
+
+
+class UnmappedImageError(CannotTellError):
+    """The kernel has unmapped the loaded image: none of it can be read while it is loaded."""
 
 
 def read_loaded_image(
@@ -29,12 +33,18 @@ def read_loaded_image(
     """
     purgatory = read_purgatory(kimage, read_phys)
     named = digest_regions(purgatory, kimage, crashkernel) or ()
-    kimage = _whole_image(kimage, named)
-    header = _find_elfcorehdr(kimage, read_phys)
+    copy = copy_of_purgatory(kimage, read_phys) if named else None
+    kimage = _whole_image(kimage, named if copy is None else (*named, copy))
+    boot = architecture.find_boot_description(kimage, read_phys)
+    header = _find_elfcorehdr(kimage, read_phys) or _described_elfcorehdr(boot, read_phys)
+    if header is None:
+        raise _why_no_elfcorehdr(kimage, read_phys)
+    if kimage.segment_at(header.phys) is None:
+        kimage = kimage._replace(segments=tuple(sorted([*kimage.segments, header], key=lambda s: s.phys)))
     return CrashImage(
         _read_header(header, read_phys),
         header.phys,
-        architecture.find_boot_description(kimage, read_phys),
+        boot,
         kimage,
         # kexec-tools backs up the first range (get_backup_area() in crashdump-x86.c).
         backup_region_phys=None if backup_source is None else find_backup_region(purgatory, named, backup_source),
@@ -49,20 +59,32 @@ def _whole_image(kimage: Kimage, named: tuple[Segment, ...]) -> Kimage:
     return kimage._replace(segments=tuple(sorted([*kimage.segments, *unlisted], key=lambda s: s.phys)))
 
 
-def _find_elfcorehdr(kimage: Kimage, read_phys: ReadPhys) -> Segment:
-    is_readable = False
-    for segment in kimage.segments:
-        start = read_phys(segment.phys, ELF_HEADER_SIZE)
-        is_readable |= any(start)
-        # Purgatory is no ELF file any more once it is loaded; only the elfcorehdr is a core file's header.
-        if start[:4] == b"\x7fELF" and int.from_bytes(start[16:18], "little") == _ET_CORE:
-            return segment
-    if not is_readable:
-        raise CannotTellError(
-            "/proc/kcore shows zeros in place of the loaded crash image (arm64 kernels before 6.4 unmap it), so only a "
-            "reload can bring it up to date: crash-hotplug update --strategy reload"
-        )
-    raise CannotTellError("none of the loaded crash image's segments is an elfcorehdr")
+def _find_elfcorehdr(kimage: Kimage, read_phys: ReadPhys) -> Segment | None:
+    return next((segment for segment in kimage.segments if _is_core_header(segment.phys, read_phys)), None)
+
+
+def _is_core_header(phys: int, read_phys: ReadPhys) -> bool:
+    # Purgatory is no ELF file any more once it is loaded; only the elfcorehdr is a core file's header.
+    start = read_phys(phys, ELF_HEADER_SIZE)
+    return start[:4] == b"\x7fELF" and int.from_bytes(start[16:18], "little") == _ET_CORE
+
+
+def _described_elfcorehdr(boot: BootDescription | None, read_phys: ReadPhys) -> Segment | None:
+    """Return the place of a header that no segment has: the last load listed one page, to keep the rest readable."""
+    phys = None if boot is None else boot.elfcorehdr_phys
+    room = None if boot is None or phys is None else boot.elfcorehdr_room(phys, None, ())
+    if phys is None or room is None or not _is_core_header(phys, read_phys):
+        return None
+    return Segment(phys, whole_pages(room), room)
+
+
+def _why_no_elfcorehdr(kimage: Kimage, read_phys: ReadPhys) -> CannotTellError:
+    if any(any(read_phys(segment.phys, ELF_HEADER_SIZE)) for segment in kimage.segments):
+        return CannotTellError("none of the loaded crash image's segments is an elfcorehdr")
+    return UnmappedImageError(
+        "/proc/kcore shows zeros in place of the loaded crash image (arm64 kernels before 6.4 unmap it): crash-hotplug "
+        "update --strategy auto unloads it for a moment, to read it and bring it up to date"
+    )
 
 
 def _read_header(segment: Segment, read_phys: ReadPhys) -> bytes:

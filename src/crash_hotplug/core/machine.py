@@ -93,6 +93,12 @@ class Machine(NamedTuple):
         return self.architecture.control_bytes(self.ram)
 
     @property
+    def unmaps_image(self) -> bool:
+        """Whether this kernel takes the listed segments of a loaded image out of its direct map, and /proc/kcore."""
+        before, version = self.architecture.unmaps_image_before, kernel_version(self.kernel_release)
+        return before is not None and version is not None and version < before
+
+    @property
     def dumpable_ram(self) -> RangeList:
         """RAM without the capture kernel's own: the content of a complete dump, low memory included."""
         return self.ram.exclude(self.not_dumpable)

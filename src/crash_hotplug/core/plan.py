@@ -7,7 +7,7 @@ is safe.  The facts are those of ``kimage_alloc_crash_control_pages()`` in kerne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from crash_hotplug.core.arch.architecture import PAGE, whole_pages
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
@@ -16,6 +16,7 @@ from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segm
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.purgatory import (
     ReadPhys,
+    copy_of_purgatory,
     digest_covers,
     digest_regions,
     new_purgatory,
@@ -24,7 +25,7 @@ from crash_hotplug.core.purgatory import (
     with_kernel_at,
     without_elfcorehdr,
 )
-from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.reserved_region import (
     find_place,
@@ -83,6 +84,8 @@ class UpdatePlan(NamedTuple):
     """Where the kernel's control pages can lie at most: below it, or in it."""
     excludes_elfcorehdr: bool
     """Whether this update takes the elfcorehdr out of purgatory's digest."""
+    makes_readable: NewSegment | None = None
+    """The one segment that a second kexec_load lists, so that the kernel unmaps no other; None where it unmaps none."""
 
     @property
     def has_unproven_zeros(self) -> bool:
@@ -154,9 +157,12 @@ def _boot_segment(image: CrashImage) -> Segment | None:
 class _Draft:
     """A plan in the making: the image as it will be, and what is written of it."""
 
-    def __init__(self, kimage: Kimage, read_phys: ReadPhys) -> None:
-        """Start with the image as it is."""
-        self.kimage, self.read_phys = kimage, read_phys
+    def __init__(self, kimage: Kimage, capture_ram: RangeList, read_phys: ReadPhys) -> None:
+        """Start with the image as it is.
+
+        :param capture_ram: physical ranges of the capture kernel's RAM that no part of the image but its segments has
+        """
+        self.kimage, self.capture_ram, self.read_phys = kimage, capture_ram, read_phys
         self.contents: dict[int, bytes] = {}
         """New contents, by physical address."""
         self.why: dict[int, str] = {}
@@ -193,8 +199,9 @@ def plan_update(
     kimage, old_place = _known_places(image)
     if kimage.segment_at(kimage.entry_phys) is None:
         raise CannotTellError("no segment of the loaded image holds its entry point")
-    draft = _Draft(kimage, read_phys)
     place, room = (old_place, elfcorehdr_room(image, machine.crashkernel) or 0) if move is None else move[:2]
+    # The header is listed with a part of its room only, but all of it is taken.
+    draft = _Draft(kimage, image.capture_ram.exclude(RangeList([(place, place + room)])), read_phys)
     listed = _listed_size(header, room, machine)
     why = "the new elfcorehdr" if move is None else f"the elfcorehdr, moved from {old_place:#x}"
     draft.replace(old_place, Segment(place, listed, listed), header, why)
@@ -206,18 +213,22 @@ def plan_update(
         draft.read_phys = overlaid({boot.phys: move.boot_before}, draft.read_phys)
     purgatory = read_purgatory(kimage, draft.read_phys)
     if not purgatory:
-        return _plan_new_purgatory(image, machine, draft, place, say)
+        kernel = _move_kernel(machine, draft, set())
+        if kernel is not None:
+            draft.sources[kernel.place] = kernel.old.phys
+        return _plan_start_page(image, machine, draft, None, place, say)
     regions = digest_regions(purgatory, kimage, machine.crashkernel)
     if regions is None:
         raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind")
-    purgatory_at = purgatory_phys(kimage)
-    writes_digest = move is not None or digest_covers(regions, old_place)
-    if not writes_digest:
+    purgatory_at, copy = purgatory_phys(kimage), copy_of_purgatory(kimage, read_phys)
+    if move is None and not digest_covers(regions, old_place):
         draft.put(purgatory_at, purgatory, "purgatory")
-        draft.sources[purgatory_at] = purgatory_at
+        draft.sources[purgatory_at] = purgatory_at if copy is None else copy.phys
         draft.read_phys = _with_unchanged(draft, machine, purgatory_at)
-        return _build_plan(draft, machine, writes_digest)
-    kernel = _move_kernel(image, machine, draft, purgatory_at)
+        return _build_plan(draft, machine, False)
+    if copy is not None:
+        raise CannotTellError("the image starts from a page whose copy would have to change: only a reload can do that")
+    kernel = _move_kernel(machine, draft, {purgatory_at})
     draft.read_phys = _with_unchanged(draft, machine, purgatory_at)
     say(_HASHED)
     moved = {} if kernel is None else {kernel.old.phys: kernel.place}
@@ -225,7 +236,9 @@ def plan_update(
     if kernel is not None:
         purgatory = with_kernel_at(purgatory, kernel.entry_phys, kernel.entry_phys + kernel.place - kernel.old.phys)
     draft.put(purgatory_at, purgatory, _why_purgatory(move))
-    return _build_plan(draft, machine, writes_digest)
+    if machine.unmaps_image:
+        return _plan_start_page(image, machine, draft, kimage.entry_phys, place, say)
+    return _build_plan(draft, machine, True)
 
 
 def _why_purgatory(move: Move | None) -> str:
@@ -242,22 +255,23 @@ class _KernelMove(NamedTuple):
     """Physical address of its first instruction in the present place."""
 
 
-def _move_kernel(image: CrashImage, machine: Machine, draft: _Draft, purgatory_at: int) -> _KernelMove | None:
+def _move_kernel(machine: Machine, draft: _Draft, listed: Collection[int]) -> _KernelMove | None:
     """Move the capture kernel where the control pages would overwrite it in its present place.
 
     From then on that place is the hole for control pages, and later updates list the header and purgatory only.
 
+    :param listed: physical addresses of segments that are listed, besides those with new contents
     :return: None where it stays, because nothing is overwritten or there is no other place
     """
     movable = machine.architecture.movable_kernel
-    written = {purgatory_at, *draft.contents}
+    written = {*listed, *draft.contents}
     if movable is None or _is_enough(draft.kimage, machine, written):
         return None
     found = movable.find(draft.kimage, draft.read_phys)
     old = None if found is None else draft.kimage.segment_at(found[0])
     if found is None or old is None:
         return None
-    place = find_place_at_distance(draft.kimage, image.capture_ram, machine, old, movable.alignment)
+    place = find_place_at_distance(draft.kimage, draft.capture_ram, machine, old, movable.alignment)
     if place is None:
         return None
     others = tuple(s for s in draft.kimage.segments if s != old)
@@ -280,32 +294,35 @@ def _is_enough(kimage: Kimage, machine: Machine, written: Collection[int]) -> bo
     return {s.phys for s in listed} <= set(written)
 
 
-def _plan_new_purgatory(image: CrashImage, machine: Machine, draft: _Draft, place: int, say: Say) -> UpdatePlan:
-    """Plan for an image without one, as arm64's kexec_file_load loads it.
+def _plan_start_page(
+    image: CrashImage, machine: Machine, draft: _Draft, start_phys: int | None, place: int, say: Say
+) -> UpdatePlan:
+    """Complete a plan with a page of code as the entry point, which has a digest table over the whole image.
 
-    There ``struct kimage`` has the device tree's address (``arch.dtb_mem``), which a kexec_load makes 0, so a page of
-    code has to start the kernel.  That page has a digest table; what no digest proves before it is read twice.
+    Arm64's kexec_file_load makes no purgatory: ``struct kimage`` has the device tree's address (``arch.dtb_mem``),
+    which a kexec_load makes 0.  What no digest proves before is read twice.  And where the kernel unmaps what is
+    listed, the page alone is listed in the end; its copy behind it tells a later update the rest.
+
+    :param start_phys: physical address of what the page starts; None: the kernel
+    :param place: physical address of the header
     """
     movable, boot = machine.architecture.movable_kernel, _boot_segment(image)
-    if movable is None or boot is None:
-        raise CannotTellError("the loaded image has no purgatory: it may be of an unknown kind")
+    found = None if movable is None else movable.find(draft.kimage, overlaid(draft.contents, draft.read_phys))
+    if movable is None or boot is None or found is None:
+        raise CannotTellError("the loaded image has no purgatory, or no kernel that is known")
     page = machine.architecture.page_size
-    reserved = reservation_of(machine, place)
-    purgatory_at = find_place(draft.kimage, image.capture_ram, machine, reserved, page)
-    start = Segment(purgatory_at, page, page)
-    draft.kimage = draft.kimage._replace(entry_phys=purgatory_at, segments=(*draft.kimage.segments, start))
-    kernel = _move_kernel(image, machine, draft, purgatory_at)
-    if kernel is not None:
-        draft.sources[kernel.place] = kernel.old.phys
-    found = movable.find(draft.kimage, overlaid(draft.contents, draft.read_phys))
-    if found is None:
-        raise CannotTellError("the loaded image has no kernel that is known")
-    draft.read_phys = overlaid(draft.contents, _with_unchanged(draft, machine, purgatory_at))
+    copies = 2 if machine.unmaps_image else 1
+    at = find_place(draft.kimage, draft.capture_ram, machine, reservation_of(machine, place), copies * page)
+    draft.read_phys = overlaid(draft.contents, _with_unchanged(draft, machine, place))
     say("the image is hashed once, to give it a digest")
-    others = [s for s in draft.kimage.segments if s.phys != purgatory_at]
-    regions = [(s.phys, 0 if s.phys == place else s.memsz) for s in others]
-    purgatory = new_purgatory(movable.start_code(found[1], boot.phys), regions, page, draft.read_phys)
-    draft.replace(purgatory_at, start, purgatory, "a page that starts the kernel, with a digest")
+    regions = [(s.phys, 0 if s.phys == place else s.memsz) for s in draft.kimage.segments]
+    code = movable.start_code(found[1] if start_phys is None else start_phys, boot.phys)
+    start = new_purgatory(code, regions, page, draft.read_phys)
+    draft.kimage = draft.kimage._replace(entry_phys=at)
+    for number in range(copies):
+        phys = at + number * page
+        why = "its copy, which stays readable" if number else "a page that starts the image, with a digest"
+        draft.replace(phys, Segment(phys, page, page), start, why)
     return _build_plan(draft, machine, True)
 
 
@@ -412,7 +429,15 @@ def _build_plan(draft: _Draft, machine: Machine, excludes_elfcorehdr: bool) -> U
             data = draft.read_phys(s.phys, s.memsz)
             segments.append(NewSegment(s.phys, data, s.memsz, "as it is, to keep its place", s.phys))
     kept = tuple(s.range for s in draft.kimage.segments if s not in listed)
-    return UpdatePlan(draft.kimage.entry_phys, tuple(segments), kept, hole, excludes_elfcorehdr)
+    last = _makes_readable(draft.kimage, machine, segments)
+    return UpdatePlan(draft.kimage.entry_phys, tuple(segments), kept, hole, excludes_elfcorehdr, last)
+
+
+def _makes_readable(kimage: Kimage, machine: Machine, segments: Iterable[NewSegment]) -> NewSegment | None:
+    """Return the start page, where the kernel unmaps what is listed and listing it alone overwrites nothing."""
+    if not machine.unmaps_image or not _is_enough(kimage, machine, {kimage.entry_phys}):
+        return None
+    return next((s for s in segments if s.phys == kimage.entry_phys), None)
 
 
 def _with_unchanged(draft: _Draft, machine: Machine, purgatory_at: int) -> ReadPhys:

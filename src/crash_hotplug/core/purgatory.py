@@ -59,7 +59,23 @@ def read_purgatory(kimage: Kimage, read_phys: ReadPhys) -> bytes:
     :raise CannotTellError: it cannot be read
     """
     segment = kimage.segment_at(kimage.entry_phys)
-    return b"" if segment is None or segment.memsz > _LARGEST else read_phys(segment.phys, segment.memsz)
+    if segment is None or segment.memsz > _LARGEST:
+        return b""
+    data = read_phys(segment.phys, segment.memsz)
+    if any(data) or segment.phys != kimage.entry_phys:
+        return data
+    return read_phys(segment.range.end, segment.memsz)  # unmapped: its copy, see new_purgatory()
+
+
+def copy_of_purgatory(kimage: Kimage, read_phys: ReadPhys) -> Segment | None:
+    """Return the place of purgatory's copy, where purgatory itself is unmapped; None where it is not.
+
+    :raise CannotTellError: it cannot be read
+    """
+    segment = kimage.segment_at(kimage.entry_phys)
+    if segment is None or segment.memsz > _LARGEST or segment.phys != kimage.entry_phys:
+        return None
+    return None if any(read_phys(segment.phys, segment.memsz)) else segment._replace(phys=segment.range.end)
 
 
 @lru_cache(maxsize=2)
@@ -199,7 +215,8 @@ def with_kernel_at(purgatory: bytes, old_entry_phys: int, new_entry_phys: int) -
 def new_purgatory(code: bytes, regions: Iterable[tuple[int, int]], size: int, read_phys: ReadPhys) -> bytes:
     """Return *size* bytes of a purgatory that starts a kernel and checks nothing, where the loader made none.
 
-    It has a digest table all the same, so that the parts of the image, and changes of them, are known later.
+    It has a digest table all the same, so that the parts of the image, and changes of them, are known later.  Where the
+    kernel unmaps what is listed a copy of it stands behind it, which is not listed in the end and stays readable.
 
     :param code: what starts the kernel
     :param regions: (physical start, length) of each other segment

@@ -7,58 +7,11 @@ from collections.abc import Callable
 from contextlib import closing
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
-from crash_hotplug.core.image import KEXEC_SEGMENT_MAX
-from crash_hotplug.core.plan import NewSegment
+from crash_hotplug.core.kept_image import keep_image, put_back
 from crash_hotplug.core.purgatory import verify_digest
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.steps import Say, Step, Steps, say_nothing
 from crash_hotplug.core.update import ANSWERED, CrashMachine, Outcome, Report, Wants, take_lock, update
-
-
-class KeptImage(NamedTuple):
-    """A whole image, kept while another one is loaded in its place, to be put back where that fails.
-
-    The kernel drops the previous image before it checks the new one.  One kexec_load that lists all of its segments
-    makes it what it was.
-    """
-
-    entry_phys: int
-    segments: tuple[NewSegment, ...]
-    updated_by_kernel: bool
-
-    def read_phys(self, phys: int, length: int) -> bytes:
-        """Return bytes of the image at a physical address.
-
-        :raise CannotTellError: no segment has all of them
-        """
-        for s in self.segments:
-            if s.phys <= phys and phys + length <= s.phys + s.memsz:
-                return s.data[phys - s.phys : phys - s.phys + length]
-        raise CannotTellError(f"no segment of the image has {length} bytes at {phys:#x}")
-
-
-def keep_image(machine: CrashMachine) -> KeptImage | None:
-    """Read the loaded image out of the reserved region; None where none is loaded or its digest cannot be shown to fit.
-
-    With no image a panic reboots the machine; with a damaged image it hangs in purgatory.
-    """
-    try:
-        if machine.image_loaded() is False:
-            return None
-        with closing(machine.observe()) as observation:
-            image = observation.image() if observation.identity() else None
-            if image is None or image.kimage is None or len(image.kimage.segments) > KEXEC_SEGMENT_MAX:
-                return None
-            segments = tuple(
-                NewSegment(s.phys, observation.read_phys(s.phys, s.memsz), s.memsz, "as it was")
-                for s in image.kimage.segments
-            )
-            observation.confirm()
-            kept = KeptImage(image.kimage.entry_phys, segments, image.updated_by_kernel)
-            verify_digest(image, observation.machine().crashkernel, kept.read_phys)
-            return kept
-    except CrashHotplugError:
-        return None
 
 
 def verify_image(machine: CrashMachine) -> Report:
@@ -85,22 +38,6 @@ def verify_image(machine: CrashMachine) -> Report:
     except CrashHotplugError as error:
         return Report(Outcome.CANNOT_TELL, str(error))
     return Report(Outcome.UNCHANGED, "the digest fits the whole loaded image")
-
-
-def put_back(machine: CrashMachine, kept: KeptImage | None) -> Steps[str]:
-    """Load the previous image again unless one is loaded, and say what is loaded now, for people."""
-    try:
-        is_loaded = machine.image_loaded()
-        if is_loaded is None:
-            return "whether a crash image is loaded now cannot be told"
-        if is_loaded:
-            return "the previous image is still loaded" if kept is not None else "an image is loaded"
-        if kept is None:
-            return "no crash image is loaded now"
-        yield from machine.kexec_load(kept.entry_phys, kept.segments, kept.updated_by_kernel)
-    except CrashHotplugError as error:
-        return f"no crash image is loaded now, and the previous one could not be put back: {error}"
-    return "the previous image was put back"
 
 
 _INTERRUPTED = "the load was interrupted"
@@ -162,7 +99,7 @@ def make_ready(machine: CrashMachine, wants: Wants, say: Say = say_nothing) -> S
 
     :return: why that was not done, for people; None where the image is ready
     """
-    report = yield from update(machine, wants._replace(gives_room=True), say)
+    report = yield from update(machine, wants._replace(gives_room=True, may_unload=True), say)
     return None if report.outcome in (Outcome.UPDATED, Outcome.UNCHANGED) else report.sentence
 
 
@@ -210,7 +147,7 @@ def update_or_reload(
     :param by_reload: reloads the image; it is given the reason, for people
     :param can_reload: whether anything is there to reload with; if not, what cannot be told stays that
     """
-    report = yield from update(machine, wants, say)
+    report = yield from update(machine, wants._replace(may_unload=True), say)
     if report.outcome in ANSWERED:
         return report
     reloaded = yield from by_reload(report.sentence)

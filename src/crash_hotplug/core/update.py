@@ -26,6 +26,8 @@ from crash_hotplug.core.elfcorehdr import ElfCoreHeader, entries_that_fit
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
 from crash_hotplug.core.expected import header_to_write
 from crash_hotplug.core.image import CrashImage, elfcorehdr_room
+from crash_hotplug.core.kept_image import keep, put_back
+from crash_hotplug.core.loaded_image import UnmappedImageError
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import (
     MAX_MEMORY_RANGES,
@@ -92,6 +94,9 @@ class Observation(Protocol):
     def mark_torn(self, sentence: str | None) -> None:
         """Remember that the image that was identified last is torn, and why; None: that it is proven to be whole."""
 
+    def mark_unloaded(self, sentence: str | None) -> None:
+        """Remember that nothing is loaded because of this update, and why; None: that an image is loaded again."""
+
     def read_phys(self, phys: int, length: int) -> bytes:
         """Return bytes at a physical address.
 
@@ -134,6 +139,8 @@ class CrashMachine(Protocol):
 
     def kexec_load(self, entry_phys: int, segments: Sequence[NewSegment], updated_by_kernel: bool) -> Steps[None]:
         """Load a crash image of these segments; memory of the reserved region that none of them covers stays.
+
+        With no segments the loaded image is unloaded.
 
         :param updated_by_kernel: whether the kernel may update the header by itself
         :raise KexecBusyError: the kernel is loading an image already
@@ -181,6 +188,8 @@ class Wants(NamedTuple):
     """Whether a header is written even where it is right."""
     verify_full: bool = False
     """Whether the digest over the whole image is computed, before and after."""
+    may_unload: bool = False
+    """Whether an image that the kernel has unmapped is unloaded to be read: for that moment there is none."""
 
     def room(self, machine: Machine, header: ElfCoreHeader) -> int:
         """Return the bytes of room that a moved header gets."""
@@ -250,10 +259,14 @@ def _only_a_reload(image: CrashImage) -> Decision:
 def why_not_updatable(image: CrashImage, machine: Machine) -> str | None:
     """Return why *image* cannot be updated in place, without hashing anything; None where it can."""
     if machine.memory_encryption is not None:
-        return f"memory is encrypted ({machine.memory_encryption}); an update in place was never tried there"
+        return _why_encrypted(machine.memory_encryption)
     if has_argument(image.cmdline, "dmcryptkeys"):  # Linux 6.16 and newer
         return "the image hands LUKS keys to the capture kernel (dmcryptkeys=), which kexec_load would leave readable"
     return why_no_plan(image, machine)
+
+
+def _why_encrypted(technology: str) -> str:
+    return f"memory is encrypted ({technology}); an update in place was never tried there"
 
 
 def _write(header: ElfCoreHeader, room: int) -> Decision:
@@ -346,11 +359,57 @@ def _try_to_update(machine: CrashMachine, wants: Wants, say: Say) -> Steps[Repor
     if machine.image_loaded() is False:
         return Report(Outcome.NOT_LOADED, "no crash image is loaded")
     with closing(machine.observe()) as observation:
-        found = yield from _observe_and_plan(observation, wants, say)
+        try:
+            found = yield from _observe_and_plan(observation, wants, say)
+        except UnmappedImageError:
+            if not wants.may_unload:
+                raise
+            return (yield from _update_unmapped(machine, observation, wants, say))
         if isinstance(found, Report):
             return found
         yield from _carry_out(machine, observation, found, say)
         return Report(Outcome.UPDATED, found.sentence)
+
+
+_UNLOADED = "an update unloaded the image to read it, and did not come to load it again"
+
+
+def _update_unmapped(machine: CrashMachine, observation: Observation, wants: Wants, say: Say) -> Steps[Report]:
+    """Update an image that the kernel has unmapped: unload it, read it, and load what it should be.
+
+    The contents stay in the reserved region when an image is unloaded.  Where anything fails then the image is put
+    back, if its digest fits.  Errors as :func:`_try_to_update`.
+    """
+    say("the kernel has unmapped the loaded image: it is unloaded for a moment, to be read")
+    now = observation.machine()
+    if now.memory_encryption is not None:
+        return Report(Outcome.REFUSED, _why_encrypted(now.memory_encryption))
+    observation.confirm()
+    observation.mark_unloaded(_UNLOADED)
+    yield from machine.kexec_load(0, (), False)
+    yield Step("update: unloaded")
+    kept, loads = None, False
+    try:
+        image = observation.image()
+        kept = keep(image, now.crashkernel, observation.read_phys)
+        wants = wants._replace(gives_room=True, always_writes=True)
+        found = yield from _decide_and_plan(observation, b"", image, now, wants, say)
+        if isinstance(found, Report):
+            raise CrashHotplugError(found.sentence)
+        loads = True
+        yield from _carry_out(machine, observation, found, say)
+    except TornImageError:
+        raise
+    except (CrashHotplugError, KeyboardInterrupt) as error:
+        is_another = not loads and machine.image_loaded() is not False
+        state = yield from put_back(machine, kept)
+        if is_another or isinstance(error, ImageChangedError):
+            raise ImageChangedError(f"{error}; {state}") from error
+        raise CrashHotplugError(f"{str(error) or 'the update was interrupted'}; {state}") from error
+    finally:
+        if machine.image_loaded():
+            observation.mark_unloaded(None)
+    return Report(Outcome.UPDATED, f"{found.sentence}; for a moment no image was loaded")
 
 
 class _Task(NamedTuple):
@@ -377,23 +436,30 @@ def _observe_and_plan(observation: Observation, wants: Wants, say: Say) -> Steps
         yield Step("update: image read")
         machine = observation.machine()
         yield Step("update: machine read")
-        if wants.verify_full:
-            say("the whole image is hashed")
-            verify_digest(image, machine.crashkernel, observation.read_phys)
-            observation.mark_torn(None)
-            image = image._replace(torn=None)
-        decision = decide(image, machine, observation.read_phys, wants)
-        if decision.outcome is not Outcome.UPDATED:
-            return Report(decision.outcome, decision.sentence)
-        plan = make_plan(decision, image, machine, observation.read_phys, say)
+        return (yield from _decide_and_plan(observation, identity, image, machine, wants, say))
     except CrashHotplugError:
         observation.confirm()  # else it was read at wrong places
         _compare_identity(observation, identity)  # else it may be parts of two images
         raise
-    task = _Task(
-        identity, image, machine.crashkernel, decision.header, plan, wants.verify_full,
-        decision.sentence,
-    )  # fmt: skip
+
+
+def _decide_and_plan(
+    observation: Observation, identity: bytes, image: CrashImage, machine: Machine, wants: Wants, say: Say
+) -> Steps[Report | _Task]:
+    """Decide and plan; errors as :func:`decide` and :func:`make_plan`.
+
+    :param identity: of what is loaded now
+    """
+    if wants.verify_full:
+        say("the whole image is hashed")
+        verify_digest(image, machine.crashkernel, observation.read_phys)
+        observation.mark_torn(None)
+        image = image._replace(torn=None)
+    decision = decide(image, machine, observation.read_phys, wants)
+    if decision.outcome is not Outcome.UPDATED:
+        return Report(decision.outcome, decision.sentence)
+    plan = make_plan(decision, image, machine, observation.read_phys, say)
+    task = _Task(identity, image, machine.crashkernel, decision.header, plan, wants.verify_full, decision.sentence)
     yield Step("update: planned", plan)
     return task
 
@@ -415,6 +481,8 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
         yield Step("update: identity compared")
         try:
             yield from machine.kexec_load(plan.entry_phys, plan.segments, task.image.updated_by_kernel)
+            if plan.makes_readable is not None:
+                yield from machine.kexec_load(plan.entry_phys, (plan.makes_readable,), False)
             break
         except KexecBusyError as error:
             if error.is_limited:

@@ -161,6 +161,9 @@ class ModelObservation:
     def mark_torn(self, sentence: str | None) -> None:
         """Do nothing: no later command of the model asks."""
 
+    def mark_unloaded(self, sentence: str | None) -> None:
+        """Do nothing: no kernel of the model unmaps an image."""
+
     def identity(self) -> bytes:
         """Return the number of the loaded image, which no other image of this machine has."""
         self.loaded = self.model.crash_image

@@ -10,8 +10,10 @@ import pytest
 from crash_hotplug.core.arch.arm64 import ARM64
 from crash_hotplug.core.arch.device_tree import DeviceTree
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
+from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
-from crash_hotplug.core.image import Kimage, Segment
+from crash_hotplug.core.image import CrashImage, Kimage, Segment
+from crash_hotplug.core.loaded_image import read_loaded_image
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import KernelText, Machine
 from crash_hotplug.core.ranges import Range, RangeList
@@ -23,6 +25,7 @@ from tests.machines import GIB, MIB, machine
 from tests.trees import arm64_tree
 
 PAGE = 4096
+AUTO = Wants(may_unload=True)
 KERNEL = Segment(RESERVED.start, 0x60_0000, 0x58_0000)
 INITRD = Segment(RESERVED.start + 0x60_0000, 0x5000, 0x4F00)
 TREE = Segment(INITRD.range.end, PAGE, 676)
@@ -38,7 +41,7 @@ def arm64_machine(ram: tuple[tuple[int, int], ...] = ((0, GIB),)) -> Machine:
     """Return an arm64 machine with memory at 0 for the ranges of the made machines."""
     text = KernelText(0xFFFF_8000_8000_0000, 0x1000_0000, 0x1E7_0000)
     made = machine(ram=ram, kernel_text=text, page_offset=0xFFFF_0000_0000_0000)
-    return made._replace(architecture=ARM64)
+    return made._replace(architecture=ARM64, kernel_release="6.12.0-test")
 
 
 NOW = arm64_machine()
@@ -80,7 +83,21 @@ class Arm64Machine(FakeMachine):
             self.memory.write(PURGATORY.phys + DIGEST_AT, digest(self.memory, regions))
             segments.append(PURGATORY)
             entry = ENTRY
+        self._seen: Kimage | None = None
         self.kimage: Kimage | None = Kimage(entry, tuple(segments), KERNEL.range.end + 0x1_0000)
+
+    def identity(self) -> bytes:
+        """Return a number for each load; the image that was identified can be read after it was unloaded."""
+        if self.kimage is not None:
+            self._seen = self.kimage
+        return super().identity()
+
+    def image(self) -> CrashImage:
+        """Read the image that was identified last, loaded or not."""
+        kimage = self._seen or self.kimage
+        if kimage is None:
+            raise CannotTellError("no image")
+        return read_loaded_image(self.now.architecture, kimage, self.now.crashkernel, None, self.read_phys)
 
     def updated(self, wants: Wants = Wants()) -> Report:
         """Update the image."""
@@ -98,6 +115,9 @@ class Arm64Machine(FakeMachine):
             page = self.memory.read(self.kimage.entry_phys, 40)
             assert page[:24] == CODE
             kernel, tree = struct.unpack("<QQ", page[24:])
+            if kernel == ENTRY:
+                self.kimage = self.kimage._replace(entry_phys=ENTRY)
+                return self.panic()
         if self.memory.read(kernel, len(self.kernel)) != self.kernel or kernel % (2 << 20):
             return None
         blob = DeviceTree(self.memory.read(tree, TREE.bufsz), tree)
@@ -106,6 +126,11 @@ class Arm64Machine(FakeMachine):
         if place is None or initrd != b"initrd" * 3000 or blob.ram != self.now.crashkernel:
             return None
         room = blob.elfcorehdr_room(place, None, [])
+        copies = 2 if self.now.unmaps_image else 1
+        start = (self.kimage.entry_phys, self.kimage.entry_phys + copies * PAGE)
+        taken = [(kernel, kernel + KERNEL.memsz), INITRD.range, TREE.range, start]
+        if RangeList(taken).intersect(RangeList([(place, place + (room or 0))])):
+            return None
         return self.memory.read(place, room or 0)
 
     def dump_is_complete(self) -> bool:
@@ -214,14 +239,106 @@ def test_kernel_that_does_not_read_the_same_twice_is_not_moved() -> None:
     assert (asked[0] >= 2, fake.dump_is_complete()) == (True, True)
 
 
-def test_image_that_reads_as_zeros_is_cannot_tell() -> None:
-    """Kernels before 6.4 unmap it."""
-    fake = Arm64Machine()
-    fake.now = GROWN
-    fake.read_phys = lambda phys, length: bytes(length)  # type: ignore[method-assign]
+class UnmappingMachine(Arm64Machine):
+    """A machine of a kernel before 6.4: what is listed cannot be read while it is loaded."""
+
+    def __init__(self, has_purgatory: bool = True) -> None:
+        """Load the image."""
+        super().__init__(has_purgatory)
+        self.grow(NOW)
+
+    def grow(self, now: Machine = GROWN) -> None:
+        """Plug a DIMM, or unplug it."""
+        self.now = now._replace(kernel_release="6.1.0-test")
+
+    def read_phys(self, phys: int, length: int) -> bytes:
+        """Read through /proc/kcore."""
+        unmapped = () if self.kimage is None else self.kimage.segments
+        pages = range(phys // PAGE * PAGE, phys + length, PAGE)
+        data = b"".join(
+            bytes(PAGE) if any(s.phys <= page < s.range.end for s in unmapped) else self.memory.read(page, PAGE)
+            for page in pages
+        )
+        return data[phys % PAGE : phys % PAGE + length]
+
+
+def test_unmapped_image_is_cannot_tell_in_place() -> None:
+    fake = UnmappingMachine()
+    fake.grow()
     report = fake.updated()
     assert (report.outcome, fake.calls) == (Outcome.CANNOT_TELL, [])
     assert "shows zeros in place of the loaded crash image" in report.sentence
+
+
+@pytest.mark.parametrize("has_purgatory", [True, False])
+def test_unmapped_image_is_unloaded_once_and_readable_from_then_on(has_purgatory: bool) -> None:
+    fake = UnmappingMachine(has_purgatory)
+    fake.grow()
+    report = fake.updated(AUTO)
+    assert (report.outcome, "for a moment no image was loaded" in report.sentence) == (Outcome.UPDATED, True)
+    assert (fake.unloaded_marks[0] is not None, fake.unloaded_marks[-1]) == (True, None)
+    assert assess(fake.now, fake.image()).comparison.verdict is Verdict.ACCURATE
+    assert fake.updated(AUTO).outcome is Outcome.UNCHANGED
+    calls = len(fake.calls)
+    fake.grow(NOW)
+    report = fake.updated()
+    assert (report.outcome, "no image" in report.sentence) == (Outcome.UPDATED, False)
+    assert [len(call[1]) for call in fake.calls[calls:]] == [2, 1], "the header and its start; then the start alone"
+    assert fake.updated(Wants(verify_full=True)).outcome is Outcome.UNCHANGED
+    assert fake.dump_is_complete()
+
+
+def test_flipped_bit_of_an_image_that_was_unmapped_is_found_by_the_digest() -> None:
+    fake = UnmappingMachine()
+    fake.grow()
+    fake.updated(AUTO)
+    fake.memory.flip(INITRD.phys + 5)
+    assert "digest does not fit" in fake.updated(Wants(verify_full=True)).sentence
+
+
+def test_unmapped_image_is_put_back_where_the_load_fails() -> None:
+    fake = UnmappingMachine()
+    fake.grow()
+    before, refused = fake.kimage, [3]
+
+    def refuse() -> None:
+        if fake.kimage is None and refused[0]:
+            refused[0] -= 1
+            raise CrashHotplugError("the kernel refuses")
+
+    fake.before_load = refuse
+    report = fake.updated(AUTO)
+    assert (report.outcome, "the previous image was put back" in report.sentence) == (Outcome.FAILED, True)
+    assert before is not None
+    assert fake.kimage is not None
+    assert {s.phys for s in fake.kimage.segments} == {s.phys for s in before.segments}
+    fake.grow(NOW)
+    assert fake.dump_is_complete()
+    assert fake.unloaded_marks[-1] is None
+
+
+def test_damaged_image_is_not_put_back() -> None:
+    fake = UnmappingMachine()
+    fake.grow()
+    fake.memory.flip(INITRD.phys + 5)
+    report = fake.updated(AUTO)
+    assert (report.outcome, fake.kimage) == (Outcome.FAILED, None)
+    assert "no crash image is loaded now" in report.sentence
+    assert len(fake.unloaded_marks) == 1, "the next start of the service reloads"
+
+
+def test_image_that_another_process_loads_after_the_unload_is_looked_at_anew() -> None:
+    fake = UnmappingMachine()
+    fake.grow()
+    theirs = fake.kimage
+
+    def load_theirs() -> None:
+        fake.kimage, fake.serial = theirs, fake.serial + 100
+        fake.after_load = lambda: None
+
+    fake.after_load = load_theirs
+    assert fake.updated(AUTO).outcome is Outcome.UPDATED
+    assert fake.dump_is_complete()
 
 
 def test_kernel_with_pages_of_64_kib_gets_segments_of_whole_pages() -> None:

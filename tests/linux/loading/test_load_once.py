@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
-from crash_hotplug.core.reload import Loaded, keep_image, put_back
+from crash_hotplug.core.kept_image import keep_image, put_back
+from crash_hotplug.core.reload import Loaded
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, LoaderCalls, Strategy
 from crash_hotplug.linux.loading.live_machine import run_patiently
 from crash_hotplug.linux.loading.load import LoadRecord, load_once, read_record, unload

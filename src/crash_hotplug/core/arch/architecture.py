@@ -126,6 +126,8 @@ class Architecture(NamedTuple):
     """The first release whose kernels may update the header themselves; None where no released kernel does."""
     describes_offline_blocks: bool
     """Whether every header describes memory blocks that are plugged in but offline; where not, some leave them out."""
+    unmaps_image_before: tuple[int, int] | None
+    """The first release (major, minor) whose kernels leave the segments of a loaded image readable; None: all do."""
     movable_kernel: MovableKernel | None
     """How the capture kernel is moved; None where it need not be."""
     page_size: int = PAGE

@@ -113,5 +113,8 @@ ARM64 = Architecture(
     updated_by_kernel_since=None,
     # As powerpc's handler (849599b702ef), the handler that was posted for arm64 leaves out a block that goes offline.
     describes_offline_blocks=False,
+    # 0d124e96051b ("arm64: kdump : take off the protection on crashkernel memory region") removed
+    # arch_kexec_protect_crashkres().
+    unmaps_image_before=(6, 4),
     movable_kernel=MovableKernel(2 << 20, _find_kernel, _start_code),
 )

@@ -64,5 +64,6 @@ X86_64 = Architecture(
     variable_read_by=lambda _code, _virt: None,
     updated_by_kernel_since="6.6",
     describes_offline_blocks=True,
+    unmaps_image_before=None,
     movable_kernel=None,
 )

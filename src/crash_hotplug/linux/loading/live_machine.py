@@ -70,8 +70,10 @@ class LiveMachine:
         self._hardware = machine_name() if hardware is None else hardware
         self._held = ExitStack()
         self._why_locked = ""
+        self._unloaded_at: float | None = None
+        """When the image was unloaded to be read; None where it is not."""
         self.kexec_seconds = 0.0
-        """How long the last kexec_load took: at most as long there was no image."""
+        """How long the kexec_loads took, and what lay between an unload and a load: at most as long was no image."""
 
     def why_refused(self) -> str | None:
         """Return what forbids kexec_load(2) on this machine, whatever is loaded; None where nothing does."""
@@ -81,11 +83,12 @@ class LiveMachine:
         return why_locked_down(state) or why_no_load(state)
 
     def try_lock(self) -> bool:
-        """Take the locks of the distributions' wrappers; False where one is taken.
+        """Begin an update: take the locks of the distributions' wrappers; False where one is taken.
 
         :raise CannotTellError: one may not be opened
         :raise CrashHotplugError: one cannot be opened or made
         """
+        self.kexec_seconds = 0.0
         try:
             self._held.enter_context(self._locks())
         except LockBusyError as error:
@@ -113,7 +116,7 @@ class LiveMachine:
         """Make the system call; it is one step of its own."""
         # Whoever loaded the image said whether the kernel (6.6 and newer) may update it; that stays so.
         flags = KEXEC_UPDATE_ELFCOREHDR if updated_by_kernel else 0
-        started = time.perf_counter()
+        started = self._unloaded_at or time.perf_counter()
         try:
             self._load(entry_phys, segments, flags)
         except KexecError as error:
@@ -121,7 +124,9 @@ class LiveMachine:
                 limit = read_kexec_state(self.sysroot).load_limit
                 raise KexecBusyError(str(error), is_limited=limit is not None and limit >= 0) from error
             raise
-        self.kexec_seconds = time.perf_counter() - started
+        if segments:
+            self.kexec_seconds += time.perf_counter() - started
+        self._unloaded_at = None if segments else started
         return
         yield
 
@@ -165,6 +170,10 @@ class LiveObservation:
     def mark_torn(self, sentence: str | None) -> None:
         """Write it to /run/crash-hotplug, for the next update and for ``status``."""
         mark_torn(self._sysroot, self._identity, sentence)
+
+    def mark_unloaded(self, sentence: str | None) -> None:
+        """Write it to /run/crash-hotplug, for the next start of the service."""
+        mark_torn(self._sysroot, b"", sentence)
 
     def machine(self) -> Machine:
         """Read what a header has to describe."""

@@ -28,6 +28,7 @@ from crash_hotplug.linux.kexec_state import read_image_loaded
 from crash_hotplug.linux.loading.live_machine import PATIENCE_SECONDS, LiveMachine, run_patiently
 from crash_hotplug.linux.loading.reload import can_reload, reload_outside
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
+from crash_hotplug.linux.torn_image import why_torn
 
 _FILES = tuple(f"{cpus.DIRECTORY}/{name}" for name in ("possible", "present", "online"))
 
@@ -78,6 +79,9 @@ class Reconciler:
         self._seen: tuple[bytes, Loaded] | None = None
         self._unfit: Report | None = None
         """Why the image must be loaded anew although nothing shows that: it is torn, or an update of ours lost it."""
+        lost = why_torn(sysroot, b"")
+        if lost is not None and live.image_loaded() is False:
+            self._unfit = Report(Outcome.FAILED, lost)
         self._header_at: tuple[int, int] | None = None
         """Physical address and size of the header that the last full look found."""
 
@@ -216,7 +220,9 @@ class Reconciler:
     def _update_in_place(self) -> Report:
         self._live.kexec_seconds = 0.0
         try:
-            return run_patiently(update(self._live, Wants(), self._say), self._patience)
+            return run_patiently(
+                update(self._live, Wants(may_unload=self._strategy == "auto"), self._say), self._patience
+            )
         except CrashHotplugError as error:
             return Report(Outcome.FAILED, str(error))
 
