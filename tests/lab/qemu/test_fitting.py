@@ -36,6 +36,7 @@ def test_fit_leaves_every_scenario_of_x86_64_as_it_is() -> None:
 def test_fit_replaces_a_plugged_cpu_by_cpu_1_which_no_header_lacks() -> None:
     fitted, refusal = fit(plan.read("hot-add"), kernel("6.12.0", "arm64"))
     assert refusal == ""
+    assert fitted.time_limit == 2 * plan.read("hot-add").time_limit
     assert steps(fitted) == ["offline-cpu 1", "online-cpu 1", "add-dimm d0 256M", "update", "plant d0", "busy 1",
                              "panic 0"]  # fmt: skip
     assert [finding.kind for finding in fitted.expect["nothing"].findings] == [Kind.MEMORY_MISSING]
@@ -81,3 +82,11 @@ def test_fit_refuses_more_memory_than_the_guest_has_struct_pages_for() -> None:
 
 def test_scenario_files_and_lab_know_the_same_architectures() -> None:
     assert tuple(ARCHITECTURES) == scenario_format.ARCHITECTURES
+
+
+def test_fit_expects_no_dump_of_gone_memory_where_reading_it_aborts() -> None:
+    scenario = plan.read("remove-loaded-dimm")
+    fitted, _ = fit(scenario, kernel("6.12.0", "arm64"))
+    assert [fitted.expect[update].dump for update in ("nothing", "reload", "in-place")] == [False, True, True]
+    assert fitted.expect["nothing"].findings == ()
+    assert fitted.expect["reload"] == scenario.expect["reload"]
