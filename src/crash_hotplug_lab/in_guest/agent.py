@@ -158,7 +158,8 @@ def update() -> str:
     """Update the crash image in place from this process, as a service does: without the start of a new process."""
     module = importlib.import_module("crash_hotplug.linux.loading.live_machine")
     live = module.LiveMachine()
-    report = module.run_patiently(importlib.import_module("crash_hotplug.core.update").update(live))
+    core = importlib.import_module("crash_hotplug.core.update")
+    report = module.run_patiently(core.update(live, core.Wants(may_unload=True)))
     return f"{report.outcome.value}: {report.sentence} (kexec_load {live.kexec_seconds * 1e3:.1f} ms)"
 
 
