@@ -412,7 +412,8 @@ def test_notes_described_twice_are_a_finding_where_a_cpu_saves_them() -> None:
     header = expected_elfcorehdr(machine(online=(0, 1), offline=(2,)), Loader.KERNEL)
     cpu0, _cpu1, cpu2, vmcoreinfo = (p for p in header.program_headers if p.p_type == PT_NOTE)
     now = machine(online=(0, 1), offline=(2,))
-    for twice, is_finding in ((cpu0, True), (cpu2, False), (vmcoreinfo, False)):
+    too_small = cpu0._replace(p_filesz=16, p_memsz=16)
+    for twice, is_finding in ((cpu0, True), (cpu2, False), (vmcoreinfo, False), (too_small, False)):
         described = header._replace(program_headers=(twice, *header.program_headers))
         result = compare_header(now, described, Loader.KERNEL)
         assert kinds(result) == [Kind.DESCRIBED_TWICE] * is_finding

@@ -73,10 +73,10 @@ def elfcorehdr_addresses(cmdline: str) -> list[int]:
     """
     addresses = []
     for quoted in _WORD.findall(cmdline[: _COMMAND_LINE_SIZE - 1]):
-        name, _, value = quoted.replace('"', "").partition("=")
+        name, equals, value = quoted.replace('"', "").partition("=")
         if quoted == "--":
             break
-        if name == "elfcorehdr":
+        if name == "elfcorehdr" and equals:  # setup_elfcorehdr() ignores the word without a value
             first, rest = _memparse(value)
             addresses.append(_memparse(rest[1:])[0] if rest.startswith("@") else first)
     return addresses

@@ -89,6 +89,8 @@ class Finding(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of memory it is about."""
+        if len(self.ranges) == 1:  # of most there is one, and there may be many
+            return self.ranges[0].size
         return sum(end - start for start, end in self.ranges)
 
 
@@ -296,7 +298,7 @@ def compare_header(machine: Machine, header: ElfCoreHeader, loader: Loader, room
 
 def _compare_cpus(machine: Machine, header: ElfCoreHeader, result: Comparison) -> None:
     """Look up every present CPU by the address of its notes: positions mean nothing once CPUs were removed."""
-    described = {note.phys: note for note in header.notes}
+    described = {note.phys: note for note in sorted(header.notes)}  # of two descriptions the larger one counts
     unreadable = []
     for cpu in machine.present_cpus:
         if cpu.crash_notes is None:
@@ -455,9 +457,9 @@ def _compare_notes(machine: Machine, header: ElfCoreHeader, result: Comparison) 
             "a PT_NOTE stands behind another entry: the capture kernel would drop that entry and keep the PT_NOTE"
         )
         result.findings.append(Finding(Kind.MALFORMED, sentence))
-    online = {cpu.crash_notes.phys for cpu in machine.online_cpus if cpu.crash_notes is not None}
+    saved = {cpu.crash_notes.phys: cpu.crash_notes.size for cpu in machine.online_cpus if cpu.crash_notes is not None}
     seen: set[int] = set()
-    for note in notes:
+    for note in sorted(notes, reverse=True):
         if not 0 < note.size <= _NOTE_LIMIT:
             sentence = f"the notes at {note.phys:#x} have {note.size} bytes: the capture kernel fails to read them"
             result.findings.append(Finding(Kind.MALFORMED, f"{sentence}, and saves no dump"))
@@ -465,10 +467,10 @@ def _compare_notes(machine: Machine, header: ElfCoreHeader, result: Comparison) 
             seen.add(note.phys)
             continue
         sentence = f"the notes at {note.phys:#x} are described twice"
-        if note.phys in online:
+        if note.size >= saved.get(note.phys, note.size + 1):
             sentence += ": a dump would have the registers of a CPU too many"
             result.findings.append(Finding(Kind.DESCRIBED_TWICE, sentence))
-        else:  # vmcoreinfo, which is the same twice, or a CPU that is not running, which saves nothing
+        else:  # vmcoreinfo, which is the same twice; a CPU that is not running; or too few bytes to hold registers
             result.notes.append(Finding(Kind.DESCRIBED_TWICE, sentence))
 
 

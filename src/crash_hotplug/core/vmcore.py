@@ -255,7 +255,7 @@ def _compare_saved_cpus(vmcore: Vmcore, machine: Machine, loaded: ElfCoreHeader 
         )
         result.findings.append(Finding(Kind.CPU_MISSING, sentence))
         return
-    described = {note.phys: note.size for note in loaded.notes}
+    described = {note.phys: note.size for note in sorted(loaded.notes)}  # of two descriptions the larger one counts
     for cpu in online:
         if cpu.crash_notes is None:
             continue
