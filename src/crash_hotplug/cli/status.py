@@ -132,9 +132,15 @@ _SUMMED = (Kind.CPU_MISSING, Kind.MEMORY_MISSING, Kind.MEMORY_GONE)
 
 
 def _losses(comparison: Comparison) -> Iterator[str]:
-    cpus = [f.cpu for f in comparison.findings if f.kind is Kind.CPU_MISSING]
-    missing = sum(f.size for f in comparison.findings if f.kind is Kind.MEMORY_MISSING)
-    gone = sum(f.size for f in comparison.findings if f.kind is Kind.MEMORY_GONE)
+    cpus: list[int | None] = []
+    missing = gone = 0
+    for finding in comparison.findings:
+        if finding.kind is Kind.MEMORY_MISSING:
+            missing += finding.size
+        elif finding.kind is Kind.MEMORY_GONE:
+            gone += finding.size
+        elif finding.kind is Kind.CPU_MISSING:
+            cpus.append(finding.cpu)
     lost = []
     if cpus:
         lost.append(f"CPU {cpus[0]}" if len(cpus) == 1 and cpus[0] is not None else count(len(cpus), "CPU"))
