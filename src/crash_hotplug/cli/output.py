@@ -108,8 +108,13 @@ def limited(lines: list[str]) -> list[str]:
     return [*lines[:SHOWN], f"... and {len(lines) - SHOWN} more (--json lists all)"]
 
 
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """Return findings, notes and unmade checks for :func:`print_json`."""
+def comparison_json(comparison: Comparison) -> dict[str, list[Any]]:
+    """Return findings, notes and unmade checks for JSON."""
+    return {name: list(items) for name, items in comparison_items(comparison).items()}
+
+
+def comparison_items(comparison: Comparison) -> dict[str, Iterable[Any]]:
+    """Return :func:`comparison_json` for :func:`print_json`, with findings and notes that are made while printed."""
     return {
         "findings": map(finding_json, comparison.findings),
         "notes": map(finding_json, comparison.notes),

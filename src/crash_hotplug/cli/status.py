@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot, read_input
 from crash_hotplug.cli.output import (
-    comparison_json,
+    comparison_items,
     print_comparison,
     print_json,
     print_labelled,
@@ -257,7 +257,7 @@ def _report(machine: Machine, image: CrashImage, state: KexecState, assessment: 
             "cmdline": image.cmdline,
         },
         "kernel": _kernel_json(machine.kernel_release, state),
-        **comparison_json(assessment.comparison),
+        **comparison_items(assessment.comparison),
     }
 
 
