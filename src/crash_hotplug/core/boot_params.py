@@ -24,7 +24,7 @@ E820_ENTRY = struct.Struct("<QQI")
 """Physical start, size, type."""
 SETUP_SECTS, SYSSIZE, BOOT_FLAG, MAGIC, VERSION = 0x1F1, 0x1F4, 0x1FE, 0x202, 0x206
 LOADFLAGS, RAMDISK, CMD_LINE_PTR, XLOADFLAGS, CMDLINE_SIZE, INIT_SIZE = 0x211, 0x218, 0x228, 0x236, 0x238, 0x260
-EXT_CMD_LINE_PTR = 0xC8
+EXT_RAMDISK, EXT_CMD_LINE_PTR = 0xC0, 0xC8
 SETUP_MAGIC = b"HdrS"
 SETUP_HEADER_END = 0x264
 """Bytes at the beginning of a bzImage that identify it."""
@@ -73,10 +73,10 @@ def elfcorehdr_addresses(cmdline: str) -> list[int]:
     """
     addresses = []
     for quoted in _WORD.findall(cmdline[: _COMMAND_LINE_SIZE - 1]):
-        name, _, value = quoted.replace('"', "").partition("=")
+        name, equals, value = quoted.replace('"', "").partition("=")
         if quoted == "--":
             break
-        if name == "elfcorehdr":
+        if name == "elfcorehdr" and equals:  # setup_elfcorehdr() ignores the word without a value
             first, rest = _memparse(value)
             addresses.append(_memparse(rest[1:])[0] if rest.startswith("@") else first)
     return addresses
@@ -125,6 +125,14 @@ def e820_table(boot_params: bytes) -> list[tuple[Range, int]]:
         for start, size, kind in E820_ENTRY.iter_unpack(whole)
         if start + size <= 1 << 64
     ]
+
+
+def initrd(boot_params: bytes) -> Range:
+    """Return the physical range of the initrd from the zero page; an empty one where there is none."""
+    low, size_low = struct.unpack_from("<II", boot_params, RAMDISK)
+    high, size_high = struct.unpack_from("<II", boot_params, EXT_RAMDISK)
+    start = int(high) << 32 | int(low)
+    return Range(start, start + (int(size_high) << 32 | int(size_low)))
 
 
 def has_argument(cmdline: str | None, name: str) -> bool:
