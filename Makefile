@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
 
-.PHONY: run test test-pythons lint coverage lab lab-arm64 lab-full lab-debian fuzz bench-core man install deb try-deb rpm clean python
+.PHONY: run test test-pythons lint coverage lab lab-arm64 lab-full lab-debian fuzz oracle bench-core man install deb try-deb rpm clean python
 
 # Hot-plugs and panics a machine in memory under three policies, and audits each dump.
 run: python
@@ -44,6 +44,10 @@ coverage: $(VENV)/ready
 # Feeds 200,000 mutated inputs to every reader.
 fuzz: $(VENV)/ready
 	PYTHONPATH=src $(VENV)/bin/python -m tests.fuzz --inputs 200000
+
+# Loads 50,000 mutated crash images into model machines, and compares `status` with the dump of a panic.
+oracle: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -q tests/lab/model/test_status_oracle.py --hypothesis-profile thorough
 
 # Build, parse and compare a header of 8,192 ranges and 1,024 CPUs; commands as multiples of an empty Python process.
 bench-core: $(VENV)/ready

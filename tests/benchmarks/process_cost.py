@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 
+from tests.benchmarks.test_growth import tree_with_ranges
 from tests.trees import tree
 
 ROOT = Path(__file__).parent.parent.parent
@@ -24,8 +26,11 @@ COMMANDS = {
 }
 
 
-def cpu_seconds(arguments: tuple[str, ...]) -> float:
-    """Run Python with *arguments* and return the CPU time of that process."""
+def cpu_seconds(arguments: tuple[str, ...], code: int = 0) -> float:
+    """Run Python with *arguments* and return the CPU time of that process.
+
+    :param code: the exit code that is right
+    """
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
         child = os.posix_spawn(
@@ -37,8 +42,16 @@ def cpu_seconds(arguments: tuple[str, ...]) -> float:
     finally:
         os.close(null)
     _child, status, usage = os.wait4(child, 0)
-    assert status == 0, arguments
+    assert os.waitstatus_to_exitcode(status) == code, arguments
     return usage.ru_utime + usage.ru_stime
+
+
+def ratio_of_many_ranges(directory: Path, number: int = 100_000) -> float:
+    """Return how many times the CPU time of an empty process ``status --json`` of that many ranges takes."""
+    command = ("-m", "crash_hotplug", "status", "--json", "--sysroot", str(tree_with_ranges(directory, number)))
+    times = [(cpu_seconds(command, 4), cpu_seconds(EMPTY)) for _ in range(5)]
+    large, empty = (statistics.median(column) for column in zip(*times))
+    return float(large / empty)
 
 
 def ratios(runs: int) -> dict[str, float]:
@@ -54,3 +67,5 @@ def ratios(runs: int) -> dict[str, float]:
 if __name__ == "__main__":
     for name, ratio in ratios(int(sys.argv[1]) if sys.argv[1:] else 60).items():
         print(f"{name:<20} {ratio:.2f} times python3 -c pass")  # noqa: T201
+    with tempfile.TemporaryDirectory() as directory:
+        print(f"status --json of 100,000 ranges: {ratio_of_many_ranges(Path(directory)):.0f} times")  # noqa: T201

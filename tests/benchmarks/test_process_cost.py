@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.process_cost import ROOT, STATUS, ratios
+from tests.benchmarks.process_cost import ROOT, STATUS, ratio_of_many_ranges, ratios
 
 HEAVY = {"ctypes", "dataclasses", "datetime", "inspect", "pathlib", "shutil", "subprocess", "tarfile", "typing"}
 """Each of them takes a tenth to one and a half times as long to import as Python takes to start."""
@@ -39,6 +40,13 @@ def test_status_of_a_saved_tree_imports_nothing_heavy() -> None:
 
 def test_status_as_a_process_is_a_small_multiple_of_an_empty_one() -> None:
     assert ratios(runs=7)["status --sysroot"] < 7
+
+
+def test_status_of_100_000_ranges_is_a_bounded_multiple_of_an_empty_process(tmp_path: Path) -> None:
+    """75 times, about a second; json's own indentation alone took 200 times."""
+    ratio = ratio_of_many_ranges(tmp_path)
+    print(f"status --json of 100,000 ranges: {ratio:.0f} times the CPU time of python3 -c pass")  # noqa: T201
+    assert ratio < 180
 
 
 def test_garbage_collector_is_on_again_when_a_command_runs() -> None:

@@ -20,11 +20,11 @@ def looker(tmp_path: Path) -> Reconciler:
     return looker
 
 
-def test_a_look_that_finds_nothing_changed(benchmark: BenchmarkFixture, looker: Reconciler) -> None:
+def test_look_that_finds_nothing_changed(benchmark: BenchmarkFixture, looker: Reconciler) -> None:
     assert benchmark(looker.look, is_quiet=True).was_cheap
 
 
-def test_a_look_that_reads_and_judges_everything(benchmark: BenchmarkFixture, looker: Reconciler) -> None:
+def test_look_that_reads_and_judges_everything(benchmark: BenchmarkFixture, looker: Reconciler) -> None:
     def look() -> bool:
         looker.forget()
         return looker.look(is_quiet=True).was_cheap

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from crash_hotplug.cli.output import printable
+from crash_hotplug.cli.output import print_json, printable
 from tests.cli.running import run, run_lab
 from tests.trees import tree
 
@@ -38,6 +39,17 @@ HOSTILE = "\x1b[2J\x07\x9b31m\u202e"
 )
 def test_printable_escapes_what_a_terminal_may_act_on(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_json_of_an_iterator_is_that_of_its_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """Findings are made while they are printed, so that 100,000 of them are never all in memory as objects."""
+    for items in ([], [1], [{"a": [1, 2]}, {"b": "c"}]):
+        print_json({"items": items})
+        from_list = capsys.readouterr().out
+        print_json({"items": iter(items)})
+        assert capsys.readouterr().out == from_list
+        assert json.loads(from_list)["items"] == items
+        assert len(from_list.splitlines()) == 4 + (len(items) + 1 if items else 0)
 
 
 def assert_safe(output: str) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from crash_hotplug.core.arch.boot_params import ZeroPage
-from crash_hotplug.core.elf import ProgramHeader
+from crash_hotplug.core.arch.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E820_TABLE, ZeroPage, e820_table
+from crash_hotplug.core.elf import PT_NOTE, ProgramHeader
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Cpu, KernelText, Machine, NoteRegion
+from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.verdict import Comparison, Kind, Verdict, assess, compare_header
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.machine_reader import read_machine
@@ -310,6 +311,7 @@ def test_header_that_a_real_loader_or_kernel_wrote_has_nothing_unusual(name: str
     comparison = assess(now, read_crash_image(sysroot, now.crashkernel)).comparison
     unusual = {Kind.UNUSUAL, Kind.UNKNOWN_NOTES, Kind.DESCRIBED_TWICE, Kind.WRONG_BACKUP_REGION, Kind.HEADER_NOT_FOUND}
     assert not unusual & {finding.kind for finding in [*comparison.findings, *comparison.notes]}
+    assert not {Kind.CAPTURE_KERNEL_CLAIMS_MEMORY, Kind.MALFORMED} & set(kinds(comparison))
     assert comparison.left_out == []
 
 
@@ -348,3 +350,99 @@ def test_capture_kernel_that_may_claim_dimms_is_a_note(devices: int, cmdline: st
     comparison = assess(now, image_for(now, 8192)._replace(boot=ZeroPage(cmdline=cmdline))).comparison
     assert comparison.findings == []
     assert any(note.kind is Kind.CAPTURE_KERNEL_CLAIMS_MEMORY for note in comparison.notes) == noted
+
+
+IN_LOW_MEMORY = "has 635 KiB at 0x1000 as RAM, which it would have to read from there"
+
+
+@pytest.mark.parametrize(
+    ("ram", "sentence"),
+    [
+        ([(0x2E00_0000, 0x39F5_E000)], "has the elfcorehdr's place at 0x39f5d000 as RAM: it cannot read the header"),
+        ([(0x2E00_0000, 0x3960_0000)], "has no RAM at 0x39f4e000, where the capture kernel is loaded"),
+        ([], "has no RAM at 0x39f4e000, where the capture kernel is loaded"),
+        ([(0x2E00_0000, 0x39F5_D000), (MIB, 2 * MIB)], "has 1 MiB at 0x100000 as RAM, which is not reserved for it"),
+    ],
+)
+def test_memory_map_of_the_capture_kernel_is_checked(ram: list[tuple[int, int]], sentence: str) -> None:
+    now, image = captured("6.1-c")
+    table = [(r, kind) for r, kind in e820_table(zero_page(image).page or b"") if kind != E820_RAM]
+    changed_map = with_map(image, [*table, *((Range(*r), E820_RAM) for r in ram)])
+    findings = assess(now, changed_map).comparison.findings
+    claims = [f.sentence for f in findings if f.kind is Kind.CAPTURE_KERNEL_CLAIMS_MEMORY]
+    assert any(sentence in claim for claim in claims), claims
+    page = zero_page(changed_map)._replace(cmdline=f"{image.cmdline} memmap=exactmap")
+    by_memmap = changed_map._replace(boot=page)
+    comparison = assess(now, by_memmap).comparison
+    assert Kind.CAPTURE_KERNEL_CLAIMS_MEMORY not in kinds(comparison)
+    assert comparison.left_out == ["the memory that the capture kernel uses: its command line has memmap="]
+
+
+def test_cma_in_the_memory_map_is_reserved_where_the_kernel_was_given_it() -> None:
+    now, image = captured("6.1-c")
+    cma = (Range(0x2800_0000, 0x2E00_0000), E820_RAM)
+    image = with_map(image, [*e820_table(zero_page(image).page or b""), cma])
+    assert Kind.CAPTURE_KERNEL_CLAIMS_MEMORY in kinds(assess(now, image).comparison)
+    assert Kind.CAPTURE_KERNEL_CLAIMS_MEMORY not in kinds(assess(now._replace(reserves_cma=True), image).comparison)
+
+
+def test_low_memory_and_notes_that_the_capture_kernel_uses_itself_are_findings() -> None:
+    now, image = captured("6.1-c")
+    header = parse_elfcorehdr(image.elfcorehdr)
+    assert header.backup_region is not None
+    number = header.program_headers.index(header.backup_region)
+    in_low = changed(header, number, p_offset=header.backup_region.p_paddr)
+    assert IN_LOW_MEMORY in sentences(now, image, in_low)
+    notes_there = changed(header, 0, p_offset=0x2E00_0000, p_paddr=0x2E00_0000)
+    assert "has notes that the header describes as RAM" in sentences(now, image, notes_there)
+
+
+@pytest.mark.parametrize("size", [0, (4 << 20) + 1, 1 << 62])
+def test_notes_of_a_size_that_the_capture_kernel_cannot_read_are_a_finding(size: int) -> None:
+    header = expected_elfcorehdr(machine(online=(0, 1, 2)), Loader.KERNEL)
+    result = compare_header(machine(), changed(header, 2, p_filesz=size, p_memsz=size), Loader.KERNEL)
+    assert kinds(result) == [Kind.MALFORMED]
+
+
+def test_pt_note_behind_a_pt_load_is_a_finding() -> None:
+    """The capture kernel takes the first entries out of the vmcore, as many as there are PT_NOTEs."""
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    first, *others = header.program_headers
+    moved = header._replace(program_headers=(*others, first))
+    assert kinds(compare_header(machine(), moved, Loader.KERNEL)) == [Kind.MALFORMED]
+
+
+def test_notes_described_twice_are_a_finding_where_a_cpu_saves_them() -> None:
+    header = expected_elfcorehdr(machine(online=(0, 1), offline=(2,)), Loader.KERNEL)
+    cpu0, _cpu1, cpu2, vmcoreinfo = (p for p in header.program_headers if p.p_type == PT_NOTE)
+    now = machine(online=(0, 1), offline=(2,))
+    too_small = cpu0._replace(p_filesz=16, p_memsz=16)
+    for twice, is_finding in ((cpu0, True), (cpu2, False), (vmcoreinfo, False), (too_small, False)):
+        described = header._replace(program_headers=(twice, *header.program_headers))
+        result = compare_header(now, described, Loader.KERNEL)
+        assert kinds(result) == [Kind.DESCRIBED_TWICE] * is_finding
+        assert Kind.DESCRIBED_TWICE in [found.kind for found in [*result.findings, *result.notes]]
+
+
+def captured(name: str) -> tuple[Machine, CrashImage]:
+    sysroot = Sysroot(str(tree(name, 0)))
+    now = read_machine(sysroot)
+    return now, read_crash_image(sysroot, now.crashkernel)
+
+
+def zero_page(image: CrashImage) -> ZeroPage:
+    assert isinstance(image.boot, ZeroPage)
+    return image.boot
+
+
+def with_map(image: CrashImage, table: Sequence[tuple[Range, int]]) -> CrashImage:
+    page = bytearray(zero_page(image).page or b"")
+    page[E820_COUNT] = len(table)
+    for number, (r, kind) in enumerate(table):
+        E820_ENTRY.pack_into(page, E820_TABLE + number * E820_ENTRY.size, r.start, r.size, kind)
+    return image._replace(boot=zero_page(image)._replace(page=bytes(page)))
+
+
+def sentences(now: Machine, image: CrashImage, header: ElfCoreHeader) -> str:
+    comparison = assess(now, image._replace(elfcorehdr=header.to_bytes())).comparison
+    return "; ".join(finding.sentence for finding in comparison.findings)

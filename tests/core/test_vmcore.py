@@ -48,7 +48,8 @@ class InMemory:
 def vmcore_of(crashed: Machine, saved: int, cut: int = 0) -> InMemory:
     """Return the vmcore of a machine, in which so many CPUs saved registers, *cut* bytes too short."""
     header = expected_elfcorehdr(crashed, Loader.KERNEL)
-    notes = pack_notes([Note(b"CORE", NT_PRSTATUS, bytes(336))] * saved + [Note(b"VMCOREINFO", 0, INFO)])
+    registers = [Note(b"CORE", NT_PRSTATUS, bytes([number]) * 336) for number in range(saved)]
+    notes = pack_notes([*registers, Note(b"VMCOREINFO", 0, INFO)])
     loads = [p for p in header.program_headers if p.p_type == PT_LOAD]
     at = 0x2000
     entries = [ProgramHeader(PT_NOTE, 0, 0x1000, 0, 0, len(notes), len(notes), 0)]
@@ -229,6 +230,49 @@ def test_dump_without_any_registers_is_a_finding() -> None:
 def test_other_formats_are_named(start: bytes, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         parse_vmcore(InMemory(start, len(start)))
+
+
+def with_notes(*notes: Note) -> InMemory:
+    """Return the vmcore of a machine with these notes in the place of its own."""
+    whole = vmcore_of(machine(), 2)
+    packed = pack_notes(notes)
+    entries = list(parse_vmcore(whole).headers.program_headers)
+    entries[0] = entries[0]._replace(p_filesz=len(packed), p_memsz=len(packed))
+    head = whole.head[:64] + pack_program_headers(entries)
+    return replace(whole, head=head.ljust(0x1000, b"\0") + packed)
+
+
+CPU0, CPU1 = (Note(b"CORE", NT_PRSTATUS, bytes([number]) * 336) for number in (1, 2))
+VMCOREINFO = Note(b"VMCOREINFO", 0, INFO)
+
+
+def test_dump_without_vmcoreinfo_is_a_finding() -> None:
+    assert kinds(audited(with_notes(CPU0, CPU1, VMCOREINFO))) == []  # negative control
+    assert kinds(audited(with_notes(CPU0, CPU1))) == [Kind.WRONG_VMCOREINFO]
+
+
+def test_registers_that_two_notes_have_are_a_finding() -> None:
+    result = audited(with_notes(CPU0, CPU1, CPU0, VMCOREINFO, VMCOREINFO))
+    assert kinds(result) == [Kind.DESCRIBED_TWICE]
+    assert "1 CPU has the registers of another one" in result.findings[0].sentence
+
+
+def test_notes_described_too_small_are_a_finding() -> None:
+    loaded = expected_elfcorehdr(machine(), Loader.KERNEL)
+    first, *others = loaded.program_headers
+    small = loaded._replace(program_headers=(first._replace(p_filesz=16, p_memsz=16), *others))
+    vmcore = parse_vmcore(vmcore_of(machine(), 1))
+    result = audit_vmcore(vmcore)
+    compare_vmcore(vmcore, machine(), small, Loader.KERNEL, result)
+    assert kinds(result) == [Kind.CPU_NOTES_TOO_SMALL]
+    assert (result.findings[0].cpu, result.notes) == (0, [])
+
+
+def test_entry_that_is_no_segment_does_not_make_a_dump_longer() -> None:
+    whole = vmcore_of(machine(), 2)
+    entries = [*parse_vmcore(whole).headers.program_headers, ProgramHeader(0, 0, 1 << 40, 0, 0, 16, 16, 0)]
+    head = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
+    assert kinds(audited(replace(whole, head=head.ljust(0x1000, b"\0") + whole.head[0x1000:]))) == []
 
 
 def hostile(*entries: ProgramHeader, size: int = 4096) -> InMemory:

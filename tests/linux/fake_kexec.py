@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable
 
 from crash_hotplug.core.arch.architecture import PAGE
-from crash_hotplug.core.arch.boot_params import E820_COUNT
+from crash_hotplug.core.arch.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E820_TABLE, RAMDISK, e820_table
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, CrashImage, Segment
 from crash_hotplug.core.plan import NewSegment
@@ -63,6 +63,16 @@ def with_direct_map(header: bytes) -> bytes:
     return parsed._replace(program_headers=entries).to_bytes(1024)
 
 
+def keep_ram_of_segments(boot_params: bytearray) -> None:
+    """Let the capture kernel have only the RAM of the reserved region that its segments take."""
+    taken = RangeList(segment.range for segment in SEGMENTS if segment.phys not in (HEADER, BACKUP))
+    other = [(r, kind) for r, kind in e820_table(bytes(boot_params)) if not RESERVED_START <= r.start < RESERVED_END]
+    table = [*other, *((r, E820_RAM) for r in taken)]
+    boot_params[E820_COUNT] = len(table)
+    for number, (r, kind) in enumerate(table):
+        E820_ENTRY.pack_into(boot_params, E820_TABLE + number * E820_ENTRY.size, r.start, r.size, kind)
+
+
 class FakeKexec:
     """The tree of a machine whose /proc/kcore is a file that can be written."""
 
@@ -77,8 +87,9 @@ class FakeKexec:
         saved = self.root / "crash-image"
         self.header = with_direct_map((saved / "elfcorehdr").read_bytes())
         boot_params = bytearray((saved / "boot_params").read_bytes())
+        struct.pack_into("<II", boot_params, RAMDISK, INITRD, 0x1F00)
         if not has_free_place:
-            boot_params[E820_COUNT] = 0
+            keep_ram_of_segments(boot_params)
         zero_page = bytes(boot_params).ljust(0x5000, b"\0") + (saved / "cmdline").read_bytes()
         self._kcore = self.root / "proc" / "kcore"
         (self.root / "proc" / "kallsyms").write_text(
@@ -127,7 +138,7 @@ class FakeKexec:
         present = read_machine(self.sysroot).present_cpus
         size = next(cpu.crash_notes.size for cpu in present if cpu.crash_notes is not None)
         absent = range(len(present), number)
-        notes = {str(n): {"phys": hex(0x3000_0000 - n * PAGE), "size": size} for n in absent}
+        notes = {str(n): {"phys": hex(0x2000_0000 - n * PAGE), "size": size} for n in absent}
         self.write_file("possible-cpus.json", json.dumps({"crash_notes": notes}))
         self.write_file("sys/devices/system/cpu/possible", f"0-{number - 1}\n")
 

@@ -78,3 +78,12 @@ def test_addresses_hidden_even_from_root_name_the_sysctl(monkeypatch: pytest.Mon
     assert str(explain_masked(Sysroot())).endswith("they are hidden even from root (kernel.kptr_restrict)")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert str(explain_masked(Sysroot())).endswith("run as root")
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "is_reserved"),
+    [("crashkernel=192M crashkernel=96M,cma\n", True), ("crashkernel=192M,high crashkernel=96M,low cma\n", False)],
+)
+def test_cma_reservation_is_read_from_the_command_line(copy: Path, cmdline: str, is_reserved: bool) -> None:
+    (copy / "proc" / "cmdline").write_text(cmdline)
+    assert read_machine(Sysroot(str(copy))).reserves_cma is is_reserved

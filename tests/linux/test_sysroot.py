@@ -63,6 +63,43 @@ def test_link_out_of_the_tree_is_refused_and_one_inside_followed(root: Path) -> 
     assert Sysroot(str(root)).read("/proc/link") == b"here"
 
 
+def test_linked_directory_out_of_the_tree_is_refused_and_one_inside_followed(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "state").write_text("elsewhere")
+    (root / "proc" / "out").symlink_to(outside)
+    (root / "proc" / "real").mkdir()
+    (root / "proc" / "real" / "state").write_text("here")
+    (root / "proc" / "in").symlink_to("real")
+    (root / "proc" / "real" / "up").symlink_to("../../..")
+    saved = Sysroot(str(root))
+    for path in ("/proc/out/state", f"/proc/in/up/{outside.name}/state", "/proc/out/none", "/proc/../../x/state"):
+        with pytest.raises(InputError, match="leads out of the saved tree"):
+            saved.read(path)
+    assert saved.read("/proc/in/state") == b"here"
+    assert saved.read("/proc/real/../in/state") == b"here"
+    assert saved.read("/proc/none/state") is None
+
+
+def test_file_of_a_saved_tree_is_resolved_from_its_directory_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A saved tree may have 24,577 memory blocks; resolving the whole path of each took most of the time."""
+    asked: list[str] = []
+    lstat = os.lstat
+
+    def noted(path: str) -> os.stat_result:
+        asked.append(path)
+        return lstat(path)
+
+    for number in range(100):
+        (root / "proc" / f"memory{number}").mkdir()
+        (root / "proc" / f"memory{number}" / "state").write_text("online")
+    saved = Sysroot(str(root))
+    monkeypatch.setattr(os, "lstat", noted)
+    assert {saved.read(f"/proc/memory{number}/state") for number in range(100)} == {b"online"}
+    assert len(asked) < 230
+
+
 def test_directory_in_place_of_a_file_is_one_sentence(root: Path) -> None:
     (root / "proc" / "cmdline").mkdir()
     with pytest.raises((InputError, CannotTellError), match="cmdline"):

@@ -20,6 +20,7 @@ from crash_hotplug.core.service.watch_record import WatchRecord
 from crash_hotplug.core.service.watch_schedule import Schedule, VerificationSchedule
 from crash_hotplug.linux.loading import kdump_lock, reload, system_calls
 from crash_hotplug.linux.loading.live_machine import LiveMachine
+from crash_hotplug.linux.running_architecture import running_architecture
 from crash_hotplug.linux.service.reconciler import Reconciler, Reloading
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import UeventSocket
@@ -32,7 +33,8 @@ def main(scratch: Path) -> None:
     scratch.mkdir(exist_ok=True)
     fake = FakeKexec(scratch)
     kdump_lock.RED_HAT, kdump_lock.DEBIAN = str(scratch / "kdump"), str(scratch / "kdump_lock")
-    system_calls._SYS_KEXEC_LOAD = 39  # getpid(2)
+    harmless = running_architecture()._replace(kexec_load_number=39)  # getpid(2)
+    vars(system_calls)["running_architecture"] = lambda: harmless
     systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     systemd.bind(str(scratch / "notify"))
     threading.Thread(target=_drain, args=(systemd,), daemon=True).start()

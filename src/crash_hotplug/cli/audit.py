@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.cli.output import (
-    comparison_json,
+    comparison_items,
     limited,
     print_comparison,
     print_json,
@@ -129,5 +129,5 @@ def _report(vmcore: Vmcore, result: Comparison, verdict: Verdict, sentence: str)
         "file_size": vmcore.file_size,
         "announced_size": vmcore.announced_size,
         "headers_only": vmcore.is_beginning,
-        **comparison_json(result),
+        **comparison_items(result),
     }

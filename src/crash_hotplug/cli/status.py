@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot, read_input
 from crash_hotplug.cli.output import (
-    comparison_json,
+    comparison_items,
     print_comparison,
     print_json,
     print_labelled,
@@ -132,9 +132,15 @@ _SUMMED = (Kind.CPU_MISSING, Kind.MEMORY_MISSING, Kind.MEMORY_GONE)
 
 
 def _losses(comparison: Comparison) -> Iterator[str]:
-    cpus = [f.cpu for f in comparison.findings if f.kind is Kind.CPU_MISSING]
-    missing = sum(f.size for f in comparison.findings if f.kind is Kind.MEMORY_MISSING)
-    gone = sum(f.size for f in comparison.findings if f.kind is Kind.MEMORY_GONE)
+    cpus: list[int | None] = []
+    missing = gone = 0
+    for finding in comparison.findings:
+        if finding.kind is Kind.MEMORY_MISSING:
+            missing += finding.size
+        elif finding.kind is Kind.MEMORY_GONE:
+            gone += finding.size
+        elif finding.kind is Kind.CPU_MISSING:
+            cpus.append(finding.cpu)
     lost = []
     if cpus:
         lost.append(f"CPU {cpus[0]}" if len(cpus) == 1 and cpus[0] is not None else count(len(cpus), "CPU"))
@@ -253,7 +259,7 @@ def _report(machine: Machine, image: CrashImage, state: KexecState, assessment: 
             "cmdline": image.cmdline,
         },
         "kernel": _kernel_json(machine.kernel_release, state),
-        **comparison_json(assessment.comparison),
+        **comparison_items(assessment.comparison),
     }
 
 

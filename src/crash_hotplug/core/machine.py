@@ -77,6 +77,9 @@ class Machine(NamedTuple):
     capture_ram: RangeList = RangeList()
     """Physical ranges that the capture kernel uses as RAM besides (``crashkernel=SIZE,cma``): no segment lies there."""
 
+    reserves_cma: bool = False
+    """Whether the kernel was given ``crashkernel=SIZE,cma`` (Linux 6.17 and newer)."""
+
     @property
     def present_cpus(self) -> tuple[Cpu, ...]:
         """The CPUs that are plugged in."""

@@ -117,11 +117,14 @@ class RangeList:
         kept: list[Range] = []
         hole_list = holes._ranges
         first, last = 0, len(hole_list)
-        for whole in self._ranges:
+        for number, whole in enumerate(self._ranges):
             start, end = whole
             while first < last and hole_list[first].end <= start:
                 first += 1
-            if first == last or hole_list[first].start >= end:
+            if first == last:  # often soon: a machine has many ranges, and few of them are reserved
+                kept.extend(self._ranges[number:])
+                break
+            if hole_list[first].start >= end:
                 kept.append(whole)
                 continue
             at = first

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
+from crash_hotplug.core.arch.architecture import RamTold
 from crash_hotplug.core.elf import (
     PF_RWX,
     PROGRAM_HEADER_SIZE,
@@ -28,6 +29,9 @@ from crash_hotplug.core.machine import KernelText, Machine, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList, compare_ranges
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.sizes import count, human_size
+
+_NOTE_LIMIT = 4 << 20
+"""The most bytes that ``kmalloc()`` gives on x86_64 (KMALLOC_MAX_SIZE), and so the most of one PT_NOTE."""
 
 
 class Verdict(str, Enum):
@@ -86,6 +90,8 @@ class Finding(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of memory it is about."""
+        if len(self.ranges) == 1:  # of most there is one, and there may be many
+            return self.ranges[0].size
         return sum(end - start for start, end in self.ranges)
 
 
@@ -125,7 +131,7 @@ def assess(machine: Machine, image: CrashImage) -> Assessment:
 
     :raise ElfFormatError: the image's bytes are not an elfcorehdr
     """
-    machine = with_capture_ram(machine, image)
+    known, machine = machine, with_capture_ram(machine, image)
     header = parse_elfcorehdr(image.elfcorehdr)
     loader = loader_of(header, image)
     backup = header.backup_region
@@ -139,6 +145,7 @@ def assess(machine: Machine, image: CrashImage) -> Assessment:
     comparison.notes.extend(_capture_kernel_notes(machine, image))
     _compare_place(image, comparison)
     _compare_backup_place(machine, image, backup, comparison)
+    _compare_memory_map(known, image, header, comparison)
     return Assessment(header, loader, room, comparison)
 
 
@@ -159,7 +166,7 @@ def _compare_backup_place(
     machine: Machine, image: CrashImage, backup: ProgramHeader | None, result: Comparison
 ) -> None:
     """Compare the place from which low memory would be read with the one to which purgatory copies it."""
-    if backup is None:
+    if backup is None or backup.p_memsz == 0:
         return
     meant, copied = f"the first 640 KiB would be read from {backup.p_offset:#x}", image.backup_region_phys
     place = RangeList([(backup.p_offset, min(backup.p_offset + backup.p_memsz, 1 << 64))])
@@ -175,6 +182,51 @@ def _compare_backup_place(
     else:
         return
     result.findings.append(Finding(Kind.WRONG_BACKUP_REGION, sentence, tuple(place)))
+
+
+def _compare_memory_map(machine: Machine, image: CrashImage, header: ElfCoreHeader, result: Comparison) -> None:
+    """Compare the RAM that *image* gives the capture kernel with the memory it runs in and must read.
+
+    The capture kernel cannot read its own RAM as old memory (``copy_oldmem_page()`` maps it by ``ioremap()``).
+    """
+    if image.boot is None or image.boot.ram_told is RamTold.NOT_GIVEN:
+        return  # _compare_place() names the missing check
+    if image.boot.ram_told is RamTold.ELSEWHERE:
+        result.left_out.append("the memory that the capture kernel uses: its command line has memmap=")
+        return
+    if image.boot.ram_told is RamTold.UNREADABLE:
+        result.unchecked.append("the memory that the capture kernel uses: its boot description is not readable")
+        return
+    ram = image.capture_ram
+    low = RangeList([machine.architecture.excluded_low_memory])
+    for needed in image.boot.needed_ram:
+        if not ram.covers(RangeList([needed])):
+            sentence = f"has no RAM at {needed.start:#x}, where the capture kernel is loaded: it cannot start"
+            _add_claim(result, sentence, RangeList([needed]))
+    if not machine.reserves_cma:
+        for foreign in ram.exclude(low.union(machine.not_dumpable)):
+            sentence = (
+                f"has {_placed(foreign)} as RAM, which is not reserved for it: it would use that memory as its own"
+            )
+            _add_claim(result, sentence, RangeList([foreign]))
+    at = image.elfcorehdr_phys
+    if at is not None and ram.intersect(RangeList([(at, at + header.size)])):
+        _add_claim(result, f"has the elfcorehdr's place at {at:#x} as RAM: it cannot read the header", RangeList())
+    notes = RangeList((note.phys, min(note.phys + note.size, 1 << 64)) for note in header.notes)
+    if notes.intersect(ram):
+        _add_claim(result, "has notes that the header describes as RAM: it cannot read them", notes.intersect(ram))
+    low_end = machine.architecture.excluded_low_memory.end
+    in_place = RangeList(
+        (p.p_paddr, p.p_paddr + p.p_memsz) for p in header.ram_headers if p.p_offset == p.p_paddr < low_end
+    )
+    if in_place.intersect(low).intersect(ram):
+        lost = in_place.intersect(low).intersect(ram)
+        _add_claim(result, f"has {_placed(lost[0])} as RAM, which it would have to read from there", lost)
+
+
+def _add_claim(result: Comparison, sentence: str, ranges: RangeList) -> None:
+    sentence = f"the capture kernel's memory map {sentence}"
+    result.findings.append(Finding(Kind.CAPTURE_KERNEL_CLAIMS_MEMORY, sentence, tuple(ranges)))
 
 
 def _capture_kernel_notes(machine: Machine, image: CrashImage) -> list[Finding]:
@@ -235,6 +287,7 @@ def compare_header(machine: Machine, header: ElfCoreHeader, loader: Loader, room
     compare_memory(machine, header.ram, result)
     _compare_low_memory(machine, header, loader, result)
     result.findings.extend(_shape_findings(header))
+    _compare_notes(machine, header, result)
     result.notes.extend(_unusual_notes(machine, header))
     _compare_vmcoreinfo(machine, header, result)
     compare_kernel_text(machine, header.kernel_text, result)
@@ -246,7 +299,7 @@ def compare_header(machine: Machine, header: ElfCoreHeader, loader: Loader, room
 
 def _compare_cpus(machine: Machine, header: ElfCoreHeader, result: Comparison) -> None:
     """Look up every present CPU by the address of its notes: positions mean nothing once CPUs were removed."""
-    described = {note.phys: note for note in header.notes}
+    described = {note.phys: note for note in sorted(header.notes)}  # of two descriptions the larger one counts
     unreadable = []
     for cpu in machine.present_cpus:
         if cpu.crash_notes is None:
@@ -349,7 +402,6 @@ def _shape_findings(header: ElfCoreHeader) -> Iterator[Finding]:
             sentence = f"{_placed(whole)} would be read from {p.p_offset:#x}: the wrong memory"
             yield Finding(Kind.WRONG_SOURCE, sentence, (whole,))
     yield from overlap_findings(header.ram_headers)
-    yield from _notes_twice(header)
 
 
 def _unusual_notes(machine: Machine, header: ElfCoreHeader) -> Iterator[Finding]:
@@ -371,7 +423,7 @@ def _unusual_notes(machine: Machine, header: ElfCoreHeader) -> Iterator[Finding]
             continue
         if p != as_written:
             yield Finding(Kind.UNUSUAL, f"entry {number} has {_differences(p, as_written)}")
-        elif p.p_memsz == 0:
+        elif p.p_memsz == 0 and p.p_type == PT_LOAD:
             yield Finding(Kind.UNUSUAL, f"entry {number} describes nothing: its p_memsz is 0")
     if texts > 1:
         yield Finding(Kind.UNUSUAL, f"the kernel text is described {texts} times")
@@ -405,16 +457,33 @@ def _unknown_notes(machine: Machine, header: ElfCoreHeader) -> Iterator[Finding]
         yield Finding(Kind.UNKNOWN_NOTES, sentence)
 
 
-def _notes_twice(header: ElfCoreHeader) -> Iterator[Finding]:
-    """Yield each place whose notes are described more than once."""
+def _compare_notes(machine: Machine, header: ElfCoreHeader, result: Comparison) -> None:
+    """Look for PT_NOTEs from which the capture kernel makes no notes, or too many (fs/proc/vmcore.c).
+
+    ``merge_note_headers_elf64()`` takes them for the first entries, ``update_note_header_size_elf64()`` reads each one
+    into a buffer of its size.
+    """
+    notes = header.notes
+    if any(p.p_type != PT_NOTE for p in header.program_headers[: len(notes)]):
+        sentence = (
+            "a PT_NOTE stands behind another entry: the capture kernel would drop that entry and keep the PT_NOTE"
+        )
+        result.findings.append(Finding(Kind.MALFORMED, sentence))
+    saved = {cpu.crash_notes.phys: cpu.crash_notes.size for cpu in machine.online_cpus if cpu.crash_notes is not None}
     seen: set[int] = set()
-    for note in header.notes:
-        if note.phys in seen:
-            sentence = (
-                f"the notes at {note.phys:#x} are described twice: a dump would have the registers of a CPU too many"
-            )
-            yield Finding(Kind.DESCRIBED_TWICE, sentence)
-        seen.add(note.phys)
+    for note in sorted(notes, reverse=True):
+        if not 0 < note.size <= _NOTE_LIMIT:
+            sentence = f"the notes at {note.phys:#x} have {note.size} bytes: the capture kernel fails to read them"
+            result.findings.append(Finding(Kind.MALFORMED, f"{sentence}, and saves no dump"))
+        if note.phys not in seen:
+            seen.add(note.phys)
+            continue
+        sentence = f"the notes at {note.phys:#x} are described twice"
+        if note.size >= saved.get(note.phys, note.size + 1):
+            sentence += ": a dump would have the registers of a CPU too many"
+            result.findings.append(Finding(Kind.DESCRIBED_TWICE, sentence))
+        else:  # vmcoreinfo, which is the same twice; a CPU that is not running; or too few bytes to hold registers
+            result.notes.append(Finding(Kind.DESCRIBED_TWICE, sentence))
 
 
 def overlap_findings(ram_headers: tuple[ProgramHeader, ...]) -> Iterator[Finding]:

@@ -99,7 +99,8 @@ class Vmcore(NamedTuple):
     @property
     def announced_size(self) -> int:
         """Bytes the file should have."""
-        return max((p.p_offset + p.p_filesz for p in self.headers.program_headers), default=0)
+        kept = [p for p in self.headers.program_headers if p.p_type in (PT_LOAD, PT_NOTE)]
+        return max((p.p_offset + p.p_filesz for p in kept), default=0)
 
     @property
     def is_beginning(self) -> bool:
@@ -143,6 +144,8 @@ def audit_vmcore(vmcore: Vmcore) -> Comparison:
         result.findings.append(Finding(Kind.TRUNCATED, sentence))
     elif vmcore.saved_cpus == 0:
         result.findings.append(Finding(Kind.CPU_MISSING, "it contains no CPU's registers, so it has no stack to show"))
+    if not vmcore.notes_cut:
+        result.findings.extend(_note_findings(vmcore))
     if vmcore.headers.kernel_text is None and vmcore.headers.architecture.maps_kernel_text:
         sentence = "the kernel text is not described: debuggers cannot find the kernel's code and data"
         result.findings.append(Finding(Kind.WRONG_KERNEL_TEXT, sentence))
@@ -159,6 +162,17 @@ def audit_vmcore(vmcore: Vmcore) -> Comparison:
         )
         result.findings.append(Finding(Kind.TRUNCATED, sentence))
     return result
+
+
+def _note_findings(vmcore: Vmcore) -> Iterator[Finding]:
+    """Yield what is wrong with the notes of a vmcore that has all of them."""
+    if not any(note.name == b"VMCOREINFO" for note in vmcore.notes):
+        yield Finding(Kind.WRONG_VMCOREINFO, "it contains no vmcoreinfo: tools cannot read the dump")
+    registers = [note for note in vmcore.notes if note.type == NT_PRSTATUS and note.name == b"CORE"]
+    twice = len(registers) - len(set(registers))
+    if twice:  # no two CPUs have the same stack pointer
+        sentence = f"{count(twice, 'CPU has', 'CPUs have')} the registers of another one: the header described it twice"
+        yield Finding(Kind.DESCRIBED_TWICE, sentence)
 
 
 def _malformed(vmcore: Vmcore) -> Iterator[Finding]:
@@ -242,11 +256,18 @@ def _compare_saved_cpus(vmcore: Vmcore, machine: Machine, loaded: ElfCoreHeader 
         )
         result.findings.append(Finding(Kind.CPU_MISSING, sentence))
         return
-    described = {note.phys for note in loaded.notes}
+    described = {note.phys: note.size for note in sorted(loaded.notes)}  # of two descriptions the larger one counts
     for cpu in online:
-        if cpu.crash_notes is not None and cpu.crash_notes.phys not in described:
+        if cpu.crash_notes is None:
+            continue
+        size = described.get(cpu.crash_notes.phys)
+        if size is None:
             sentence = f"CPU {cpu.number} was not described: the dump lacks its registers and so its stack"
             result.findings.append(Finding(Kind.CPU_MISSING, sentence, cpu=cpu.number))
+            short -= 1
+        elif size < cpu.crash_notes.size:
+            sentence = f"CPU {cpu.number} saves {cpu.crash_notes.size} bytes, but only {size} were described"
+            result.findings.append(Finding(Kind.CPU_NOTES_TOO_SMALL, sentence, cpu=cpu.number))
             short -= 1
     if short > 0:
         sentence = f"{count(short, 'CPU')} described and online saved no registers (hung, or stopped too late)"

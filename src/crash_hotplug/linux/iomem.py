@@ -7,7 +7,7 @@ import re
 
 from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.errors import CannotTellError, InputError
-from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
@@ -15,7 +15,7 @@ PATH = "/proc/iomem"
 _ATTEMPTS = 16
 _LONGEST_LINE = 128
 """Bytes; a page is not filled to its end."""
-_LINE = re.compile(r"^ *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)$")
+_LINE = re.compile(r"^ *([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)$", re.MULTILINE)
 
 
 class Iomem(NamedTuple):
@@ -50,23 +50,24 @@ def read_iomem(sysroot: Sysroot) -> Iomem:
 
 def parse_iomem(text: str, name: str = PATH) -> Iomem:
     """Parse the text of /proc/iomem; errors as :func:`read_iomem`."""
-    ram: list[Range] = []
-    crashkernel: list[Range] = []
+    ram: list[tuple[int, int]] = []
+    crashkernel: list[tuple[int, int]] = []
     kernel_code: int | None = None
     masked = True
-    for number, line in enumerate(text.splitlines(), 1):
-        matched = _LINE.match(line)
-        if matched is None:
-            raise InputError(f"{name}, line {number}, is not of the form START-END : NAME")
-        start, last, resource = int(matched[1], 16), int(matched[2], 16), matched[3]
-        if last < start:
+    lines = _LINE.findall(text)
+    if text and len(lines) != text.count("\n") + (not text.endswith("\n")):
+        number = next(n for n, line in enumerate(text.split("\n"), 1) if not _LINE.fullmatch(line))
+        raise InputError(f"{name}, line {number}, is not of the form START-END : NAME")
+    for number, (first, last, resource) in enumerate(lines, 1):
+        start, end = int(first, 16), int(last, 16) + 1
+        if end <= start:
             raise InputError(f"{name}, line {number}: the range ends before it starts")
-        masked = masked and last == 0
+        masked = masked and end == 1
         # Driver-added RAM is "System RAM (kmem)" or "System RAM (virtio_mem)"; the kernel describes it too.
         if resource.startswith("System RAM"):
-            ram.append(Range(start, last + 1))
+            ram.append((start, end))
         elif resource.startswith("Crash kernel"):
-            crashkernel.append(Range(start, last + 1))
+            crashkernel.append((start, end))
         elif resource == "Kernel code" and kernel_code is None:
             kernel_code = start
     if masked and text:

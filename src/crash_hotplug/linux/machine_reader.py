@@ -60,8 +60,9 @@ def read_described_machine(sysroot: Sysroot, kcore: Kcore | None, iomem: Iomem) 
         page_offset=kcore.page_offset() if kcore is not None else None,
         vmcoreinfo=read_vmcoreinfo_place(sysroot),
         memory_blocks=None,
-        reserves_crashkernel=_has_crashkernel(sysroot),
+        reserves_crashkernel=_has_argument(sysroot, rb"crashkernel="),
         capture_ram=read_cma_ranges(sysroot) or RangeList(),
+        reserves_cma=_has_argument(sysroot, rb"crashkernel=\S*,cma(?:\s|$)"),
     )
 
 
@@ -84,9 +85,9 @@ def _read_release(sysroot: Sysroot) -> str | None:
     return release if release and release.isprintable() else None
 
 
-def _has_crashkernel(sysroot: Sysroot) -> bool:
+def _has_argument(sysroot: Sysroot, pattern: bytes) -> bool:
     data = sysroot.read(CMDLINE) or b""
-    return re.search(rb"(?:^|\s)crashkernel=", data) is not None
+    return re.search(rb"(?:^|\s)" + pattern, data) is not None
 
 
 def _read_kernel_text(sysroot: Sysroot, kcore: Kcore | None, iomem: Iomem) -> KernelText | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import lru_cache
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 
@@ -38,6 +39,8 @@ class Sysroot:
                 raise InputError(f"{directory} is not a directory")
             if not any(os.path.isdir(os.path.join(self.directory, name)) for name in ("proc", "sys")):
                 raise InputError(f"{directory} is not a saved tree: it has neither proc/ nor sys/")
+        # Thousands of files lie in few directories: resolving each path as a whole took most of the time of status.
+        self._real = lru_cache(maxsize=64)(self._resolve)
 
     @property
     def is_live(self) -> bool:
@@ -55,10 +58,18 @@ class Sysroot:
         """
         located = self.locate(path)
         if self.directory is not None:
-            real = os.path.realpath(located)
+            real = self._real(located)
             if real != self.directory and not real.startswith(self.directory.rstrip("/") + "/"):
                 raise InputError(f"{located} is a link that leads out of the saved tree")
         return located
+
+    def _resolve(self, located: str) -> str:
+        """Return a path of the saved tree without links, as ``os.path.realpath()``."""
+        parent, _, name = located.rpartition("/")
+        if located == self.directory or name in ("", ".", ".."):
+            return os.path.realpath(located)
+        real = f"{self._real(parent)}/{name}"
+        return os.path.realpath(located) if os.path.islink(real) else real
 
     def open(self, path: str) -> BinaryIO | None:
         """Open a regular file for reading, unbuffered; None where it does not exist.

@@ -12,16 +12,18 @@ import struct
 from dataclasses import dataclass
 from enum import Enum
 
-from crash_hotplug.core.arch.architecture import PAGE
-from crash_hotplug.core.arch.boot_params import cmdline_phys, elfcorehdr_argument, is_boot_params
-from crash_hotplug.core.elf import NT_PRSTATUS, ElfFormatError, Note, pack_notes
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.elf import NT_PRSTATUS, Note, pack_notes
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader
+from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.core.sizes import human_size
 from crash_hotplug.core.verdict import Comparison, Verdict
 from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
+from crash_hotplug_lab.model.capture_kernel import NoCaptureError, read_elfcorehdr, start_capture_kernel
 from crash_hotplug_lab.model.machine import CpuState, ModelMachine
-from crash_hotplug_lab.model.memory import AbsentMemoryError, PhysicalMemory
+from crash_hotplug_lab.model.memory import AbsentMemoryError
 from crash_hotplug_lab.model.proc_vmcore import ProcVmcore
 from crash_hotplug_lab.model.purgatory import Purgatory, copy_backup_region, digest_fits, read_purgatory
 
@@ -83,16 +85,21 @@ def panic(machine: ModelMachine) -> Panic:
 def _capture(machine: ModelMachine, purgatory: Purgatory, truth: Machine) -> Panic:
     """Let the capture kernel find its elfcorehdr, and audit its vmcore."""
     try:
-        header, raw = find_elfcorehdr(machine.memory, purgatory.boot_params_phys)
-    except (ElfFormatError, AbsentMemoryError) as error:
-        return Panic(DumpOutcome.BROKEN, f"the capture kernel found no elfcorehdr: {error}")
-    if raw not in machine.whole_headers:
-        return Panic(DumpOutcome.BROKEN, "the elfcorehdr is torn: part old, part new")
-    vmcore = ProcVmcore(header, machine.memory)
-    comparison = audit(vmcore, truth, header, purgatory.backup is not None)
-    if comparison.verdict is Verdict.ACCURATE:
+        old, elfcorehdr_phys = start_capture_kernel(machine.memory, purgatory)
+        header, raw = read_elfcorehdr(old, elfcorehdr_phys)
+        if raw not in machine.whole_headers:
+            return Panic(DumpOutcome.BROKEN, "the elfcorehdr is torn: part old, part new")
+        vmcore = ProcVmcore(header, old)
+        comparison = audit(vmcore, truth, header, purgatory.backup is not None)
+    except (NoCaptureError, InputError, AbsentMemoryError) as error:
+        return Panic(DumpOutcome.BROKEN, f"the capture kernel saved no dump: {error}")
+    # The audit shares code with the verdict on an image, so memory and its contents are compared here, too.
+    reserved = RangeList([*machine.profile.crashkernel, truth.architecture.excluded_low_memory])
+    lost = machine.ram.exclude(reserved).exclude(header.ram).union(vmcore.wrong(purgatory.backup))
+    if comparison.verdict is Verdict.ACCURATE and not lost:
         return Panic(DumpOutcome.ACCURATE, "the dump describes the machine completely", vmcore, comparison)
-    sentence = "; ".join(finding.sentence for finding in comparison.findings[:3])
+    sentences = [finding.sentence for finding in comparison.findings[:3]] or comparison.unchecked
+    sentence = "; ".join(sentences) or f"the dump lacks {human_size(lost.size)} at {lost[0].start:#x}"
     return Panic(DumpOutcome.STALE, sentence, vmcore, comparison)
 
 
@@ -136,25 +143,6 @@ def save_vmcoreinfo(machine: ModelMachine) -> None:
     place = machine.profile.vmcoreinfo
     text = machine.profile.kernel_memory.vmcoreinfo(CRASH_TIME)
     machine.memory.write(place.phys, pack_notes([Note(b"VMCOREINFO", 0, text)])[: place.size])
-
-
-def find_elfcorehdr(memory: PhysicalMemory, boot_params_phys: int) -> tuple[ElfCoreHeader, bytes]:
-    """Follow ``elfcorehdr=`` on the command line that boot_params points to, as the capture kernel does.
-
-    :return: the header, and its bytes without padding
-    :raise ElfFormatError: the zero page, the command line or the header is wrong
-    :raise AbsentMemoryError: an address has no memory behind it
-    """
-    page = memory.read(boot_params_phys, PAGE)
-    if not is_boot_params(page):
-        raise ElfFormatError(f"there is no boot_params at {boot_params_phys:#x}")
-    cmdline = memory.read(cmdline_phys(page), 2048).split(b"\0")[0].decode("ascii", "replace")
-    argument = elfcorehdr_argument(cmdline)
-    if argument is None:
-        raise ElfFormatError("the capture kernel's command line has no elfcorehdr=")
-    count = int.from_bytes(memory.read(argument[0] + 56, 2), "little")
-    data = memory.read(argument[0], 64 + 56 * count)
-    return parse_elfcorehdr(data), data
 
 
 def audit(vmcore: ProcVmcore, truth: Machine, header: ElfCoreHeader, backed_up: bool) -> Comparison:

@@ -166,7 +166,9 @@ def run_scenario(scenario: Scenario, policy_name: str) -> PolicyResult:
             stopped_at = taken.step.name
             break
     if scenario.panic_step and stopped_at is None:
-        raise InputError(f"under {policy_name} there was no step {scenario.panic_step!r} after action {last}")
+        where = next((action.where for action in scenario.actions if "after-step" in action.arguments), "")
+        sentence = f"under {policy_name} there was no step {scenario.panic_step!r} after action {last}"
+        raise InputError(f"{where}: {sentence}" if where else sentence)
     at_panic = machine.copy()
     return PolicyResult(
         policy_name,

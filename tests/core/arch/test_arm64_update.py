@@ -48,10 +48,19 @@ NOW = arm64_machine()
 GROWN = arm64_machine(((0, GIB), (4 * GIB, 4 * GIB + 512 * MIB)))
 
 
+def _place(tree: DeviceTree) -> RangeList:
+    """Return the place that a tree has for the header."""
+    start = tree.elfcorehdr_phys or 0
+    return RangeList([(start, start + (tree.elfcorehdr_room(start, None, []) or 0))])
+
+
 def made_tree(header: Range, reserved: Range) -> bytes:
     """Return a captured device tree for this reserved region."""
     saved = (arm64_tree("arm64-6.12-c", 0) / "crash-image" / "dtb").read_bytes()
     blob = saved.replace(struct.pack(">QQ", 0x6360_0000, 256 << 20), struct.pack(">QQ", reserved.start, reserved.size))
+    for captured, made in ((0x6547_0000, INITRD.phys), (0x6557_6096, INITRD.phys + INITRD.bufsz)):
+        assert struct.pack(">Q", captured) in blob
+        blob = blob.replace(struct.pack(">Q", captured), struct.pack(">Q", made))
     return DeviceTree(blob, 0).with_elfcorehdr_at(blob, 0, header)
 
 
@@ -123,7 +132,7 @@ class Arm64Machine(FakeMachine):
         blob = DeviceTree(self.memory.read(tree, TREE.bufsz), tree)
         place = blob.elfcorehdr_phys
         initrd = self.memory.read(INITRD.phys, 18000)
-        if place is None or initrd != b"initrd" * 3000 or blob.ram != self.now.crashkernel:
+        if place is None or initrd != b"initrd" * 3000 or blob.ram.union(_place(blob)) != self.now.crashkernel:
             return None
         room = blob.elfcorehdr_room(place, None, [])
         copies = 2 if self.now.unmaps_image else 1

@@ -114,10 +114,11 @@ def test_capture_kernel_one_byte_too_large_is_refused() -> None:
         ('"elfcorehdr=4K" quiet', [4096]),
         ("elfcorehdr=4K elfcorehdr=8K", [4096, 8192]),
         ("quiet", []),
-        ("xelfcorehdr=4K elfcorehdr", [0]),
+        ("xelfcorehdr=4K elfcorehdr", []),
         ('dyndbg="file elfcorehdr=4K +p"', []),
         ("quiet -- elfcorehdr=4K", []),
         (f"{'x' * 2047} elfcorehdr=4K", []),
+        ("elfcorehdr elfcorehdr=4K", [4096]),
     ],
 )
 def test_elfcorehdr_addresses_are_those_that_the_kernel_parses(cmdline: str, addresses: list[int]) -> None:

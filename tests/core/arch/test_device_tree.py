@@ -13,7 +13,7 @@ from crash_hotplug.core.arch.device_tree import DeviceTree, find_device_tree, pa
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import Kimage, Segment
 from crash_hotplug.core.loader import Loader
-from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.ranges import Range, RangeList
 from tests.trees import ARM64_NAMES, arm64_tree
 
 PHYS = {"arm64-6.1-c": 0x67BB_3000, "arm64-6.12-c": 0x6547_F000, "arm64-6.12f-s": 0x7BE0_0000}
@@ -32,7 +32,10 @@ def test_device_tree_tells_command_line_header_ram_and_loader(name: str) -> None
     assert tree.cmdline == (arm64_tree(name, 0) / "crash-image" / "cmdline").read_text().strip()
     assert tree.elfcorehdr_phys == HEADER[name]
     assert tree.elfcorehdr_room(HEADER[name], 0x1000, []) == SIZE[name]
-    assert tree.ram.size == 256 << 20
+    assert tree.ram.size == (256 << 20) - SIZE[name]
+    assert all(
+        tree.ram.union([(HEADER[name], HEADER[name] + SIZE[name])]).covers(RangeList([r])) for r in tree.needed_ram
+    )
     assert tree.loader is (Loader.KERNEL if name.endswith("-s") else Loader.KEXEC_TOOLS)
     assert tree.why_elfcorehdr_not_found(HEADER[name], 680) is None
 
@@ -83,7 +86,8 @@ def test_moved_header_has_its_place_in_the_property_and_its_reservation(name: st
     moved = tree._replace(blob=changed[: len(tree.blob or b"")])
     assert moved.elfcorehdr_phys == PLACE.start
     assert moved.elfcorehdr_room(PLACE.start, None, []) == PLACE.size
-    assert (moved.cmdline, moved.ram, len(changed)) == (tree.cmdline, tree.ram, len(segment))
+    whole = tree.ram.union([(HEADER[name], HEADER[name] + SIZE[name])])
+    assert (moved.cmdline, moved.ram, len(changed)) == (tree.cmdline, whole.exclude(RangeList([PLACE])), len(segment))
     differing = [at for at in range(len(segment)) if changed[at] != segment[at]]
     # The kernel's loader reserves the header's place (/memreserve/) as well.
     assert (struct.pack(">Q", HEADER[name]) in changed, len(differing) <= 16 * (2 if name.endswith("-s") else 1)) == (

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from crash_hotplug.core.errors import InputError
@@ -14,7 +16,7 @@ from crash_hotplug_lab.model.policies import POLICIES
 from crash_hotplug_lab.model.simulation import DEFAULT_POLICIES, Simulation, run_scenario
 from crash_hotplug_lab.model.udev import RULES
 from crash_hotplug_lab.scenario import format as scenario_format
-from crash_hotplug_lab.scenario.file import parse_scenario
+from crash_hotplug_lab.scenario.file import parse_scenario, read_scenario
 from crash_hotplug_lab.scenario.format import ACTIONS, MODEL, QEMU
 from crash_hotplug_lab.scenario.records import BUSY_REGISTERS, Action, Hardware, Loading, Scenario
 from tests.lab.scenario.toml import BUNDLED, needs_toml
@@ -146,6 +148,16 @@ def panic_after(step: str) -> Scenario:
 def test_panic_step_that_never_comes_is_an_error() -> None:
     with pytest.raises(InputError, match="no step 'no such step' after action 1"):
         run_scenario(panic_after("no such step"), "in-place")
+
+
+@needs_toml
+def test_panic_step_that_never_comes_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.toml"
+    path.write_text(
+        'title = "t"\n[[step]]\ndo = "add-cpu"\ncpu = 2\n[[step]]\ndo = "panic"\ncpu = 0\nafter-step = "none"\n'
+    )
+    with pytest.raises(InputError, match=r"scenario.toml, line 5, step.2: under in-place there was no step 'none'"):
+        run_scenario(read_scenario(str(path)), "in-place")
 
 
 def test_panic_comes_after_the_named_step() -> None:

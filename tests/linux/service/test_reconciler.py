@@ -63,7 +63,7 @@ def without_last_dimm(fake: FakeKexec) -> None:
     fake.write_file(IOMEM, "".join(lines[:last] + lines[last + 1 :]))
 
 
-def test_what_is_stale_is_corrected_and_then_left_alone(fake: FakeKexec) -> None:
+def test_stale_header_is_corrected_and_then_left_alone(fake: FakeKexec) -> None:
     looks = looker(fake)
     first = looks.look(is_quiet=True)
     assert (first.verdict, first.strategy, first.outcome) == (Verdict.ACCURATE, "in-place", Outcome.UPDATED)
@@ -75,7 +75,7 @@ def test_what_is_stale_is_corrected_and_then_left_alone(fake: FakeKexec) -> None
     assert len(fake.loads) == 1
 
 
-def test_a_change_of_memory_is_seen(fake: FakeKexec) -> None:
+def test_change_of_memory_is_seen(fake: FakeKexec) -> None:
     looks = looker(fake)
     looks.look(is_quiet=False)
     without_last_dimm(fake)
@@ -84,7 +84,7 @@ def test_a_change_of_memory_is_seen(fake: FakeKexec) -> None:
     assert len(fake.loads) == 2
 
 
-def test_a_header_that_somebody_overwrote_is_seen_without_any_event(fake: FakeKexec) -> None:
+def test_header_that_another_process_overwrote_is_seen_without_an_event(fake: FakeKexec) -> None:
     looks = looker(fake)
     looks.look(is_quiet=True)
     fake.write(0x39F5_D000, fake.header)
@@ -151,7 +151,7 @@ def test_header_without_room_for_every_possible_cpu_moves(fake: FakeKexec) -> No
     assert len(fake.loads) == 1
 
 
-def test_lock_that_cannot_be_opened_is_said(fake: FakeKexec) -> None:
+def test_lock_that_cannot_be_opened_is_reported(fake: FakeKexec) -> None:
     def broken() -> AbstractContextManager[None]:
         raise CrashHotplugError("the lock /var/crash/kdump_lock cannot be opened: Read-only file system")
 
@@ -160,7 +160,7 @@ def test_lock_that_cannot_be_opened_is_said(fake: FakeKexec) -> None:
     assert (seen.outcome, "Read-only" in seen.action) == (Outcome.FAILED, True)
 
 
-def test_the_last_resort_comes_once_when_it_is_quiet(fake: FakeKexec, reloads: Reloads) -> None:
+def test_reload_as_last_resort_comes_once_when_it_is_quiet(fake: FakeKexec, reloads: Reloads) -> None:
     fake.write_file(LOCKDOWN, "none [integrity] confidentiality\n")
     looks = looker(fake, reloads=reloads)
     first = looks.look(is_quiet=True)
@@ -198,7 +198,7 @@ def test_strategy_reload_never_updates_in_place(fake: FakeKexec, reloads: Reload
     assert (len(reloads), fake.loads) == (1, [])
 
 
-def test_where_nothing_can_be_told_a_reload_needs_something_that_happened(fake: FakeKexec, reloads: Reloads) -> None:
+def test_reload_where_nothing_can_be_told_needs_an_event(fake: FakeKexec, reloads: Reloads) -> None:
     (fake.root / "proc" / "kcore").unlink()
     looks = looker(fake, reloads=reloads)
     for _ in range(3):
@@ -226,7 +226,7 @@ def test_reload_that_fails_waits_before_the_next(fake: FakeKexec, reloads: Reloa
     assert len(reloads) == 2
 
 
-def test_why_blind(fake: FakeKexec, reloads: Reloads) -> None:
+def test_why_blind_names_the_file_that_cannot_be_read(fake: FakeKexec, reloads: Reloads) -> None:
     assert looker(fake, reloads=reloads).why_blind() is None
     assert looker(fake, reloads=reloads).what_lacks() is None
     (fake.root / "proc" / "kcore").unlink()
@@ -241,7 +241,7 @@ def test_why_blind(fake: FakeKexec, reloads: Reloads) -> None:
     assert "built without kexec" in (looker(fake).why_blind() or "")
 
 
-def test_memory_that_cannot_be_read_for_once_is_said_and_forgotten(fake: FakeKexec) -> None:
+def test_memory_that_cannot_be_read_once_is_reported_and_forgotten(fake: FakeKexec) -> None:
     looks = looker(fake)
     looks.look(is_quiet=True)
     (fake.root / IOMEM).rename(fake.root / "away")

@@ -6,6 +6,8 @@ Nothing outside of this package depends on the architecture in any other way tha
 
 from __future__ import annotations
 
+from enum import Enum
+
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.records import NamedTuple, Protocol
@@ -24,6 +26,15 @@ PAGE = 4096
 def whole_pages(size: int, page: int = PAGE) -> int:
     """Return *size* bytes, rounded up to whole pages of *page* bytes."""
     return -(-size // page) * page
+
+
+class RamTold(Enum):
+    """Whether a boot description tells the capture kernel's RAM."""
+
+    TOLD = "told"
+    ELSEWHERE = "by memmap= on its command line"
+    UNREADABLE = "unreadable"
+    NOT_GIVEN = "not given"
 
 
 class BootDescription(Protocol):
@@ -46,8 +57,16 @@ class BootDescription(Protocol):
         """Physical address at which the capture kernel looks for its elfcorehdr; None where none is given."""
 
     @property
+    def ram_told(self) -> RamTold:
+        """Whether :attr:`ram` is known."""
+
+    @property
     def ram(self) -> RangeList:
-        """Physical ranges that the capture kernel uses as RAM; empty where that is not told, or not told here alone."""
+        """Physical ranges that the capture kernel uses as RAM, without its elfcorehdr; empty where not told."""
+
+    @property
+    def needed_ram(self) -> tuple[Range, ...]:
+        """Physical ranges that have to be RAM of the capture kernel: this description, its initrd."""
 
     def why_elfcorehdr_not_found(self, elfcorehdr_phys: int | None, size: int) -> str | None:
         """Return why the capture kernel cannot be relied on to find its header; None where it will.

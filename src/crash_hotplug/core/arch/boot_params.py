@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 
-from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE, RamTold
 from crash_hotplug.core.arch.cmdline import arguments, has_argument, read_cmdline
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.loader import Loader
@@ -32,7 +32,7 @@ E820_ENTRY = struct.Struct("<QQI")
 """Physical start, size, type."""
 SETUP_SECTS, SYSSIZE, BOOT_FLAG, MAGIC, VERSION = 0x1F1, 0x1F4, 0x1FE, 0x202, 0x206
 LOADFLAGS, RAMDISK, CMD_LINE_PTR, XLOADFLAGS, CMDLINE_SIZE, INIT_SIZE = 0x211, 0x218, 0x228, 0x236, 0x238, 0x260
-EXT_CMD_LINE_PTR = 0xC8
+EXT_RAMDISK, EXT_CMD_LINE_PTR = 0xC0, 0xC8
 SETUP_MAGIC = b"HdrS"
 SETUP_HEADER_END = 0x264
 """Bytes at the beginning of a bzImage that identify it."""
@@ -127,6 +127,14 @@ def e820_table(boot_params: bytes) -> list[tuple[Range, int]]:
         for start, size, kind in E820_ENTRY.iter_unpack(whole)
         if start + size <= 1 << 64
     ]
+
+
+def initrd(boot_params: bytes) -> Range:
+    """Return the physical range of the initrd from the zero page; an empty one where there is none."""
+    low, size_low = struct.unpack_from("<II", boot_params, RAMDISK)
+    high, size_high = struct.unpack_from("<II", boot_params, EXT_RAMDISK)
+    start = int(high) << 32 | int(low)
+    return Range(start, start + (int(size_high) << 32 | int(size_low)))
 
 
 def change_elfcorehdr_argument(
@@ -257,9 +265,24 @@ class ZeroPage(NamedTuple):
         return argument[0] if argument else None
 
     @property
+    def ram_told(self) -> RamTold:
+        """With ``memmap=`` the E820 table is not what the capture kernel uses."""
+        if self.page is None:
+            return RamTold.NOT_GIVEN
+        if has_argument(self.cmdline, "memmap"):
+            return RamTold.ELSEWHERE
+        return RamTold.TOLD if is_boot_params(self.page) else RamTold.UNREADABLE
+
+    @property
     def ram(self) -> RangeList:
-        """RAM of the E820 table.  With ``memmap=`` the table is not what the capture kernel uses."""
-        return RangeList() if has_argument(self.cmdline, "memmap") else self._e820_ram()
+        """RAM of the E820 table."""
+        return self._e820_ram() if self.ram_told is RamTold.TOLD else RangeList()
+
+    @property
+    def needed_ram(self) -> tuple[Range, ...]:
+        """The zero page, and the initrd."""
+        own = () if self.phys is None else (Range(self.phys, self.phys + PAGE),)
+        return own if self.page is None else (*own, initrd(self.page))
 
     def _e820_ram(self) -> RangeList:
         return RangeList(r for r, kind in e820_table(self.page or b"") if kind == E820_RAM)

@@ -25,8 +25,8 @@ def arguments(cmdline: str, name: str) -> list[str]:
     for quoted in _WORD.findall(cmdline):
         if quoted == "--":
             break
-        found, _equals, value = quoted.replace('"', "").partition("=")
-        if found == name:
+        found, equals, value = quoted.replace('"', "").partition("=")
+        if found == name and equals:  # setup_elfcorehdr() ignores the word without a value
             values.append(value)
     return values
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 
+from crash_hotplug.core.arch.architecture import RamTold
 from crash_hotplug.core.arch.cmdline import arguments
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.loader import Loader
@@ -31,6 +32,7 @@ _CHOSEN = 2
 """Depth of the node /chosen; that of the root is 1."""
 _ELFCOREHDR = "linux,elfcorehdr"
 _USABLE = "linux,usable-memory-range"
+_INITRD = ("linux,initrd-start", "linux,initrd-end")
 _FROM_KERNEL = "linux,booted-from-kexec"
 """A property that the kernel's loader writes (``of_kexec_alloc_and_setup_fdt()`` in drivers/of/kexec.c)."""
 
@@ -164,9 +166,24 @@ class DeviceTree(NamedTuple):
         return None if place is None else place.start
 
     @property
+    def ram_told(self) -> RamTold:
+        """Without ``linux,usable-memory-range`` the capture kernel would use all memory."""
+        if self.blob is None:
+            return RamTold.NOT_GIVEN
+        return RamTold.TOLD if self._ranges(_USABLE) else RamTold.UNREADABLE
+
+    @property
     def ram(self) -> RangeList:
-        """``linux,usable-memory-range``; the header's own place is a part of it."""
-        return RangeList(self._ranges(_USABLE))
+        """``linux,usable-memory-range`` without the header's place, which the capture kernel reserves."""
+        header = self._elfcorehdr()
+        return RangeList(self._ranges(_USABLE)).exclude(RangeList([] if header is None else [header]))
+
+    @property
+    def needed_ram(self) -> tuple[Range, ...]:
+        """The tree, and the initrd."""
+        own = () if self.phys is None or self.blob is None else (Range(self.phys, self.phys + len(self.blob)),)
+        start, end = (int.from_bytes(self._value(name) or b"", "big") for name in _INITRD)
+        return (*own, Range(start, end)) if 0 < start < end else own
 
     def why_elfcorehdr_not_found(self, elfcorehdr_phys: int | None, size: int) -> str | None:
         """Compare ``linux,elfcorehdr`` with the header's address and size."""
