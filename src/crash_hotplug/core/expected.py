@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from crash_hotplug.core.boot_params import E820_RAM, e820_table, has_argument
+from crash_hotplug.core.boot_params import E820_MAX, E820_RAM, e820_table, has_argument
 from crash_hotplug.core.elf import ProgramHeader
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, build_elfcorehdr, parse_elfcorehdr, ram_header
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
@@ -63,16 +63,20 @@ def header_to_write(machine: Machine, image: CrashImage, possible_cpus: bool = T
 
 
 def with_capture_ram(machine: Machine, image: CrashImage) -> Machine:
-    """Return *machine* with the RAM outside of the reserved region that the E820 table of *image* gives its kernel.
+    """Return *machine* with the RAM outside of the reserved region that *image* gives its capture kernel.
 
-    That is the memory of ``crashkernel=SIZE,cma`` (Linux 6.17 and newer); /sys shows it since 6.19 only.  The capture
-    kernel overwrites it, so no dump can have it.  With ``memmap=`` the table is not what the capture kernel uses.
+    That is the memory of ``crashkernel=SIZE,cma`` (Linux 6.17 and newer; /sys shows it since 6.19).  The E820 table of
+    the image decides.  kexec_file_load(2) writes the CMA range into it: the capture kernel overwrites that memory, and
+    no dump can have it.  kexec-tools (2.0.29) leaves the range out: a dump has it as any other RAM.  With ``memmap=``
+    the table is not what the capture kernel uses, and a full table may continue in ``setup_data``.
     """
     if image.boot_params is None or has_argument(image.cmdline, "memmap"):
         return machine
-    own = RangeList(entry for entry, kind in e820_table(image.boot_params) if kind == E820_RAM)
+    entries = e820_table(image.boot_params)
+    own = RangeList(entry for entry, kind in entries if kind == E820_RAM)
     own = own.exclude(machine.crashkernel).exclude(RangeList([machine.architecture.excluded_low_memory]))
-    return machine._replace(capture_ram=machine.capture_ram.union(own))
+    is_whole = 0 < len(entries) < E820_MAX
+    return machine._replace(capture_ram=own if is_whole else own.union(machine.capture_ram))
 
 
 def loader_of(header: ElfCoreHeader, image: CrashImage) -> Loader:
