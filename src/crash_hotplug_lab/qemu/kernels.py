@@ -38,6 +38,7 @@ KNOWN: dict[str, Source] = {
     "6.12": Source("trixie"),
     "6.18": Source("trixie", "trixie-backports"),
     "7.2": Source("sid"),
+    "7.3": Source("trixie", "trixie-backports"),
 }
 """Each key is a series; the newest version in the suite is fetched, recorded and reported."""
 

@@ -159,6 +159,7 @@ KEYS: dict[str, Key] = {
     "max-memory-ranges": Key(number(1), MODEL),
     "max-memory": Key(size()),
     "ram-holes": Key(number(), QEMU),
+    "crashkernel-cma": Key(size(_MIB), QEMU),
     # [load]
     "loaders": Key(list_of(one_of(LOADERS))),
     "hotplug-size": Key(size(1), MODEL),
@@ -203,7 +204,7 @@ KEYS: dict[str, Key] = {
 """Every key of a scenario file that holds a value."""
 
 MACHINE_KEYS = ("kernels", "memory", "cpus", "possible-cpus", "crashkernel", "crashkernel-low", "block-size",
-                "auto-online", "max-memory-ranges", "max-memory", "ram-holes")  # fmt: skip
+                "auto-online", "max-memory-ranges", "max-memory", "ram-holes", "crashkernel-cma")  # fmt: skip
 LOAD_KEYS = ("loaders", "hotplug-size", "udev", "kernel-pages", "capture-without")
 
 
@@ -239,6 +240,7 @@ ACTIONS: dict[str, ActionKind] = {
     "shell": ActionKind(("run",), ("if-exists",), QEMU),
     "measure": ActionKind(("what", "number"), ("of",), QEMU),
     "storm": ActionKind(("dimms", "size", "cpus", "keeper"), (), QEMU),
+    "shift-kcore": ActionKind(("number",), (), QEMU),
     "panic": ActionKind(("cpu",), ("after-step",)),
     "panic-within": ActionKind(("cpu", "seconds"), (), QEMU),
     "end": ActionKind((), (), QEMU),
