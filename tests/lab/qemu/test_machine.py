@@ -18,9 +18,15 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "has_kvm", lambda: True)
 
 
-def command(tmp_path: Path, release: str, counts_instructions: bool = False) -> str:
+def command(tmp_path: Path, release: str, counts_instructions: bool = False, crashkernel_cma: int = 0) -> str:
     kernel = Kernel("k", "1", release, tmp_path / "vmlinuz", tmp_path, "trixie")
-    made = QemuMachine(kernel, tmp_path / "initramfs", tmp_path, counts_instructions=counts_instructions)
+    made = QemuMachine(
+        kernel,
+        tmp_path / "initramfs",
+        tmp_path,
+        counts_instructions=counts_instructions,
+        crashkernel_cma=crashkernel_cma,
+    )
     return " ".join(made.command())
 
 
@@ -37,3 +43,10 @@ def test_command_that_counts_instructions_has_emulation_and_no_vmport(tmp_path: 
     counted = command(tmp_path, release, counts_instructions=True)
     assert "-accel tcg,thread=single -icount shift=0 -machine q35 " in counted
     assert "kvm" not in counted
+
+
+def test_command_reserves_a_cma_range_beside_the_crash_kernel_where_the_scenario_has_one(tmp_path: Path) -> None:
+    with_cma = command(tmp_path, "7.3.4", crashkernel_cma=96 << 20)
+    assert " crashkernel=192M " in with_cma
+    assert " crashkernel=96M,cma " in with_cma
+    assert "M,cma" not in command(tmp_path, "7.3.4")
