@@ -22,7 +22,6 @@ _FIRST, _DISTANCE = 0x1_4000_0000, 256 << 20
 """Place of the first DIMM, and distance of the next: a gap between them makes each a range of its own."""
 _MOST_DIMMS = 14
 """QEMU's machine has 16 slots."""
-_LONGEST_PAUSE = 3.0
 _ENDED = re.compile(r"^(done: |Traceback|waited )", re.MULTILINE)
 _WHOLE = re.compile(r"^done: .* moved [1-9]\d* times .*; 0 broken$", re.MULTILINE)
 
@@ -36,6 +35,7 @@ async def shift_kcore(guest: Guest, updates: int, limit: float) -> str:
     end = time.monotonic() + 0.75 * limit
     await _fill_page(guest)
     block = (await guest.blocks("kcore0"))[0].rpartition("memory")[2]
+    began = time.monotonic()
     await guest.spawn("python3", PROGRAM, str(updates), block, log=LOG)
     guest.event(f"{updates} updates", f"memory block {block} and one more DIMM come and go")
     await guest.until(partial(_began, guest), "the first update", limit)
@@ -44,13 +44,15 @@ async def shift_kcore(guest: Guest, updates: int, limit: float) -> str:
     saved = guest.directory / "shift-kcore.txt"
     while not _ENDED.search(output := await guest.read(LOG)):
         saved.write_text(f"{output}\n")
+        # Twice an update, on average: more often, and none would end between two moves.
+        took = (time.monotonic() - began) / (1 + output.count("\n"))
         if time.monotonic() > end:
             raise GuestError(f"the updates did not end in time; their output: {output[-600:]}; {plugs} plugs")
         await _plug(guest, name)
         plugs += 1
-        await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE))
+        await asyncio.sleep(random.uniform(0, took))
         await guest.until(partial(_unplug, guest, name), f"the guest to release {name}")
-        await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE))
+        await asyncio.sleep(random.uniform(0, took))
     saved.write_text(f"{output}\n")
     if not _WHOLE.search(output):
         raise GuestError(f"updates while /proc/kcore moved: {output[-600:]}")

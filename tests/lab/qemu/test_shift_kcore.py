@@ -66,14 +66,13 @@ class FakeGuest:
         pass
 
 
-def shift(guest: FakeGuest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(host, "_LONGEST_PAUSE", 0.0)
+def shift(guest: FakeGuest) -> str:
     return asyncio.run(host.shift_kcore(cast(Guest, guest), 200, 60))
 
 
-def test_dimms_fill_the_page_and_the_next_one_comes_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dimms_fill_the_page_and_the_next_one_comes_and_goes(tmp_path: Path) -> None:
     guest = FakeGuest(tmp_path, 5, "ready", "ready", f"ready\n{WHOLE}")
-    output = shift(guest, monkeypatch)
+    output = shift(guest)
     assert output.splitlines()[0] == "a DIMM was plugged and unplugged 1 times"
     assert guest.plugged == {"kcore0", "kcore1", "kcore2"}  # two fill the page: one header has room, a DIMM takes two
     assert guest.removals == 1
@@ -87,16 +86,14 @@ def test_dimms_fill_the_page_and_the_next_one_comes_and_goes(tmp_path: Path, mon
     "Traceback (most recent call last):",
     "waited 60 s: update: waits for the lock",
 ])  # fmt: skip
-def test_broken_image_or_kcore_that_never_moved_is_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
-) -> None:
+def test_broken_image_or_kcore_that_never_moved_is_a_failure(tmp_path: Path, end: str) -> None:
     with pytest.raises(GuestError, match=r"updates while /proc/kcore moved: ready"):
-        shift(FakeGuest(tmp_path, 5, f"ready\n{end}"), monkeypatch)
+        shift(FakeGuest(tmp_path, 5, f"ready\n{end}"))
 
 
-def test_room_that_all_dimms_do_not_fill_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_that_all_dimms_do_not_fill_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(GuestError, match="14 DIMMs leave room for 32 headers in /proc/kcore: boot with more ram-holes"):
-        shift(FakeGuest(tmp_path, 60, "ready"), monkeypatch)
+        shift(FakeGuest(tmp_path, 60, "ready"))
 
 
 class FakeKcore:
