@@ -386,6 +386,7 @@ def _observe_and_plan(observation: Observation, wants: Wants, say: Say) -> Steps
             image = image._replace(torn=None)
         decision = decide(image, machine, observation.read_phys, wants)
         if decision.outcome is not Outcome.UPDATED:
+            observation.confirm()
             return Report(decision.outcome, decision.sentence)
         plan = make_plan(decision, image, machine, observation.read_phys, say)
     except CrashHotplugError:

@@ -556,6 +556,17 @@ def test_memory_that_comes_online_during_the_call_does_not_disturb_the_check(fak
     assert fake.digest_fits()
 
 
+def test_header_is_not_called_right_from_memory_that_moved_meanwhile(fake: FakeKexec) -> None:
+    assert fake.update().outcome is Outcome.UPDATED
+    names: list[str] = []
+    for step in update(fake.machine()):
+        if step.name == "update: machine read" and step.name not in names:
+            fake.shift_kcore()
+        names.append(step.name)
+    assert names.count("update: image changed, looks again") == 1
+    assert names.count("update: machine read") == 2
+
+
 def test_kept_image_is_not_shifted_by_memory_that_comes_online(fake: FakeKexec) -> None:
     machine = fake.machine()
     original, opened = machine.observe, []
