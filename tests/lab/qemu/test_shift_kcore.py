@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -112,7 +112,12 @@ def test_headers_left_counts_to_the_end_of_the_page(ranges: int, left: int) -> N
 def test_digest_is_computed_again_where_one_byte_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     computed = []
     real = purgatory.digest_of
-    monkeypatch.setattr(purgatory, "digest_of", lambda *arguments: computed.append(1) or real(*arguments))
+
+    def compute(regions: Iterable[tuple[int, int]], read_phys: purgatory.ReadPhys) -> bytes:
+        computed.append(1)
+        return real(regions, read_phys)
+
+    monkeypatch.setattr(purgatory, "digest_of", compute)
     memory = bytearray(range(256)) * 64
     digests = guest_program.DigestsByContent()
     regions = [(0x1000, 0x1000), (0, 0), (0x3000, 0x800)]
