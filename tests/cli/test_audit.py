@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from crash_hotplug.core.arch.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E820_TABLE
 from tests.cli.running import run
 from tests.trees import tree, vmcore_head
 
@@ -68,6 +69,21 @@ def test_missing_cpu_has_no_number_with_a_tree_without_the_loaded_header(
     ran = run(capsys, "audit", vmcore_head("6.1-c"), "--sysroot", source)
     assert ran.code == 4
     assert "2 CPUs saved registers, 3 were online: only the elfcorehdr that was loaded can show" in ran.out
+
+
+def test_memory_that_the_capture_kernel_was_given_as_ram_must_not_be_in_the_dump(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """crashkernel=SIZE,cma on Linux 6.17 and 6.18, where only the image's E820 table shows it."""
+    source = tmp_path / "source"
+    run(capsys, "snapshot", "--sysroot", tree("6.1-c", 1), "-o", source)
+    parameters = bytearray((source / "crash-image" / "boot_params").read_bytes())
+    at = E820_TABLE + parameters[E820_COUNT] * E820_ENTRY.size
+    parameters[at : at + E820_ENTRY.size] = E820_ENTRY.pack(0x1000_0000, 0x100_0000, E820_RAM)
+    parameters[E820_COUNT] += 1
+    (source / "crash-image" / "boot_params").write_bytes(parameters)
+    ran = run(capsys, "audit", vmcore_head("6.1-c"), "--sysroot", source)
+    assert "16 MiB at 0x10000000 was described but reserved" in ran.out
 
 
 def test_dump_of_another_kernel_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,17 @@ def test_header_without_a_loaded_image_follows_the_kernels_rules(
     assert "by the rules of the kernel" in ran.out
 
 
+def test_cma_range_that_kexec_tools_keeps_from_the_capture_kernel_is_described(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(tree("6.1-c", 1), tmp_path / "copy")
+    (tmp_path / "copy/sys/kernel/kexec").mkdir(exist_ok=True)
+    (tmp_path / "copy/sys/kernel/kexec/crash_cma_ranges").write_text("28000000-2dffffff\n")
+    run(capsys, "header", "--sysroot", tree("6.1-c", 1), "-o", tmp_path / "without")
+    run(capsys, "header", "--sysroot", tmp_path / "copy", "-o", tmp_path / "with")
+    assert (tmp_path / "with").read_bytes() == (tmp_path / "without").read_bytes()
+
+
 def test_header_goes_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["header", "--sysroot", str(tree("6.1-s", 0)), "-o", "-"]) == 0
     written = capfdbinary.readouterr().out

@@ -33,6 +33,41 @@ def test_missing_memory_is_cannot_tell(kcore: Kcore, phys: int, length: int) -> 
         kcore.read_phys(phys, length)
 
 
+def write_phnum(tmp_path: Path, number: int) -> None:
+    with (tmp_path / "proc" / "kcore").open("r+b") as file:
+        file.seek(56)
+        file.write(number.to_bytes(2, "little"))
+
+
+def test_range_that_came_and_went_between_two_comparisons_of_the_headers_is_noticed(
+    kcore: Kcore, tmp_path: Path
+) -> None:
+    write_phnum(tmp_path, 4)
+    with pytest.raises(CannotTellError, match="memory came or went while /proc/kcore was read"):
+        kcore.read_phys(0x5000, 8)
+    write_phnum(tmp_path, 3)
+    assert kcore.read_phys(0x5000, 8) == b"physical"
+    assert kcore.has_moved()
+
+
+def test_range_that_goes_while_the_headers_are_read_is_left_out(
+    tmp_path: Path, kcore: Kcore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_phnum(tmp_path, 4)
+    read_at, reads = Kcore._read_at, []
+
+    def range_goes(self: Kcore, offset: int, length: int) -> bytes:
+        reads.append(offset)
+        if len(reads) == 2:
+            write_phnum(tmp_path, 3)
+        return read_at(self, offset, length)
+
+    monkeypatch.setattr(Kcore, "_read_at", range_goes)
+    with Kcore(Sysroot(str(tmp_path))) as opened:
+        assert len(opened.program_headers) == 3
+        assert opened.read_phys(0x5000, 8) == b"physical"
+
+
 def test_addresses_without_a_physical_one_are_not_ram(kcore: Kcore) -> None:
     assert kcore.page_offset() == DIRECT_MAP
     assert kcore.phys_of_kernel_virt(TEXT_VIRT + 5) == TEXT_PHYS + 5

@@ -19,7 +19,7 @@ from crash_hotplug.cli.output import (
 )
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.expected import loader_of
+from crash_hotplug.core.expected import loader_of, with_capture_ram
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.sizes import count, human_size
@@ -84,7 +84,7 @@ def _compare_with_tree(sysroot: Sysroot, vmcore: Vmcore, result: Comparison) -> 
         compare_vmcore(vmcore, machine, None, Loader.KERNEL, result)
         return
     loaded = parse_elfcorehdr(image.elfcorehdr)
-    compare_vmcore(vmcore, machine, loaded, loader_of(loaded, image), result)
+    compare_vmcore(vmcore, with_capture_ram(machine, image), loaded, loader_of(loaded, image), result)
 
 
 def _sentence(vmcore: Vmcore, result: Comparison, verdict: Verdict, compared: bool) -> str:

@@ -11,7 +11,7 @@ from crash_hotplug.cli.arguments import add_json, add_sysroot, address, read_inp
 from crash_hotplug.cli.output import print_json, printable
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
+from crash_hotplug.core.expected import expected_elfcorehdr, loader_of, with_capture_ram
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
@@ -75,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     sysroot = Sysroot(arguments.sysroot)
     machine = read_machine(sysroot)
     image = _base_image(arguments, sysroot, machine)
+    if image is not None:
+        machine = with_capture_ram(machine, image)
     base = None if image is None else parse_elfcorehdr(image.elfcorehdr)
     loader, loaded, backup = _starting_point(arguments, image, base)
     header = expected_elfcorehdr(machine, loader, loaded, backup, possible_cpus=arguments.possible_cpus)

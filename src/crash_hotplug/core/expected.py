@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from crash_hotplug.core.arch.architecture import RamTold
 from crash_hotplug.core.elf import ProgramHeader
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, build_elfcorehdr, parse_elfcorehdr, ram_header
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
@@ -65,12 +66,15 @@ def header_to_write(machine: Machine, image: CrashImage, possible_cpus: bool = T
 def with_capture_ram(machine: Machine, image: CrashImage) -> Machine:
     """Return *machine* with the RAM outside of the reserved region that *image* gives its capture kernel.
 
-    That is the memory of ``crashkernel=SIZE,cma`` (Linux 6.17 and newer); /sys shows it since 6.19 only.  The capture
-    kernel overwrites it, so no dump can have it.
+    That is the memory of ``crashkernel=SIZE,cma`` (Linux 6.17 and newer; /sys shows it since 6.19).  The memory map of
+    the image decides.  kexec_file_load(2) writes the CMA range into it: the capture kernel overwrites that memory, and
+    no dump can have it.  kexec-tools (2.0.29) leaves the range out: a dump has it as any other RAM.
     """
+    if image.boot is None or image.boot.ram_told is not RamTold.TOLD:
+        return machine
     low = RangeList([machine.architecture.excluded_low_memory])
     own = image.capture_ram.exclude(machine.crashkernel).exclude(low)
-    return machine._replace(capture_ram=machine.capture_ram.union(own))
+    return machine._replace(capture_ram=own if image.boot.ram_is_whole else own.union(machine.capture_ram))
 
 
 def loader_of(header: ElfCoreHeader, image: CrashImage) -> Loader:

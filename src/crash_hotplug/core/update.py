@@ -457,6 +457,7 @@ def _decide_and_plan(
         image = image._replace(torn=None)
     decision = decide(image, machine, observation.read_phys, wants)
     if decision.outcome is not Outcome.UPDATED:
+        observation.confirm()
         return Report(decision.outcome, decision.sentence)
     plan = make_plan(decision, image, machine, observation.read_phys, say)
     task = _Task(identity, image, machine.crashkernel, decision.header, plan, wants.verify_full, decision.sentence)

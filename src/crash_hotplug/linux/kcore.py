@@ -18,6 +18,8 @@ from crash_hotplug.linux.running_architecture import running_architecture
 from crash_hotplug.linux.sysroot import Sysroot
 
 PATH = "/proc/kcore"
+_PHNUM = (56, 2)
+"""Place and length of e_phnum in the ELF header."""
 
 
 class Kcore:
@@ -33,15 +35,21 @@ class Kcore:
         if opened is None:
             raise CannotTellError(f"{sysroot.locate(PATH)} does not exist")
         self._file = opened
+        self._moved = False
         try:
             name = sysroot.locate(PATH)
             start = self._read_at(0, ELF_HEADER_SIZE)
             if not start and sysroot.is_live:  # systemd's InaccessiblePaths= puts an empty file there
                 raise CannotTellError(f"{name} is empty: a container or a service's sandbox hides it")
-            header, self.architecture = parse_core_header(start, name)
+            while True:
+                header, self.architecture = parse_core_header(start, name)
+                self.headers_bytes = self._read_at(0, program_headers_end(header))
+                if self.headers_bytes.startswith(start):
+                    break
+                start = self.headers_bytes[:ELF_HEADER_SIZE]  # a range came or went between the two readings
             if sysroot.is_live:
                 self.architecture = self._running(self.architecture)
-            self.headers_bytes = self._read_at(0, program_headers_end(header))
+            self._phnum = start[_PHNUM[0] : sum(_PHNUM)]
             self.program_headers = parse_program_headers(self.headers_bytes, header, name)
             loads = [p for p in self.program_headers if p.p_type == PT_LOAD]
             self._text = set(self.architecture.kernel_text_headers(loads))
@@ -74,7 +82,7 @@ class Kcore:
         and the next open after MEM_ONLINE rebuilds the list of ranges.  With one page more of headers, a descriptor
         that was opened before reads everything 4096 bytes too low.
         """
-        return self._read_at(0, len(self.headers_bytes)) != self.headers_bytes
+        return self._moved or self._read_at(0, len(self.headers_bytes)) != self.headers_bytes
 
     def read_virt(self, virt: int, length: int) -> bytes:
         """Return *length* bytes of kernel memory at a virtual address.
@@ -128,6 +136,11 @@ class Kcore:
         data = self._read_at(offset, length)
         if len(data) < length:
             raise CannotTellError(f"/proc/kcore does not give the memory at {place} address")
+        # Where a DIMM came and went meanwhile, the layout is again the first one when has_moved() compares all headers.
+        # One read(2) sees one layout (it holds kclist_lock), so their number is looked at after each.
+        if self._read_at(*_PHNUM) != self._phnum:
+            self._moved = True
+            raise CannotTellError("memory came or went while /proc/kcore was read")
         return data
 
     def _read_at(self, offset: int, length: int) -> bytes:

@@ -157,6 +157,7 @@ X86_64 = GuestArchitecture(
         "6.12": Source("trixie"),
         "6.18": Source("trixie", "trixie-backports"),
         "7.2": Source("sid"),
+        "7.3": Source("trixie", "trixie-backports"),
     },
     triplet="x86_64-linux-gnu",
     dynamic_loader="usr/lib64/ld-linux-x86-64.so.2",

@@ -21,6 +21,7 @@ from crash_hotplug_lab.qemu.guest import Guest, said
 from crash_hotplug_lab.qemu.guest_architecture import X86_64, GuestArchitecture
 from crash_hotplug_lab.qemu.machine import QemuMachine
 from crash_hotplug_lab.qemu.results import Result
+from crash_hotplug_lab.qemu.shift_kcore import shift_kcore
 from crash_hotplug_lab.scenario.records import BUSY_PATTERN, BUSY_REGISTERS, Action, Scenario
 
 _LOADER_OPTIONS = {"c": ("-c",), "s": ("-s",), "ch": ("-c", "--hotplug")}
@@ -82,7 +83,7 @@ class GuestRun(Guest):
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
             "command": self._command, "shell": self._shell, "look": self._look_step,
             "flip": self._flip, "measure": self._measure, "wait": self._wait, "pace": self._pace, "panic": self._panic,
-            "storm": self._storm, "end": self._end,
+            "storm": self._storm, "shift-kcore": self._shift_kcore, "end": self._end,
             "panic-within": self._panic_within,
         }  # fmt: skip
 
@@ -328,6 +329,10 @@ class GuestRun(Guest):
     async def _storm(self, action: Action) -> None:
         self._result.storm = await keepers.storm(self.machine, self._agent, action, self._scenario.time_limit)
         self.event(str(action), str(self._result.storm))
+
+    async def _shift_kcore(self, action: Action) -> None:
+        output = await shift_kcore(self, action.arguments["number"], self._scenario.time_limit)
+        self.event(str(action), "; ".join(output.splitlines()))
 
     async def _end(self, action: Action) -> None:
         self.event(str(action), "the guest is switched off")

@@ -44,7 +44,7 @@ class QemuMachine:
 
     def __init__(self, kernel: Kernel, initramfs: Path, out: Path, memory: int = 1 << 30, cpus: int = 2,
                  ram_holes: int = 0, slots: int = 0, max_memory: int = 32 << 30,
-                 counts_instructions: bool = False) -> None:  # fmt: skip
+                 counts_instructions: bool = False, crashkernel_cma: int = 0) -> None:  # fmt: skip
         """Describe the machine; ``out`` takes the serial log and the dump's disk."""
         self.kernel = kernel
         self.out = out
@@ -57,6 +57,7 @@ class QemuMachine:
         self._slots = max(slots, _SLOTS)
         self._max_memory = max_memory
         self._counts_instructions = counts_instructions
+        self._crashkernel_cma = crashkernel_cma
         self._run = Path(tempfile.mkdtemp(prefix="crash-hotplug-"))  # UNIX socket paths are at most 107 bytes
         self._qmp = QMPClient("lab")
         self._process: asyncio.subprocess.Process | None = None
@@ -110,6 +111,8 @@ class QemuMachine:
             f"console={architecture.console} quiet panic=1 crashkernel={architecture.crashkernel // MIB}M "
             "memhp_default_state=online_movable rdinit=/init"
         )
+        if self._crashkernel_cma:
+            words = f"{words} crashkernel={self._crashkernel_cma // MIB}M,cma"
         if self._ram_holes:
             # one page every 2 MiB from 64 MiB on, below the place that crashkernel= finds
             holes = ",".join(f"4K${(64 << 20) + hole * (2 << 20):#x}" for hole in range(self._ram_holes))

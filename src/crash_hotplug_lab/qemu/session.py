@@ -138,7 +138,8 @@ async def run_once(kernel: Kernel, scenario: Scenario, loader: str, update: str,
     image = initramfs.build(kernel, directory)
     hardware = scenario.machine
     qemu = QemuMachine(kernel, image, directory, hardware.memory, hardware.cpus, hardware.ram_holes,
-                       scenario.most_dimms, hardware.max_memory, scenario.counts_instructions)  # fmt: skip
+                       scenario.most_dimms, hardware.max_memory, scenario.counts_instructions,
+                       hardware.crashkernel_cma)  # fmt: skip
     guest = GuestRun(qemu, scenario, loader, update, directory, result, say)
     try:
         async with qemu:

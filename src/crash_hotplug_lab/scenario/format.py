@@ -162,6 +162,7 @@ KEYS: dict[str, Key] = {
     "max-memory-ranges": Key(number(1), MODEL),
     "max-memory": Key(size()),
     "ram-holes": Key(number(), QEMU),
+    "crashkernel-cma": Key(size(_MIB), QEMU),
     # [load]
     "loaders": Key(list_of(one_of(LOADERS))),
     "hotplug-size": Key(size(1), MODEL),
@@ -206,7 +207,8 @@ KEYS: dict[str, Key] = {
 """Every key of a scenario file that holds a value."""
 
 MACHINE_KEYS = ("kernels", "architectures", "memory", "cpus", "possible-cpus", "crashkernel", "crashkernel-low",
-                "block-size", "auto-online", "max-memory-ranges", "max-memory", "ram-holes")  # fmt: skip
+                "crashkernel-cma", "block-size", "auto-online", "max-memory-ranges", "max-memory",
+                "ram-holes")  # fmt: skip
 LOAD_KEYS = ("loaders", "hotplug-size", "udev", "kernel-pages", "capture-without")
 
 
@@ -242,6 +244,7 @@ ACTIONS: dict[str, ActionKind] = {
     "shell": ActionKind(("run",), ("if-exists",), QEMU),
     "measure": ActionKind(("what", "number"), ("of",), QEMU),
     "storm": ActionKind(("dimms", "size", "cpus", "keeper"), (), QEMU),
+    "shift-kcore": ActionKind(("number",), (), QEMU),
     "panic": ActionKind(("cpu",), ("after-step",)),
     "panic-within": ActionKind(("cpu", "seconds"), (), QEMU),
     "end": ActionKind((), (), QEMU),

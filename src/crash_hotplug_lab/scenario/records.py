@@ -74,6 +74,8 @@ class Hardware:
     """Largest RAM of QEMU's machine with all DIMMs, in bytes."""
     ram_holes: int = 0
     """Pages that the guest reserves at boot; each splits a range of its RAM."""
+    crashkernel_cma: int = 0
+    """Bytes of ``crashkernel=SIZE,cma`` (Linux 6.17 and newer): RAM that the capture kernel uses too; 0 for none."""
 
 
 @dataclass(frozen=True)

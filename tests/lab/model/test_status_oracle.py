@@ -141,7 +141,12 @@ FAULTS: dict[str, tuple[ModuleType, str, str, Mutation]] = {
     "command line is not checked": (verdict, "if image.why_header_not_found is not None:", "if False:", COMMAND_LINE),
     "every image cannot be told": (verdict, "    check = ", '    result.unchecked.append("")\n    check = ', MAP),
     "CPU may be missing": (verdict, "if note is None and cpu.online:", "if False:", entry_missing),
-    "memory may be missing": (verdict, "for missing in difference.only_first.exclude(offline):", "for missing in ():", entry_missing),
+    "memory may be missing": (
+        verdict,
+        "for missing in difference.only_first.exclude(offline):",
+        "for missing in ():",
+        entry_missing,
+    ),
     "memory may be gone": (verdict, "in difference.only_second.exclude(reserved):", "in ():", entry_changed),
     "memory may be described twice": (verdict, "if start < last_end and start < end:", "if False:", entry_twice),
     "memory may be read from elsewhere": (verdict, "elif p.p_offset != p.p_paddr and", "elif False and", entry_changed),

@@ -20,9 +20,21 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "has_kvm", lambda: True)
 
 
-def command(tmp_path: Path, release: str, counts_instructions: bool = False, arch: str = "x86_64") -> str:
+def command(
+    tmp_path: Path,
+    release: str,
+    counts_instructions: bool = False,
+    arch: str = "x86_64",
+    crashkernel_cma: int = 0,
+) -> str:
     kernel = Kernel("k", "1", release, tmp_path / "vmlinuz", tmp_path, "trixie", arch)
-    made = QemuMachine(kernel, tmp_path / "initramfs", tmp_path, counts_instructions=counts_instructions)
+    made = QemuMachine(
+        kernel,
+        tmp_path / "initramfs",
+        tmp_path,
+        counts_instructions=counts_instructions,
+        crashkernel_cma=crashkernel_cma,
+    )
     return " ".join(made.command())
 
 
@@ -69,3 +81,10 @@ def test_instruction_pointers_are_read_by_the_architectures_name_of_them(tmp_pat
         made.qmp = answer  # type: ignore[method-assign,assignment]
         (found,) = asyncio.run(made.instruction_pointers())
         assert hex(found) in ("0xffffffff81000000", "0xffff800080010000")
+
+
+def test_command_reserves_a_cma_range_beside_the_crash_kernel_where_the_scenario_has_one(tmp_path: Path) -> None:
+    with_cma = command(tmp_path, "7.3.4", crashkernel_cma=96 << 20)
+    assert " crashkernel=192M " in with_cma
+    assert " crashkernel=96M,cma " in with_cma
+    assert "M,cma" not in command(tmp_path, "7.3.4")

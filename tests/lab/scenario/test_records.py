@@ -52,6 +52,7 @@ CPU = Action("add-cpu", {"cpu": 2})
         (Scenario("", (Action("load", {"flock": False}),)), None, "the key flock of the step load flock=false"),
         (Scenario("", (Action("load", actor="root"),)), None, "the key actor of the step load"),
         (Scenario("", (CPU,), machine=Hardware(ram_holes=1)), "the key machine.ram-holes", None),
+        (Scenario("", (CPU,), machine=Hardware(crashkernel_cma=1 << 20)), "the key machine.crashkernel-cma", None),
         (Scenario("", (CPU,), machine=Hardware(block_size=1 << 27)), None, None),
         (Scenario("", (CPU,), machine=Hardware(block_size=1 << 28)), None, "the key machine.block-size"),
         (Scenario("", (CPU,), load=Loading(udev="debian12")), None, "the key load.udev"),

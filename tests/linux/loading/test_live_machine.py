@@ -276,18 +276,11 @@ def test_image_that_another_process_loaded_after_a_failed_call_is_left_alone(fak
 CMA = "sys/kernel/kexec/crash_cma_ranges"
 
 
-def test_cma_range_below_the_reserved_region_holds_no_control_pages(fake: FakeKexec) -> None:
-    fake.write_file(CMA, "28000000-2dffffff\n")
-    assert fake.update().outcome is Outcome.UPDATED
-    assert RESERVED_START in [s.phys for s in fake.loads[0]]
-    assert fake.digest_fits()
-    described = parse_elfcorehdr(fake.image().elfcorehdr).ram
-    assert not described.intersect(RangeList([(0x2800_0000, 0x2E00_0000)]))
-    assert described.contains(0x27FF_F000)
+CMA_RANGE = RangeList([(0x2800_0000, 0x2E00_0000)])
 
 
-def test_cma_range_that_only_the_e820_table_shows_is_not_described(fake: FakeKexec) -> None:
-    """Linux 6.17 and 6.18 have no crash_cma_ranges."""
+def give_cma_to_capture_kernel(fake: FakeKexec) -> None:
+    """Write the CMA range into the image's E820 table, as kexec_file_load does."""
     page = bytearray(fake.read(ZERO_PAGE, PAGE))
     count = page[E820_COUNT]
     entry = E820_ENTRY.pack(0x2800_0000, 0x600_0000, E820_RAM)
@@ -295,11 +288,45 @@ def test_cma_range_that_only_the_e820_table_shows_is_not_described(fake: FakeKex
     page[E820_COUNT] = count + 1
     fake.write(ZERO_PAGE, bytes(page))
     fake.write(PURGATORY, fake.purgatory(True))
+
+
+def test_cma_range_below_the_reserved_region_holds_no_control_pages(fake: FakeKexec) -> None:
+    fake.write_file(CMA, "28000000-2dffffff\n")
+    give_cma_to_capture_kernel(fake)
+    assert fake.update().outcome is Outcome.UPDATED
+    assert RESERVED_START in [s.phys for s in fake.loads[0]]
+    assert fake.digest_fits()
+    described = parse_elfcorehdr(fake.image().elfcorehdr).ram
+    assert not described.intersect(CMA_RANGE)
+    assert described.contains(0x27FF_F000)
+
+
+def test_cma_range_that_the_capture_kernel_does_not_get_is_described(fake: FakeKexec) -> None:
+    """kexec-tools leaves crash_cma_ranges out of the E820 table, so the capture kernel keeps out of that memory."""
+    fake.write_file(CMA, "28000000-2dffffff\n")
+    findings = assess(read_machine(fake.sysroot), fake.image()).comparison.findings
+    assert Kind.CRASHKERNEL_DESCRIBED not in [finding.kind for finding in findings]
+    assert fake.update().outcome is Outcome.UPDATED
+    assert RESERVED_START in [s.phys for s in fake.loads[0]]
+    assert parse_elfcorehdr(fake.image().elfcorehdr).ram.covers(CMA_RANGE)
+    assert assess(read_machine(fake.sysroot), fake.image()).comparison.findings == []
+
+
+def test_cma_range_is_left_out_where_memmap_hides_what_the_capture_kernel_gets(fake: FakeKexec) -> None:
+    fake.write_file(CMA, "28000000-2dffffff\n")
+    with_cmdline(fake, b"memmap=exactmap")
+    findings = assess(read_machine(fake.sysroot), fake.image()).comparison.findings
+    assert Kind.CRASHKERNEL_DESCRIBED in [finding.kind for finding in findings]
+
+
+def test_cma_range_that_only_the_e820_table_shows_is_not_described(fake: FakeKexec) -> None:
+    """Linux 6.17 and 6.18 have no crash_cma_ranges."""
+    give_cma_to_capture_kernel(fake)
     findings = assess(read_machine(fake.sysroot), fake.image()).comparison.findings
     assert Kind.CRASHKERNEL_DESCRIBED in [finding.kind for finding in findings]
     assert fake.update().outcome is Outcome.UPDATED
     described = parse_elfcorehdr(fake.image().elfcorehdr).ram
-    assert not described.intersect(RangeList([(0x2800_0000, 0x2E00_0000)]))
+    assert not described.intersect(CMA_RANGE)
 
 
 def with_cmdline(fake: FakeKexec, more: bytes) -> None:
@@ -530,6 +557,17 @@ def test_memory_that_comes_online_during_the_call_does_not_disturb_the_check(fak
     fake.after_load = fake.shift_kcore
     assert fake.update().outcome is Outcome.UPDATED
     assert fake.digest_fits()
+
+
+def test_header_is_not_called_right_from_memory_that_moved_meanwhile(fake: FakeKexec) -> None:
+    assert fake.update().outcome is Outcome.UPDATED
+    names: list[str] = []
+    for step in update(fake.machine()):
+        if step.name == "update: machine read" and step.name not in names:
+            fake.shift_kcore()
+        names.append(step.name)
+    assert names.count("update: image changed, looks again") == 1
+    assert names.count("update: machine read") == 2
 
 
 def test_kept_image_is_not_shifted_by_memory_that_comes_online(fake: FakeKexec) -> None:

@@ -65,6 +65,10 @@ class BootDescription(Protocol):
         """Physical ranges that the capture kernel uses as RAM, without its elfcorehdr; empty where not told."""
 
     @property
+    def ram_is_whole(self) -> bool:
+        """Whether no more RAM than :attr:`ram` may be told elsewhere, where it is told."""
+
+    @property
     def needed_ram(self) -> tuple[Range, ...]:
         """Physical ranges that have to be RAM of the capture kernel: this description, its initrd."""
 

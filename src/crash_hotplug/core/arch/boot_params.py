@@ -279,6 +279,11 @@ class ZeroPage(NamedTuple):
         return self._e820_ram() if self.ram_told is RamTold.TOLD else RangeList()
 
     @property
+    def ram_is_whole(self) -> bool:
+        """A full E820 table may continue in ``setup_data``."""
+        return 0 < len(e820_table(self.page or b"")) < E820_MAX
+
+    @property
     def needed_ram(self) -> tuple[Range, ...]:
         """The zero page, and the initrd."""
         own = () if self.phys is None else (Range(self.phys, self.phys + PAGE),)

@@ -179,6 +179,11 @@ class DeviceTree(NamedTuple):
         return RangeList(self._ranges(_USABLE)).exclude(RangeList([] if header is None else [header]))
 
     @property
+    def ram_is_whole(self) -> bool:
+        """There is one property."""
+        return True
+
+    @property
     def needed_ram(self) -> tuple[Range, ...]:
         """The tree, and the initrd."""
         own = () if self.phys is None or self.blob is None else (Range(self.phys, self.phys + len(self.blob)),)
