@@ -61,6 +61,10 @@ class Guest:
             raise GuestError(f"in the guest, {shlex.join(argv)} failed: {said(done)[-400:] or done['rc']}")
         return str(done["out"])
 
+    async def spawn(self, *argv: str, log: str) -> int:
+        """Start a program in the guest, with its output in a file there; return its process id."""
+        return int(await self._agent.order("spawn", argv=list(argv), log=log))
+
     async def own(self, *arguments: str, timeout: float = 180) -> dict[str, Any]:
         """Run a command of this project in the guest, as :meth:`answer` does."""
         return await self.answer(*self.command, *arguments, timeout=timeout)
