@@ -98,7 +98,12 @@ def boot_params(e820: Sequence[tuple[Range, int]], longest_cmdline: int = 2047) 
 class FakeMachine:
     """A machine with an image loaded by the kernel's loader; implements CrashMachine and, by itself, Observation."""
 
-    def __init__(self, header_in_digest: bool = True, cmdline: str = f"quiet elfcorehdr={HEADER:#x}") -> None:
+    def __init__(
+        self,
+        header_in_digest: bool = True,
+        cmdline: str = f"quiet elfcorehdr={HEADER:#x}",
+        segments: Sequence[Segment] = SEGMENTS,
+    ) -> None:
         """Load the image.
 
         :param header_in_digest: whether purgatory's digest covers the elfcorehdr
@@ -113,12 +118,12 @@ class FakeMachine:
         self.memory.write(ZERO_PAGE, boot_params([(part, E820_RAM) for part in ram]))
         self.memory.write(COMMAND_LINE, cmdline.encode())
         self.memory.write(HEADER, header.to_bytes(PAGE))
-        named = [(s.phys, s.memsz) for s in SEGMENTS if s.phys != PURGATORY and (header_in_digest or s.phys != HEADER)]
+        named = [(s.phys, s.memsz) for s in segments if s.phys != PURGATORY and (header_in_digest or s.phys != HEADER)]
         table = b"".join(struct.pack("<QQ", *region) for region in named)
         self.memory.write(PURGATORY, b"\x90" * 0x300)
         self.memory.write(PURGATORY + TABLE_AT, table)
         self.memory.write(PURGATORY + DIGEST_AT, digest(self.memory, named))
-        self.kimage: Kimage | None = Kimage(ENTRY, SEGMENTS, RESERVED.start + 9 * PAGE)
+        self.kimage: Kimage | None = Kimage(ENTRY, tuple(segments), RESERVED.start + 9 * PAGE)
         self.updated_by_kernel = False
         self.serial = 0
         self.locked = False
