@@ -128,7 +128,7 @@ ALL = [0x1000, 0x3000, 0x5000]
         ([(0x1000, PAGE), (0x3000, PAGE), (0x5000, PAGE), (0x7001, PAGE)], None),
         ([(0x1000, PAGE), (0x3000, PAGE), (0x5000, PAGE), (0x20000, 0)], None),
         ([(0x1000, PAGE), (0x3000, PAGE), (0x5000, PAGE), (0x10000, 0x11000)], None),
-        ([(0x1000, PAGE), (0x3000, 3 * PAGE), (0x5000, PAGE)], None),
+        ([(0x1000, PAGE), (0x3000, PAGE), (0x5000, PAGE), (0x9000, 4 * PAGE), (0xB000, PAGE)], None),
     ],
     ids=["whole", "excluded", "one missing", "more", "two missing", "twice", "length", "start", "outside",
          "reaches out", "overlap"],

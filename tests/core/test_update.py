@@ -207,6 +207,22 @@ def test_refusal_does_not_hide_that_the_header_is_right() -> None:
     assert decided(fake, Wants(gives_room=True))[0] is Outcome.REFUSED
 
 
+def test_decision_tells_the_room_whatever_comes_of_it() -> None:
+    fake = FakeMachine()
+    assert decide(fake.image(), MACHINE, fake.read_phys).room == PAGE
+    encrypted = GROWN._replace(memory_encryption="AMD SME")
+    assert decide(fake.image(), encrypted, fake.read_phys).room == PAGE
+
+
+def test_present_cpus_that_fill_the_room_to_its_last_byte_are_written(grown: FakeMachine) -> None:
+    more = (PAGE - 64) // 56 - 6
+    ranges = (*MACHINE.ram, *((at * GIB, at * GIB + MIB) for at in range(4, 4 + more)))
+    grown.now = possible(100)._replace(ram=RangeList(ranges))
+    without_place(grown)
+    decision = decide(grown.image(), grown.now, grown.read_phys)
+    assert (decision.outcome, len(decision.header), decision.room) == (Outcome.UPDATED, PAGE, PAGE)
+
+
 def test_decision_to_write_has_header_and_room(grown: FakeMachine) -> None:
     decision = decide(grown.image(), GROWN, grown.read_phys)
     assert (decision.outcome, decision.sentence) == (Outcome.UPDATED, "7 entries written")
@@ -274,8 +290,9 @@ def test_present_cpus_are_described_where_the_header_cannot_move(grown: FakeMach
     assert (decision.move, decision.room) == (None, PAGE)
     assert len(parse_elfcorehdr(decision.header).cpu_notes) == 2
     there = image._replace(elfcorehdr=decision.header)
-    assert decide(there, grown.now, grown.read_phys).outcome is Outcome.UNCHANGED
-    assert decide(there, grown.now, grown.read_phys).sentence.startswith("the header is right as it is; present CPUs")
+    right = decide(there, grown.now, grown.read_phys)
+    assert (right.outcome, right.room, right.why_stays) == (Outcome.UNCHANGED, PAGE, decision.why_stays)
+    assert right.sentence.startswith("the header is right as it is; present CPUs")
     assert decide(there, grown.now, grown.read_phys, Wants(always_writes=True)).outcome is Outcome.UPDATED
     with pytest.raises(CannotTellError, match="no free place"):
         decide(image, grown.now, grown.read_phys, Wants(gives_room=True))
@@ -296,6 +313,10 @@ def test_unknown_room_is_cannot_tell(grown: FakeMachine) -> None:
     unknown = image._replace(kimage=image.kimage._replace(segments=others), boot_params=None)
     with pytest.raises(CannotTellError, match="how much room the loaded elfcorehdr has"):
         decide(unknown, GROWN, grown.read_phys)
+    grown.memory.write(ZERO_PAGE, boot_params([(RESERVED, 1)]))  # the header lies in the capture kernel's RAM
+    unknown = unknown._replace(boot_params=grown.memory.read(ZERO_PAGE, PAGE))
+    decision = decide(unknown, GROWN, grown.read_phys, Wants(gives_room=True))
+    assert (decision.outcome, decision.room, decision.move is None) == (Outcome.UPDATED, None, False)
 
 
 def test_plan_follows_the_decision_to_stay_or_to_move(grown: FakeMachine) -> None:
@@ -495,9 +516,9 @@ def test_listed_segment_that_does_not_read_the_same_twice_is_not_written(phys: i
 
 
 def test_changed_layout_of_memory_voids_the_plan_before_the_call(grown: FakeMachine) -> None:
-    grown.on_confirm = once(raising(ImageChangedError("kcore changed")))
-    assert patiently(grown).outcome is Outcome.UPDATED
-    assert (grown.opened, len(grown.calls)) == (3, 1)
+    grown.on_confirm = raising(ImageChangedError("kcore changed"))
+    assert patiently(grown) == (Outcome.FAILED, "kcore changed")
+    assert (grown.opened, grown.calls) == (8, [])
 
 
 def test_error_of_the_plan_is_believed_only_if_the_layout_and_the_image_stayed(grown: FakeMachine) -> None:
@@ -578,6 +599,16 @@ def test_struct_kimage_that_cannot_be_read_after_the_call_is_a_failure(grown: Fa
     unread = "struct kimage of the loaded image could not be read"
     assert report == (Outcome.FAILED, f"what was loaded cannot be verified: {unread}; reload the crash image")
     assert grown.opened == 9
+
+
+def test_digest_that_cannot_be_computed_after_the_call_is_a_failure() -> None:
+    fake = FakeMachine(header_in_digest=False)
+    fake.now = GROWN
+    fake.after_load = lambda: fake.memory.write(PURGATORY, bytes(3 * PAGE))
+    report = patiently(fake, FULL)
+    assert report.outcome is Outcome.FAILED
+    assert report.sentence.startswith("what was loaded cannot be verified: purgatory's digest table was not found")
+    assert fake.marks == [None]
 
 
 @pytest.mark.parametrize("error", [CannotTellError("unreadable"), ImageChangedError("kcore changed")])
