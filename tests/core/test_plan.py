@@ -107,13 +107,14 @@ def test_lowest_hole_is_the_first_that_is_large_enough() -> None:
     assert lowest_hole(Range(0, 100), [Range(0, 10), Range(15, 50)], 5) == Range(10, 15)
     assert lowest_hole(Range(0, 100), [Range(0, 10), Range(15, 50)], 6) == Range(50, 56)
     assert lowest_hole(Range(0, 100), [Range(0, 99)], 2) is None
+    assert lowest_hole(Range(0, 100), [Range(0, 98)], 2) == Range(98, 100)
 
 
 def test_control_pages_bound_grows_with_memory_and_covers_measured_use() -> None:
     """6 to 8 pages were in use with 1 GiB of RAM."""
     assert control_pages_bound(RangeList([(0, 1 << 30)])) >= 8 * PAGE
     assert control_pages_bound(RangeList([(0, 1 << 40)])) > 1024 * PAGE
-    assert control_pages_bound(RangeList()) > 0
+    assert control_pages_bound(RangeList()) == 28 * PAGE
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,9 @@ def test_control_pages_bound_grows_with_memory_and_covers_measured_use() -> None
     [(1 << 30, 30), ((1 << 30) + PAGE, 31), (512 << 30, 28 + 512 + 1), ((512 << 30) + PAGE, 28 + 513 + 2)],
 )
 def test_control_pages_bound_counts_a_page_for_each_started_gib_and_512_gib(ram_bytes: int, pages: int) -> None:
+    """The map covers holes too, up to the end of RAM."""
     assert control_pages_bound(RangeList([(0, ram_bytes)])) == pages * PAGE
+    assert control_pages_bound(RangeList([(0, 16), (ram_bytes - 16, ram_bytes)])) == pages * PAGE
 
 
 KEPT = Range(0x3300_9000, 0x3301_0000)
@@ -222,6 +225,13 @@ def test_header_is_listed_with_spare_entries_within_its_room(
     image = fake.image()._replace(boot_params=boot_params([(part, E820_RAM) for part in ram]))
     plan = plan_replacement(image, GROWN, b"h" * header_size, fake.read_phys)
     assert plan.segments[-1] == NewSegment(HEADER, b"h" * header_size, memsz, "the new elfcorehdr")
+
+
+def test_header_of_unknown_room_is_listed_in_its_own_pages() -> None:
+    fake = FakeMachine(header_in_digest=False)
+    others = tuple(s for s in kimage_of(fake).segments if s.phys != HEADER)
+    unknown = fake.image()._replace(kimage=kimage_of(fake)._replace(segments=others), boot_params=None)
+    assert plan_replacement(unknown, GROWN, b"h" * (PAGE + 1), fake.read_phys).segments[-1].memsz == 2 * PAGE
 
 
 def moved(fake: FakeMachine, room: int = 16 * PAGE) -> tuple[UpdatePlan, int]:
@@ -338,6 +348,8 @@ def test_why_no_plan_names_a_missing_hole_and_a_foreign_place(fake: FakeMachine)
     assert "no hole of" in str(why_no_plan(image._replace(kimage=full), GROWN))
     outside = image._replace(elfcorehdr_phys=FAKE_RESERVED.end)
     assert "0x30000000 does not lie in the memory reserved" in str(why_no_plan(outside, GROWN))
+    below = image._replace(elfcorehdr_phys=FAKE_RESERVED.start - 1)
+    assert "0x1fffffff does not lie in the memory reserved" in str(why_no_plan(below, GROWN))
 
 
 def test_reservation_is_the_one_that_holds_the_image(fake: FakeMachine) -> None:
@@ -401,3 +413,4 @@ def test_place_is_not_sought_where_the_header_lies_in_no_reservation(fake: FakeM
 def test_room_counts_two_more_entries_and_whole_pages(cpus: int, ranges: int, room: int) -> None:
     """64 bytes and 56 for each entry: 72 entries are 4096 bytes."""
     assert room_for(cpus, ranges) == room
+    assert room_for(5) == room_for(5, 8192)

@@ -226,6 +226,10 @@ def test_image_that_does_not_get_its_room_stays_unless_the_room_is_a_must(fake: 
     assert len(fake.calls) == 1
 
 
+def test_image_that_gets_its_room_stays_where_the_room_is_a_must(fake: FakeMachine) -> None:
+    assert loaded(fake, other_image(fake, locked=True), must=True) == Loaded("kdump-config", None)
+
+
 def test_image_without_a_previous_one_stays_although_the_room_is_a_must(fake: FakeMachine) -> None:
     fake.memory.flip(KERNEL)  # so nothing is kept
     assert loaded(fake, other_image(fake, locked=True), must=True).not_ready is not None
@@ -343,6 +347,8 @@ def test_update_that_cannot_tell_is_followed_by_a_reload(
     report = run(update_or_reload(fake, Wants(), answered(reload_outcome), can_reload=lambda: can_reload))
     assert report.outcome is outcome
     assert report.sentence.startswith("reload after: the address of CPU 0's crash_notes")
+    if can_reload:  # as by default
+        assert run(update_or_reload(fake, Wants(), answered(reload_outcome))) == report
 
 
 def test_update_that_is_refused_and_a_failing_reload_have_failed(fake: FakeMachine) -> None:
