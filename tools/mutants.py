@@ -275,8 +275,9 @@ def choose(arguments: argparse.Namespace) -> list[Fault]:
     if arguments.discover:
         tables = [tomllib.loads(path.read_text()).get("tests", {}) for path in sorted(LISTS.glob("*.toml"))]
         tests_of = {file: tests for table in tables for file, tests in table.items()}
-        return [f for file in arguments.discover for f in discovered(file, arguments.tests or tests_of[file])]
-    faults = read_lists()
+        faults = [f for file in arguments.discover for f in discovered(file, arguments.tests or tests_of[file])]
+    else:
+        faults = read_lists()
     if arguments.only:
         faults = [f for f in faults if arguments.only in " ".join((f.file, f.before, f.after, *f.tests))]
     if arguments.sample is not None:

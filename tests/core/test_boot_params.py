@@ -235,6 +235,8 @@ PLACE = Range(0x2000, 0x3000)
         ([(0, 0x3000, 1)], [(0, 0x2000, 1), (0x2000, 0x1000, 2)]),
         ([(0, 0x2000, 1), (0x3000, 0x1000, 1)], [(0, 0x2000, 1), (0x3000, 0x1000, 1)]),
         ([(0, 0x9000, 2)], [(0, 0x9000, 2)]),
+        ([(0x2800, 0x1800, 1)], [(0x2000, 0x1000, 2), (0x3000, 0x1000, 1)]),
+        ([(0x1000, 0x1800, 1)], [(0x1000, 0x1000, 1), (0x2000, 0x1000, 2)]),
         ([(0, 16, 2), (0x1000, 0x2001, 1), (0x5000, 7, 3)],
          [(0, 16, 2), (0x1000, 0x1000, 1), (0x2000, 0x1000, 2), (0x3000, 1, 1), (0x5000, 7, 3)]),
     ],
@@ -304,6 +306,15 @@ def test_change_of_elfcorehdr_at_the_end_of_its_segment_needs_a_zero_behind_it()
     assert parameters[4096:] == b"elfcorehdr=0x3a00000\0"
     with pytest.raises(CannotTellError, match="has no room"):
         change_elfcorehdr_argument(parameters[:-1], 4096, 0, "elfcorehdr=0x3a00000", 0x3A0_0000)
+
+
+def test_change_of_elfcorehdr_in_front_of_the_zero_page() -> None:
+    cmdline = "elfcorehdr=0x3b00000"
+    parameters = bytearray(cmdline.encode() + bytes(44)) + zero_page() + bytearray(cmdline.encode() + bytes(44))
+    change_elfcorehdr_argument(parameters, 0, 64, cmdline, 0x3A0_0000)
+    assert parameters.startswith(b"elfcorehdr=0x3a00000\0")
+    with pytest.raises(CannotTellError, match="has no room"):  # in front of the segment: not its last bytes
+        change_elfcorehdr_argument(parameters, -64, 64, cmdline, 0x3A0_0000)
 
 
 def test_change_of_elfcorehdr_stays_within_the_kernels_command_line() -> None:

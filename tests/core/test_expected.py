@@ -183,6 +183,14 @@ def test_possible_cpus_are_not_added_to_a_loaded_header_of_present_ones() -> Non
     assert len(expected_elfcorehdr(four_cpus("6.6.0"), Loader.KERNEL, loaded).cpu_notes) == 2
 
 
+def test_notes_described_twice_are_not_those_of_one_more_cpu() -> None:
+    header = expected_elfcorehdr(machine(online=range(7)), Loader.KERNEL)
+    assert not describes_possible_cpus(header, machine())
+    twice = header._replace(program_headers=(header.program_headers[0], *header.program_headers))
+    assert len(twice.cpu_notes) == 8
+    assert not describes_possible_cpus(twice, machine())
+
+
 def test_direct_map_address_is_not_guessed_from_a_header_without_ram() -> None:
     loaded = expected_elfcorehdr(machine(), Loader.KERNEL)
     text_only = loaded._replace(program_headers=tuple(p for p in loaded.program_headers if p not in loaded.ram_headers))

@@ -73,14 +73,16 @@ def test_kimage_without_a_plausible_control_page_is_that_of_the_first_layout() -
         bytes(KIMAGE_BYTES_NEEDED),
         kimage_bytes(entry=0x1000),
         kimage_bytes(segments=(Segment(0x4000_0000, 0x1000, 0), *SEGMENTS)),
-        kimage_bytes(segments=(Segment(0x2E00_0800, 0x1000, 0), *SEGMENTS)),
+        kimage_bytes(segments=(Segment(0x2E00_1800, 0x1000, 0), *SEGMENTS)),
         kimage_bytes(segments=(Segment(0x2E00_0000, 0x1000, 0x30), *SEGMENTS)),
         kimage_bytes(segments=(Segment(0x2E00_1000, 0x1000, 0x2000), *SEGMENTS)),
         kimage_bytes(segments=(Segment(0x2E00_1000, (1 << 64) - 0x1000, 0), *SEGMENTS)),
         kimage_bytes(segments=(Segment(0x2E00_1000, 0x0800, 0), *SEGMENTS)),
         kimage_bytes(segments=(Segment(0x2E00_1000, 0, 0), *SEGMENTS)),
         kimage_bytes(segments=(Segment((1 << 64) - 0x1000, 0x2000, 0), *SEGMENTS)),
-        kimage_bytes(segments=tuple(Segment(0x2E00_0000 + at * 0x1000, 0x1000, 0) for at in range(17))),
+        kimage_bytes(
+            entry=0x2E00_0000, segments=tuple(Segment(0x2E00_0000 + at * 0x1000, 0x1000, 0) for at in range(17))
+        ),
         kimage_bytes(entry=0x2E00_1000),
         kimage_bytes()[:-8],
     ],

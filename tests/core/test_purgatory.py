@@ -164,6 +164,26 @@ def test_digest_table_of_two_regions_is_the_smallest() -> None:
         find_digest_table(purgatory(places=(0x1000,)), SMALL, read)
 
 
+def test_digest_table_has_two_regions_at_least_whatever_is_listed() -> None:
+    few = Kimage(0x8000, (Segment(0x3000, PAGE, PAGE), Segment(0x8000, 0x2000, 0x2000)))
+    assert regions_of(with_table((0x1000, PAGE)), few) is None
+    assert regions_of(with_table((0x1000, PAGE), (0x5000, PAGE)), few) == [0x1000, 0x5000]
+
+
+@pytest.mark.parametrize("wrong", [(0x1000, 1 << 40), (0x1000, PAGE)], ids=["too long", "single"])
+def test_digest_table_is_sought_on_behind_words_that_are_none(wrong: tuple[int, int]) -> None:
+    data = bytearray(purgatory())
+    data[:16] = struct.pack("<QQ", *wrong)
+    assert find_digest_table(bytes(data), SMALL, read).at == 0x400
+
+
+def test_region_of_no_segment_is_not_read() -> None:
+    data = bytearray(with_table((0x1000, PAGE), (0x9000, 1)))
+    data[0x600:0x620] = hashlib.sha256(MEMORY[0x1000] + b"x").digest()
+    with pytest.raises(CannotTellError):
+        find_digest_table(bytes(data), SMALL, lambda phys, length: b"x" if phys == 0x9000 else read(phys, length))
+
+
 def test_digest_at_the_start_of_purgatory_is_found() -> None:
     data = bytearray(purgatory())
     data[:32], data[0x600:0x620] = data[0x600:0x620], bytes(32)
