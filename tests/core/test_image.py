@@ -40,7 +40,7 @@ def kimage_bytes(
     cma: bool = False,
 ) -> bytes:
     """Return a struct kimage with nr_segments at one of the words where kernels have it; with segment_cma[] or not."""
-    words = [0xFFFF_8880_0000_0000] * (KIMAGE_BYTES_NEEDED // 8)
+    words = [0xFFFF_8880_1234_5678] * (KIMAGE_BYTES_NEEDED // 8)
     words[3] = entry
     behind = count_word + 1 + 4 * 16
     if cma:

@@ -7,17 +7,25 @@ from collections.abc import Sequence
 
 import pytest
 
-from crash_hotplug.core.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E820_TABLE, e820_table
+from crash_hotplug.core.boot_params import (
+    E820_COUNT,
+    E820_ENTRY,
+    E820_RAM,
+    E820_RESERVED,
+    E820_TABLE,
+    e820_table,
+)
 from crash_hotplug.core.elf import PT_NOTE, ProgramHeader
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, Loader, parse_elfcorehdr, ram_header
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.machine import Cpu, KernelText, Machine, NoteRegion
 from crash_hotplug.core.ranges import Range
-from crash_hotplug.core.verdict import Comparison, Kind, Verdict, assess, compare_header
+from crash_hotplug.core.verdict import Comparison, Kind, Verdict, assess, compare_header, overlap_findings
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
+from tests.core.image_in_memory import boot_params
 from tests.machines import DIRECT_MAP, GIB, LOW_RAM, MIB, machine
 from tests.trees import NAMES, loaded_header, tree
 
@@ -214,6 +222,22 @@ def test_header_that_outgrew_its_place_is_a_note(room: int, fits: bool) -> None:
         assert sentences == [f"the header cannot be corrected in its place: {needed}"]
 
 
+def test_accurate_header_has_no_note_that_a_larger_one_does_not_fit() -> None:
+    """CPUs that are offline are no finding, although the expected header describes them."""
+    now = machine(offline=range(2, 80), possible=80)
+    comparison = assess(now, image_for(machine(), 4096)).comparison
+    assert comparison.findings == []
+    assert not any(note.kind is Kind.DOES_NOT_FIT for note in comparison.notes)
+
+
+def test_torn_image_is_the_first_finding() -> None:
+    torn = image_for(machine(), 8192)._replace(torn="control pages")
+    comparison = assess(machine(), torn).comparison
+    assert (comparison.verdict, kinds(comparison)) == (Verdict.NOT_ACCURATE, [Kind.TORN_IMAGE])
+    assert "an update left this image torn: control pages; reload it" in comparison.findings[0].sentence
+    assert kinds(assess(machine(ram=WITH_DIMM), torn).comparison) == [Kind.TORN_IMAGE, Kind.MEMORY_MISSING]
+
+
 def test_loader_is_known_from_the_command_line_before_the_header() -> None:
     without_backup = parse_elfcorehdr(loaded_header("6.12-ch", 1))
     assert without_backup.backup_region is None
@@ -244,6 +268,10 @@ def test_command_line_that_is_not_known_is_not_checked() -> None:
     image = image_for(machine(), 8192)
     unreadable = assess(machine(), image._replace(cmdline=None)).comparison
     assert (unreadable.verdict, len(unreadable.unchecked)) == (Verdict.CANNOT_TELL, 1)
+    assert "its command line cannot be read out of the image" in unreadable.unchecked[0]
+    nowhere = assess(machine(), image._replace(elfcorehdr_phys=None, kimage=None)).comparison
+    assert nowhere.verdict is Verdict.CANNOT_TELL
+    assert "the header's own address is not known" in nowhere.unchecked[0]
     header_only = assess(machine(), CrashImage(image.elfcorehdr)).comparison
     assert (header_only.verdict, len(header_only.left_out)) == (Verdict.ACCURATE, 1)
 
@@ -300,6 +328,28 @@ def test_notes_of_no_cpu_and_notes_too_large_are_a_note() -> None:
     assert len(unknown([elsewhere, first, *others])) == 1
 
 
+def test_unknown_notes_are_judged_as_far_as_addresses_and_sizes_are_known() -> None:
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    elsewhere = changed(header, 0, p_offset=0x5000, p_paddr=0x5000)
+
+    def unknown(now: Machine, described: ElfCoreHeader) -> list[str]:
+        notes = compare_header(now, described, Loader.KERNEL).notes
+        return [note.sentence for note in notes if note.kind is Kind.UNKNOWN_NOTES]
+
+    # Six of eight CPUs are not present: a place that is not known may be one of theirs, if it has the size.
+    assert unknown(machine(), elsewhere) == []
+    larger = changed(elsewhere, 0, p_filesz=0x180, p_memsz=0x180)
+    assert unknown(machine(), larger) == ["the notes at 0x5000 are no CPU's and not vmcoreinfo"]
+    assert unknown(machine(vmcoreinfo=None), larger) == []
+    nothing_known = machine()._replace(cpus=tuple(cpu._replace(crash_notes=None) for cpu in machine().cpus))
+    assert unknown(nothing_known, larger) == []
+    # The largest notes of any CPU are the measure.
+    first, second, *others = machine().cpus
+    assert second.crash_notes is not None
+    uneven = machine()._replace(cpus=(first, second._replace(crash_notes=second.crash_notes._replace(size=8)), *others))
+    assert unknown(uneven, header) == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("state", range(4))
 def test_header_that_a_real_loader_or_kernel_wrote_has_nothing_unusual(name: str, state: int) -> None:
@@ -331,6 +381,167 @@ def test_backup_region_that_is_not_where_purgatory_copies_to_is_a_finding(
     comparison = assess(machine(), image(place, copied)).comparison
     assert kinds(comparison) == [Kind.WRONG_BACKUP_REGION]
     assert sentence in comparison.findings[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("start", "kind", "found"),
+    [
+        (BACKUP, E820_RAM, True),
+        (BACKUP, E820_RESERVED, False),
+        (BACKUP - 0x1000, E820_RAM, False),
+        (BACKUP + LOW_RAM[1] - LOW_RAM[0] - 1, E820_RAM, True),
+        (BACKUP + LOW_RAM[1] - LOW_RAM[0], E820_RAM, False),
+    ],
+)
+def test_backup_region_in_the_capture_kernels_ram_is_a_finding(start: int, kind: int, found: bool) -> None:
+    header = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)
+    page = boot_params([(Range(start, start + 0x1000), kind)])
+    image = image_for(machine(), 8192)._replace(elfcorehdr=header.to_bytes(4096), boot_params=page)
+    assert kinds(assess(machine(), image).comparison) == [Kind.WRONG_BACKUP_REGION] * found
+
+
+def test_backup_region_at_the_end_of_the_address_space_is_a_finding_of_real_addresses() -> None:
+    header = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=(1 << 64) - 0x1000)
+    comparison = assess(machine(), image_for(machine(), 8192)._replace(elfcorehdr=header.to_bytes(4096))).comparison
+    assert comparison.findings[0].ranges == (Range((1 << 64) - 0x1000, 1 << 64),)
+
+
+def test_unreadable_notes_of_one_cpu_hide_no_other_cpu() -> None:
+    now = machine(online=(0, 1, 2, 3))
+    masked = now._replace(cpus=(now.cpus[0]._replace(crash_notes=None), *now.cpus[1:]))
+    result = compare_header(masked, expected_elfcorehdr(machine(), Loader.KERNEL), Loader.KERNEL)
+    assert [(finding.kind, finding.cpu) for finding in result.findings] == [
+        (Kind.CPU_MISSING, 2),
+        (Kind.CPU_MISSING, 3),
+    ]
+    assert result.unchecked == ["whether CPU 0 is described: crash_notes cannot be read"]
+
+
+def test_findings_and_notes_name_their_cpu() -> None:
+    offline = compared(machine(), machine(offline=(5,))).notes[0]
+    assert (offline.kind, offline.cpu) == (Kind.CPU_OFFLINE_NOT_DESCRIBED, 5)
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    for size, small in ((0x170, False), (0x16F, True)):
+        result = compare_header(machine(), changed(header, 1, p_filesz=size, p_memsz=size), Loader.KERNEL)
+        assert [(f.kind, f.cpu) for f in result.findings] == [(Kind.CPU_NOTES_TOO_SMALL, 1)] * small
+
+
+def test_possible_cpus_that_are_all_present_are_no_note() -> None:
+    every = machine(online=range(8))
+    assert compared(every, every).notes == []
+
+
+@pytest.mark.parametrize(
+    ("release", "verdict"),
+    [("6.1.0", Verdict.ACCURATE), ("4.18.0", Verdict.NOT_ACCURATE), (None, Verdict.CANNOT_TELL)],
+)
+def test_low_memory_that_the_kernels_loader_leaves_out_is_judged_by_kernel(
+    release: str | None, verdict: Verdict
+) -> None:
+    now = machine(release=release)
+    result = compare_header(now, expected_elfcorehdr(now, Loader.KERNEL), Loader.KERNEL)
+    assert (result.verdict, result.notes) == (verdict, [])
+    said = [*(finding.sentence for finding in result.findings), *result.unchecked]
+    assert all("the first 640 KiB are not described (635 KiB of RAM)" in sentence for sentence in said)
+    assert len(said) == (verdict is not Verdict.ACCURATE)
+
+
+def with_entries(header: ElfCoreHeader, *entries: ProgramHeader) -> ElfCoreHeader:
+    return header._replace(elf_header=header.elf_header._replace(e_phnum=len(entries)), program_headers=tuple(entries))
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"p_filesz": 0x1000}, Kind.MALFORMED),
+        ({"p_paddr": (1 << 64) - 0x1000, "p_filesz": 0x1001, "p_memsz": 0x1001}, Kind.MALFORMED),
+        ({"p_offset": 0x5000}, Kind.WRONG_SOURCE),
+    ],
+)
+def test_shape_of_each_load_is_checked(fields: dict[str, int], kind: Kind) -> None:
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    last = len(header.program_headers) - 1
+    found = kinds(compare_header(machine(), changed(header, last, **fields), Loader.KERNEL))
+    assert found.count(kind) == 1
+    text = kinds(compare_header(machine(), changed(header, 3, **fields), Loader.KERNEL))
+    assert kind in text
+
+
+def test_last_byte_of_the_address_space_can_be_described() -> None:
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    top = header.program_headers[-1]._replace(
+        p_offset=(1 << 64) - 0x1000, p_paddr=(1 << 64) - 0x1000, p_filesz=0x1000, p_memsz=0x1000
+    )
+    result = compare_header(machine(), with_entries(header, *header.program_headers, top), Loader.KERNEL)
+    assert Kind.MALFORMED not in kinds(result)
+    assert Kind.MEMORY_GONE in kinds(result)
+
+
+def loads(*ranges: tuple[int, int]) -> tuple[ProgramHeader, ...]:
+    return tuple(ram_header(Range(start, end), DIRECT_MAP) for start, end in ranges)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "overlaps"),
+    [
+        ([(0, 10), (10, 20)], []),
+        ([(0, 10), (9, 20)], [(9, 10)]),
+        ([(9, 20), (0, 10)], [(9, 10)]),
+        ([(0, 100), (10, 20), (30, 40)], [(10, 20), (30, 40)]),
+        ([(0, 100), (10, 10)], []),
+        ([(0, 100), (0, 100)], [(0, 100)]),
+    ],
+)
+def test_overlap_is_what_two_loads_describe(ranges: list[tuple[int, int]], overlaps: list[tuple[int, int]]) -> None:
+    assert [tuple(finding.ranges[0]) for finding in overlap_findings(loads(*ranges))] == overlaps
+
+
+def unusual(header: ElfCoreHeader, now: Machine = machine()) -> list[str]:
+    notes = compare_header(now, header, Loader.KERNEL).notes
+    return [note.sentence for note in notes if note.kind is Kind.UNUSUAL]
+
+
+def test_parts_that_no_loader_writes_are_notes() -> None:
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    entries = header.program_headers
+    assert unusual(header) == []
+    assert unusual(header._replace(elf_header=header.elf_header._replace(e_flags=1))) == [
+        "the ELF header has e_flags 0x1 (a loader writes 0x0)"
+    ]
+    ident = header.elf_header.e_ident
+    assert unusual(header._replace(elf_header=header.elf_header._replace(e_ident=ident[:-1] + b"\1"))) == [
+        f"the ELF header has e_ident {ident[:-1].hex(' ')} 01 (a loader writes {ident.hex(' ')})"
+    ]
+    assert unusual(changed(header, 0, p_flags=4)) == ["entry 0 has p_flags 0x4 (a loader writes 0x0)"]
+    assert unusual(changed(header, 0, p_vaddr=4)) == ["entry 0 has p_vaddr 0x4 (a loader writes 0x0)"]
+    assert unusual(changed(header, 4, p_flags=5)) == ["entry 4 has p_flags 0x5 (a loader writes 0x7)"]
+    assert unusual(changed(header, 4, p_align=1)) == ["entry 4 has p_align 0x1 (a loader writes 0x0)"]
+    both = unusual(changed(changed(header, 4, p_type=7), 5, p_flags=5))
+    assert both[1:] == ["entry 5 has p_flags 0x5 (a loader writes 0x7)"]
+    assert unusual(changed(header, 5, p_type=7)) == ["entry 5 is neither PT_NOTE nor PT_LOAD: its p_type is 0x7"]
+    empty = entries[5]._replace(p_filesz=0, p_memsz=0)
+    assert unusual(with_entries(header, *entries, empty)) == ["entry 6 describes nothing: its p_memsz is 0"]
+    text = entries[3]
+    assert unusual(with_entries(header, *entries, text)) == ["the kernel text is described 2 times"]
+    assert unusual(with_entries(header, *entries, text, text)) == ["the kernel text is described 3 times"]
+
+
+def test_every_wrong_direct_map_address_is_counted_and_its_range_named() -> None:
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    offset = machine().page_offset
+    assert offset is not None
+    one = compare_header(machine(), changed(header, 5, p_vaddr=offset), Loader.KERNEL).findings[0]
+    assert one.kind is Kind.WRONG_DIRECT_MAP
+    assert one.sentence.startswith("1 memory range has the wrong virtual address, the first at 0x30000000")
+    assert one.ranges == (Range(768 * MIB, GIB),)
+
+
+def test_room_of_the_last_entry_is_room() -> None:
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    full = compare_header(machine(), header, Loader.KERNEL, room=header.size).notes[-1]
+    assert full.sentence.startswith("room left for 0 more CPUs or memory ranges (400 of 400 bytes used, 56 each)")
+    small = compare_header(machine(), header, Loader.KERNEL, room=header.size - 1).notes[-1]
+    assert small.sentence == "the header has 400 bytes and does not fit into its segment of 399"
 
 
 @pytest.mark.parametrize(
