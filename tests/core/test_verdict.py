@@ -534,6 +534,19 @@ def test_every_wrong_direct_map_address_is_counted_and_its_range_named() -> None
     assert one.kind is Kind.WRONG_DIRECT_MAP
     assert one.sentence.startswith("1 memory range has the wrong virtual address, the first at 0x30000000")
     assert one.ranges == (Range(768 * MIB, GIB),)
+    top = {"p_paddr": (1 << 64) - 0x1000, "p_filesz": 0x2000, "p_memsz": 0x2000}
+    found = compare_header(machine(), changed(header, 5, **top), Loader.KERNEL).findings
+    wrong = next(finding for finding in found if finding.kind is Kind.WRONG_DIRECT_MAP)
+    assert wrong.ranges == (Range((1 << 64) - 0x1000, 1 << 64),)
+
+
+def test_notes_described_twice_are_a_finding_for_each_time_too_many() -> None:
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    first, second, *others = header.program_headers
+    thrice = with_entries(header, first, second, first, second, first, *others)
+    found = compare_header(machine(), thrice, Loader.KERNEL).findings
+    assert [finding.kind for finding in found] == [Kind.DESCRIBED_TWICE] * 3
+    assert "the notes at 0x30000400 are described twice" in found[0].sentence
 
 
 def test_room_of_the_last_entry_is_room() -> None:
