@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.kallsyms import _PARTS as PARTS
-from crash_hotplug.core.kallsyms import KallsymsTable, Symbol
+from crash_hotplug.core.kallsyms import KallsymsTable, Symbol, _next_name
 from tests.core.kallsyms_table import BASE, FakeTable
 
 WORDS = ("kexec", "crash", "image", "notes", "offset", "per", "cpu", "page", "base", "text", "vm", "do", "get")
@@ -47,6 +47,21 @@ def test_symbols_behind_a_long_name_are_found(length: int) -> None:
     table = KallsymsTable(fake.places, fake.read)
     assert table.find(LONG[:length], "T") == Symbol(BASE + 8, "T")
     assert (table.find("after", "T"), table.find("last", "D")) == (Symbol(BASE + 16, "T"), Symbol(BASE + 24, "D"))
+
+
+@pytest.mark.parametrize(
+    ("length", "behind"),
+    [(b"\0", 1), (b"\x05", 6), (b"\x7f", 128), (b"\x80\1", 130), (b"\x81\1", 131), (b"\xff\2", 2 + 0x17F)],
+)
+def test_length_of_a_name_has_one_byte_or_two(length: bytes, behind: int) -> None:
+    assert _next_name(b"x" + length, 1) == 1 + behind
+
+
+def test_symbol_begins_at_a_name_and_not_within_one() -> None:
+    fake = FakeTable(many_symbols())
+    table = KallsymsTable(fake.places, fake.read)
+    first = fake.read(fake.places["kallsyms_names"], 1)[0]
+    assert [table._number_at(at) for at in (0, 1, first, first + 1, first + 2)] == [0, None, None, 1, None]
 
 
 def test_table_needs_the_named_places_only() -> None:

@@ -133,6 +133,7 @@ def test_backup_region_kept_or_left_out_by_the_kernels_loader_is_not_mentioned()
     [
         (machine(kernel_text=KernelText(0xFFFF_FFFF_8100_0000, 32 * MIB, 32 * MIB)), Kind.WRONG_KERNEL_TEXT),
         (machine(vmcoreinfo=NoteRegion(0x11E_F000, 0x1024)), Kind.WRONG_VMCOREINFO),
+        (machine(vmcoreinfo=NoteRegion(0x11E_E000, 0x2024)), Kind.WRONG_VMCOREINFO),
         (machine(page_offset=DIRECT_MAP + GIB), Kind.WRONG_DIRECT_MAP),
     ],
 )

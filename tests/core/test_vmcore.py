@@ -164,6 +164,33 @@ def test_segments_that_share_bytes_of_the_file_are_a_finding() -> None:
         assert f"would be read from file offset {at:#x}, where the file has {there}" in result.findings[0].sentence
 
 
+def test_one_byte_of_the_file_in_two_segments_is_a_finding() -> None:
+    first = load(0, 0x1000)
+    for offset, found in ((0x1FFF, [Kind.FILE_OVERLAP]), (0x2000, [])):
+        other = load(1 << 32, 0x1000, offset=offset)
+        assert [kind for kind in kinds(audit_vmcore(vmcore_with(first, other))) if kind is Kind.FILE_OVERLAP] == found
+
+
+def test_notes_are_not_memory_although_their_offsets_agree() -> None:
+    note = ProgramHeader(PT_NOTE, 0, 0x1000, 0, 0, 0x100, 0x100, 0)
+    assert Kind.FILE_OVERLAP in kinds(audit_vmcore(vmcore_with(note, load(0, 0x1000))))
+
+
+def test_memory_described_twice_at_two_places_of_the_file_is_a_finding() -> None:
+    twice = vmcore_with(load(0, 0x1000), load(0, 0x1000, offset=0x2000))
+    assert Kind.OVERLAP in kinds(audit_vmcore(twice))
+
+
+def test_dump_that_lacks_its_last_byte_is_truncated() -> None:
+    assert kinds(audited(vmcore_of(machine(), 2, cut=1))) == [Kind.TRUNCATED]
+
+
+def test_notes_end_at_a_note_of_zeros() -> None:
+    notes = [Note(b"CORE", NT_PRSTATUS, b"abc")]
+    assert list(parse_notes(pack_notes(notes) + bytes(64))) == notes
+    assert list(parse_notes(bytes(64) + pack_notes(notes))) == []
+
+
 def test_gap_before_a_segment_is_a_finding() -> None:
     whole = vmcore_of(machine(), 2)
     *others, last = parse_vmcore(whole).headers.program_headers
@@ -210,6 +237,7 @@ def test_notes_cut_off_are_a_finding_and_cpus_are_not_counted() -> None:
     result = audited(replace(vmcore_of(machine(), 2), size=0x1080), machine(), machine())
     assert Kind.TRUNCATED in kinds(result)
     assert Kind.CPU_MISSING not in kinds(result)
+    assert result.notes == []
 
 
 def test_dump_without_any_registers_is_a_finding() -> None:
