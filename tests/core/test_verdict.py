@@ -231,6 +231,16 @@ def test_accurate_header_has_no_note_that_a_larger_one_does_not_fit() -> None:
     assert not any(note.kind is Kind.DOES_NOT_FIT for note in comparison.notes)
 
 
+def test_ram_of_the_capture_kernel_outside_of_the_reservation_is_not_missed() -> None:
+    """Memory of crashkernel=SIZE,cma, which the E820 table of the image names."""
+    cma = Range(768 * MIB, 800 * MIB)
+    without = machine(ram=(LOW_RAM, (MIB, cma.start), (cma.end, GIB)))
+    image = image_for(without, 8192)
+    assert kinds(assess(machine(), image).comparison) == [Kind.MEMORY_MISSING]
+    with_map = image._replace(boot_params=boot_params([(cma, E820_RAM)]))
+    assert assess(machine(), with_map).comparison.verdict is Verdict.ACCURATE
+
+
 def test_torn_image_is_the_first_finding() -> None:
     torn = image_for(machine(), 8192)._replace(torn="control pages")
     comparison = assess(machine(), torn).comparison

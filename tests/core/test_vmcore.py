@@ -324,8 +324,19 @@ def test_note_segments_over_the_same_bytes_are_read_up_to_a_limit() -> None:
     smallest = pack_notes([Note(b"", 0, b"")])
     entries = [ProgramHeader(PT_NOTE, 0, 0x100, 0, 0, 1 << 20, 1 << 20, 0)] * 60_000
     head = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
-    vmcore = parse_vmcore(InMemory((head + smallest * 60_000)[: 4 << 20], 4 << 20))
+    source = InMemory((head + smallest * 60_000)[: 4 << 20], 4 << 20)
+    lengths: list[int] = []
+
+    class Counted:
+        size = source.size
+
+        def read_at(self, offset: int, length: int) -> bytes:
+            lengths.append(length)
+            return source.read_at(offset, length)
+
+    vmcore = parse_vmcore(Counted())
     assert len(vmcore.notes) <= 1 << 17
+    assert sum(lengths) <= 64 + len(head) + source.size
 
 
 @given(st.lists(st.builds(Note, st.binary(max_size=9).map(lambda b: b.rstrip(b"\0")), st.integers(0, 9), st.binary())))
