@@ -104,6 +104,10 @@ def test_capture_kernel_that_fits_is_accepted() -> None:
     check_capture_kernel_fits(INIT_SIZE, 4 << 20, MAX_ROOM, MACHINE)
 
 
+def test_largest_room_is_that_of_65534_entries() -> None:
+    assert 895 * PAGE < 64 + 56 * 65534 <= MAX_ROOM == 896 * PAGE
+
+
 def test_room_out_of_bounds_is_refused() -> None:
     for room, words in ((0x100, "is too small: the elfcorehdr needs 4096"), (MAX_ROOM + 1, "more than an elfcorehdr")):
         with pytest.raises(InputError, match=words):
