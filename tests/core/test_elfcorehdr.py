@@ -181,6 +181,18 @@ def test_kernel_text_in_pieces_as_makedumpfile_leaves_it_is_one_again(gap: int, 
     assert (header.kernel_text == text) is whole
 
 
+def test_core_header_is_the_one_that_the_kernel_writes() -> None:
+    """``crash_prepare_elf64_headers()``, field by field."""
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    fields = (4, 62, 1, 0, 64, 0, 0, 64, 56, 3, 0, 0, 0)
+    assert core_header(62, 3).to_bytes() == ident + struct.pack("<HHIQQQIHHHHHH", *fields)
+
+
+def test_all_ones_is_no_physical_address() -> None:
+    assert not LOW._replace(p_paddr=(1 << 64) - 1).has_physical_address
+    assert LOW._replace(p_paddr=(1 << 64) - 2).has_physical_address
+
+
 def header_of(*entries: ProgramHeader, architecture: Architecture = X86_64) -> ElfCoreHeader:
     """Return a header with these entries."""
     return ElfCoreHeader(core_header(architecture.machine_number, len(entries)), entries, architecture)
