@@ -21,6 +21,7 @@ from crash_hotplug.core.plan import (
     control_pages_bound,
     find_place,
     lowest_hole,
+    overlaid,
     plan_move,
     plan_replacement,
     prepare_move,
@@ -358,6 +359,13 @@ def test_reservation_is_the_one_that_holds_the_image(fake: FakeMachine) -> None:
     plan = plan_replacement(fake.image(), now, b"h", fake.read_phys)
     assert plan.control_pages.start == SMALL + PAGE
     assert find_place(fake.image(), now, PAGE) == FAKE_RESERVED.end - PAGE
+
+
+def test_overlaid_memory_reads_what_was_written_where_all_of_it_was() -> None:
+    read = overlaid({0x1000: b"abcd", 0x3000: b"ef"}, lambda phys, length: b"." * length)
+    places = ((0x1000, 4), (0x1001, 2), (0x3000, 2), (0x3001, 1), (0x2000, 1))
+    assert [read(phys, length) for phys, length in places] == [b"abcd", b"bc", b"ef", b"f", b"."]
+    assert [read(phys, length) for phys, length in ((0xFFF, 2), (0x1001, 4), (0x1004, 1))] == [b"..", b"....", b"."]
 
 
 # The place of a header that moves
