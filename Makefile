@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
 
-.PHONY: run test test-pythons lint coverage lab lab-arm64 lab-full lab-debian fuzz oracle bench-core man install deb try-deb rpm clean python
+.PHONY: run test test-pythons lint coverage mutants lab lab-arm64 lab-full lab-debian fuzz oracle bench-core man install deb try-deb rpm clean python
 
 # Hot-plugs and panics a machine in memory under three policies, and audits each dump.
 run: python
@@ -40,6 +40,10 @@ coverage: $(VENV)/ready
 	$(VENV)/bin/coverage combine -q
 	$(VENV)/bin/coverage report --include 'src/crash_hotplug_lab/*'
 	$(VENV)/bin/coverage report --include 'src/crash_hotplug/*'
+
+# Plants each fault of tests/mutants/*.toml into a copy of the source; the tests have to notice it.
+mutants: $(VENV)/ready
+	$(VENV)/bin/python tools/mutants.py
 
 # Feeds 200,000 mutated inputs to every reader.
 fuzz: $(VENV)/ready

@@ -28,7 +28,8 @@ GUESTS = "tests/lab/qemu/test_real_kernels.py"
 EXPLORE = "tests/lab/model/test_explore.py"
 FAULTS = "tests/lab/model/test_planted_faults.py"
 DISTRIBUTIONS = ("tests/packaging/test_packages.py", "tests/lab/qemu/test_doctor_debian.py")
-ELSEWHERE = (GUESTS, EXPLORE, FAULTS, *DISTRIBUTIONS)
+MUTANTS = "tests/test_mutants.py"
+ELSEWHERE = (GUESTS, EXPLORE, FAULTS, MUTANTS, *DISTRIBUTIONS)
 """Files with a job of their own; every other file belongs to the pure tests, a new one too."""
 
 ON_EVERY_PYTHON = (
@@ -75,6 +76,7 @@ def jobs() -> Iterator[Job]:
     yield Job("guests of 6.12", (GUESTS, "-k", "6.12-"))
     yield Job("pure tests", tuple(word for path in ELSEWHERE for word in ("--ignore", path)))
     yield Job("planted faults", (FAULTS,))
+    yield Job("mutants", (MUTANTS,))
     yield Job("packages", DISTRIBUTIONS)
     yield Job("searches", (EXPLORE,))
     for version, path in interpreters():

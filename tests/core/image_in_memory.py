@@ -27,8 +27,10 @@ from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.ranges import Range, RangeList
-from crash_hotplug.core.steps import Steps
-from tests.machines import MIB, machine
+from crash_hotplug.core.steps import Say, Steps, run, say_nothing
+from crash_hotplug.core.update import Report, Wants, update
+from crash_hotplug.core.verdict import Verdict, assess
+from tests.machines import GIB, MIB, machine
 
 RESERVED = Range(512 * MIB, 768 * MIB)
 SMALL, KERNEL, INITRD, ZERO_PAGE, PURGATORY, HEADER = (
@@ -51,6 +53,8 @@ CONTROL_PAGES = 8
 MACHINE = machine()
 GROWN = machine(ram=(*MACHINE.ram, (4096 * MIB, 4224 * MIB)))
 """The same with one more range of RAM, which the loaded header lacks."""
+MANY = machine(ram=(*MACHINE.ram, *((at * GIB, at * GIB + MIB) for at in range(4, 104))))
+"""So many ranges that the header has to move."""
 
 
 def digest(memory: Memory, regions: Iterable[tuple[int, int]]) -> bytes:
@@ -242,3 +246,16 @@ class FakeMachine:
         """Whether purgatory would start the capture kernel."""
         table = struct.iter_unpack("<QQ", self.memory.read(PURGATORY + TABLE_AT, 256))
         return digest(self.memory, table) == self.memory.read(PURGATORY + DIGEST_AT, 32)
+
+
+def patiently(fake: FakeMachine, wants: Wants = Wants(), say: Say = say_nothing, waits: int = 0) -> Report:
+    """Update; wait so often, and no longer."""
+    left = iter([True] * waits)
+    report = run(update(fake, wants, say), lambda: next(left, False))
+    assert not fake.locked
+    assert fake.opened == fake.closed
+    return report
+
+
+def is_accurate(fake: FakeMachine) -> bool:
+    return assess(fake.now, fake.image()).comparison.verdict is Verdict.ACCURATE and fake.digest_fits()

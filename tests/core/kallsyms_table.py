@@ -52,7 +52,7 @@ class FakeTable:
         self.places: dict[str, int] = {"_stext": symbols["T_stext"]}
         for part, data in parts.items():
             self.places[f"kallsyms_{part}"] = virt + len(self.memory)
-            self.memory += data + bytes(-len(data) % 8)
+            self.memory += data + b"\xff" * (-len(data) % 8 or 8)  # what follows is no part of it
 
     def read(self, virt: int, length: int) -> bytes:
         """Return kernel memory."""

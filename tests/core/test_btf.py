@@ -49,6 +49,29 @@ def test_data_without_such_a_structure_is_not_believed(data: bytes) -> None:
     assert struct_members(data, "kimage") is None
 
 
+def test_member_name_ends_after_256_bytes_and_at_the_strings_end() -> None:
+    data = btf(MEMBERS)
+    long = data[: -len(STRINGS)] + STRINGS.replace(b"flag\0", b"f" * 300)
+    header = struct.pack("<I", len(STRINGS) - 5 + 300)
+    grown = long[:20] + header + long[24:] + b"behind the strings"
+    found = struct_members(grown.replace(struct.pack("<I", 8 * 700 + 3), struct.pack("<I", 8 * 700)), "kimage")
+    assert found == {**MEMBERS, "f" * 256: 700}
+
+
+@pytest.mark.parametrize("name_at", [len(STRINGS), len(STRINGS) + 100])
+def test_member_whose_name_lies_behind_the_strings_is_not_believed(name_at: int) -> None:
+    data = btf(MEMBERS).replace(struct.pack("<II", _name("flag"), 1), struct.pack("<II", name_at, 1))
+    assert struct_members(data + bytes(200), "kimage") is None
+
+
+def test_structure_without_members_or_cut_by_the_types_end_is_not_believed() -> None:
+    types = struct.pack("<III", _name("kimage"), 4 << 24, 800)
+    cut = struct.pack("<III", _name("kimage"), 1 | 4 << 24, 800)
+    for section in (types, cut, cut[:-4]):
+        header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(section), len(section), len(STRINGS))
+        assert struct_members(header + section + STRINGS, "kimage") is None
+
+
 def test_structure_of_another_name_is_none() -> None:
     assert struct_members(btf(MEMBERS), "task_struct") is None
 

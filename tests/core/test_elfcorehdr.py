@@ -14,6 +14,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crash_hotplug.core.arch.architecture import Architecture
 from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.elf import (
     PN_XNUM,
@@ -30,14 +31,14 @@ from crash_hotplug.core.elfcorehdr import (
     build_elfcorehdr,
     entries_that_fit,
     kernel_text_header,
+    note_header,
     parse_elfcorehdr,
     ram_header,
 )
 from crash_hotplug.core.errors import NoRoomError
 from crash_hotplug.core.expected import expected_elfcorehdr
-from crash_hotplug.core.loader import Loader
-from crash_hotplug.core.machine import KernelText, Machine
-from crash_hotplug.core.ranges import Range
+from crash_hotplug.core.machine import KernelText, Machine, NoteRegion
+from crash_hotplug.core.ranges import Range, RangeList
 from tests.machines import DIRECT_MAP, MIB, machine, machines
 from tests.trees import NAMES, loaded_header
 
@@ -178,3 +179,108 @@ def test_kernel_text_in_pieces_as_makedumpfile_leaves_it_is_one_again(gap: int, 
     entries = (first, rest)
     header = ElfCoreHeader(core_header(X86_64.machine_number, len(entries)), entries, X86_64)
     assert (header.kernel_text == text) is whole
+
+
+def test_core_header_is_the_one_that_the_kernel_writes() -> None:
+    """``crash_prepare_elf64_headers()``, field by field."""
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    fields = (4, 62, 1, 0, 64, 0, 0, 64, 56, 3, 0, 0, 0)
+    assert core_header(62, 3).to_bytes() == ident + struct.pack("<HHIQQQIHHHHHH", *fields)
+
+
+def test_all_ones_is_no_physical_address() -> None:
+    assert not LOW._replace(p_paddr=(1 << 64) - 1).has_physical_address
+    assert LOW._replace(p_paddr=(1 << 64) - 2).has_physical_address
+
+
+def header_of(*entries: ProgramHeader, architecture: Architecture = X86_64) -> ElfCoreHeader:
+    """Return a header with these entries."""
+    return ElfCoreHeader(core_header(architecture.machine_number, len(entries)), entries, architecture)
+
+
+def notes_of(*sizes: int) -> ElfCoreHeader:
+    return header_of(*(note_header(NoteRegion(0x1000 * (at + 1), size)) for at, size in enumerate(sizes)))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "has_vmcoreinfo"),
+    [((), False), ((0x170,), True), ((0x170, 0x170), False), ((0x170, 0x1024), True), ((0x170, 0x170, 0x1024), True),
+     ((0x170, 0x180, 0x170), False)],
+)  # fmt: skip
+def test_last_note_is_vmcoreinfos_unless_it_looks_like_a_cpus(sizes: tuple[int, ...], has_vmcoreinfo: bool) -> None:
+    header = notes_of(*sizes)
+    assert (header.vmcoreinfo == (header.notes[-1] if has_vmcoreinfo else None)) is True
+    assert header.cpu_notes == (header.notes[:-1] if has_vmcoreinfo else header.notes)
+    assert [note.size for note in header.notes] == list(sizes)
+
+
+def test_entries_have_the_values_that_the_kernel_writes() -> None:
+    assert note_header(NoteRegion(0x1000, 0x170)) == ProgramHeader(4, 0, 0x1000, 0, 0x1000, 0x170, 0x170, 0)
+    text = KernelText(0xFFFF_FFFF_8100_0000, 0x100_0000, 0x200)
+    assert kernel_text_header(text) == ProgramHeader(1, 7, 0x100_0000, text.virt, 0x100_0000, 0x200, 0x200, 0)
+    ram = Range(0x1000, 0x3000)
+    assert ram_header(ram, 0x5000) == ProgramHeader(1, 7, 0x1000, 0x6000, 0x1000, 0x2000, 0x2000, 0)
+    assert ram_header(ram, 0x5000, 0x9000) == ProgramHeader(1, 7, 0x9000, 0x6000, 0x1000, 0x2000, 0x2000, 0)
+
+
+def test_padding_is_that_of_the_loader() -> None:
+    assert (Loader.KERNEL.padding(X86_64), Loader.KEXEC_TOOLS.padding(X86_64)) == (4096, 1024)
+    assert len(notes_of(1).to_bytes()) == 120
+    assert len(notes_of(1).to_bytes(1024)) == 1024
+
+
+LOW = ProgramHeader(PT_LOAD, 7, 0x3000_0000, DIRECT_MAP, 0, 0x1000, 0x1000, 0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_backup"),
+    [
+        (LOW, True),
+        (LOW._replace(p_paddr=0x9FFFF), True),
+        (LOW._replace(p_paddr=0xA0000), False),
+        (LOW._replace(p_type=PT_NOTE), False),
+        (LOW._replace(p_offset=0), False),
+        (LOW._replace(p_paddr=MIB), False),
+    ],
+)
+def test_backup_region_is_low_memory_that_is_read_from_elsewhere(entry: ProgramHeader, is_backup: bool) -> None:
+    """The backed up memory ends at 640 KiB."""
+    assert (header_of(entry).backup_region is entry) is is_backup
+    assert header_of(note_header(NoteRegion(1, 1)), LOW._replace(p_offset=0), LOW).backup_region == LOW
+
+
+TEXT = kernel_text_header(KernelText(0xFFFF_FFFF_8100_0000, MIB, MIB))
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_text"),
+    [
+        (TEXT, True),
+        (TEXT._replace(p_vaddr=X86_64.kernel_text_virt.start), True),
+        (TEXT._replace(p_vaddr=X86_64.kernel_text_virt.start - 1), False),
+        (TEXT._replace(p_vaddr=X86_64.kernel_text_virt.end), False),
+        (TEXT._replace(p_type=PT_NOTE), False),
+        (TEXT._replace(p_vaddr=DIRECT_MAP + MIB), False),
+    ],
+)
+def test_kernel_text_is_the_load_at_its_link_address(entry: ProgramHeader, is_text: bool) -> None:
+    header = header_of(entry)
+    assert (header.kernel_text is not None) is is_text
+    assert header.ram_headers == ((entry,) if not is_text and entry.p_type == PT_LOAD else ())
+    elsewhere = X86_64._replace(maps_kernel_text=False)
+    assert header_of(entry, architecture=elsewhere).kernel_text is None
+
+
+def test_architecture_without_a_text_mapping_gets_no_entry_for_it() -> None:
+    text = KernelText(TEXT.p_vaddr, TEXT.p_paddr, TEXT.p_memsz)
+    elsewhere = X86_64._replace(maps_kernel_text=False)
+    assert build_elfcorehdr(X86_64, [], None, text, []).program_headers == (TEXT,)
+    assert build_elfcorehdr(elsewhere, [], None, text, []).program_headers == ()
+
+
+def test_described_ram_ends_at_the_end_of_the_address_space() -> None:
+    top = (1 << 64) - 0x1000
+    far = ProgramHeader(PT_LOAD, 7, 0, 0, top, 0x2000, 0x2000, 0)
+    header = header_of(far, LOW, TEXT, note_header(NoteRegion(0x5000, 0x170)))
+    assert header.ram == RangeList([(0, 0x1000), (top, 1 << 64)])
+    assert header_of(far._replace(p_memsz=0x1000)).ram == header_of(far).ram

@@ -6,14 +6,24 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
+from crash_hotplug.core.arch.boot_params import E820_RAM, E820_RESERVED
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
-from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr
+from crash_hotplug.core.expected import (
+    describes_possible_cpus,
+    expected_elfcorehdr,
+    header_to_write,
+    loader_of,
+    with_capture_ram,
+)
+from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Cpu, Machine
+from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.verdict import compare_header
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
+from tests.core.image_in_memory import boot_params
 from tests.machines import GIB, LOW_RAM, MIB, crash_notes, machine, machines
 from tests.trees import loaded_header, tree
 
@@ -143,3 +153,120 @@ def test_backup_region_is_read_from_where_purgatory_copies_it_to() -> None:
     loaded = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=BACKUP + 0x1000)
     corrected = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, loaded, BACKUP)
     assert corrected == expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)
+
+
+def four_cpus(release: str | None, known: int = 4) -> Machine:
+    """Return a machine with two present CPUs of four; the notes of so many are known."""
+    every = machine(online=range(known), possible=4, release=release)
+    return every._replace(cpus=tuple(cpu._replace(present=cpu.number < 2) for cpu in every.cpus))
+
+
+@pytest.mark.parametrize(
+    ("release", "loader", "known", "wanted", "described"),
+    [
+        ("6.6.0", Loader.KERNEL, 4, False, 4),
+        ("6.6.0", Loader.KERNEL, 3, False, 2),  # not the three
+        ("6.6.0", Loader.KEXEC_TOOLS, 4, False, 2),
+        ("6.5.0", Loader.KERNEL, 4, True, 4),
+        ("6.5.0", Loader.KERNEL, 3, True, 2),
+        (None, Loader.KERNEL, 4, False, 2),
+    ],
+)
+def test_possible_cpus_are_described_where_kernel_or_update_does_and_all_are_known(
+    release: str | None, loader: Loader, known: int, wanted: bool, described: int
+) -> None:
+    header = expected_elfcorehdr(four_cpus(release, known), loader, backup_region_phys=BACKUP, possible_cpus=wanted)
+    assert header.cpu_notes == tuple(crash_notes(number) for number in range(described))
+
+
+def test_possible_cpus_are_not_added_to_a_loaded_header_of_present_ones() -> None:
+    loaded = expected_elfcorehdr(four_cpus("6.5.0"), Loader.KERNEL)
+    assert len(expected_elfcorehdr(four_cpus("6.6.0"), Loader.KERNEL, loaded).cpu_notes) == 2
+
+
+def test_notes_described_twice_are_not_those_of_one_more_cpu() -> None:
+    header = expected_elfcorehdr(machine(online=range(7)), Loader.KERNEL)
+    assert not describes_possible_cpus(header, machine())
+    twice = header._replace(program_headers=(header.program_headers[0], *header.program_headers))
+    assert len(twice.cpu_notes) == 8
+    assert not describes_possible_cpus(twice, machine())
+
+
+def test_direct_map_address_is_not_guessed_from_a_header_without_ram() -> None:
+    loaded = expected_elfcorehdr(machine(), Loader.KERNEL)
+    text_only = loaded._replace(program_headers=tuple(p for p in loaded.program_headers if p not in loaded.ram_headers))
+    with pytest.raises(CannotTellError, match="direct-map address of RAM cannot be read"):
+        expected_elfcorehdr(machine(page_offset=None), Loader.KERNEL, text_only)
+
+
+HIGH = (MIB, GIB)
+
+
+def test_backup_region_needs_low_memory() -> None:
+    """Without RAM below 640 KiB kexec-tools backs nothing up."""
+    without = machine(ram=[(700 << 10, 720 << 10), HIGH])
+    header = expected_elfcorehdr(without, Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)
+    assert header.backup_region is None
+    assert (
+        expected_elfcorehdr(without, Loader.KEXEC_TOOLS).ram
+        == header.ram
+        == RangeList([HIGH]).exclude(without.crashkernel)
+    )
+
+
+def test_loaded_header_of_kexec_tools_without_a_backup_region_gets_none() -> None:
+    loaded = expected_elfcorehdr(machine(), Loader.KERNEL)
+    header = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, loaded)
+    assert header.ram[0].start == MIB
+
+
+def test_header_to_write_keeps_the_loaders_rules_and_describes_possible_cpus() -> None:
+    now = four_cpus("6.5.0")
+    tools = expected_elfcorehdr(now, Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)
+    image = CrashImage(tools.to_bytes(), 0x2000_0000, cmdline="elfcorehdr=524288K", backup_region_phys=BACKUP)
+    assert header_to_write(now, image).backup_region == tools.backup_region
+    assert len(header_to_write(now, image).cpu_notes) == 4
+    assert len(header_to_write(now, image, possible_cpus=False).cpu_notes) == 2
+    lost = expected_elfcorehdr(now, Loader.KERNEL)  # the kernel's own update drops the backup region
+    written = header_to_write(now, image._replace(elfcorehdr=lost.to_bytes()))
+    assert written.backup_region == tools.backup_region
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "backup", "loader"),
+    [
+        ("elfcorehdr=524288K", None, Loader.KEXEC_TOOLS),
+        ("elfcorehdr=0x20000000", BACKUP, Loader.KERNEL),
+        (None, BACKUP, Loader.KEXEC_TOOLS),
+        (None, None, Loader.KERNEL),
+    ],
+)
+def test_loader_is_that_of_the_command_line_else_of_the_backup_region(
+    cmdline: str | None, backup: int | None, loader: Loader
+) -> None:
+    built = Loader.KERNEL if backup is None else Loader.KEXEC_TOOLS
+    header = expected_elfcorehdr(machine(), built, backup_region_phys=backup)
+    assert loader_of(header, CrashImage(header.to_bytes(), cmdline=cmdline)) is loader
+
+
+def test_capture_ram_is_the_ram_of_the_memory_map_outside_of_the_reservation() -> None:
+    """Memory of crashkernel=SIZE,cma, beside low memory, which every capture kernel has."""
+    now = machine()
+    cma, own = Range(768 * MIB, 800 * MIB), now.crashkernel[0]
+    entries = [(Range(0x1000, 0x9000), E820_RAM), (own, E820_RAM), (cma, E820_RAM)]
+    entries.append((Range(900 * MIB, 910 * MIB), E820_RESERVED))
+    image = CrashImage(b"", boot_params=boot_params(entries), cmdline="quiet")
+    assert with_capture_ram(now, image).capture_ram == RangeList([cma])
+    known = now._replace(capture_ram=RangeList([(4 * GIB, 5 * GIB)]))
+    assert with_capture_ram(known, image).capture_ram == RangeList([cma, (4 * GIB, 5 * GIB)])
+    assert with_capture_ram(now, image._replace(cmdline=None)).capture_ram == RangeList([cma])
+    assert with_capture_ram(now, image._replace(cmdline="memmap=1G")) == now
+    assert with_capture_ram(now, image._replace(boot_params=None)) == now
+
+
+def test_header_to_write_leaves_the_capture_kernels_ram_out() -> None:
+    now = machine()
+    cma = Range(768 * MIB, 800 * MIB)
+    page = boot_params([(now.crashkernel[0], E820_RAM), (cma, E820_RAM)])
+    image = CrashImage(expected_elfcorehdr(now, Loader.KERNEL).to_bytes(), boot_params=page, cmdline="elfcorehdr=0x1")
+    assert header_to_write(now, image).ram == now.dumpable_ram.exclude(RangeList([(0, MIB), cma]))

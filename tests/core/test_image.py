@@ -9,11 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.arch.boot_params import ZeroPage, cmdline_phys, e820_table, elfcorehdr_argument
+from crash_hotplug.core.arch.boot_params import E820_RAM, E820_RESERVED, cmdline_phys, e820_table, elfcorehdr_argument
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, CrashImage, Kimage, Segment, elfcorehdr_room, parse_kimage
+from crash_hotplug.core.image import (
+    KIMAGE_BYTES_NEEDED,
+    KNOWN_LAYOUTS,
+    CrashImage,
+    Kimage,
+    KimageLayout,
+    Segment,
+    elfcorehdr_room,
+    layout_from_members,
+    parse_kimage,
+)
 from crash_hotplug.core.loader import Loader
-from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.core.ranges import Range, RangeList
+from tests.core.image_in_memory import boot_params
 from tests.trees import tree
 
 RESERVED = RangeList([(0x2E00_0000, 0x3A00_0000)])
@@ -29,7 +40,7 @@ def kimage_bytes(
     cma: bool = False,
 ) -> bytes:
     """Return a struct kimage with nr_segments at one of the words where kernels have it; with segment_cma[] or not."""
-    words = [0xFFFF_8880_0000_0000] * (KIMAGE_BYTES_NEEDED // 8)
+    words = [0xFFFF_8880_1234_5678] * (KIMAGE_BYTES_NEEDED // 8)
     words[3] = entry
     behind = count_word + 1 + 4 * 16
     if cma:
@@ -62,17 +73,68 @@ def test_kimage_without_a_plausible_control_page_is_that_of_the_first_layout() -
         bytes(KIMAGE_BYTES_NEEDED),
         kimage_bytes(entry=0x1000),
         kimage_bytes(segments=(Segment(0x4000_0000, 0x1000, 0), *SEGMENTS)),
-        kimage_bytes(segments=(Segment(0x2E00_0800, 0x1000, 0), *SEGMENTS)),
+        kimage_bytes(segments=(Segment(0x2E00_1800, 0x1000, 0), *SEGMENTS)),
         kimage_bytes(segments=(Segment(0x2E00_0000, 0x1000, 0x30), *SEGMENTS)),
         kimage_bytes(segments=(Segment(0x2E00_1000, 0x1000, 0x2000), *SEGMENTS)),
         kimage_bytes(segments=(Segment(0x2E00_1000, (1 << 64) - 0x1000, 0), *SEGMENTS)),
+        kimage_bytes(segments=(Segment(0x2E00_1000, 0x0800, 0), *SEGMENTS)),
+        kimage_bytes(segments=(Segment(0x2E00_1000, 0, 0), *SEGMENTS)),
+        kimage_bytes(segments=(Segment((1 << 64) - 0x1000, 0x2000, 0), *SEGMENTS)),
+        kimage_bytes(
+            entry=0x2E00_0000, segments=tuple(Segment(0x2E00_0000 + at * 0x1000, 0x1000, 0) for at in range(17))
+        ),
+        kimage_bytes(entry=0x2E00_1000),
         kimage_bytes()[:-8],
     ],
-    ids=["zeros", "entry", "outside", "unaligned", "overlap", "bufsz", "wraps", "short"],
+    ids=[
+        "zeros",
+        "entry",
+        "outside",
+        "unaligned",
+        "overlap",
+        "bufsz",
+        "wraps",
+        "memsz",
+        "empty",
+        "2^64",
+        "17 segments",
+        "entry behind",
+        "short",
+    ],
 )
 def test_implausible_kimage_is_refused(data: bytes) -> None:
-    with pytest.raises(CannotTellError):
-        parse_kimage(data, RESERVED)
+    for crashkernel in (RESERVED, RangeList([*RESERVED, ((1 << 64) - 0x1000, 1 << 64)])):
+        with pytest.raises(CannotTellError):
+            parse_kimage(data, crashkernel)
+
+
+def test_largest_kimage_is_accepted() -> None:
+    """Sixteen segments, one of them up to its last byte, in the last page of the address space."""
+    last = Segment((1 << 64) - 0x1000, 0x1000, 0x1000)
+    segments = (*(Segment(0x2E00_0000 + at * 0x1000, 0x1000, 0) for at in range(15)), last)
+    reserved = RangeList([*RESERVED, last.range])
+    data = kimage_bytes(entry=0x2E00_0000, segments=segments)
+    assert parse_kimage(data, reserved) == Kimage(0x2E00_0000, segments, CONTROL_PAGE)
+    one = kimage_bytes(entry=0x2E00_0FFF, segments=segments[:1])
+    assert parse_kimage(one, reserved).segments == segments[:1]
+
+
+def test_layout_of_known_kernels_is_in_words_of_eight_bytes() -> None:
+    """``start`` is the fourth word; behind ``nr_segments`` come 16 segments of 4 words and 3 list heads of 2."""
+    assert KNOWN_LAYOUTS[0] == KimageLayout(24, 56, 64, 8 * 78)
+    assert [layout.nr_segments for layout in KNOWN_LAYOUTS] == [56, 56, 48, 64, 40]
+    assert KNOWN_LAYOUTS[0].end == 8 * 79
+    assert KimageLayout(24, 56, 8 * 78, 40).end == 8 * 78 + 16 * 32 + 8
+    assert max(layout.end for layout in KNOWN_LAYOUTS) == KIMAGE_BYTES_NEEDED
+
+
+def test_layout_from_members_wants_each_of_them_aligned_and_near() -> None:
+    members = {"start": 24, "nr_segments": 56, "segment": 64, "control_page": 4088, "head": 3}
+    assert layout_from_members(members) == KimageLayout(24, 56, 64, 4088)
+    assert layout_from_members({**members, "control_page": 4096}) is None
+    assert layout_from_members({**members, "start": 25}) is None
+    assert layout_from_members({**members, "start": 0}) == KimageLayout(0, 56, 64, 4088)
+    assert layout_from_members({name: at for name, at in members.items() if name != "segment"}) is None
 
 
 @given(st.binary(max_size=KIMAGE_BYTES_NEEDED + 64))
@@ -127,6 +189,52 @@ def test_elfcorehdr_room_is_the_memory_that_the_capture_kernel_does_not_use(
     assert elfcorehdr_room(CrashImage(image.elfcorehdr, elfcorehdr_phys), reserved, backup) is None
     kimage = Kimage(0, (Segment(elfcorehdr_phys, 0x2000, 0),))
     assert elfcorehdr_room(CrashImage(b"", elfcorehdr_phys, kimage=kimage), reserved, None) == 0x2000
+
+
+START = 0x39F5_D000
+
+
+def with_map(*ram: tuple[int, int], **more: object) -> CrashImage:
+    """Return an image whose capture kernel uses these ranges of RAM."""
+    page = boot_params([(Range(start, end), E820_RAM) for start, end in ram])
+    return CrashImage(b"", START, page)._replace(**more)  # type: ignore[arg-type]
+
+
+def test_elfcorehdr_room_ends_where_anything_else_begins() -> None:
+    below, above = (RESERVED[0].start, START), (START + 0x9000, RESERVED[0].end)
+    assert elfcorehdr_room(with_map(below, above), RESERVED) == 0x9000
+    assert elfcorehdr_room(with_map(below), RESERVED) == RESERVED[0].end - START
+    assert elfcorehdr_room(with_map(below, above, backup_region_phys=START + 0x5000), RESERVED) == 0x5000
+    assert elfcorehdr_room(with_map(below, above), RESERVED, START + 0x4000) == 0x4000
+    segments = (Segment(START - 0x1000, 0x1000, 0), Segment(START, 0x2000, 0), Segment(START + 0x3000, 0x1000, 0))
+    assert elfcorehdr_room(with_map(below, above, kimage=Kimage(0, segments)), RESERVED) == 0x3000
+    listed = Kimage(0, (Segment(START - 0x1000, 0x3000, 0),))
+    assert elfcorehdr_room(with_map(below, above, kimage=listed), RESERVED) == 0x9000
+    assert elfcorehdr_room(CrashImage(b"", START, kimage=listed), RESERVED) == 0x2000
+
+
+def test_elfcorehdr_room_is_unknown_in_the_capture_kernels_ram_and_outside_of_the_reservation() -> None:
+    assert elfcorehdr_room(with_map((START - 0x1000, START + 1), (START + 0x9000, START + 0xA000)), RESERVED) is None
+    assert elfcorehdr_room(with_map((START, START + 0x1000)), RESERVED) is None
+    outside = RangeList([(0x1000, 0x9000), (START + 0x1000, START + 0x2000)])
+    assert elfcorehdr_room(with_map((0x1000, START)), outside) is None
+    reserved = boot_params([(Range(START + 0x9000, START + 0xA000), E820_RESERVED)])
+    assert elfcorehdr_room(CrashImage(b"", START, reserved), RESERVED) is None
+
+
+def test_elfcorehdr_room_starts_at_the_argument_where_no_segment_is_known() -> None:
+    image = with_map((RESERVED[0].start, START), elfcorehdr_phys=None, cmdline=f"elfcorehdr={START:#x}")
+    assert elfcorehdr_room(image, RESERVED) == RESERVED[0].end - START
+    assert elfcorehdr_room(image._replace(cmdline="quiet"), RESERVED) is None
+    assert elfcorehdr_room(image._replace(cmdline=None), RESERVED) is None
+
+
+def test_crash_image_of_an_unknown_command_line_hides_no_header() -> None:
+    assert CrashImage(b"", START).why_header_not_found is None
+    assert CrashImage(b"", START).loader is None
+    assert not CrashImage(b"", START).updated_by_kernel
+    assert CrashImage(b"", START, cmdline="quiet").why_header_not_found is not None
+    assert CrashImage(b"", START, cmdline=f"elfcorehdr={START:#x}").why_header_not_found is None
 
 
 def test_boot_params_tell_memory_map_and_command_line() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.kallsyms import KallsymsTable, Symbol
+from crash_hotplug.core.kallsyms import _PARTS as PARTS
+from crash_hotplug.core.kallsyms import KallsymsTable, Symbol, _next_name
 from tests.core.kallsyms_table import BASE, FakeTable
 
 WORDS = ("kexec", "crash", "image", "notes", "offset", "per", "cpu", "page", "base", "text", "vm", "do", "get")
@@ -33,6 +34,61 @@ def test_symbols_of_every_kind_are_found(counts_down: bool, numbers_by_name: boo
     assert table.find("_end", "BD") == Symbol(BASE + 0xFF_0000, "B")
     assert table.find("crash_notes_of_nobody", "BDT") is None
     assert table.find("kexec_crash_image", "D") is None
+
+
+LONG = "_" + "".join(chr(ord("0") + number * number % 75) for number in range(600))
+"""A name of which 128 codes and more are left: its length has two bytes."""
+
+
+@pytest.mark.parametrize("length", [*range(118, 136), 300, 600])
+def test_symbols_behind_a_long_name_are_found(length: int) -> None:
+    symbols = {f"T{LONG[:length]}": BASE + 8, "Tafter": BASE + 16, "Dlast": BASE + 24, "T_stext": BASE}
+    fake = FakeTable(symbols)
+    table = KallsymsTable(fake.places, fake.read)
+    assert table.find(LONG[:length], "T") == Symbol(BASE + 8, "T")
+    assert (table.find("after", "T"), table.find("last", "D")) == (Symbol(BASE + 16, "T"), Symbol(BASE + 24, "D"))
+
+
+@pytest.mark.parametrize(
+    ("length", "behind"),
+    [(b"\0", 1), (b"\x05", 6), (b"\x7f", 128), (b"\x80\1", 130), (b"\x81\1", 131), (b"\xff\2", 2 + 0x17F)],
+)
+def test_length_of_a_name_has_one_byte_or_two(length: bytes, behind: int) -> None:
+    assert _next_name(b"x" + length, 1) == 1 + behind
+
+
+def test_symbol_begins_at_a_name_and_not_within_one() -> None:
+    fake = FakeTable(many_symbols())
+    table = KallsymsTable(fake.places, fake.read)
+    first = fake.read(fake.places["kallsyms_names"], 1)[0]
+    assert [table._number_at(at) for at in (0, 1, first, first + 1, first + 2)] == [0, None, None, 1, None]
+
+
+def test_table_needs_the_named_places_only() -> None:
+    fake = FakeTable(many_symbols())
+    needed = {"_stext", *(f"kallsyms_{part}" for part in PARTS)}
+    places = {name: at for name, at in fake.places.items() if name in needed}
+    assert KallsymsTable(places, fake.read).find("_text", "T") == Symbol(BASE, "T")
+    for name in needed:
+        with pytest.raises(CannotTellError, match="lacks the address"):
+            KallsymsTable({other: at for other, at in places.items() if other != name}, fake.read)
+
+
+@pytest.mark.parametrize(
+    ("names", "tokens"),
+    [(0, 0x1000), (-1, 0x1000), (64 << 20, 0x1000), (0x1000, 0), (0x1000, 1 << 16), (0x1000, -1)],
+)
+def test_table_of_an_impossible_size_is_not_read(names: int, tokens: int) -> None:
+    """Sizes of the names, and of the tokens behind them."""
+    start = BASE + 0x1000
+
+    def read(virt: int, length: int) -> bytes:
+        raise AssertionError(f"{length} bytes at {virt:#x}")
+
+    places = {f"kallsyms_{part}": BASE for part in PARTS}
+    places.update(kallsyms_names=start, kallsyms_token_table=start + names, _stext=BASE)
+    with pytest.raises(CannotTellError, match="layout"):
+        KallsymsTable({**places, "kallsyms_token_index": start + names + tokens}, read)
 
 
 identifiers = st.text("abcdeXY_019", min_size=1, max_size=12).map(lambda name: f"_{name}")

@@ -8,16 +8,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crash_hotplug.core.arch.architecture import PAGE
-from crash_hotplug.core.arch.x86_64 import X86_64
+from crash_hotplug.core.arch.boot_params import E820_RAM, E820_RESERVED, e820_table
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
-from crash_hotplug.core.image import Kimage, Segment
+from crash_hotplug.core.expected import header_to_write
+from crash_hotplug.core.image import CrashImage, Kimage, Segment
+from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import (
+    NewSegment,
     TornImageError,
     UpdatePlan,
     check_result,
+    find_place,
+    lowest_hole,
+    overlaid,
+    plan_move,
+    plan_replacement,
+    prepare_move,
+    room_for,
+    segments_to_list,
+    why_no_plan,
 )
+from crash_hotplug.core.purgatory import digest_covers, digest_regions
 from crash_hotplug.core.ranges import Range, RangeList
-from crash_hotplug.core.reserved_region import lowest_hole, segments_to_list
+from tests.core.image_in_memory import (
+    ENTRY,
+    GROWN,
+    HEADER,
+    INITRD,
+    KERNEL,
+    MACHINE,
+    PURGATORY,
+    SEGMENTS,
+    SMALL,
+    ZERO_PAGE,
+    FakeMachine,
+    boot_params,
+)
+from tests.core.image_in_memory import RESERVED as FAKE_RESERVED
+from tests.machines import GIB, MIB
 
 RESERVED = Range(0x3300_0000, 0x3F00_0000)
 # 6.12 -ch, as `kexec -d` printed it: one page at the bottom, all else at the top.
@@ -79,13 +107,14 @@ def test_lowest_hole_is_the_first_that_is_large_enough() -> None:
     assert lowest_hole(Range(0, 100), [Range(0, 10), Range(15, 50)], 5) == Range(10, 15)
     assert lowest_hole(Range(0, 100), [Range(0, 10), Range(15, 50)], 6) == Range(50, 56)
     assert lowest_hole(Range(0, 100), [Range(0, 99)], 2) is None
+    assert lowest_hole(Range(0, 100), [Range(0, 98)], 2) == Range(98, 100)
 
 
 def test_control_pages_bound_grows_with_memory_and_covers_measured_use() -> None:
     """6 to 8 pages were in use with 1 GiB of RAM."""
     assert X86_64.control_bytes(RangeList([(0, 1 << 30)])) >= 8 * PAGE
     assert X86_64.control_bytes(RangeList([(0, 1 << 40)])) > 1024 * PAGE
-    assert X86_64.control_bytes(RangeList()) > 0
+    assert X86_64.control_bytes(RangeList()) == 28 * PAGE
 
 
 @pytest.mark.parametrize(
@@ -93,10 +122,11 @@ def test_control_pages_bound_grows_with_memory_and_covers_measured_use() -> None
     [(1 << 30, 30), ((1 << 30) + PAGE, 31), (512 << 30, 28 + 512 + 1), ((512 << 30) + PAGE, 28 + 513 + 2)],
 )
 def test_control_pages_bound_counts_a_page_for_each_started_gib_and_512_gib(ram_bytes: int, pages: int) -> None:
+    """The map covers holes too, up to the end of RAM."""
     assert X86_64.control_bytes(RangeList([(0, ram_bytes)])) == pages * PAGE
+    assert X86_64.control_bytes(RangeList([(0, 16), (ram_bytes - 16, ram_bytes)])) == pages * PAGE
 
 
-ENTRY = 0x3EE7_7730
 KEPT = Range(0x3300_9000, 0x3301_0000)
 PLAN = UpdatePlan(ENTRY, (), (KEPT,), Range(0x3300_0000, 0x3300_9000), False)
 
@@ -125,3 +155,269 @@ def test_result_with_control_pages_behind_their_hole_is_torn_even_if_nothing_was
 def test_result_with_another_header_or_entry_point_is_not_what_was_meant(entry: int, there: bytes) -> None:
     with pytest.raises(CrashHotplugError, match="is not the one that is there"):
         check_result(PLAN, loaded(0x3300_1000, entry), there, b"header")
+
+
+def test_result_with_control_pages_above_what_was_kept_is_torn() -> None:
+    with pytest.raises(TornImageError):
+        check_result(PLAN._replace(kept=(Range(0x3300_1000, 0x3300_2000), KEPT)), loaded(0x3300_2000), b"", b"")
+
+
+# The plan of an image in memory
+
+
+@pytest.fixture
+def fake() -> FakeMachine:
+    """Return a machine whose loaded header lacks a range of RAM."""
+    made = FakeMachine()
+    made.now = GROWN
+    return made
+
+
+def replacement(fake: FakeMachine) -> UpdatePlan:
+    header = header_to_write(fake.now, fake.image()).to_bytes()
+    return plan_replacement(fake.image(), fake.now, header, fake.read_phys)
+
+
+def kimage_of(fake: FakeMachine) -> Kimage:
+    image = fake.image()
+    assert image.kimage is not None
+    return image.kimage
+
+
+def test_replacement_lists_what_changes_and_what_keeps_the_control_pages_away(fake: FakeMachine) -> None:
+    plan = replacement(fake)
+    assert [(s.phys, s.memsz, s.why) for s in plan.segments] == [
+        (SMALL, PAGE, "as it is, to keep its place"),
+        (PURGATORY, 3 * PAGE, "purgatory, with a digest without the elfcorehdr"),
+        (HEADER, PAGE, "the new elfcorehdr"),
+    ]
+    assert plan.kept == tuple(s.range for s in SEGMENTS if s.phys in (KERNEL, INITRD, ZERO_PAGE))
+    assert (plan.entry_phys, plan.excludes_elfcorehdr, plan.as_they_are) == (ENTRY, True, (SMALL,))
+    assert plan.control_pages == Range(SMALL + PAGE, SMALL + PAGE + X86_64.control_bytes(GROWN.ram))
+    assert plan.segments[0].data == fake.memory.read(SMALL, PAGE)
+    assert plan.bytes_copied == sum(len(s.data) for s in plan.segments)
+
+
+def test_replacement_of_a_header_that_the_digest_lacks_reads_purgatory_unchanged() -> None:
+    fake = FakeMachine(header_in_digest=False)
+    fake.now = GROWN
+    said: list[str] = []
+    plan = plan_replacement(fake.image(), GROWN, b"header", fake.read_phys, said.append)
+    assert (plan.excludes_elfcorehdr, plan.as_they_are, said) == (False, (SMALL, PURGATORY), [])
+    assert plan.segments[1].why == "purgatory"
+    assert plan.segments[1].data == fake.memory.read(PURGATORY, 3 * PAGE)
+
+
+@pytest.mark.parametrize(
+    ("room", "header_size", "memsz"),
+    [
+        (PAGE, 400, PAGE),
+        (64 * PAGE, PAGE - 448 * 56 % PAGE, 7 * PAGE),  # 448 entries more: to the end of a page
+        (64 * PAGE, PAGE - 448 * 56 % PAGE + 1, 8 * PAGE),
+        (5 * PAGE + 16, 400, 5 * PAGE),
+        (2 * PAGE + 16, 2 * PAGE + 8, 3 * PAGE),  # the last page is the header's in part: it is listed whole
+    ],
+)
+def test_header_is_listed_with_spare_entries_within_its_room(
+    fake: FakeMachine, room: int, header_size: int, memsz: int
+) -> None:
+    ram = [Range(FAKE_RESERVED.start, HEADER), Range(HEADER + room, FAKE_RESERVED.end)]
+    image = fake.image()._replace(boot_params=boot_params([(part, E820_RAM) for part in ram]))
+    plan = plan_replacement(image, GROWN, b"h" * header_size, fake.read_phys)
+    assert plan.segments[-1] == NewSegment(HEADER, b"h" * header_size, memsz, "the new elfcorehdr")
+
+
+def test_header_of_unknown_room_is_listed_in_its_own_pages() -> None:
+    fake = FakeMachine(header_in_digest=False)
+    others = tuple(s for s in kimage_of(fake).segments if s.phys != HEADER)
+    unknown = fake.image()._replace(kimage=kimage_of(fake)._replace(segments=others), boot_params=None)
+    assert plan_replacement(unknown, GROWN, b"h" * (PAGE + 1), fake.read_phys).segments[-1].memsz == 2 * PAGE
+
+
+def moved(fake: FakeMachine, room: int = 16 * PAGE) -> tuple[UpdatePlan, int]:
+    image = fake.image()
+    move = prepare_move(image, fake.now, room, fake.read_phys)
+    said: list[str] = []
+    plan = plan_move(image, fake.now, move, b"new header", fake.read_phys, said.append)
+    assert len(said) == 1
+    return plan, move.place
+
+
+def test_move_lists_header_purgatory_and_zero_page_and_keeps_the_rest(fake: FakeMachine) -> None:
+    plan, place = moved(fake)
+    assert place == FAKE_RESERVED.end - 16 * PAGE
+    assert [(s.phys, s.memsz, s.why) for s in plan.segments] == [
+        (SMALL, PAGE, "as it is, to keep its place"),
+        (ZERO_PAGE, 3 * PAGE, "the zero page, with the new place in command line and E820 table"),
+        (PURGATORY, 3 * PAGE, "purgatory, with a new digest"),
+        (place, 7 * PAGE, f"the elfcorehdr, moved from {HEADER:#x}"),
+    ]
+    assert plan.excludes_elfcorehdr
+    assert plan.as_they_are == (SMALL,)
+    assert [kept.start for kept in plan.kept] == [KERNEL, INITRD]
+
+
+def test_move_changes_command_line_memory_map_and_digest(fake: FakeMachine) -> None:
+    plan, place = moved(fake)
+    for s in plan.segments:
+        fake.memory.write(s.phys, s.data.ljust(s.memsz, b"\0"))
+    zero_page = fake.memory.read(ZERO_PAGE, PAGE)
+    assert (Range(place, FAKE_RESERVED.end), E820_RESERVED) in e820_table(zero_page)
+    assert fake.memory.read(ZERO_PAGE + PAGE, 64).split(b"\0")[0] == b"quiet elfcorehdr=0x%x" % place
+    assert fake.digest_fits()
+    regions = digest_regions(plan.segments[2].data, kimage_of(fake), MACHINE.crashkernel)
+    assert regions is not None
+    assert not digest_covers(regions, HEADER)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"boot_params_phys": None}, "the zero page and command line of the capture kernel were not found"),
+        ({"cmdline_phys": None}, "the zero page and command line of the capture kernel were not found"),
+        ({"cmdline": None}, "the zero page and command line of the capture kernel were not found"),
+        ({"cmdline": f"memmap=1G elfcorehdr={HEADER:#x}"}, "has memmap="),
+        ({"boot_params_phys": HEADER + PAGE}, "the capture kernel's zero page or purgatory was not found"),
+        ({"kimage": None}, "struct kimage of the loaded image could not be read"),
+        ({"elfcorehdr_phys": None}, "struct kimage of the loaded image could not be read"),
+        ({"cmdline": "quiet"}, "has no elfcorehdr="),
+    ],
+)
+def test_move_is_not_prepared_without_knowing_what_points_to_the_header(
+    fake: FakeMachine, changed: dict[str, object], sentence: str
+) -> None:
+    image = fake.image()._replace(**changed)  # type: ignore[arg-type]
+    with pytest.raises(CannotTellError, match=sentence):
+        prepare_move(image, GROWN, PAGE, fake.read_phys)
+
+
+def test_move_is_not_prepared_without_purgatory_and_not_planned_without_the_zero_page(fake: FakeMachine) -> None:
+    image = fake.image()
+    move = prepare_move(image, GROWN, PAGE, fake.read_phys)
+    nowhere = image._replace(kimage=kimage_of(fake)._replace(entry_phys=FAKE_RESERVED.start + 100 * PAGE))
+    with pytest.raises(CannotTellError, match="zero page or purgatory was not found"):
+        prepare_move(nowhere, GROWN, PAGE, fake.read_phys)
+    with pytest.raises(CannotTellError, match="zero page was not found"):
+        plan_move(image._replace(boot_params_phys=None), GROWN, move, b"", fake.read_phys)
+    with pytest.raises(CannotTellError, match="no segment of the loaded image holds its entry point"):
+        plan_replacement(nowhere, GROWN, b"", fake.read_phys)
+
+
+def test_replacement_needs_a_digest_table(fake: FakeMachine) -> None:
+    image = fake.image()
+    fake.memory.write(PURGATORY, bytes(3 * PAGE))
+    with pytest.raises(CannotTellError, match="digest table was not found"):
+        plan_replacement(image, GROWN, b"", fake.read_phys)
+
+
+def test_plan_lists_sixteen_segments_at_most() -> None:
+    """Small segments below the lowest hole: each has to be listed."""
+    for more, fits in ((13, True), (14, False)):
+        small = [Segment(SMALL + number * 2 * PAGE, PAGE, PAGE) for number in range(1, more + 1)]
+        others = [s for s in SEGMENTS if s.phys not in (KERNEL, INITRD)]
+        fake = FakeMachine(header_in_digest=False, segments=sorted([*others, *small]))
+        if fits:
+            assert len(plan_replacement(fake.image(), GROWN, b"h", fake.read_phys).segments) == 16
+        else:
+            with pytest.raises(CannotTellError, match="17 segments would have to be listed; kexec_load takes 16"):
+                plan_replacement(fake.image(), GROWN, b"h", fake.read_phys)
+
+
+@pytest.mark.parametrize(
+    ("control_page", "sentence"),
+    [
+        (SMALL + 9 * PAGE, None),
+        (FAKE_RESERVED.end, None),
+        (FAKE_RESERVED.end + 1, "the control pages of the loaded image were not found"),
+        (0, "the control pages of the loaded image were not found"),
+        (None, "the control pages of the loaded image were not found"),
+    ],
+)
+def test_why_no_plan_wants_control_pages_in_the_reserved_region(
+    fake: FakeMachine, control_page: int | None, sentence: str | None
+) -> None:
+    assert fake.kimage is not None
+    fake.kimage = fake.kimage._replace(control_page_phys=control_page)
+    reason = why_no_plan(fake.image(), GROWN)
+    assert reason == sentence if sentence is None else sentence in str(reason)
+
+
+def test_why_no_plan_names_a_missing_hole_and_a_foreign_place(fake: FakeMachine) -> None:
+    image = fake.image()
+    full = kimage_of(fake)._replace(segments=(Segment(SMALL, FAKE_RESERVED.size - PAGE, 1),))
+    assert "no hole of" in str(why_no_plan(image._replace(kimage=full), GROWN))
+    outside = image._replace(elfcorehdr_phys=FAKE_RESERVED.end)
+    assert "0x30000000 does not lie in the memory reserved" in str(why_no_plan(outside, GROWN))
+    below = image._replace(elfcorehdr_phys=FAKE_RESERVED.start - 1)
+    assert "0x1fffffff does not lie in the memory reserved" in str(why_no_plan(below, GROWN))
+
+
+def test_reservation_is_the_one_that_holds_the_image(fake: FakeMachine) -> None:
+    """A second reserved range, as crashkernel=SIZE,high makes below 4 GiB."""
+    now = GROWN._replace(crashkernel=RangeList([(16 * MIB, 32 * MIB), FAKE_RESERVED, (3 * GIB, 3 * GIB + MIB)]))
+    plan = plan_replacement(fake.image(), now, b"h", fake.read_phys)
+    assert plan.control_pages.start == SMALL + PAGE
+    assert find_place(fake.image(), now, PAGE) == FAKE_RESERVED.end - PAGE
+
+
+def test_overlaid_memory_reads_what_was_written_where_all_of_it_was() -> None:
+    read = overlaid({0x1000: b"abcd", 0x3000: b"ef"}, lambda phys, length: b"." * length)
+    places = ((0x1000, 4), (0x1001, 2), (0x3000, 2), (0x3001, 1), (0x2000, 1))
+    assert [read(phys, length) for phys, length in places] == [b"abcd", b"bc", b"ef", b"f", b"."]
+    assert [read(phys, length) for phys, length in ((0xFFF, 2), (0x1001, 4), (0x1004, 1))] == [b"..", b"....", b"."]
+
+
+# The place of a header that moves
+
+HOLE = X86_64.control_bytes(GROWN.ram) + PAGE
+"""Bytes that a place needs besides the room."""
+
+
+def with_free(fake: FakeMachine, *free: Range, kind: int = E820_RAM) -> CrashImage:
+    """Return the image with a memory map that has these ranges, and no other."""
+    return fake.image()._replace(boot_params=boot_params([(part, kind) for part in free]))
+
+
+def test_place_is_the_highest_whole_page_that_no_segment_has(fake: FakeMachine) -> None:
+    top = Range(HEADER + MIB, HEADER + 2 * MIB + 0x123)
+    assert find_place(with_free(fake, top), GROWN, 5 * PAGE) == HEADER + 2 * MIB - 5 * PAGE
+    across = Range(KERNEL - 2 * MIB, KERNEL + 0x1000)
+    assert find_place(with_free(fake, across), GROWN, PAGE) == KERNEL - PAGE
+
+
+def test_place_leaves_room_for_the_control_pages(fake: FakeMachine) -> None:
+    start = HEADER + MIB
+    large = Range(start, start + 3 * PAGE + HOLE)
+    assert find_place(with_free(fake, large), GROWN, 3 * PAGE) == large.end - 3 * PAGE
+    with pytest.raises(CannotTellError, match="no free place of 12288 bytes"):
+        find_place(with_free(fake, Range(start, large.end - 1)), GROWN, 3 * PAGE)
+
+
+def test_place_in_a_lower_hole_is_taken_where_the_upper_is_too_small(fake: FakeMachine) -> None:
+    upper, lower = Range(HEADER + MIB, HEADER + MIB + HOLE), Range(INITRD + MIB, INITRD + 2 * MIB)
+    assert find_place(with_free(fake, lower, upper), GROWN, PAGE) == lower.end - PAGE
+
+
+@pytest.mark.parametrize("now", [GROWN, GROWN._replace(crashkernel=RangeList([(0, MIB)]))], ids=["map", "reservation"])
+def test_place_is_ram_of_the_capture_kernel_in_the_reserved_region(fake: FakeMachine, now: Machine) -> None:
+    elsewhere = Range(FAKE_RESERVED.end, FAKE_RESERVED.end + 16 * MIB)
+    kinds = [(with_free(fake, elsewhere), now), (with_free(fake, FAKE_RESERVED, kind=E820_RESERVED), now)]
+    kinds.append((fake.image()._replace(boot_params=None), now))
+    for image, at in kinds:
+        with pytest.raises(CannotTellError, match="no free place"):
+            find_place(image, at, PAGE)
+
+
+def test_place_is_not_sought_where_the_header_lies_in_no_reservation(fake: FakeMachine) -> None:
+    now = GROWN._replace(crashkernel=RangeList([(FAKE_RESERVED.start, HEADER)]))
+    with pytest.raises(CannotTellError, match="no free place"):
+        find_place(fake.image(), now, PAGE)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "ranges", "room"), [(1, 69, PAGE), (0, 70, PAGE), (1, 70, 2 * PAGE), (1, 8192, 113 * PAGE)]
+)
+def test_room_counts_two_more_entries_and_whole_pages(cpus: int, ranges: int, room: int) -> None:
+    """64 bytes and 56 for each entry: 72 entries are 4096 bytes."""
+    assert room_for(cpus, ranges) == room
+    assert room_for(5) == room_for(5, 8192)

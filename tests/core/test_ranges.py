@@ -59,6 +59,31 @@ def test_comparison_ignores_cuts_between_ranges() -> None:
     assert compare_ranges(RangeList([(0, 2), (2, 4)]), RangeList([(0, 4)])) == (RangeList(), RangeList())
 
 
+def test_ranges_overlap_where_they_share_a_byte() -> None:
+    middle = Range(10, 20)
+    overlapping = [Range(0, 11), Range(19, 30), Range(12, 13), Range(0, 30), middle]
+    assert [other for other in overlapping if middle.overlaps(other)] == overlapping
+    apart = [Range(0, 10), Range(20, 30), Range(0, 5), Range(25, 30)]
+    assert [other for other in apart if middle.overlaps(other)] == []
+
+
+def test_empty_range_hides_no_later_one() -> None:
+    assert list(RangeList([(1, 2), (3, 3), (5, 6)])) == [Range(1, 2), Range(5, 6)]
+
+
+def test_range_list_equals_range_lists_only_and_shows_its_ranges() -> None:
+    ranges = RangeList([(0x10, 0x20), (0x30, 0x40)])
+    assert ranges == RangeList([(0x30, 0x40), (0x10, 0x20)])
+    assert ranges != RangeList([(0x10, 0x20)])
+    assert ranges != ((0x10, 0x20), (0x30, 0x40))
+    assert repr(ranges) == "RangeList([(0x10, 0x20), (0x30, 0x40)])"
+
+
+def test_contains_looks_into_every_range() -> None:
+    ranges = RangeList([(10, 20), (30, 40)])
+    assert [byte for byte in range(50) if ranges.contains(byte)] == [*range(10, 20), *range(30, 40)]
+
+
 @given(range_lists(60), range_lists(60))
 def test_operations_agree_with_sets_of_bytes(first: RangeList, second: RangeList) -> None:
     assert points(first.union(second)) == points(first) | points(second)

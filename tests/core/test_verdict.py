@@ -7,7 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from crash_hotplug.core.arch.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E820_TABLE, ZeroPage, e820_table
+from crash_hotplug.core.arch.boot_params import (
+    E820_COUNT,
+    E820_ENTRY,
+    E820_RAM,
+    E820_RESERVED,
+    E820_TABLE,
+    e820_table,
+)
 from crash_hotplug.core.elf import PT_NOTE, ProgramHeader
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
@@ -19,6 +26,7 @@ from crash_hotplug.core.verdict import Comparison, Kind, Verdict, assess, compar
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
+from tests.core.image_in_memory import boot_params
 from tests.machines import DIRECT_MAP, GIB, LOW_RAM, MIB, machine
 from tests.trees import NAMES, loaded_header, tree
 
@@ -126,6 +134,7 @@ def test_backup_region_kept_or_left_out_by_the_kernels_loader_is_not_mentioned()
     [
         (machine(kernel_text=KernelText(0xFFFF_FFFF_8100_0000, 32 * MIB, 32 * MIB)), Kind.WRONG_KERNEL_TEXT),
         (machine(vmcoreinfo=NoteRegion(0x11E_F000, 0x1024)), Kind.WRONG_VMCOREINFO),
+        (machine(vmcoreinfo=NoteRegion(0x11E_E000, 0x2024)), Kind.WRONG_VMCOREINFO),
         (machine(page_offset=DIRECT_MAP + GIB), Kind.WRONG_DIRECT_MAP),
     ],
 )
@@ -215,6 +224,33 @@ def test_header_that_outgrew_its_place_is_a_note(room: int, fits: bool) -> None:
         assert sentences == [f"the header cannot be corrected in its place: {needed}"]
 
 
+def test_accurate_header_has_no_note_that_a_larger_one_does_not_fit() -> None:
+    """CPUs that are offline are no finding, although the expected header describes them."""
+    now = machine(offline=range(2, 80), possible=80)
+    comparison = assess(now, image_for(machine(), 4096)).comparison
+    assert comparison.findings == []
+    assert not any(note.kind is Kind.DOES_NOT_FIT for note in comparison.notes)
+
+
+def test_ram_of_the_capture_kernel_outside_of_the_reservation_is_not_missed() -> None:
+    """Memory of crashkernel=SIZE,cma, which the E820 table of the image names."""
+    cma = Range(896 * MIB, 928 * MIB)
+    without = machine(ram=(LOW_RAM, (MIB, cma.start), (cma.end, GIB)))
+    image = image_for(without, 8192)
+    now = machine()._replace(reserves_cma=True)
+    assert kinds(assess(now, image).comparison) == [Kind.MEMORY_MISSING]
+    with_map = image._replace(boot_params=boot_params([(cma, E820_RAM)]))
+    assert assess(now, with_map).comparison.verdict is Verdict.ACCURATE
+
+
+def test_torn_image_is_the_first_finding() -> None:
+    torn = image_for(machine(), 8192)._replace(torn="control pages")
+    comparison = assess(machine(), torn).comparison
+    assert (comparison.verdict, kinds(comparison)) == (Verdict.NOT_ACCURATE, [Kind.TORN_IMAGE])
+    assert "an update left this image torn: control pages; reload it" in comparison.findings[0].sentence
+    assert kinds(assess(machine(ram=WITH_DIMM), torn).comparison) == [Kind.TORN_IMAGE, Kind.MEMORY_MISSING]
+
+
 def test_loader_is_known_from_the_command_line_before_the_header() -> None:
     without_backup = parse_elfcorehdr(loaded_header("6.12-ch", 1))
     assert without_backup.backup_region is None
@@ -247,6 +283,10 @@ def test_command_line_that_is_not_known_is_not_checked() -> None:
     image = image_for(machine(), 8192)
     unreadable = assess(machine(), image._replace(boot=None)).comparison
     assert (unreadable.verdict, len(unreadable.unchecked)) == (Verdict.CANNOT_TELL, 1)
+    assert "its command line cannot be read out of the image" in unreadable.unchecked[0]
+    nowhere = assess(machine(), image._replace(elfcorehdr_phys=None, kimage=None)).comparison
+    assert nowhere.verdict is Verdict.CANNOT_TELL
+    assert "the header's own address is not known" in nowhere.unchecked[0]
     header_only = assess(machine(), CrashImage(image.elfcorehdr)).comparison
     assert (header_only.verdict, len(header_only.left_out)) == (Verdict.ACCURATE, 1)
 
@@ -303,6 +343,28 @@ def test_notes_of_no_cpu_and_notes_too_large_are_a_note() -> None:
     assert len(unknown([elsewhere, first, *others])) == 1
 
 
+def test_unknown_notes_are_judged_as_far_as_addresses_and_sizes_are_known() -> None:
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    elsewhere = changed(header, 0, p_offset=0x5000, p_paddr=0x5000)
+
+    def unknown(now: Machine, described: ElfCoreHeader) -> list[str]:
+        notes = compare_header(now, described, Loader.KERNEL).notes
+        return [note.sentence for note in notes if note.kind is Kind.UNKNOWN_NOTES]
+
+    # Six of eight CPUs are not present: a place that is not known may be one of theirs, if it has the size.
+    assert unknown(machine(), elsewhere) == []
+    larger = changed(elsewhere, 0, p_filesz=0x180, p_memsz=0x180)
+    assert unknown(machine(), larger) == ["the notes at 0x5000 are no CPU's and not vmcoreinfo"]
+    assert unknown(machine(vmcoreinfo=None), larger) == []
+    nothing_known = machine()._replace(cpus=tuple(cpu._replace(crash_notes=None) for cpu in machine().cpus))
+    assert unknown(nothing_known, larger) == []
+    # The largest notes of any CPU are the measure.
+    first, second, *others = machine().cpus
+    assert second.crash_notes is not None
+    uneven = machine()._replace(cpus=(first, second._replace(crash_notes=second.crash_notes._replace(size=8)), *others))
+    assert unknown(uneven, header) == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("state", range(4))
 def test_header_that_a_real_loader_or_kernel_wrote_has_nothing_unusual(name: str, state: int) -> None:
@@ -334,6 +396,29 @@ def test_backup_region_that_is_not_where_purgatory_copies_to_is_a_finding(
     comparison = assess(machine(), image(place, copied)).comparison
     assert kinds(comparison) == [Kind.WRONG_BACKUP_REGION]
     assert sentence in comparison.findings[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("start", "kind", "found"),
+    [
+        (BACKUP, E820_RAM, True),
+        (BACKUP, E820_RESERVED, False),
+        (BACKUP - 0x1000, E820_RAM, False),
+        (BACKUP + LOW_RAM[1] - LOW_RAM[0] - 1, E820_RAM, True),
+        (BACKUP + LOW_RAM[1] - LOW_RAM[0], E820_RAM, False),
+    ],
+)
+def test_backup_region_in_the_capture_kernels_ram_is_a_finding(start: int, kind: int, found: bool) -> None:
+    header = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)
+    page = boot_params([(Range(start, start + 0x1000), kind)])
+    image = image_for(machine(), 8192)._replace(elfcorehdr=header.to_bytes(4096), boot_params=page)
+    assert kinds(assess(machine(), image).comparison) == [Kind.WRONG_BACKUP_REGION] * found
+
+
+def test_backup_region_at_the_end_of_the_address_space_is_a_finding_of_real_addresses() -> None:
+    header = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=(1 << 64) - 0x1000)
+    comparison = assess(machine(), image_for(machine(), 8192)._replace(elfcorehdr=header.to_bytes(4096))).comparison
+    assert comparison.findings[0].ranges == (Range((1 << 64) - 0x1000, 1 << 64),)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.arch.architecture import PAGE, X86_64
 from crash_hotplug.core.elf import (
     NT_PRSTATUS,
     PT_LOAD,
@@ -21,13 +21,14 @@ from crash_hotplug.core.elf import (
     pack_program_headers,
     parse_notes,
 )
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, Kind, Verdict
-from crash_hotplug.core.vmcore import audit_vmcore, compare_vmcore, parse_vmcore
-from tests.machines import GIB, LOW_RAM, MIB, machine
+from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
+from tests.machines import DIRECT_MAP, GIB, LOW_RAM, MIB, machine
 from tests.trees import NAMES, vmcore_head
 
 INFO = b"OSRELEASE=6.1.0-test\nCRASHTIME=1795368112\n"
@@ -164,6 +165,33 @@ def test_segments_that_share_bytes_of_the_file_are_a_finding() -> None:
         assert f"would be read from file offset {at:#x}, where the file has {there}" in result.findings[0].sentence
 
 
+def test_one_byte_of_the_file_in_two_segments_is_a_finding() -> None:
+    first = load(0, 0x1000)
+    for offset, found in ((0x1FFF, [Kind.FILE_OVERLAP]), (0x2000, [])):
+        other = load(1 << 32, 0x1000, offset=offset)
+        assert [kind for kind in kinds(audit_vmcore(vmcore_with(first, other))) if kind is Kind.FILE_OVERLAP] == found
+
+
+def test_notes_are_not_memory_although_their_offsets_agree() -> None:
+    note = ProgramHeader(PT_NOTE, 0, 0x1000, 0, 0, 0x100, 0x100, 0)
+    assert Kind.FILE_OVERLAP in kinds(audit_vmcore(vmcore_with(note, load(0, 0x1000))))
+
+
+def test_memory_described_twice_at_two_places_of_the_file_is_a_finding() -> None:
+    twice = vmcore_with(load(0, 0x1000), load(0, 0x1000, offset=0x2000))
+    assert Kind.OVERLAP in kinds(audit_vmcore(twice))
+
+
+def test_dump_that_lacks_its_last_byte_is_truncated() -> None:
+    assert kinds(audited(vmcore_of(machine(), 2, cut=1))) == [Kind.TRUNCATED]
+
+
+def test_notes_end_at_a_note_of_zeros() -> None:
+    notes = [Note(b"CORE", NT_PRSTATUS, b"abc")]
+    assert list(parse_notes(pack_notes(notes) + bytes(64))) == notes
+    assert list(parse_notes(bytes(64) + pack_notes(notes))) == []
+
+
 def test_gap_before_a_segment_is_a_finding() -> None:
     whole = vmcore_of(machine(), 2)
     *others, last = parse_vmcore(whole).headers.program_headers
@@ -210,6 +238,7 @@ def test_notes_cut_off_are_a_finding_and_cpus_are_not_counted() -> None:
     result = audited(replace(vmcore_of(machine(), 2), size=0x1080), machine(), machine())
     assert Kind.TRUNCATED in kinds(result)
     assert Kind.CPU_MISSING not in kinds(result)
+    assert result.notes == []
 
 
 def test_dump_without_any_registers_is_a_finding() -> None:
@@ -296,8 +325,19 @@ def test_note_segments_over_the_same_bytes_are_read_up_to_a_limit() -> None:
     smallest = pack_notes([Note(b"", 0, b"")])
     entries = [ProgramHeader(PT_NOTE, 0, 0x100, 0, 0, 1 << 20, 1 << 20, 0)] * 60_000
     head = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
-    vmcore = parse_vmcore(InMemory((head + smallest * 60_000)[: 4 << 20], 4 << 20))
+    source = InMemory((head + smallest * 60_000)[: 4 << 20], 4 << 20)
+    lengths: list[int] = []
+
+    class Counted:
+        size = source.size
+
+        def read_at(self, offset: int, length: int) -> bytes:
+            lengths.append(length)
+            return source.read_at(offset, length)
+
+    vmcore = parse_vmcore(Counted())
     assert len(vmcore.notes) <= 1 << 17
+    assert sum(lengths) <= 64 + len(head) + source.size
 
 
 @given(st.lists(st.builds(Note, st.binary(max_size=9).map(lambda b: b.rstrip(b"\0")), st.integers(0, 9), st.binary())))
@@ -313,3 +353,131 @@ def test_parser_accepts_or_refuses_any_bytes(data: bytes) -> None:
             audit_vmcore(parse_vmcore(source))
         except InputError as error:
             assert str(error).startswith("this vmcore ")
+
+
+def vmcore_with(*entries: ProgramHeader, size: int = 1 << 20, notes: tuple[Note, ...] = ()) -> Vmcore:
+    headers = ElfCoreHeader(core_header(62, len(entries)), entries, X86_64)
+    return Vmcore(headers, notes, size, 0)
+
+
+def load(start: int, memsz: int, offset: int = 0x1000, filesz: int | None = None) -> ProgramHeader:
+    return ProgramHeader(PT_LOAD, 7, offset, start, start, memsz if filesz is None else filesz, memsz, 0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_malformed"),
+    [
+        (load(0, 0x1000), False),
+        (load(0, 0x1000, filesz=0x1001), True),
+        (load(0, 0x1000, filesz=0xFFF), False),
+        (ProgramHeader(PT_NOTE, 0, 0x1000, 0, 0, 0x1000, 0, 0), False),
+        (load((1 << 64) - 0x1000, 0x1000), False),
+        (load((1 << 64) - 0x1000, 0x1001), True),
+        (load(0, 0x1000, offset=(1 << 63) - 0x1001), False),
+        (load(0, 0x1000, offset=(1 << 63) - 0x1000), True),
+    ],
+)
+def test_malformed_entry_is_one_that_no_file_or_memory_can_have(entry: ProgramHeader, is_malformed: bool) -> None:
+    findings = audit_vmcore(vmcore_with(entry, load(1 << 32, 0x1000, offset=0))).findings
+    assert any(f.kind is Kind.MALFORMED for f in findings) is is_malformed
+
+
+def test_dump_without_memory_is_malformed() -> None:
+    notes = ProgramHeader(PT_NOTE, 0, 0x1000, 0, 0, 16, 16, 0)
+    sentences = [finding.sentence for finding in audit_vmcore(vmcore_with(notes)).findings]
+    assert "no memory is described" in sentences
+
+
+def test_saved_cpus_are_the_prstatus_notes_of_the_kernel() -> None:
+    notes = (Note(b"CORE", 1, b""), Note(b"CORE", 4, b""), Note(b"LINUX", 1, b""), Note(b"CORE", 1, b""))
+    assert vmcore_with(load(0, 16), notes=notes).saved_cpus == 2
+
+
+def test_holes_lie_between_the_described_ranges() -> None:
+    assert list(vmcore_with(load(0x1000, 0x1000), load(0x4000, 0x1000)).holes) == [(0x2000, 0x4000)]
+    assert list(vmcore_with(ProgramHeader(PT_NOTE, 0, 0, 0, 0, 1, 1, 0)).holes) == []
+
+
+def test_announced_size_is_the_end_of_the_last_entry_in_the_file() -> None:
+    vmcore = vmcore_with(load(0, 0x1000, offset=0x9000), load(0x5000, 0x2000, offset=0x1000))
+    assert vmcore.announced_size == 0xA000
+    assert Vmcore(vmcore.headers._replace(program_headers=()), (), 0, 0).announced_size == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "filesz", "is_beginning"),
+    [
+        (0x5000, 0x4001, True),
+        (0x5000, 0x4000, False),
+        (1 << 20, 1 << 21, True),
+        ((1 << 20) + 1, 1 << 21, False),
+        (0x5000, 0, False),
+    ],
+)
+def test_beginning_of_a_dump_ends_within_its_first_segment(size: int, filesz: int, is_beginning: bool) -> None:
+    assert vmcore_with(load(0, 1 << 22, filesz=filesz), size=size).is_beginning is is_beginning
+
+
+def test_beginning_of_a_dump_does_not_end_in_a_segment_without_contents() -> None:
+    empty, later = load(0, 1 << 22, filesz=0), load(1 << 30, 1 << 22, offset=1 << 22)
+    assert vmcore_with(empty, later, size=0x5000).is_beginning
+
+
+def test_notes_are_read_within_the_file_and_the_budget() -> None:
+    one = pack_notes([Note(b"CORE", NT_PRSTATUS, bytes(8))])
+    at = 64 + 2 * 56
+    entries = [ProgramHeader(PT_NOTE, 0, at, 0, 0, len(one), len(one), 0)] * 2
+    head = core_header(62, 2).to_bytes() + pack_program_headers(entries) + one
+    whole = parse_vmcore(InMemory(head, len(head)))
+    assert (whole.saved_cpus, whole.notes_cut, whole.file_size) == (2, 0, len(head))
+    cut = parse_vmcore(InMemory(head[:-1], len(head) - 1))
+    assert (cut.saved_cpus, cut.notes_cut) == (0, 2)
+    without = parse_vmcore(InMemory(head[:at], at))
+    assert (without.saved_cpus, without.notes_cut) == (0, 2 * len(one))
+
+
+def test_dump_without_kernel_text_is_a_finding_once() -> None:
+    whole = vmcore_of(machine(), 2)
+    headers = parse_vmcore(whole).headers
+    entries = [p for p in headers.program_headers if p not in headers.ram_headers or p.p_paddr >= MIB]
+    loads = [p for p in entries if p.p_type == PT_NOTE or p in headers.ram_headers]
+    text = next(p for p in entries if p not in loads)
+    moved = [p if p.p_type == PT_NOTE else p._replace(p_offset=p.p_offset - text.p_filesz) for p in loads]
+    head = core_header(62, len(moved)).to_bytes() + pack_program_headers(moved)
+    source = InMemory(head.ljust(0x1000, b"\0") + whole.head[0x1000:], whole.size - text.p_filesz)
+    assert kinds(audited(source, machine(), machine())) == [Kind.WRONG_KERNEL_TEXT]
+
+
+def test_dump_or_machine_of_an_unknown_release_is_compared() -> None:
+    assert audited(vmcore_of(machine(), 2), machine(release=None), machine()).findings == []
+    source = vmcore_of(machine(), 2)
+    unnamed = InMemory(source.head.replace(b"OSRELEASE", b"ANRELEASE"), source.size)
+    assert audited(unnamed, machine(), machine()).findings == []
+
+
+def test_dump_is_judged_by_direct_map_and_kernel_text() -> None:
+    elsewhere = machine(page_offset=DIRECT_MAP + GIB)
+    assert kinds(audited(vmcore_of(machine(), 2), elsewhere, machine())) == [Kind.WRONG_DIRECT_MAP]
+    text = machine().kernel_text
+    assert text is not None
+    moved = machine(kernel_text=text._replace(phys=text.phys + MIB))
+    assert kinds(audited(vmcore_of(machine(), 2), moved, machine())) == [Kind.WRONG_KERNEL_TEXT]
+
+
+def test_low_memory_that_an_old_kernel_uses_is_missing_in_a_dump() -> None:
+    old = machine(release="4.18.0")
+    source = vmcore_of(old, 2)
+    source = InMemory(source.head.replace(b"6.1.0-test", b"4.18.0\n\0\0\0"), source.size)
+    assert kinds(audited(source, old, old)) == [Kind.BACKUP_REGION_DROPPED]
+
+
+def test_cpus_that_saved_nothing_are_those_described_beyond_the_missing() -> None:
+    """Of five online CPUs two saved their registers, and one was not described: two saved nothing."""
+    now = machine(online=range(5))
+    result = audited(vmcore_of(machine(), 2), now, machine(online=range(4)))
+    assert [(f.kind, f.cpu) for f in result.findings] == [(Kind.CPU_MISSING, 4)]
+    assert [note.sentence.split(" described")[0] for note in result.notes] == ["2 CPUs"]
+    exact = audited(vmcore_of(machine(), 2), now, machine())
+    assert ([f.cpu for f in exact.findings], exact.notes) == ([2, 3, 4], [])
+    masked = now._replace(cpus=tuple(cpu._replace(crash_notes=None) for cpu in now.cpus))
+    assert [f.kind for f in audited(vmcore_of(machine(), 2), masked, machine()).notes] == [Kind.CPU_SAVED_NOTHING]

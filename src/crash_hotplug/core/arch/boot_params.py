@@ -120,11 +120,10 @@ def e820_table(boot_params: bytes) -> list[tuple[Range, int]]:
     if not is_boot_params(boot_params):
         return []
     entries = min(boot_params[E820_COUNT], E820_MAX)
-    table = boot_params[E820_TABLE : E820_TABLE + entries * E820_ENTRY.size]
-    whole = table[: len(table) // E820_ENTRY.size * E820_ENTRY.size]
+    table = boot_params[E820_TABLE : E820_TABLE + entries * E820_ENTRY.size]  # the page has room for E820_MAX
     return [
         (Range(start, start + size), kind)
-        for start, size, kind in E820_ENTRY.iter_unpack(whole)
+        for start, size, kind in E820_ENTRY.iter_unpack(table)
         if start + size <= 1 << 64
     ]
 
