@@ -18,6 +18,7 @@ from crash_hotplug.core.arch.boot_params import (
     E820_TABLE,
     MAGIC,
     SETUP_MAGIC,
+    ZeroPage,
 )
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.expected import expected_elfcorehdr
@@ -97,6 +98,23 @@ def boot_params(e820: Sequence[tuple[Range, int]], longest_cmdline: int = 2047) 
     for number, (part, kind) in enumerate(e820):
         E820_ENTRY.pack_into(page, E820_TABLE + number * E820_ENTRY.size, part.start, part.size, kind)
     return bytes(page)
+
+
+def zero_page(image: CrashImage) -> ZeroPage:
+    """Return the zero page of an image that has one."""
+    assert isinstance(image.boot, ZeroPage)
+    return image.boot
+
+
+def with_zero_page(image: CrashImage, **changed: object) -> CrashImage:
+    """Return an image with other fields of its zero page."""
+    return image._replace(boot=zero_page(image)._replace(**changed))  # type: ignore[arg-type]
+
+
+def changed_image(image: CrashImage, **changed: object) -> CrashImage:
+    """Return an image with other fields, its own or those of its zero page."""
+    own = changed.keys() <= set(CrashImage._fields)
+    return image._replace(**changed) if own else with_zero_page(image, **changed)  # type: ignore[arg-type]
 
 
 class FakeMachine:

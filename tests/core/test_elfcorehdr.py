@@ -37,6 +37,7 @@ from crash_hotplug.core.elfcorehdr import (
 )
 from crash_hotplug.core.errors import NoRoomError
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import KernelText, Machine, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList
 from tests.machines import DIRECT_MAP, MIB, machine, machines
@@ -224,7 +225,7 @@ def test_entries_have_the_values_that_the_kernel_writes() -> None:
 
 
 def test_padding_is_that_of_the_loader() -> None:
-    assert (Loader.KERNEL.padding(X86_64), Loader.KEXEC_TOOLS.padding(X86_64)) == (4096, 1024)
+    assert (X86_64.padding(Loader.KERNEL), X86_64.padding(Loader.KEXEC_TOOLS)) == (4096, 1024)
     assert len(notes_of(1).to_bytes()) == 120
     assert len(notes_of(1).to_bytes(1024)) == 1024
 
@@ -249,6 +250,7 @@ def test_backup_region_is_low_memory_that_is_read_from_elsewhere(entry: ProgramH
     assert header_of(note_header(NoteRegion(1, 1)), LOW._replace(p_offset=0), LOW).backup_region == LOW
 
 
+TEXT_VIRT = Range(0xFFFF_FFFF_8000_0000, 1 << 64)
 TEXT = kernel_text_header(KernelText(0xFFFF_FFFF_8100_0000, MIB, MIB))
 
 
@@ -256,9 +258,9 @@ TEXT = kernel_text_header(KernelText(0xFFFF_FFFF_8100_0000, MIB, MIB))
     ("entry", "is_text"),
     [
         (TEXT, True),
-        (TEXT._replace(p_vaddr=X86_64.kernel_text_virt.start), True),
-        (TEXT._replace(p_vaddr=X86_64.kernel_text_virt.start - 1), False),
-        (TEXT._replace(p_vaddr=X86_64.kernel_text_virt.end), False),
+        (TEXT._replace(p_vaddr=TEXT_VIRT.start), True),
+        (TEXT._replace(p_vaddr=TEXT_VIRT.start - 1), False),
+        (TEXT._replace(p_vaddr=TEXT_VIRT.end), False),
         (TEXT._replace(p_type=PT_NOTE), False),
         (TEXT._replace(p_vaddr=DIRECT_MAP + MIB), False),
     ],

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from crash_hotplug.core.arch.boot_params import E820_RAM, E820_RESERVED
+from crash_hotplug.core.arch.boot_params import E820_MAX, E820_RAM, E820_RESERVED, ZeroPage
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
 from crash_hotplug.core.expected import (
@@ -23,7 +23,7 @@ from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.verdict import compare_header
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
-from tests.core.image_in_memory import boot_params
+from tests.core.image_in_memory import boot_params, with_zero_page
 from tests.machines import GIB, LOW_RAM, MIB, crash_notes, machine, machines
 from tests.trees import loaded_header, tree
 
@@ -223,7 +223,8 @@ def test_loaded_header_of_kexec_tools_without_a_backup_region_gets_none() -> Non
 def test_header_to_write_keeps_the_loaders_rules_and_describes_possible_cpus() -> None:
     now = four_cpus("6.5.0")
     tools = expected_elfcorehdr(now, Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)
-    image = CrashImage(tools.to_bytes(), 0x2000_0000, cmdline="elfcorehdr=524288K", backup_region_phys=BACKUP)
+    boot = ZeroPage(cmdline="elfcorehdr=524288K")
+    image = CrashImage(tools.to_bytes(), 0x2000_0000, boot, backup_region_phys=BACKUP)
     assert header_to_write(now, image).backup_region == tools.backup_region
     assert len(header_to_write(now, image).cpu_notes) == 4
     assert len(header_to_write(now, image, possible_cpus=False).cpu_notes) == 2
@@ -246,7 +247,7 @@ def test_loader_is_that_of_the_command_line_else_of_the_backup_region(
 ) -> None:
     built = Loader.KERNEL if backup is None else Loader.KEXEC_TOOLS
     header = expected_elfcorehdr(machine(), built, backup_region_phys=backup)
-    assert loader_of(header, CrashImage(header.to_bytes(), cmdline=cmdline)) is loader
+    assert loader_of(header, CrashImage(header.to_bytes(), boot=ZeroPage(cmdline=cmdline))) is loader
 
 
 def test_capture_ram_is_the_ram_of_the_memory_map_outside_of_the_reservation() -> None:
@@ -255,18 +256,22 @@ def test_capture_ram_is_the_ram_of_the_memory_map_outside_of_the_reservation() -
     cma, own = Range(768 * MIB, 800 * MIB), now.crashkernel[0]
     entries = [(Range(0x1000, 0x9000), E820_RAM), (own, E820_RAM), (cma, E820_RAM)]
     entries.append((Range(900 * MIB, 910 * MIB), E820_RESERVED))
-    image = CrashImage(b"", boot_params=boot_params(entries), cmdline="quiet")
+    image = CrashImage(b"", boot=ZeroPage(boot_params(entries), cmdline="quiet"))
     assert with_capture_ram(now, image).capture_ram == RangeList([cma])
     known = now._replace(capture_ram=RangeList([(4 * GIB, 5 * GIB)]))
-    assert with_capture_ram(known, image).capture_ram == RangeList([cma, (4 * GIB, 5 * GIB)])
-    assert with_capture_ram(now, image._replace(cmdline=None)).capture_ram == RangeList([cma])
-    assert with_capture_ram(now, image._replace(cmdline="memmap=1G")) == now
-    assert with_capture_ram(now, image._replace(boot_params=None)) == now
+    assert with_capture_ram(known, image).capture_ram == RangeList([cma])  # the map of the image decides
+    full = with_zero_page(image, page=boot_params([*entries, *[(Range(0, 0), E820_RESERVED)] * (E820_MAX - 4)]))
+    assert with_capture_ram(known, full).capture_ram == RangeList([cma, (4 * GIB, 5 * GIB)])
+    assert with_capture_ram(now, with_zero_page(image, cmdline=None)).capture_ram == RangeList([cma])
+    assert with_capture_ram(now, with_zero_page(image, cmdline="memmap=1G")) == now
+    assert with_capture_ram(now, with_zero_page(image, page=None)) == now
+    assert with_capture_ram(now, image._replace(boot=None)) == now
 
 
 def test_header_to_write_leaves_the_capture_kernels_ram_out() -> None:
     now = machine()
     cma = Range(768 * MIB, 800 * MIB)
     page = boot_params([(now.crashkernel[0], E820_RAM), (cma, E820_RAM)])
-    image = CrashImage(expected_elfcorehdr(now, Loader.KERNEL).to_bytes(), boot_params=page, cmdline="elfcorehdr=0x1")
+    boot = ZeroPage(page, cmdline="elfcorehdr=0x1")
+    image = CrashImage(expected_elfcorehdr(now, Loader.KERNEL).to_bytes(), boot=boot)
     assert header_to_write(now, image).ram == now.dumpable_ram.exclude(RangeList([(0, MIB), cma]))

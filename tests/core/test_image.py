@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.arch.boot_params import E820_RAM, E820_RESERVED, cmdline_phys, e820_table, elfcorehdr_argument
+from crash_hotplug.core.arch.boot_params import (
+    E820_RAM,
+    E820_RESERVED,
+    ZeroPage,
+    cmdline_phys,
+    e820_table,
+    elfcorehdr_argument,
+)
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import (
     KIMAGE_BYTES_NEEDED,
@@ -24,7 +31,7 @@ from crash_hotplug.core.image import (
 )
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.ranges import Range, RangeList
-from tests.core.image_in_memory import boot_params
+from tests.core.image_in_memory import boot_params, with_zero_page
 from tests.trees import tree
 
 RESERVED = RangeList([(0x2E00_0000, 0x3A00_0000)])
@@ -197,7 +204,7 @@ START = 0x39F5_D000
 def with_map(*ram: tuple[int, int], **more: object) -> CrashImage:
     """Return an image whose capture kernel uses these ranges of RAM."""
     page = boot_params([(Range(start, end), E820_RAM) for start, end in ram])
-    return CrashImage(b"", START, page)._replace(**more)  # type: ignore[arg-type]
+    return CrashImage(b"", START, ZeroPage(page))._replace(**more)  # type: ignore[arg-type]
 
 
 def test_elfcorehdr_room_ends_where_anything_else_begins() -> None:
@@ -219,22 +226,23 @@ def test_elfcorehdr_room_is_unknown_in_the_capture_kernels_ram_and_outside_of_th
     outside = RangeList([(0x1000, 0x9000), (START + 0x1000, START + 0x2000)])
     assert elfcorehdr_room(with_map((0x1000, START)), outside) is None
     reserved = boot_params([(Range(START + 0x9000, START + 0xA000), E820_RESERVED)])
-    assert elfcorehdr_room(CrashImage(b"", START, reserved), RESERVED) is None
+    assert elfcorehdr_room(CrashImage(b"", START, ZeroPage(reserved)), RESERVED) is None
 
 
 def test_elfcorehdr_room_starts_at_the_argument_where_no_segment_is_known() -> None:
-    image = with_map((RESERVED[0].start, START), elfcorehdr_phys=None, cmdline=f"elfcorehdr={START:#x}")
+    image = with_map((RESERVED[0].start, START), elfcorehdr_phys=None)
+    image = with_zero_page(image, cmdline=f"elfcorehdr={START:#x}")
     assert elfcorehdr_room(image, RESERVED) == RESERVED[0].end - START
-    assert elfcorehdr_room(image._replace(cmdline="quiet"), RESERVED) is None
-    assert elfcorehdr_room(image._replace(cmdline=None), RESERVED) is None
+    assert elfcorehdr_room(with_zero_page(image, cmdline="quiet"), RESERVED) is None
+    assert elfcorehdr_room(with_zero_page(image, cmdline=None), RESERVED) is None
 
 
 def test_crash_image_of_an_unknown_command_line_hides_no_header() -> None:
     assert CrashImage(b"", START).why_header_not_found is None
     assert CrashImage(b"", START).loader is None
     assert not CrashImage(b"", START).updated_by_kernel
-    assert CrashImage(b"", START, cmdline="quiet").why_header_not_found is not None
-    assert CrashImage(b"", START, cmdline=f"elfcorehdr={START:#x}").why_header_not_found is None
+    assert CrashImage(b"", START, ZeroPage(cmdline="quiet")).why_header_not_found is not None
+    assert CrashImage(b"", START, ZeroPage(cmdline=f"elfcorehdr={START:#x}")).why_header_not_found is None
 
 
 def test_boot_params_tell_memory_map_and_command_line() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.arch.boot_params import CMD_LINE_PTR, MAGIC
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import Kimage, Segment
 from crash_hotplug.core.loaded_image import read_loaded_image
@@ -28,6 +29,7 @@ from tests.core.image_in_memory import (
     TABLE_AT,
     ZERO_PAGE,
     FakeMachine,
+    zero_page,
 )
 
 
@@ -37,8 +39,9 @@ def test_loaded_image_has_header_zero_page_and_command_line() -> None:
         fake.updated_by_kernel = by_kernel
         image = fake.image()
         assert image.elfcorehdr == fake.memory.read(HEADER, PAGE)
-        assert (image.elfcorehdr_phys, image.boot_params_phys, image.cmdline_phys) == (HEADER, ZERO_PAGE, COMMAND_LINE)
-        assert image.boot_params == fake.memory.read(ZERO_PAGE, PAGE)
+        boot = zero_page(image)
+        assert (image.elfcorehdr_phys, boot.phys, boot.cmdline_phys) == (HEADER, ZERO_PAGE, COMMAND_LINE)
+        assert boot.page == fake.memory.read(ZERO_PAGE, PAGE)
         assert (image.cmdline, image.loader) == (f"quiet elfcorehdr={HEADER:#x}", Loader.KERNEL)
         assert image.kimage == fake.kimage
         assert (image.updated_by_kernel, image.backup_region_phys, image.torn) == (by_kernel, None, None)
@@ -47,7 +50,7 @@ def test_loaded_image_has_header_zero_page_and_command_line() -> None:
 def test_update_by_the_kernel_is_off_unless_it_is_said() -> None:
     fake = FakeMachine()
     assert fake.kimage is not None
-    assert not read_loaded_image(fake.kimage, MACHINE.crashkernel, None, fake.read_phys).updated_by_kernel
+    assert not read_loaded_image(X86_64, fake.kimage, MACHINE.crashkernel, None, fake.read_phys).updated_by_kernel
 
 
 def test_segments_that_an_update_did_not_list_come_from_the_digest_table() -> None:
@@ -58,7 +61,7 @@ def test_segments_that_an_update_did_not_list_come_from_the_digest_table() -> No
     assert found is not None
     assert [(s.phys, s.memsz) for s in found.segments] == [(s.phys, s.memsz) for s in SEGMENTS]
     assert found.segments[-1] == SEGMENTS[-1]  # a listed one keeps its bufsz
-    assert fake.image().boot_params_phys == ZERO_PAGE
+    assert zero_page(fake.image()).phys == ZERO_PAGE
 
 
 def test_region_of_no_length_in_the_digest_table_is_no_segment() -> None:
@@ -81,7 +84,7 @@ def test_backup_region_is_the_one_in_purgatorys_variables() -> None:
     fake.memory.write(PURGATORY + 0x800, struct.pack("<QQQ", INITRD, source.start, source.size))
     assert fake.kimage is not None
     for given, found in ((source, INITRD), (None, None)):
-        image = read_loaded_image(fake.kimage, MACHINE.crashkernel, given, fake.read_phys)
+        image = read_loaded_image(X86_64, fake.kimage, MACHINE.crashkernel, given, fake.read_phys)
         assert image.backup_region_phys == found
 
 
@@ -112,7 +115,7 @@ def test_image_without_a_zero_page_has_no_command_line() -> None:
     fake = FakeMachine()
     fake.memory.write(ZERO_PAGE + MAGIC, b"none")
     image = fake.image()
-    assert (image.boot_params, image.boot_params_phys, image.cmdline, image.cmdline_phys) == (None, None, None, None)
+    assert (image.boot, image.cmdline) == (None, None)
 
 
 def test_zero_page_is_the_one_whose_command_line_lies_in_the_image() -> None:
@@ -120,9 +123,9 @@ def test_zero_page_is_the_one_whose_command_line_lies_in_the_image() -> None:
     copy = fake.memory.read(ZERO_PAGE, PAGE)
     fake.memory.write(KERNEL, copy)  # a lower segment
     fake.memory.write(KERNEL + CMD_LINE_PTR, struct.pack("<I", RESERVED.end - PAGE))
-    assert fake.image().boot_params_phys == ZERO_PAGE
+    assert zero_page(fake.image()).phys == ZERO_PAGE
     fake.memory.write(ZERO_PAGE + CMD_LINE_PTR, struct.pack("<I", RESERVED.end - PAGE))
-    assert fake.image().boot_params is None
+    assert fake.image().boot is None
 
 
 def test_command_line_ends_at_its_zero_at_4096_bytes_and_at_its_segment() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.arch.boot_params import E820_RAM, E820_RESERVED, e820_table
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.expected import header_to_write
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
@@ -18,18 +19,15 @@ from crash_hotplug.core.plan import (
     TornImageError,
     UpdatePlan,
     check_result,
-    find_place,
-    lowest_hole,
     overlaid,
-    plan_move,
-    plan_replacement,
+    plan_update,
     prepare_move,
     room_for,
-    segments_to_list,
     why_no_plan,
 )
 from crash_hotplug.core.purgatory import digest_covers, digest_regions
 from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.reserved_region import find_place, lowest_hole, reservation_of, segments_to_list
 from tests.core.image_in_memory import (
     ENTRY,
     GROWN,
@@ -43,6 +41,8 @@ from tests.core.image_in_memory import (
     ZERO_PAGE,
     FakeMachine,
     boot_params,
+    changed_image,
+    with_zero_page,
 )
 from tests.core.image_in_memory import RESERVED as FAKE_RESERVED
 from tests.machines import GIB, MIB
@@ -175,7 +175,14 @@ def fake() -> FakeMachine:
 
 def replacement(fake: FakeMachine) -> UpdatePlan:
     header = header_to_write(fake.now, fake.image()).to_bytes()
-    return plan_replacement(fake.image(), fake.now, header, fake.read_phys)
+    return plan_update(fake.image(), fake.now, header, None, fake.read_phys)
+
+
+def read_again(plan: UpdatePlan) -> list[int]:
+    """Return the places of the segments that are read once more before the call."""
+    sources = [(s.phys, s.source_phys) for s in plan.segments if s.source_phys is not None]
+    assert all(phys == source for phys, source in sources)
+    return [phys for phys, _source in sources]
 
 
 def kimage_of(fake: FakeMachine) -> Kimage:
@@ -192,7 +199,7 @@ def test_replacement_lists_what_changes_and_what_keeps_the_control_pages_away(fa
         (HEADER, PAGE, "the new elfcorehdr"),
     ]
     assert plan.kept == tuple(s.range for s in SEGMENTS if s.phys in (KERNEL, INITRD, ZERO_PAGE))
-    assert (plan.entry_phys, plan.excludes_elfcorehdr, plan.as_they_are) == (ENTRY, True, (SMALL,))
+    assert (plan.entry_phys, plan.excludes_elfcorehdr, read_again(plan)) == (ENTRY, True, [SMALL])
     assert plan.control_pages == Range(SMALL + PAGE, SMALL + PAGE + X86_64.control_bytes(GROWN.ram))
     assert plan.segments[0].data == fake.memory.read(SMALL, PAGE)
     assert plan.bytes_copied == sum(len(s.data) for s in plan.segments)
@@ -202,8 +209,8 @@ def test_replacement_of_a_header_that_the_digest_lacks_reads_purgatory_unchanged
     fake = FakeMachine(header_in_digest=False)
     fake.now = GROWN
     said: list[str] = []
-    plan = plan_replacement(fake.image(), GROWN, b"header", fake.read_phys, said.append)
-    assert (plan.excludes_elfcorehdr, plan.as_they_are, said) == (False, (SMALL, PURGATORY), [])
+    plan = plan_update(fake.image(), GROWN, b"header", None, fake.read_phys, said.append)
+    assert (plan.excludes_elfcorehdr, read_again(plan), said) == (False, [SMALL, PURGATORY], [])
     assert plan.segments[1].why == "purgatory"
     assert plan.segments[1].data == fake.memory.read(PURGATORY, 3 * PAGE)
 
@@ -222,23 +229,25 @@ def test_header_is_listed_with_spare_entries_within_its_room(
     fake: FakeMachine, room: int, header_size: int, memsz: int
 ) -> None:
     ram = [Range(FAKE_RESERVED.start, HEADER), Range(HEADER + room, FAKE_RESERVED.end)]
-    image = fake.image()._replace(boot_params=boot_params([(part, E820_RAM) for part in ram]))
-    plan = plan_replacement(image, GROWN, b"h" * header_size, fake.read_phys)
+    image = with_zero_page(fake.image(), page=boot_params([(part, E820_RAM) for part in ram]))
+    plan = plan_update(image, GROWN, b"h" * header_size, None, fake.read_phys)
     assert plan.segments[-1] == NewSegment(HEADER, b"h" * header_size, memsz, "the new elfcorehdr")
 
 
 def test_header_of_unknown_room_is_listed_in_its_own_pages() -> None:
     fake = FakeMachine(header_in_digest=False)
     others = tuple(s for s in kimage_of(fake).segments if s.phys != HEADER)
-    unknown = fake.image()._replace(kimage=kimage_of(fake)._replace(segments=others), boot_params=None)
-    assert plan_replacement(unknown, GROWN, b"h" * (PAGE + 1), fake.read_phys).segments[-1].memsz == 2 * PAGE
+    image = fake.image()._replace(kimage=kimage_of(fake)._replace(segments=others))
+    for unknown in (with_zero_page(image, page=None), image._replace(boot=None)):
+        plan = plan_update(unknown, GROWN, b"h" * (PAGE + 1), None, fake.read_phys)
+        assert plan.segments[-1].memsz == 2 * PAGE
 
 
 def moved(fake: FakeMachine, room: int = 16 * PAGE) -> tuple[UpdatePlan, int]:
     image = fake.image()
     move = prepare_move(image, fake.now, room, fake.read_phys)
     said: list[str] = []
-    plan = plan_move(image, fake.now, move, b"new header", fake.read_phys, said.append)
+    plan = plan_update(image, fake.now, b"new header", move, fake.read_phys, said.append)
     assert len(said) == 1
     return plan, move.place
 
@@ -253,7 +262,7 @@ def test_move_lists_header_purgatory_and_zero_page_and_keeps_the_rest(fake: Fake
         (place, 7 * PAGE, f"the elfcorehdr, moved from {HEADER:#x}"),
     ]
     assert plan.excludes_elfcorehdr
-    assert plan.as_they_are == (SMALL,)
+    assert read_again(plan) == [SMALL]
     assert [kept.start for kept in plan.kept] == [KERNEL, INITRD]
 
 
@@ -273,11 +282,12 @@ def test_move_changes_command_line_memory_map_and_digest(fake: FakeMachine) -> N
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"boot_params_phys": None}, "the zero page and command line of the capture kernel were not found"),
+        ({"phys": None}, "the capture kernel's boot description or purgatory was not found"),
         ({"cmdline_phys": None}, "the zero page and command line of the capture kernel were not found"),
         ({"cmdline": None}, "the zero page and command line of the capture kernel were not found"),
         ({"cmdline": f"memmap=1G elfcorehdr={HEADER:#x}"}, "has memmap="),
-        ({"boot_params_phys": HEADER + PAGE}, "the capture kernel's zero page or purgatory was not found"),
+        ({"phys": HEADER + PAGE}, "the capture kernel's boot description or purgatory was not found"),
+        ({"boot": None}, "the capture kernel's boot description or purgatory was not found"),
         ({"kimage": None}, "struct kimage of the loaded image could not be read"),
         ({"elfcorehdr_phys": None}, "struct kimage of the loaded image could not be read"),
         ({"cmdline": "quiet"}, "has no elfcorehdr="),
@@ -286,7 +296,7 @@ def test_move_changes_command_line_memory_map_and_digest(fake: FakeMachine) -> N
 def test_move_is_not_prepared_without_knowing_what_points_to_the_header(
     fake: FakeMachine, changed: dict[str, object], sentence: str
 ) -> None:
-    image = fake.image()._replace(**changed)  # type: ignore[arg-type]
+    image = changed_image(fake.image(), **changed)
     with pytest.raises(CannotTellError, match=sentence):
         prepare_move(image, GROWN, PAGE, fake.read_phys)
 
@@ -295,19 +305,20 @@ def test_move_is_not_prepared_without_purgatory_and_not_planned_without_the_zero
     image = fake.image()
     move = prepare_move(image, GROWN, PAGE, fake.read_phys)
     nowhere = image._replace(kimage=kimage_of(fake)._replace(entry_phys=FAKE_RESERVED.start + 100 * PAGE))
-    with pytest.raises(CannotTellError, match="zero page or purgatory was not found"):
+    with pytest.raises(CannotTellError, match="boot description or purgatory was not found"):
         prepare_move(nowhere, GROWN, PAGE, fake.read_phys)
-    with pytest.raises(CannotTellError, match="zero page was not found"):
-        plan_move(image._replace(boot_params_phys=None), GROWN, move, b"", fake.read_phys)
+    for lost in (with_zero_page(image, phys=None), image._replace(boot=None)):
+        with pytest.raises(CannotTellError, match="boot description was not found"):
+            plan_update(lost, GROWN, b"", move, fake.read_phys)
     with pytest.raises(CannotTellError, match="no segment of the loaded image holds its entry point"):
-        plan_replacement(nowhere, GROWN, b"", fake.read_phys)
+        plan_update(nowhere, GROWN, b"", None, fake.read_phys)
 
 
 def test_replacement_needs_a_digest_table(fake: FakeMachine) -> None:
     image = fake.image()
     fake.memory.write(PURGATORY, bytes(3 * PAGE))
     with pytest.raises(CannotTellError, match="digest table was not found"):
-        plan_replacement(image, GROWN, b"", fake.read_phys)
+        plan_update(image, GROWN, b"", None, fake.read_phys)
 
 
 def test_plan_lists_sixteen_segments_at_most() -> None:
@@ -317,10 +328,10 @@ def test_plan_lists_sixteen_segments_at_most() -> None:
         others = [s for s in SEGMENTS if s.phys not in (KERNEL, INITRD)]
         fake = FakeMachine(header_in_digest=False, segments=sorted([*others, *small]))
         if fits:
-            assert len(plan_replacement(fake.image(), GROWN, b"h", fake.read_phys).segments) == 16
+            assert len(plan_update(fake.image(), GROWN, b"h", None, fake.read_phys).segments) == 16
         else:
             with pytest.raises(CannotTellError, match="17 segments would have to be listed; kexec_load takes 16"):
-                plan_replacement(fake.image(), GROWN, b"h", fake.read_phys)
+                plan_update(fake.image(), GROWN, b"h", None, fake.read_phys)
 
 
 @pytest.mark.parametrize(
@@ -355,9 +366,9 @@ def test_why_no_plan_names_a_missing_hole_and_a_foreign_place(fake: FakeMachine)
 def test_reservation_is_the_one_that_holds_the_image(fake: FakeMachine) -> None:
     """A second reserved range, as crashkernel=SIZE,high makes below 4 GiB."""
     now = GROWN._replace(crashkernel=RangeList([(16 * MIB, 32 * MIB), FAKE_RESERVED, (3 * GIB, 3 * GIB + MIB)]))
-    plan = plan_replacement(fake.image(), now, b"h", fake.read_phys)
+    plan = plan_update(fake.image(), now, b"h", None, fake.read_phys)
     assert plan.control_pages.start == SMALL + PAGE
-    assert find_place(fake.image(), now, PAGE) == FAKE_RESERVED.end - PAGE
+    assert place_of(fake.image(), now, PAGE) == FAKE_RESERVED.end - PAGE
 
 
 def test_overlaid_memory_reads_what_was_written_where_all_of_it_was() -> None:
@@ -375,43 +386,57 @@ HOLE = X86_64.control_bytes(GROWN.ram) + PAGE
 
 def with_free(fake: FakeMachine, *free: Range, kind: int = E820_RAM) -> CrashImage:
     """Return the image with a memory map that has these ranges, and no other."""
-    return fake.image()._replace(boot_params=boot_params([(part, kind) for part in free]))
+    return with_zero_page(fake.image(), page=boot_params([(part, kind) for part in free]))
+
+
+def place_in(image: CrashImage, machine: Machine, size: int, reserved: Range) -> int:
+    """Return the place of *size* bytes that the image has in a reserved range."""
+    assert image.kimage is not None
+    return find_place(image.kimage, image.capture_ram, machine, reserved, size)
+
+
+def place_of(image: CrashImage, machine: Machine, size: int) -> int:
+    """Return the place that the header of the image would move to."""
+    assert image.elfcorehdr_phys is not None
+    return place_in(image, machine, size, reservation_of(machine, image.elfcorehdr_phys))
 
 
 def test_place_is_the_highest_whole_page_that_no_segment_has(fake: FakeMachine) -> None:
     top = Range(HEADER + MIB, HEADER + 2 * MIB + 0x123)
-    assert find_place(with_free(fake, top), GROWN, 5 * PAGE) == HEADER + 2 * MIB - 5 * PAGE
+    assert place_of(with_free(fake, top), GROWN, 5 * PAGE) == HEADER + 2 * MIB - 5 * PAGE
     across = Range(KERNEL - 2 * MIB, KERNEL + 0x1000)
-    assert find_place(with_free(fake, across), GROWN, PAGE) == KERNEL - PAGE
+    assert place_of(with_free(fake, across), GROWN, PAGE) == KERNEL - PAGE
 
 
 def test_place_leaves_room_for_the_control_pages(fake: FakeMachine) -> None:
     start = HEADER + MIB
     large = Range(start, start + 3 * PAGE + HOLE)
-    assert find_place(with_free(fake, large), GROWN, 3 * PAGE) == large.end - 3 * PAGE
+    assert place_of(with_free(fake, large), GROWN, 3 * PAGE) == large.end - 3 * PAGE
     with pytest.raises(CannotTellError, match="no free place of 12288 bytes"):
-        find_place(with_free(fake, Range(start, large.end - 1)), GROWN, 3 * PAGE)
+        place_of(with_free(fake, Range(start, large.end - 1)), GROWN, 3 * PAGE)
 
 
 def test_place_in_a_lower_hole_is_taken_where_the_upper_is_too_small(fake: FakeMachine) -> None:
     upper, lower = Range(HEADER + MIB, HEADER + MIB + HOLE), Range(INITRD + MIB, INITRD + 2 * MIB)
-    assert find_place(with_free(fake, lower, upper), GROWN, PAGE) == lower.end - PAGE
+    assert place_of(with_free(fake, lower, upper), GROWN, PAGE) == lower.end - PAGE
 
 
 @pytest.mark.parametrize("now", [GROWN, GROWN._replace(crashkernel=RangeList([(0, MIB)]))], ids=["map", "reservation"])
 def test_place_is_ram_of_the_capture_kernel_in_the_reserved_region(fake: FakeMachine, now: Machine) -> None:
     elsewhere = Range(FAKE_RESERVED.end, FAKE_RESERVED.end + 16 * MIB)
     kinds = [(with_free(fake, elsewhere), now), (with_free(fake, FAKE_RESERVED, kind=E820_RESERVED), now)]
-    kinds.append((fake.image()._replace(boot_params=None), now))
+    kinds += [(with_zero_page(fake.image(), page=None), now), (fake.image()._replace(boot=None), now)]
     for image, at in kinds:
         with pytest.raises(CannotTellError, match="no free place"):
-            find_place(image, at, PAGE)
+            place_in(image, at, PAGE, at.crashkernel[0])
 
 
 def test_place_is_not_sought_where_the_header_lies_in_no_reservation(fake: FakeMachine) -> None:
     now = GROWN._replace(crashkernel=RangeList([(FAKE_RESERVED.start, HEADER)]))
-    with pytest.raises(CannotTellError, match="no free place"):
-        find_place(fake.image(), now, PAGE)
+    with pytest.raises(CannotTellError, match="0x2f200000 does not lie in the memory reserved"):
+        place_of(fake.image(), now, PAGE)
+    with pytest.raises(CannotTellError, match="0x2f200000 does not lie in the memory reserved"):
+        prepare_move(fake.image(), now, PAGE, fake.read_phys)
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,13 @@ import pytest
 from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.core.image import Segment, elfcorehdr_room
+from crash_hotplug.core.kept_image import KeptImage, keep_image, put_back
 from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.reload import (
-    KeptImage,
     Loaded,
     LoadImage,
-    keep_image,
     load,
     make_ready,
-    put_back,
     reload,
     update_or_reload,
 )

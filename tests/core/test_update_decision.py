@@ -28,8 +28,10 @@ from tests.core.image_in_memory import (
     ZERO_PAGE,
     FakeMachine,
     boot_params,
+    changed_image,
     is_accurate,
     patiently,
+    with_zero_page,
 )
 from tests.machines import GIB, MIB, crash_notes, machine
 
@@ -43,7 +45,7 @@ def grown() -> FakeMachine:
 
 
 def decided(fake: FakeMachine, wants: Wants = Wants(), **changed: object) -> tuple[Outcome, str]:
-    image = fake.image()._replace(**changed)  # type: ignore[arg-type]
+    image = changed_image(fake.image(), **changed)
     decision = decide(image, fake.now, fake.read_phys, wants)
     return decision.outcome, decision.sentence
 
@@ -183,11 +185,11 @@ def test_unknown_room_is_cannot_tell(grown: FakeMachine) -> None:
     image = grown.image()
     assert image.kimage is not None
     others = tuple(s for s in image.kimage.segments if s.phys != HEADER)
-    unknown = image._replace(kimage=image.kimage._replace(segments=others), boot_params=None)
+    unknown = with_zero_page(image._replace(kimage=image.kimage._replace(segments=others)), page=None)
     with pytest.raises(CannotTellError, match="how much room the loaded elfcorehdr has"):
         decide(unknown, GROWN, grown.read_phys)
     grown.memory.write(ZERO_PAGE, boot_params([(RESERVED, 1)]))  # the header lies in the capture kernel's RAM
-    unknown = unknown._replace(boot_params=grown.memory.read(ZERO_PAGE, PAGE))
+    unknown = with_zero_page(unknown, page=grown.memory.read(ZERO_PAGE, PAGE))
     decision = decide(unknown, GROWN, grown.read_phys, Wants(gives_room=True))
     assert (decision.outcome, decision.room, decision.move is None) == (Outcome.UPDATED, None, False)
 

@@ -13,6 +13,7 @@ from crash_hotplug.core.arch.boot_params import (
     E820_RAM,
     E820_RESERVED,
     E820_TABLE,
+    ZeroPage,
     e820_table,
 )
 from crash_hotplug.core.elf import PT_NOTE, ProgramHeader
@@ -26,7 +27,7 @@ from crash_hotplug.core.verdict import Comparison, Kind, Verdict, assess, compar
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
-from tests.core.image_in_memory import boot_params
+from tests.core.image_in_memory import boot_params, with_zero_page, zero_page
 from tests.machines import DIRECT_MAP, GIB, LOW_RAM, MIB, machine
 from tests.trees import NAMES, loaded_header, tree
 
@@ -239,7 +240,7 @@ def test_ram_of_the_capture_kernel_outside_of_the_reservation_is_not_missed() ->
     image = image_for(without, 8192)
     now = machine()._replace(reserves_cma=True)
     assert kinds(assess(now, image).comparison) == [Kind.MEMORY_MISSING]
-    with_map = image._replace(boot_params=boot_params([(cma, E820_RAM)]))
+    with_map = with_zero_page(image, page=boot_params([(cma, E820_RAM)]))
     assert assess(now, with_map).comparison.verdict is Verdict.ACCURATE
 
 
@@ -411,7 +412,7 @@ def test_backup_region_that_is_not_where_purgatory_copies_to_is_a_finding(
 def test_backup_region_in_the_capture_kernels_ram_is_a_finding(start: int, kind: int, found: bool) -> None:
     header = expected_elfcorehdr(machine(), Loader.KEXEC_TOOLS, backup_region_phys=BACKUP)
     page = boot_params([(Range(start, start + 0x1000), kind)])
-    image = image_for(machine(), 8192)._replace(elfcorehdr=header.to_bytes(4096), boot_params=page)
+    image = with_zero_page(image_for(machine(), 8192)._replace(elfcorehdr=header.to_bytes(4096)), page=page)
     assert kinds(assess(machine(), image).comparison) == [Kind.WRONG_BACKUP_REGION] * found
 
 
@@ -513,11 +514,6 @@ def captured(name: str) -> tuple[Machine, CrashImage]:
     sysroot = Sysroot(str(tree(name, 0)))
     now = read_machine(sysroot)
     return now, read_crash_image(sysroot, now.crashkernel)
-
-
-def zero_page(image: CrashImage) -> ZeroPage:
-    assert isinstance(image.boot, ZeroPage)
-    return image.boot
 
 
 def with_map(image: CrashImage, table: Sequence[tuple[Range, int]]) -> CrashImage:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.arch.architecture import PAGE, X86_64
+from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.elf import (
     NT_PRSTATUS,
     PT_LOAD,

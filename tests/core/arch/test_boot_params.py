@@ -16,13 +16,14 @@ from crash_hotplug.core.arch.boot_params import (
     e820_table,
     elfcorehdr_addresses,
     elfcorehdr_argument,
-    has_argument,
     init_size,
     is_boot_params,
     reserve,
     why_elfcorehdr_not_found,
     why_no_file_load,
 )
+from crash_hotplug.core.arch.cmdline import has_argument
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.errors import CannotTellError, InputError, NoRoomError
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.plan import MAX_ROOM, check_capture_kernel_fits, room_for
