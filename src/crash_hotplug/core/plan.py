@@ -207,7 +207,9 @@ def plan_update(
     draft.replace(old_place, Segment(place, listed, listed), header, why)
     boot = _boot_segment(image)
     changed: dict[int, bytes] = {}
-    if move is not None and image.boot is not None and boot is not None:
+    if move is not None:
+        if image.boot is None or boot is None:
+            raise CannotTellError("the capture kernel's boot description was not found")
         changed[boot.phys] = move.boot
         draft.put(boot.phys, move.boot, image.boot.moved)
         draft.read_phys = overlaid({boot.phys: move.boot_before}, draft.read_phys)
