@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from crash_hotplug.core import plan, update
+from crash_hotplug.core import plan, reserved_region, update
 from crash_hotplug_lab.model.explore import explore
 from crash_hotplug_lab.scenario.file import read_scenario
 from tests.lab.planted_fault import planted
@@ -31,12 +31,12 @@ FAULTS = {
     "the digest is not patched": (
         "driver-added-memory",
         plan,
-        "excludes = digest_covers(regions, elfcorehdr_phys)",
-        "excludes = False",
+        "if move is None and not digest_covers(regions, old_place):",
+        "if move is None:",
     ),
     "control pages overwrite a segment that is not listed": (
         "driver-added-memory",
-        plan,
+        reserved_region,
         "if not hit:",
         "if True:",
     ),
