@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The memory that an update left the loaded image torn, which nothing else shows: its header is right.
+"""The memory that an update left the loaded image torn, or none at all: nothing else shows that.
 
 It lasts until the next boot, and is about one image: a load makes it void.
 """
@@ -13,7 +13,11 @@ from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.sysroot import Sysroot
 
 PATH = "/run/crash-hotplug/torn"
-"""The identity of the image in hexadecimal, and a line of text: what is wrong with it."""
+"""The identity of the image in hexadecimal, or "no image", and a line of text: what is wrong."""
+
+
+def _name(identity: bytes) -> str:
+    return identity.hex() or "no image"
 
 
 def mark_torn(sysroot: Sysroot, identity: bytes, sentence: str | None) -> None:
@@ -25,7 +29,7 @@ def mark_torn(sysroot: Sysroot, identity: bytes, sentence: str | None) -> None:
     try:
         if sentence is not None:
             os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-            write_atomically(path, f"{identity.hex()}\n{sentence}\n".encode())
+            write_atomically(path, f"{_name(identity)}\n{sentence}\n".encode())
         elif why_torn(sysroot, identity) is not None:
             os.unlink(path)
     except (CrashHotplugError, OSError):
@@ -38,4 +42,4 @@ def why_torn(sysroot: Sysroot, identity: bytes) -> str | None:
         known, _line, sentence = (sysroot.read_text(PATH) or "").partition("\n")
     except CrashHotplugError:
         return None
-    return sentence if sentence and known == identity.hex() else None
+    return sentence if sentence and known == _name(identity) else None
