@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The options that choose kernels: ``--kernel``, ``--modules`` and ``--userland``."""
+"""The options that choose kernels: ``--arch``, ``--kernel``, ``--modules`` and ``--userland``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crash_hotplug.cli.exit_codes import UsageError
+from crash_hotplug_lab.scenario.format import ARCHITECTURES
 
 if TYPE_CHECKING:  # qemu/ needs the lab's extras, and --help does not
+    from crash_hotplug_lab.qemu.guest_architecture import GuestArchitecture
     from crash_hotplug_lab.qemu.kernels import Kernel
 
 
 _USERLAND = "trixie"
 
 
+def add_architecture(parser: argparse.ArgumentParser) -> None:
+    """Add ``--arch``."""
+    parser.add_argument(
+        "--arch", choices=ARCHITECTURES, default=ARCHITECTURES[0], help="architecture of the guests (default: x86_64)"
+    )
+
+
 def add_kernel(parser: argparse.ArgumentParser) -> None:
-    """Add ``--kernel``, ``--modules`` and ``--userland``."""
+    """Add ``--arch``, ``--kernel``, ``--modules`` and ``--userland``."""
+    add_architecture(parser)
     parser.add_argument(
         "--kernel", action="append", default=[], metavar="K", help="key (`crash-hotplug-lab list`), all, or a vmlinuz"
     )
@@ -25,11 +35,9 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--userland", metavar="RELEASE", help=f"userland of such a kernel ({_USERLAND})")
 
 
-def kernel_keys(given: list[str]) -> list[str]:
-    """Return the keys of the chosen kernels; ``all`` stands for every known one."""
-    from crash_hotplug_lab.qemu import kernels  # noqa: PLC0415
-
-    return list(kernels.KNOWN) if "all" in given else given
+def kernel_keys(given: list[str], architecture: GuestArchitecture) -> list[str]:
+    """Return the keys of the chosen kernels; ``all`` stands for every known one of the architecture."""
+    return list(architecture.kernels) if "all" in given else given
 
 
 def chosen_kernels(arguments: argparse.Namespace, default: list[str]) -> list[Kernel]:
@@ -40,8 +48,10 @@ def chosen_kernels(arguments: argparse.Namespace, default: list[str]) -> list[Ke
     """
     from crash_hotplug_lab.cli.progress import say  # noqa: PLC0415
     from crash_hotplug_lab.qemu import kernels, session  # noqa: PLC0415
+    from crash_hotplug_lab.qemu.guest_architecture import architecture_of  # noqa: PLC0415
 
-    chosen = kernel_keys(arguments.kernel) or ([] if arguments.modules else default)
+    architecture = architecture_of(arguments.arch)
+    chosen = kernel_keys(arguments.kernel, architecture) or ([] if arguments.modules else default)
     files = [name for name in chosen if "/" in name or Path(name).is_file()]
     if arguments.modules and len(files) != 1:
         raise UsageError("--modules goes with one --kernel that is a file")
@@ -49,10 +59,10 @@ def chosen_kernels(arguments: argparse.Namespace, default: list[str]) -> list[Ke
         raise UsageError("--userland goes with a kernel that is a file (--kernel and --modules)")
     if files and not arguments.modules:
         raise UsageError(f"{files[0]} is a file; its modules have to be named as well (--modules DIR)")
-    found: list[Kernel] = session.prepare([name for name in chosen if name not in files], say)
+    found: list[Kernel] = session.prepare([name for name in chosen if name not in files], say, False, architecture)
     if files:
         userland = arguments.userland or _USERLAND
-        session.prepare_userland(userland, say)
-        found.append(kernels.own(Path(files[0]), Path(arguments.modules), userland))
-        session.prepare([], say)
+        session.prepare_userland(userland, say, False, architecture)
+        found.append(kernels.own(Path(files[0]), Path(arguments.modules), userland, architecture))
+        session.prepare([], say, False, architecture)
     return found

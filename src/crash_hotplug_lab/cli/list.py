@@ -33,10 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crash_hotplug_lab.qemu import kernels, plan  # noqa: PLC0415
+    from crash_hotplug_lab.qemu.guest_architecture import ARCHITECTURES  # noqa: PLC0415
 
     scenarios = bundled_scenarios()
     modelled, expected = [s for s in scenarios if s.policies], [s for s in scenarios if s.expect]
-    ready = {key: kernels.ready(key) for key in kernels.KNOWN}
+    ready = {a.kernel_name(key): kernels.ready(key, a) for a in ARCHITECTURES.values() for key in a.kernels}
     if arguments.json:
         found = {key: kernel.version if kernel else None for key, kernel in ready.items()}
         print_json({

@@ -58,7 +58,7 @@ class Terminal:
     def began(self, run: PlannedRun) -> Callable[[str], None]:
         """Show a running run; return the function that shows its steps."""
         task = self._progress.add_task(
-            f"{run.scenario.name} {run.kernel.key} {run.loader} {run.update}", total=None, what=""
+            f"{run.scenario.name} {run.kernel.name} {run.loader} {run.update}", total=None, what=""
         )
         self._tasks[run.name] = lambda: self._progress.remove_task(task)
 

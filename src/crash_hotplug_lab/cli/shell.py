@@ -26,5 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
     from crash_hotplug_lab.qemu import session  # noqa: PLC0415
 
     kernel = chosen_kernels(arguments, ["6.12"])[0]
-    print(session.HELLO.format(release=kernel.release), flush=True)
+    loader = "s" if kernel.is_built else kernel.architecture.distribution_loader
+    print(session.HELLO.format(release=kernel.release, loader=loader), flush=True)
     return session.run_shell(kernel)

@@ -126,19 +126,32 @@ def where() -> list[int]:
 
 
 def busy(cpu: int, pattern: int) -> int:
-    """Keep a CPU in an endless loop with ``pattern`` + n in each register rN, r8 to r15; return the process's id."""
+    """Keep a CPU in an endless loop with ``pattern`` + n in each register n, 8 to 15; return the process's id."""
     child = os.fork()
     if child:
         return child
     os.sched_setaffinity(0, {cpu})
-    code = b""
-    for n in range(8, 16):
-        code += bytes([0x49, 0xB8 + n - 8]) + struct.pack("<Q", (pattern + n) & (2**64 - 1))  # mov $imm64, %rN
-    code += b"\xf3\x90\xeb\xfc"  # pause; jmp back to it
-    memory = mmap.mmap(-1, PAGE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    memory.write(code)
-    ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(memory)))()
+    memory = mmap.mmap(-1, PAGE)
+    memory.write(_loop_code({n: (pattern + n) & (2**64 - 1) for n in range(8, 16)}))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    # Executable only now: the kernel makes an arm64 instruction cache coherent when a page becomes executable
+    _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(PAGE), mmap.PROT_READ | mmap.PROT_EXEC)
+    ctypes.CFUNCTYPE(None)(address)()
     os._exit(1)
+
+
+def _loop_code(values: dict[int, int]) -> bytes:
+    """Return machine code of this machine that loads 64-bit values into registers by number, and loops."""
+    code = b""
+    if os.uname().machine == "aarch64":
+        for n, value in values.items():
+            for part in range(4):  # movz, then movk: 16 bits at a time of xN
+                opcode = 0xF2800000 if part else 0xD2800000
+                code += struct.pack("<I", opcode | part << 21 | (value >> 16 * part & 0xFFFF) << 5 | n)
+        return code + struct.pack("<I", 0x14000000)  # b to itself
+    for n, value in values.items():
+        code += bytes([0x49, 0xB8 + n - 8]) + struct.pack("<Q", value)  # mov $imm64, %rN
+    return code + b"\xf3\x90\xeb\xfc"  # pause; jmp back to it
 
 
 def update() -> str:

@@ -18,6 +18,8 @@ from pathlib import Path
 from crash_hotplug_lab.qemu.errors import LabError
 
 MIRROR_VARIABLE = "CRASH_HOTPLUG_LAB_MIRROR"
+HOST = "amd64"
+"""Debian's architecture of the host, whose tools run there."""
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
@@ -63,12 +65,13 @@ def machine_mirror() -> str:
 class Archive:
     """The packages of one release (``bookworm``) and, where named, a second suite beside it (``trixie-backports``)."""
 
-    def __init__(self, release: str, extra_suite: str = "") -> None:
-        """Name the suites; nothing is read or downloaded yet."""
+    def __init__(self, release: str, extra_suite: str = "", architecture: str = HOST) -> None:
+        """Name the suites, and Debian's architecture of the packages; nothing is read or downloaded yet."""
         self.release = release
         self.name = extra_suite or release
         self._suites = [release, *([extra_suite] if extra_suite else [])]
-        self._dir = cache_dir("apt", self.name)
+        self._architecture = architecture
+        self._dir = cache_dir("apt", self.name if architecture == HOST else f"{self.name}-{architecture}")
 
     def update(self) -> None:
         """Download the suites' package lists.
@@ -144,8 +147,8 @@ class Archive:
             "Dir::Cache::archives": self._dir / "archives",
             "Dir::Cache::pkgcache": "",
             "Dir::Cache::srcpkgcache": "",
-            "APT::Architecture": "amd64",
-            "APT::Architectures": "amd64",
+            "APT::Architecture": self._architecture,
+            "APT::Architectures": self._architecture,
             "APT::Sandbox::User": "",  # the sandbox user cannot write below a user's home
             "Acquire::Retries": "3",
         }
@@ -169,10 +172,18 @@ def program_in(tree: Path, program: str) -> list[str]:
 
     :raise LabError: the tree has no such program
     """
+    return [str(dynamic_loader(tree)), "--library-path", library_path(tree), str(find_program(tree, program))]
+
+
+def find_program(tree: Path, program: str) -> Path:
+    """Return the path of a program of an unpacked tree of any architecture.
+
+    :raise LabError: the tree has no such program
+    """
     for directory in ("usr/bin", "usr/sbin", "bin", "sbin"):
         path = tree / directory / program
         if path.exists():
-            return [str(dynamic_loader(tree)), "--library-path", library_path(tree), str(path)]
+            return path
     raise LabError(f"{program} was not fetched; run `crash-hotplug-lab fetch`")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -17,11 +18,11 @@ from elftools.elf.elffile import ELFFile
 
 from crash_hotplug_lab.qemu import host_tools
 from crash_hotplug_lab.qemu.errors import LabError
+from crash_hotplug_lab.qemu.guest_architecture import X86_64, GuestArchitecture
 
 NT_PRSTATUS = 1
 _PID_OFFSET = 32  # struct elf_prstatus: pr_pid
-_REGISTERS_OFFSET = 112  # struct elf_prstatus: pr_reg, on x86_64 27 registers in the order of struct pt_regs
-_R8_TO_R15 = (9, 8, 7, 6, 3, 2, 1, 0)  # their places in struct pt_regs
+_REGISTERS_OFFSET = 112  # struct elf_prstatus of every 64-bit architecture: pr_reg
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class SavedCpu:
 
     pid: int
     registers: tuple[int, ...]
-    """r8 to r15."""
+    """Registers 8 to 15."""
 
 
 def audit(vmcore: Path, sysroot: Path) -> dict[str, Any]:
@@ -61,17 +62,25 @@ def own_command(*arguments: str) -> dict[str, Any]:
     return report
 
 
-def accepted_by_makedumpfile(vmcore: Path) -> tuple[bool, str]:
-    """Let makedumpfile filter and compress the vmcore as kdump does (``-l -d 31``); return whether it did, else why."""
+def accepted_by_makedumpfile(vmcore: Path, architecture: GuestArchitecture = X86_64) -> tuple[bool | None, str]:
+    """Let makedumpfile filter and compress the vmcore as kdump does (``-l -d 31``).
+
+    :return: whether it did, else why; None where it reads no dump of such a kernel (1.7.8 and older: arm64 with 4 KiB
+        pages and CONFIG_ARM64_VA_BITS=52, as Debian builds 6.12 and newer)
+    """
     target = vmcore.with_name("vmcore.filtered")
-    command = [*host_tools.makedumpfile(), "-l", "-d", "31", "--message-level", "4", str(vmcore), str(target)]
+    options = ("-l", "-d", "31", "--message-level", "4")
+    command = [*host_tools.makedumpfile(architecture), *options, str(vmcore), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     target.unlink(missing_ok=True)
     said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    unknown = next((line for line in said if re.search(r"VA Bits \d+ not supported", line)), None)
+    if unknown is not None:
+        return None, unknown
     return done.returncode == 0, said[-1] if said and done.returncode else ""
 
 
-def cpus(vmcore: Path) -> list[SavedCpu]:
+def cpus(vmcore: Path, architecture: GuestArchitecture = X86_64) -> list[SavedCpu]:
     """Return the registers of each CPU, read by pyelftools in the order of the notes."""
     found = []
     with vmcore.open("rb") as file:
@@ -81,17 +90,17 @@ def cpus(vmcore: Path) -> list[SavedCpu]:
                 if note["n_name"] != "CORE" or note["n_type"] not in ("NT_PRSTATUS", NT_PRSTATUS):
                     continue
                 raw = note["n_descdata"]
-                registers = struct.unpack_from("<27Q", raw, _REGISTERS_OFFSET)
+                registers = struct.unpack_from(f"<{architecture.register_count}Q", raw, _REGISTERS_OFFSET)
                 (pid,) = struct.unpack_from("<I", raw, _PID_OFFSET)
-                found.append(SavedCpu(pid, tuple(registers[n] for n in _R8_TO_R15)))
+                found.append(SavedCpu(pid, tuple(registers[n] for n in architecture.busy_registers)))
     return found
 
 
-def ranges(vmcore: Path) -> list[tuple[int, int]]:
+def ranges(vmcore: Path, architecture: GuestArchitecture = X86_64) -> list[tuple[int, int]]:
     """Return the physical ranges of the vmcore without the header of the kernel text, read by pyelftools."""
     with vmcore.open("rb") as file:
         loads = [s.header for s in ELFFile(file).iter_segments("PT_LOAD")]
-    direct = [h for h in loads if h["p_vaddr"] < 0xFFFFFFFF80000000]
+    direct = [h for h in loads if h["p_vaddr"] < architecture.text_start]
     return sorted((h["p_paddr"], h["p_paddr"] + h["p_memsz"]) for h in direct)
 
 

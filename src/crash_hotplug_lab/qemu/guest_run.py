@@ -18,15 +18,11 @@ from crash_hotplug_lab.qemu import dump, keepers
 from crash_hotplug_lab.qemu.command_steps import take_command, take_shell
 from crash_hotplug_lab.qemu.errors import GuestError
 from crash_hotplug_lab.qemu.guest import Guest, said
+from crash_hotplug_lab.qemu.guest_architecture import X86_64, GuestArchitecture
 from crash_hotplug_lab.qemu.machine import QemuMachine
 from crash_hotplug_lab.qemu.results import Result
 from crash_hotplug_lab.scenario.records import BUSY_PATTERN, BUSY_REGISTERS, Action, Scenario
 
-_CAPTURE_APPEND = (
-    "console=ttyS0", "quiet", "irqpoll", "nr_cpus=1", "reset_devices", "panic=1", "rdinit=/init",
-    "no_timer_check",  # a panic on a CPU other than 0 hangs the capture kernel in its timer check, under emulation
-    "acpi_no_memhotplug",  # else the capture kernel adds the DIMMs to itself, and its own RAM cannot be read as a dump
-)  # fmt: skip
 _LOADER_OPTIONS = {"c": ("-c",), "s": ("-s",), "ch": ("-c", "--hotplug")}
 _PROGRAMS = {
     "updates": "measure_updates.py", "kills": "kill_updates.py", "handler": "measure_handler.py",
@@ -40,6 +36,7 @@ _BOOT_LIMIT = 180.0
 class Observed:
     """Facts that a run collected, for the judge."""
 
+    architecture: GuestArchitecture = X86_64
     dimms: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Physical range of every DIMM that was ever plugged, as QEMU reported it."""
     online: set[str] = field(default_factory=set)
@@ -54,7 +51,7 @@ class Observed:
     """Physical address at the panic and value of each planted word."""
     busy_cpu: int | None = None
     registers: tuple[int, ...] = ()
-    """Values of r8 to r15 of the busy CPU."""
+    """Values of registers 8 to 15 of the busy CPU."""
     panic_cpu: int = 0
     panic_pid: int = 0
     capture_started: bool = False
@@ -74,12 +71,13 @@ class GuestRun(Guest):
                  result: Result, say: Callable[[str], None]) -> None:  # fmt: skip
         """Take the scenario, the loader and the way of updating; nothing is booted yet."""
         super().__init__(machine, directory, result, say)
-        self.seen = Observed(dimms=self.dimms)
+        self.seen = Observed(machine.kernel.architecture, dimms=self.dimms)
         self.panicked = False
         self._scenario, self._loader, self._update = scenario, loader, update
         self._paced_at = 0.0
         self._actions = {
-            "add-cpu": self._add_cpu, "remove-cpu": self._remove_cpu, "add-dimm": self._add_dimm,
+            "add-cpu": self._add_cpu, "remove-cpu": self._remove_cpu, "online-cpu": self._online_cpu,
+            "offline-cpu": self._offline_cpu, "add-dimm": self._add_dimm,
             "remove-dimm": self._remove_dimm, "offline-block": self._offline_block, "online-block": self._online_block,
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
             "command": self._command, "shell": self._shell, "look": self._look_step,
@@ -147,7 +145,8 @@ class GuestRun(Guest):
     @property
     def _append(self) -> str:
         """The capture kernel's command line."""
-        return " ".join(w for w in _CAPTURE_APPEND if w not in self._scenario.load.capture_without)
+        words = self.machine.kernel.architecture.capture_append.split()
+        return " ".join(word for word in words if word not in self._scenario.load.capture_without)
 
     def _load_command(self, *options: str) -> list[str]:
         return ["kexec", "-p", *options, "/boot/vmlinuz", "--initrd=/boot/capture.img", f"--append={self._append}"]
@@ -214,6 +213,17 @@ class GuestRun(Guest):
             raise GuestError(f"the guest did not release {name}")
         self.event(str(action), "removed")
 
+    async def _online_cpu(self, action: Action) -> None:
+        await self._set_cpu(action, "1")
+
+    async def _offline_cpu(self, action: Action) -> None:
+        await self._set_cpu(action, "0")
+
+    async def _set_cpu(self, action: Action, online: str) -> None:
+        path = f"/sys/devices/system/cpu/cpu{action.arguments['cpu']}/online"
+        await self.write(path, online)
+        self.event(str(action), path)
+
     async def _add_dimm(self, action: Action) -> None:
         name, size, address = action.arguments["name"], action.arguments["size"], action.arguments.get("address", 0)
         start, end = self.dimms[name] = await self.machine.add_dimm(name, size, address)
@@ -252,7 +262,7 @@ class GuestRun(Guest):
         await self._agent.order("busy", cpu=action.arguments["cpu"], pattern=BUSY_PATTERN)
         self.seen.registers = tuple(BUSY_REGISTERS.values())
         await asyncio.sleep(0.5)
-        self.event(str(action), f"r8 to r15 from {self.seen.registers[0]:#x}")
+        self.event(str(action), f"registers 8 to 15 from {self.seen.registers[0]:#x}")
 
     async def _load_step(self, action: Action) -> None:
         await self._load()

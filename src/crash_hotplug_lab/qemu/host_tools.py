@@ -13,8 +13,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from crash_hotplug_lab.qemu.debian import Archive, cache_dir, program_in, unpack
+from crash_hotplug_lab.qemu.debian import HOST, Archive, cache_dir, find_program, program_in, unpack
 from crash_hotplug_lab.qemu.errors import LabError
+from crash_hotplug_lab.qemu.guest_architecture import X86_64, GuestArchitecture
 
 _RELEASE = "trixie"
 _FEATURES = "^orphan_file,^metadata_csum_seed"  # unknown to the older e2fsprogs of the guests
@@ -27,6 +28,10 @@ class ToolSet:
     name: str
     """Directory in the cache."""
     packages: tuple[str, ...]
+    unneeded: tuple[str, ...] = ()
+    """Patterns of files that are removed after unpacking."""
+    architecture: str = HOST
+    """Debian's architecture of the packages."""
 
     @property
     def tree(self) -> Path:
@@ -43,25 +48,55 @@ class ToolSet:
 
         :raise LabError: a package cannot be had
         """
-        archive = Archive(_RELEASE)
+        archive = Archive(_RELEASE, architecture=self.architecture)
         archive.update()
         unpack(archive.download(*self.packages), self.tree)
+        for pattern in self.unneeded:
+            for path in self.tree.glob(pattern):
+                path.unlink()
         (self.tree / ".complete").touch()
 
 
-EMULATOR = ToolSet(_RELEASE, ("qemu-system-x86", "makedumpfile"))
+def emulator(architecture: GuestArchitecture) -> ToolSet:
+    """Return QEMU for guests of an architecture."""
+    return ToolSet(architecture.in_cache(_RELEASE), architecture.packages, architecture.unneeded)
+
+
+def tool_sets(architecture: GuestArchitecture) -> list[ToolSet]:
+    """Return all tools for guests of an architecture, and for their dumps."""
+    found = [emulator(architecture)]
+    if architecture.user_emulator:
+        found += [_USER_EMULATOR, _foreign_makedumpfile(architecture)]
+    return found
+
+
+def _foreign_makedumpfile(architecture: GuestArchitecture) -> ToolSet:
+    name = architecture.in_cache(f"{_RELEASE}-makedumpfile")
+    return ToolSet(name, ("makedumpfile",), architecture=architecture.debian)
+
+
+EMULATOR = emulator(X86_64)
+_USER_EMULATOR = ToolSet(f"{_RELEASE}-user", ("qemu-user",), ("usr/bin/qemu-[!a]*", "usr/bin/qemu-a[!a]*"))
 DISK_TOOLS = ToolSet(f"{_RELEASE}-disk", ("e2fsprogs", "libarchive13t64", "busybox-static"))
 
 
-def qemu() -> list[str]:
-    """Return the beginning of a QEMU command line: program and firmware directories."""
-    share = EMULATOR.tree / "usr/share"
-    return [*program_in(EMULATOR.tree, "qemu-system-x86_64"), "-L", str(share / "seabios"), "-L", str(share / "qemu")]
+def qemu(architecture: GuestArchitecture) -> list[str]:
+    """Return the beginning of a QEMU command line: program, firmware directories, firmware."""
+    tree = emulator(architecture).tree
+    share = tree / "usr/share"
+    firmware = ["-bios", str(share / architecture.firmware)] if architecture.firmware else []
+    return [*program_in(tree, architecture.qemu), "-L", str(share / "seabios"), "-L", str(share / "qemu"), *firmware]
 
 
-def makedumpfile() -> list[str]:
-    """Return the beginning of a makedumpfile command line."""
-    return program_in(EMULATOR.tree, "makedumpfile")
+def makedumpfile(architecture: GuestArchitecture = X86_64) -> list[str]:
+    """Return the beginning of a makedumpfile command line.  makedumpfile reads dumps of its own architecture only."""
+    if not architecture.user_emulator:
+        return program_in(emulator(architecture).tree, "makedumpfile")
+    tree = _foreign_makedumpfile(architecture).tree
+    libraries = tree / "usr/lib" / architecture.triplet
+    loader = [str(tree / architecture.dynamic_loader), "--library-path", str(libraries)]
+    run = find_program(_USER_EMULATOR.tree, architecture.user_emulator)  # linked statically
+    return [str(run), *loader, str(find_program(tree, "makedumpfile"))]
 
 
 def busybox() -> Path:

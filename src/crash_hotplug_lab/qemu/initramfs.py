@@ -17,9 +17,13 @@ import subprocess
 from pathlib import Path
 from typing import BinaryIO
 
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+
 import crash_hotplug
-from crash_hotplug_lab.qemu.debian import Archive, cache_dir, dynamic_loader, library_path, program_in, unpack
+from crash_hotplug_lab.qemu.debian import Archive, cache_dir, find_program, program_in, unpack
 from crash_hotplug_lab.qemu.errors import LabError
+from crash_hotplug_lab.qemu.guest_architecture import X86_64, GuestArchitecture
 from crash_hotplug_lab.qemu.kernels import Kernel, modules_in_load_order
 
 MODULES = ("virtio_pci", "virtio_blk")
@@ -30,7 +34,6 @@ _SENT = ("in_guest", "experiments", "bench", "cli")
 _PACKAGES = ("busybox-static", "kexec-tools", "python3")
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "tkinter", "ensurepip", "pydoc_data", "__pycache__", "turtledemo"}
 """Parts of Python's standard library that no program in a guest needs."""
-_LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _TRAILER = "TRAILER!!!"
 
 
@@ -41,14 +44,16 @@ def build(kernel: Kernel, scratch: Path) -> Path:
 
     :raise LabError: the userland was not fetched
     """
-    base = userland_archive(kernel.userland)
+    architecture = kernel.architecture
+    base = userland_archive(kernel.userland, architecture)
     if base is None:
         raise LabError(f"the userland of Debian {kernel.userland} was not fetched; run `crash-hotplug-lab fetch`")
-    tree = _tree_of(kernel.userland)
+    tree = _tree_of(kernel.userland, architecture)
     modules = modules_in_load_order(kernel.modules, MODULES)
     part, capture = scratch / "initramfs", scratch / "capture-root"
-    make_root(capture, "init", modules, Path(program_in(tree, "busybox")[-1]))
+    make_root(capture, "init", modules, find_program(tree, "busybox"))
     make_root(part, "init", modules)
+    (part / "lab/agent-port").write_text(f"/dev/{architecture.agent_port}\n")
     (part / "boot").mkdir()
     (part / "boot/capture.img").write_bytes(_compressed(capture))
     shutil.copyfile(kernel.vmlinuz, part / "boot/vmlinuz")
@@ -62,7 +67,7 @@ def build(kernel: Kernel, scratch: Path) -> Path:
         shutil.copytree(_LAB / room, source / _LAB.name / room, ignore=ignored)
     for name in ("__init__.py", "__main__.py"):
         shutil.copyfile(_LAB / name, source / _LAB.name / name)
-    _compile_python(tree, source)
+    _compile_python(kernel.userland, source)
     image = scratch / "initramfs.cpio"
     with image.open("wb") as out:
         with base.open("rb") as userland:
@@ -98,35 +103,40 @@ def _compressed(root: Path) -> bytes:
     return gzip.compress(archive.getvalue(), 9, mtime=0)
 
 
-def fetch_userland(release: str) -> None:
+def fetch_userland(release: str, architecture: GuestArchitecture = X86_64) -> None:
     """Download the userland of a Debian release and build its cpio archive.
 
-    Only what runs is taken: the programs, the libraries that the release's own ld.so lists for them, and Python's
-    standard library, compiled by that same Python (compiling it in an emulated guest takes minutes).
+    Only what runs is taken: the programs, the libraries that they need, and Python's standard library, compiled here
+    (compiling it in an emulated guest takes minutes).  The host runs x86_64 programs only, so the release's Python for
+    x86_64 compiles for every architecture: byte code depends on the version of Python alone.
     """
-    archive = Archive(release)
+    if architecture is not X86_64 and userland_archive(release) is None:
+        fetch_userland(release)
+    archive = Archive(release, architecture=architecture.debian)
     archive.update()
     packages = archive.download(*_PACKAGES)
-    tree = _tree_of(release)
+    tree = _tree_of(release, architecture)
     unpack(packages, tree)
-    root = cache_dir("userland", release, "root")
+    root = cache_dir("userland", architecture.in_cache(release), "root")
     shutil.rmtree(root)
-    _build_root(tree, root)
+    _build_root(release, architecture, root)
     versions = {p.name: p.version for p in packages}
     (root / "etc/lab-versions").write_text("".join(f"{n} {versions[n]}\n" for n in _PACKAGES))
-    with _userland(release).with_suffix(".new").open("wb") as out:
+    target = _userland(release, architecture)
+    with target.with_suffix(".new").open("wb") as out:
         write_console(out)
         write_tree(root, out)
-    os.replace(_userland(release).with_suffix(".new"), _userland(release))
+    os.replace(target.with_suffix(".new"), target)
 
 
-def userland_archive(release: str) -> Path | None:
+def userland_archive(release: str, architecture: GuestArchitecture = X86_64) -> Path | None:
     """Return the cpio archive of a release's userland; None where it was not fetched."""
-    return _userland(release) if _userland(release).exists() else None
+    path = _userland(release, architecture)
+    return path if path.exists() else None
 
 
-def _tree_of(release: str) -> Path:
-    return cache_dir("userland", release, "tree")
+def _tree_of(release: str, architecture: GuestArchitecture = X86_64) -> Path:
+    return cache_dir("userland", architecture.in_cache(release), "tree")
 
 
 def _python_of(tree: Path) -> str:
@@ -137,8 +147,9 @@ def _python_of(tree: Path) -> str:
     return max(names, key=lambda name: int(name.split(".")[1]))
 
 
-def _compile_python(tree: Path, *directories: Path) -> None:
-    """Compile the Python files in some directories with the Python of an unpacked tree."""
+def _compile_python(release: str, *directories: Path) -> None:
+    """Compile the Python files in some directories with the Python of a release, the one for x86_64."""
+    tree = _tree_of(release)
     # hashes that nothing checks: the time stamps of sources in an initramfs mean nothing
     command = [*program_in(tree, _python_of(tree)), "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     env = {**os.environ, "PYTHONHOME": str(tree / "usr"), "PYTHONPATH": ""}
@@ -147,23 +158,26 @@ def _compile_python(tree: Path, *directories: Path) -> None:
         raise LabError(f"cannot compile the guest's Python files: {done.stderr.decode(errors='replace').strip()}")
 
 
-def _userland(release: str) -> Path:
-    return cache_dir("userland", release) / "userland.cpio"
+def _userland(release: str, architecture: GuestArchitecture) -> Path:
+    return cache_dir("userland", architecture.in_cache(release)) / "userland.cpio"
 
 
-def _build_root(tree: Path, root: Path) -> None:
-    for directory in ("usr/bin", "usr/sbin", _LIBRARIES, "usr/lib64", "etc", "tmp", "run", "proc", "sys"):
+def _build_root(release: str, architecture: GuestArchitecture, root: Path) -> None:
+    tree = _tree_of(release, architecture)
+    libraries = _libraries_of(tree, architecture)
+    target = f"usr/lib/{architecture.triplet}"
+    for directory in ("usr/bin", "usr/sbin", target, "usr/lib64", "etc", "tmp", "run", "proc", "sys"):
         (root / directory).mkdir(parents=True, exist_ok=True)
     for link in ("bin", "sbin", "lib", "lib64"):
         (root / link).symlink_to(f"usr/{link}")
     (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n")
     python = _python_of(tree)
-    shutil.copy2(dynamic_loader(tree), root / "usr/lib64/ld-linux-x86-64.so.2")
+    shutil.copy2(libraries.pop(os.path.basename(architecture.dynamic_loader)), root / architecture.dynamic_loader)
     for name in ("busybox", "kexec", python):
-        found = Path(program_in(tree, name)[-1])
+        found = find_program(tree, name)
         shutil.copy2(found, root / "usr/bin" / name)
         if name != "busybox":
-            _copy_libraries(tree, found, root)
+            _copy_libraries(found, libraries, root / target)
     (root / "usr/bin/python3").symlink_to(python)
     stdlib = root / "usr/lib" / python
     shutil.copytree(
@@ -173,17 +187,29 @@ def _build_root(tree: Path, root: Path) -> None:
         ignore_dangling_symlinks=True,
     )
     for extension in (stdlib / "lib-dynload").glob("*.so"):
-        _copy_libraries(tree, extension, root)
-    _compile_python(tree, stdlib)
+        _copy_libraries(extension, libraries, root / target)
+    _compile_python(release, stdlib)
 
 
-def _copy_libraries(tree: Path, program: Path, root: Path) -> None:
-    command = [str(dynamic_loader(tree)), "--library-path", library_path(tree), "--list", str(program)]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
-    for path in re.findall(r"=> (/\S+) ", listed):
-        target = root / _LIBRARIES / os.path.basename(path)
-        if not target.exists():
-            shutil.copy2(path, target)
+def _libraries_of(tree: Path, architecture: GuestArchitecture) -> dict[str, Path]:
+    """Return the libraries of an unpacked tree by name, the dynamic loader among them."""
+    directories = [tree / directory / architecture.triplet for directory in ("lib", "usr/lib")]
+    return {path.name: path for directory in directories for path in directory.glob("*.so*")}
+
+
+def _copy_libraries(program: Path, libraries: dict[str, Path], target: Path) -> None:
+    """Copy the libraries that a program needs, and those that they need."""
+    for name in _needed(program):
+        if name in libraries and not (target / name).exists():
+            shutil.copy2(libraries[name], target / name)
+            _copy_libraries(libraries[name], libraries, target)
+
+
+def _needed(program: Path) -> list[str]:
+    """Return the names of the libraries that an ELF file needs itself (DT_NEEDED)."""
+    with program.open("rb") as file:
+        sections = [s for s in ELFFile(file).iter_sections() if isinstance(s, DynamicSection)]
+        return [tag.needed for section in sections for tag in section.iter_tags() if tag.entry.d_tag == "DT_NEEDED"]
 
 
 def write_tree(tree: Path, out: BinaryIO) -> None:

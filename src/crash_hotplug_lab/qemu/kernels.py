@@ -17,29 +17,10 @@ from pathlib import Path
 
 from crash_hotplug_lab.qemu.debian import Archive, cache_dir, unpack
 from crash_hotplug_lab.qemu.errors import LabError
+from crash_hotplug_lab.qemu.guest_architecture import ARCHITECTURES, X86_64, GuestArchitecture, Source
 
 OWN = "own"
 """The key of a kernel given with ``--kernel VMLINUZ --modules DIR``."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The Debian releases of a known kernel and of the guest's userland."""
-
-    release: str
-    """Debian release of the guest's userland."""
-    suite: str = ""
-    """Suite of the kernel, if it is another one."""
-
-
-KNOWN: dict[str, Source] = {
-    "5.10": Source("bullseye"),
-    "6.1": Source("bookworm"),
-    "6.12": Source("trixie"),
-    "6.18": Source("trixie", "trixie-backports"),
-    "7.2": Source("sid"),
-}
-"""Each key is a series; the newest version in the suite is fetched, recorded and reported."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +37,24 @@ class Kernel:
     """Directory that holds the ``.ko`` files, at any depth."""
     userland: str
     """Debian release of the guest's userland."""
+    arch: str = X86_64.name
+    """Name of its architecture."""
+
+    @property
+    def architecture(self) -> GuestArchitecture:
+        """Its architecture."""
+        return ARCHITECTURES[self.arch]
+
+    @property
+    def name(self) -> str:
+        """The kernel's name in results: ``6.1`` or ``arm64-6.1``."""
+        return self.architecture.kernel_name(self.key)
+
+    @property
+    def series_key(self) -> str:
+        """The series as scenarios name it; the key where that is no series."""
+        source = self.architecture.kernels.get(self.key)
+        return source.series or self.key if source else self.key
 
     @property
     def series(self) -> tuple[int, int]:
@@ -65,19 +64,31 @@ class Kernel:
 
     @property
     def has_crash_hotplug(self) -> bool:
-        """Whether the kernel keeps its own elfcorehdr up to date (CONFIG_CRASH_HOTPLUG, Linux 6.6)."""
-        return self.series >= (6, 6)
+        """Whether the kernel keeps its own elfcorehdr up to date (CONFIG_CRASH_HOTPLUG)."""
+        since = self.architecture.crash_hotplug_since
+        return since is not None and self.series >= since
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the lab built the kernel itself."""
+        source = self.architecture.kernels.get(self.key)
+        return source is not None and source.is_built
+
+    @property
+    def block_size(self) -> int:
+        """Bytes in a memory block of a guest with less than 64 GiB."""
+        return self.architecture.block_size(self.series)
 
 
-def fetch(key: str) -> Kernel:
+def fetch(key: str, architecture: GuestArchitecture = X86_64) -> Kernel:
     """Resolve, download and unpack a known kernel.
 
     :raise LabError: the key is not known, or its packages cannot be had
     """
-    source = _source(key)
-    archive = Archive(source.release, source.suite)
+    source = _source(key, architecture)
+    archive = Archive(source.release, source.suite, architecture.debian)
     archive.update()
-    image = _newest(archive, key)
+    image = _newest(archive, source.series or key, source.flavour or f"cloud-{architecture.debian}")
     names, queue = [], [image]
     while queue:  # the image, and from 7.x on linux-binary-* and linux-modules-* below it
         name = queue.pop()
@@ -86,19 +97,19 @@ def fetch(key: str) -> Kernel:
         queue += [d for d in archive.depends(name) if d.startswith(parts) and d not in names]
     packages = archive.download(*names, closure=False)
     version = archive.candidate(image)
-    tree = cache_dir("kernels", key, version)
+    tree = cache_dir("kernels", architecture.in_cache(key), version)
     unpack(packages, tree)
-    kernel = _describe(key, version, tree, source.release)
+    kernel = _describe(key, version, tree, source.release, architecture)
     record = {name: str(value) for name, value in asdict(kernel).items()}
-    _record(key).write_text(json.dumps(record, indent=1) + "\n")
+    _record(key, architecture).write_text(json.dumps(record, indent=1) + "\n")
     return kernel
 
 
-def ready(key: str) -> Kernel | None:
+def ready(key: str, architecture: GuestArchitecture = X86_64) -> Kernel | None:
     """Return a known kernel that was fetched before, or None."""
-    _source(key)
+    _source(key, architecture)
     try:
-        record: dict[str, str] = json.loads(_record(key).read_text())
+        record: dict[str, str] = json.loads(_record(key, architecture).read_text())
         vmlinuz, modules = Path(record.pop("vmlinuz")), Path(record.pop("modules"))
         kernel = Kernel(vmlinuz=vmlinuz, modules=modules, **record)
     except (OSError, ValueError, KeyError, TypeError):
@@ -106,49 +117,48 @@ def ready(key: str) -> Kernel | None:
     return kernel if kernel.vmlinuz.exists() else None
 
 
-def own(vmlinuz: Path, modules: Path, userland: str = "trixie") -> Kernel:
-    """Return a kernel given as a file, its release read from the bzImage header (Documentation/arch/x86/boot.rst).
+def own(vmlinuz: Path, modules: Path, userland: str = "trixie", architecture: GuestArchitecture = X86_64) -> Kernel:
+    """Return a kernel given as a file, its release read from the image.
 
-    :raise LabError: the file is not an x86 bzImage, or there is no directory of modules
+    :raise LabError: the file is not a kernel image of the architecture, or there is no directory of modules
     """
     try:
-        with vmlinuz.open("rb") as file:
-            head = file.read(0x10000)
+        image = vmlinuz.read_bytes()
     except OSError as error:
         raise LabError(f"cannot read {vmlinuz}: {error.strerror}") from None
-    if head[0x202:0x206] != b"HdrS":
-        raise LabError(f"{vmlinuz} is not an x86 kernel image (bzImage)")
+    release = architecture.release_of(image)
+    if release is None:
+        raise LabError(f"{vmlinuz} is not an {architecture.image_name}")
     if not modules.is_dir():
         raise LabError(f"{modules} is not a directory of kernel modules")
-    text = int.from_bytes(head[0x20E:0x210], "little") + 0x200
-    release = head[text : text + 256].split(b"\0")[0].split(b" ")[0].decode(errors="replace")
-    return Kernel(OWN, release, release, vmlinuz.resolve(), modules.resolve(), userland)
+    return Kernel(OWN, release, release, vmlinuz.resolve(), modules.resolve(), userland, architecture.name)
 
 
-def _source(key: str) -> Source:
-    if key not in KNOWN:
-        raise LabError(f"no kernel is known as {key}; known are {', '.join(KNOWN)}, or give a file with --modules")
-    return KNOWN[key]
+def _source(key: str, architecture: GuestArchitecture) -> Source:
+    known = architecture.kernels
+    if key not in known:
+        raise LabError(f"no kernel is known as {key}; known are {', '.join(known)}, or give a file with --modules")
+    return known[key]
 
 
-def _newest(archive: Archive, key: str) -> str:
+def _newest(archive: Archive, series: str, flavour: str) -> str:
     """Return the newest image package of a series, such as linux-image-6.1.0-50-cloud-amd64 for 6.1."""
-    names = [n for n in archive.names(f"linux-image-{key}.") if n.endswith("-cloud-amd64")]
+    names = [n for n in archive.names(f"linux-image-{series}.") if n.endswith(f"-{flavour}")]
     if not names:
-        raise LabError(f"Debian {archive.name} holds no {key} kernel any more")
+        raise LabError(f"Debian {archive.name} holds no {series} kernel any more")
     return max(names, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
 
 
-def _record(key: str) -> Path:
-    return cache_dir("kernels", key) / "kernel.json"
+def _record(key: str, architecture: GuestArchitecture) -> Path:
+    return cache_dir("kernels", architecture.in_cache(key)) / "kernel.json"
 
 
-def _describe(key: str, version: str, tree: Path, userland: str) -> Kernel:
+def _describe(key: str, version: str, tree: Path, userland: str, architecture: GuestArchitecture) -> Kernel:
     for modules in sorted(tree.glob("usr/lib/modules/*")) + sorted(tree.glob("lib/modules/*")):
         release = modules.name
         for vmlinuz in (tree / "boot" / f"vmlinuz-{release}", modules / "vmlinuz"):
             if vmlinuz.is_file():
-                return Kernel(key, version, release, vmlinuz, modules, userland)
+                return Kernel(key, version, release, vmlinuz, modules, userland, architecture.name)
     raise LabError(f"the packages of kernel {key} ({version}) hold no vmlinuz where it was expected")
 
 

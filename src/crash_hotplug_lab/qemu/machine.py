@@ -17,6 +17,7 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
 from crash_hotplug_lab.qemu import host_tools
 from crash_hotplug_lab.qemu.errors import GuestError, LabError, StuckError
+from crash_hotplug_lab.qemu.guest_architecture import X86_64
 from crash_hotplug_lab.qemu.kernels import Kernel
 
 MIB = 1 << 20
@@ -26,10 +27,6 @@ _SLOTS = 16
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 _SPINNING = 10
 """Seconds after which CPUs that never moved are taken to spin."""
-CPU_MODEL = "Haswell-noTSX-IBRS"
-"""Not ``max``: with 5-level paging the jump into the capture kernel resets the machine under emulation."""
-_NOT_EMULATED = ",-pcid,-tsc-deadline,-invpcid,-spec-ctrl"
-"""Features of that model that QEMU's emulation lacks; QEMU warns about each on every start unless it is disabled."""
 
 
 def has_kvm() -> bool:
@@ -84,24 +81,20 @@ class QemuMachine:
 
         :param shell: put the guest's console on this terminal and start a shell there
         """
-        kvm = has_kvm() and not self._counts_instructions
-        cpu, machine, extra = CPU_MODEL if kvm else CPU_MODEL + _NOT_EMULATED, "q35", []
-        if self.kernel.series >= (6, 12) and not self._counts_instructions:  # QEMU's vmport cannot count
-            # From late 2025 on Linux ignores disabled CPUs in the MADT unless it sees a hypervisor it knows
-            cpu, machine = f"{cpu},-hypervisor", "q35,vmport=on"
-            extra = ["-smbios", "type=1,serial=VMware-42"]
+        architecture = self.kernel.architecture
+        kvm = architecture is X86_64 and has_kvm() and not self._counts_instructions
         return [
-            *host_tools.qemu(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            *self._accelerator(kvm), "-machine", machine, "-cpu", cpu, *extra,
+            *host_tools.qemu(architecture), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            *self._accelerator(kvm), *architecture.machine(self.kernel.series, kvm, self._counts_instructions),
             "-m", f"{self._memory // MIB}M,slots={self._slots},maxmem={self._max_memory >> 30}G",
-            "-smp", f"{self._cpus},sockets=8,cores=1,threads=1,maxcpus=8",
+            "-smp", f"{self._cpus}{architecture.topology}",
             "-kernel", str(self.kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(shell),
             "-gdb", f"unix:{self.gdb_socket},server=on,wait=off",
             "-qmp", f"unix:{self._run / 'qmp'},server=on,wait=off",
             "-serial", "mon:stdio" if shell else f"file:{self.serial_log}",
             "-chardev", f"socket,id=agent,path={self.agent_socket},server=on,wait=off", "-serial", "chardev:agent",
             "-drive", f"if=none,id=dump,file={self.dump},format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap",
-            "-device", "virtio-blk-pci,drive=dump",
+            "-device", architecture.disk,
         ]  # fmt: skip
 
     def _accelerator(self, kvm: bool) -> list[str]:
@@ -112,7 +105,11 @@ class QemuMachine:
 
     def _append(self, shell: bool) -> str:
         # Memory goes to a zone that it can be removed from; Debian's kernels since 6.12 would choose another
-        words = "console=ttyS0 quiet panic=1 crashkernel=192M memhp_default_state=online_movable rdinit=/init"
+        architecture = self.kernel.architecture
+        words = (
+            f"console={architecture.console} quiet panic=1 crashkernel={architecture.crashkernel // MIB}M "
+            "memhp_default_state=online_movable rdinit=/init"
+        )
         if self._ram_holes:
             # one page every 2 MiB from 64 MiB on, below the place that crashkernel= finds
             holes = ",".join(f"4K${(64 << 20) + hole * (2 << 20):#x}" for hole in range(self._ram_holes))
@@ -240,7 +237,8 @@ class QemuMachine:
     async def instruction_pointers(self) -> list[int]:
         """Return the instruction pointer of each CPU (virtual addresses; purgatory runs identity-mapped)."""
         shown = await self.qmp("human-monitor-command", command_line="info registers -a")
-        return [int(found, 16) for found in re.findall(r"RIP=([0-9a-f]+)", shown)]
+        name = self.kernel.architecture.program_counter
+        return [int(found, 16) for found in re.findall(rf"\b{name}=([0-9a-f]+)", shown)]
 
     async def cpu_count(self) -> int:
         """Return how many CPUs are plugged, as QEMU reports it."""

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from crash_hotplug.core.errors import InputError
 from crash_hotplug_lab.qemu.errors import LabError
+from crash_hotplug_lab.qemu.fitting import fit
 from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.qemu.results import run_name
 from crash_hotplug_lab.scenario.file import bundled_scenarios, read_scenario
 from crash_hotplug_lab.scenario.format import KEXECS, LOADERS, QEMU, UPDATES
-from crash_hotplug_lab.scenario.records import Scenario
+from crash_hotplug_lab.scenario.records import Expectation, Scenario
 
 DEFAULT_KERNELS = ("6.1", "6.12")
 DEFAULT_SCENARIOS = ("hot-add",)
@@ -33,7 +35,7 @@ class PlannedRun:
     @property
     def name(self) -> str:
         """The name of the run and of its directory."""
-        return run_name(self.scenario.name, self.kernel.key, self.loader, self.update, self.number)
+        return run_name(self.scenario.name, self.kernel.name, self.loader, self.update, self.number)
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,38 @@ class Known:
     scenario: str
     """Name, or ``*``."""
     kernel: str
-    """Key, or ``*``."""
+    """Name; ``*`` stands for any part of it."""
     loader: str
     reason: str
+    updates: tuple[str, ...] = UPDATES
+    """Ways of updating with which it does not work."""
+    runs: bool = False
+    """Whether it is run nevertheless, and must leave no dump; otherwise it is skipped."""
 
-    def matches(self, scenario: str, kernel: str, loader: str) -> bool:
+    def matches(self, scenario: str, kernel: str, loader: str, update: str) -> bool:
         """Return whether a run is this combination."""
+        if update not in self.updates:
+            return False
         pairs = ((self.scenario, scenario), (self.kernel, kernel), (self.loader, loader))
-        return all(pattern in ("*", value) for pattern, value in pairs)
+        return all(fnmatchcase(value, pattern) for pattern, value in pairs)
 
 
 KNOWN_BROKEN: tuple[Known, ...] = (
     Known("*", "5.10", "ch", "kexec-tools of bullseye has no --hotplug, and neither has the kernel"),
     Known("*", "6.1", "ch", "kexec-tools of bookworm (2.0.25) has no --hotplug, and neither has the kernel"),
+    Known("*", "arm64-*", "ch", "no kernel has crash hot-plug on arm64"),
+    Known("*", "arm64-*[!f]", "s", "Debian's arm64 kernels have no kexec_file_load"),
+    Known(
+        "*",
+        "arm64-6.1",
+        "c",
+        "kexec-tools of bookworm (2.0.25) writes an elfcorehdr with wrong virtual addresses, which the capture kernel "
+        "cannot read; an update in place corrects it",
+        ("nothing", "reload"),
+        runs=True,
+    ),
 )
-"""Shown by ``list`` and in every report."""
+"""Shown by ``list`` and in every report; the first that matches counts."""
 
 
 def bundled() -> list[Scenario]:
@@ -80,8 +99,8 @@ def read(name: str) -> Scenario:
 
 
 def natural_loader(kernel: Kernel) -> str:
-    """Return the loader that a kernel's distribution uses."""
-    return "s" if kernel.has_crash_hotplug else "c"
+    """Return the loader that a kernel's distribution uses; a kernel that the lab built is there for kexec_file_load."""
+    return "s" if kernel.has_crash_hotplug or kernel.is_built else "c"
 
 
 def update_without_user_space(kernel: Kernel, loader: str) -> str:
@@ -105,7 +124,7 @@ def plan(
     runs = []
     for scenario in scenarios:
         for kernel in kernels:
-            if scenario.machine.kernels and kernel.key not in scenario.machine.kernels:
+            if scenario.machine.kernels and kernel.series_key not in scenario.machine.kernels:
                 continue
             for loader in _loaders(scenario, kernel, loaders):
                 if scenario.load.loaders and loader not in scenario.load.loaders:
@@ -127,5 +146,15 @@ def _loaders(scenario: Scenario, kernel: Kernel, loaders: list[str]) -> list[str
 def _runs(scenario: Scenario, kernel: Kernel, loader: str, updates: list[str]) -> list[PlannedRun]:
     possible = [update_without_user_space(kernel, loader), "reload", "in-place", "watch"]
     chosen = [u for u in possible if u in scenario.expect and (not updates or u in updates)]
-    known = next((k.reason for k in KNOWN_BROKEN if k.matches(scenario.name, kernel.key, loader)), "")
-    return [PlannedRun(scenario, kernel, loader, update, known) for update in chosen]
+    fitted, refusal = fit(scenario, kernel)
+    return [_run(fitted, kernel, loader, update, refusal) for update in chosen]
+
+
+def _run(scenario: Scenario, kernel: Kernel, loader: str, update: str, refusal: str) -> PlannedRun:
+    known = next((k for k in KNOWN_BROKEN if k.matches(scenario.name, kernel.name, loader, update)), None)
+    if known is None or refusal:
+        return PlannedRun(scenario, kernel, loader, update, refusal)
+    if not known.runs:
+        return PlannedRun(scenario, kernel, loader, update, known.reason)
+    expect = {**scenario.expect, update: Expectation(dump=False, fault=known.reason)}
+    return PlannedRun(replace(scenario, expect=expect), kernel, loader, update)

@@ -128,7 +128,7 @@ class Result:
     scenario: str
     title: str
     kernel: str
-    """Key of the kernel."""
+    """Name of the kernel: its key, with the architecture before it unless that is x86_64 (``arm64-6.1``)."""
     kernel_version: str
     kernel_release: str
     loader: str

@@ -16,6 +16,7 @@ from typing import Callable, Protocol
 from crash_hotplug_lab.qemu import host_tools, initramfs, kernels, machine, results
 from crash_hotplug_lab.qemu.debian import cache_dir
 from crash_hotplug_lab.qemu.errors import GuestError, LabError, StuckError
+from crash_hotplug_lab.qemu.guest_architecture import X86_64, GuestArchitecture
 from crash_hotplug_lab.qemu.guest_run import GuestRun
 from crash_hotplug_lab.qemu.judge import judge
 from crash_hotplug_lab.qemu.kernels import Kernel
@@ -25,10 +26,10 @@ from crash_hotplug_lab.qemu.results import Result, RunOutcome
 from crash_hotplug_lab.scenario.records import Scenario
 
 HELLO = """\
-Kernel {release}.  `kexec -p -s /boot/vmlinuz --initrd=/boot/capture.img --reuse-cmdline` loads a crash image,
+Kernel {release}.  `kexec -p -{loader} /boot/vmlinuz --initrd=/boot/capture.img --reuse-cmdline` loads a crash image,
 `python3 -m crash_hotplug status` judges it, `poweroff -f` ends the guest; so does Ctrl-a x.
 """
-"""Shown before the shell of a guest starts; ``release`` is that of the kernel."""
+"""Shown before the shell of a guest starts; ``release`` is that of the kernel, ``loader`` the one that it has."""
 
 
 class Progress(Protocol):
@@ -53,33 +54,37 @@ def new_directory() -> Path:
     return path
 
 
-def prepare(keys: list[str], say: Callable[[str], None], again: bool = False) -> list[Kernel]:
+def prepare(keys: list[str], say: Callable[[str], None], again: bool = False,
+            architecture: GuestArchitecture = X86_64) -> list[Kernel]:  # fmt: skip
     """Fetch the tools, some kernels, and the userland of each one's release, where they are missing.
 
     :param again: ask the mirror for newer versions of everything
     :raise LabError: a package cannot be had
     """
-    there = {key: kernels.ready(key) for key in keys}
-    if again or not host_tools.EMULATOR.ready:
+    there = {key: kernels.ready(key, architecture) for key in keys}
+    tools = [tools for tools in host_tools.tool_sets(architecture) if again or not tools.ready]
+    if tools:
         say("fetching QEMU and makedumpfile")
-        host_tools.EMULATOR.fetch()
+        for each in tools:
+            each.fetch()
     found = []
     for key in keys:
         kernel = None if again else there[key]
         if kernel is None:
-            say(f"fetching kernel {key}")
-            kernel = kernels.fetch(key)
+            say(f"fetching kernel {architecture.kernel_name(key)}")
+            kernel = kernels.fetch(key, architecture)
         found.append(kernel)
     for release in dict.fromkeys(kernel.userland for kernel in found):
-        prepare_userland(release, say, again)
+        prepare_userland(release, say, again, architecture)
     return found
 
 
-def prepare_userland(release: str, say: Callable[[str], None], again: bool = False) -> None:
+def prepare_userland(release: str, say: Callable[[str], None], again: bool = False,
+                     architecture: GuestArchitecture = X86_64) -> None:  # fmt: skip
     """Fetch a release's userland for the guest, unless it is there."""
-    if again or initramfs.userland_archive(release) is None:
+    if again or initramfs.userland_archive(release, architecture) is None:
         say(f"fetching the guest's userland from {release}")
-        initramfs.fetch_userland(release)
+        initramfs.fetch_userland(release, architecture)
 
 
 async def run_all(runs: list[PlannedRun], directory: Path, progress: Progress, jobs: int, keep: bool) -> list[Result]:
@@ -106,7 +111,7 @@ async def run_all(runs: list[PlannedRun], directory: Path, progress: Progress, j
 async def _run_or_skip(run: PlannedRun, directory: Path, progress: Progress, keep: bool) -> Result:
     if run.skipped:  # nothing is booted
         kernel = run.kernel
-        result = Result(run.scenario.name, run.scenario.title, kernel.key, kernel.version, kernel.release, run.loader,
+        result = Result(run.scenario.name, run.scenario.title, kernel.name, kernel.version, kernel.release, run.loader,
                         run.update)  # fmt: skip
         result.outcome, result.reason = RunOutcome.SKIP.value, run.skipped
         return result
@@ -127,7 +132,7 @@ async def run_once(kernel: Kernel, scenario: Scenario, loader: str, update: str,
     :param number: of the repetition, where there are several
     :raise LabError: the lab is not set up; never for a fault of the guest
     """
-    result = Result(scenario.name, scenario.title, kernel.key, kernel.version, kernel.release, loader, update)
+    result = Result(scenario.name, scenario.title, kernel.name, kernel.version, kernel.release, loader, update)
     result.files, result.number = directory.name, number
     begin = time.monotonic()
     image = initramfs.build(kernel, directory)

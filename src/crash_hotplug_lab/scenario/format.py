@@ -33,6 +33,8 @@ KEXECS = ("c", "s", "ch")
 UDEV_RULES = ("rhel", "rhel-v6", "debian12")
 """The rules files of the model (:data:`crash_hotplug_lab.model.udev.RULES`)."""
 MEASUREMENTS = ("updates", "kills", "bench", "handler", "watch-idle", "watch-events", "watch-trouble", "watch-forged")
+ARCHITECTURES = ("x86_64", "arm64")
+"""The architectures of QEMU's guests (qemu/guest_architecture.py); the model is an x86_64 machine."""
 MAX_BLOCKS = 1 << 16
 """Memory blocks of a machine; the kernel has 32,768 on a machine of 4 TiB."""
 MAX_PHYSICAL = 1 << 46
@@ -149,6 +151,7 @@ KEYS: dict[str, Key] = {
     "time-limit": Key(seconds),
     # [machine]
     "kernels": Key(list_of(kernel)),
+    "architectures": Key(list_of(one_of(ARCHITECTURES))),
     "memory": Key(size(256 * _MIB)),
     "cpus": Key(number(1, 128)),
     "possible-cpus": Key(number(1, 128), MODEL),
@@ -202,8 +205,8 @@ KEYS: dict[str, Key] = {
 }
 """Every key of a scenario file that holds a value."""
 
-MACHINE_KEYS = ("kernels", "memory", "cpus", "possible-cpus", "crashkernel", "crashkernel-low", "block-size",
-                "auto-online", "max-memory-ranges", "max-memory", "ram-holes")  # fmt: skip
+MACHINE_KEYS = ("kernels", "architectures", "memory", "cpus", "possible-cpus", "crashkernel", "crashkernel-low",
+                "block-size", "auto-online", "max-memory-ranges", "max-memory", "ram-holes")  # fmt: skip
 LOAD_KEYS = ("loaders", "hotplug-size", "udev", "kernel-pages", "capture-without")
 
 
@@ -218,8 +221,8 @@ class ActionKind(NamedTuple):
 ACTIONS: dict[str, ActionKind] = {
     "add-cpu": ActionKind(("cpu",), ("online",)),
     "remove-cpu": ActionKind(("cpu",)),
-    "online-cpu": ActionKind(("cpu",), only=MODEL),
-    "offline-cpu": ActionKind(("cpu",), only=MODEL),
+    "online-cpu": ActionKind(("cpu",)),
+    "offline-cpu": ActionKind(("cpu",)),
     "add-dimm": ActionKind(("name", "size"), ("address",)),
     "add-kmem": ActionKind(("name", "size"), ("address",), MODEL),
     "add-virtio-mem": ActionKind(("name", "size", "blocks"), ("address",), MODEL),

@@ -56,6 +56,7 @@ def test_list_has_scenarios_and_kernels(capsys: pytest.CaptureFixture[str]) -> N
     assert ran.code == 0
     assert ran.json["scenarios"]["hot-add"]["updates"] == ["nothing", "kernel", "reload", "in-place", "watch"]
     assert ran.json["kernels"]["6.1"] is None
+    assert ran.json["kernels"]["arm64-6.1"] is None
     assert "hot-add" in run_lab(capsys, "list").out
 
 
@@ -77,6 +78,7 @@ def test_list_has_scenarios_and_kernels(capsys: pytest.CaptureFixture[str]) -> N
         (("simulate", "--snapshot", "tree"), "--snapshot saves one machine"),
         (("explore", "--jobs", "0"), "'0' is not a number from 1 on"),
         (("list", "6.1"), "unrecognized arguments"),
+        (("fetch", "--arch", "sparc"), "invalid choice: 'sparc'"),
     ],
 )
 def test_options_that_do_not_fit_together_are_wrong_usage(
@@ -102,11 +104,12 @@ def test_sentence_about_a_missing_extra_names_its_package() -> None:
     ("arguments", "words"),
     [
         (("run", "nonsense"), "there is no scenario nonsense"),
-        (("run", "cpu-leaves"), "QEMU cannot run cpu-leaves: only the model has the step offline-cpu 3"),
+        (("run", "virtio-mem"), "QEMU cannot run virtio-mem: only the model has the step add-virtio-mem vm0"),
         (("simulate", "flipped-byte"), "the model cannot run flipped-byte: only QEMU has the step flip boot_params"),
         (("guest", "--release", "potato"), "no Debian potato can be built"),
         (("guest", "--deb", "/nonexistent.deb"), "there is no package file"),
         (("run", "--kernel", "2.6"), "no kernel is known as 2.6"),
+        (("run", "--arch", "arm64", "--kernel", "6.18"), "no kernel is known as 6.18; known are 5.10"),
         (("report",), "`crash-hotplug-lab run` writes it"),
     ],
 )

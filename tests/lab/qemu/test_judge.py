@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ def test_judge_passes_only_a_missing_dump_where_none_is_expected(seen: Observed,
     assert result.outcome == outcome
 
 
+def test_missing_dump_that_is_a_known_fault_is_a_fault() -> None:
+    scenario = read_scenario("hot-add")
+    expect = {"reload": replace(scenario.expect["reload"], dump=False, fault="a wrong header")}
+    result = Result("hot-add", "", "arm64-6.1", "", "", "c", "reload")
+    judge.judge(result, replace(scenario, expect=expect), Observed(capture_started=True, vmcore_error="it failed"))
+    assert (result.outcome, result.reason) == ("fault", "a wrong header")
+
+
 def test_judge_fails_a_missing_dump() -> None:
     result = Result("hot-add", "", "6.1", "", "", "c", "reload")
     judge.judge(result, read_scenario("hot-add"), Observed(dimms={"d0": DIMM}))
@@ -98,7 +107,7 @@ def test_recorded_dump_is_complete_or_stale(
     monkeypatch: pytest.MonkeyPatch, online: set[str], gone: dict[str, tuple[int, int]],
     described: list[tuple[int, int]], reason: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("crash_hotplug_lab.qemu.dump.ranges", lambda _vmcore: described)
+    monkeypatch.setattr("crash_hotplug_lab.qemu.dump.ranges", lambda _vmcore, _architecture: described)
     result = Result("panic-in-50-updates", "", "6.1", "", "", "c", "in-place")
     seen = Observed(dimms={"d0": DIMM}, online=online, gone=gone, vmcore=Path("vmcore"))
     judge.judge(result, read_scenario("panic-in-50-updates"), seen)

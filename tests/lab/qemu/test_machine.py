@@ -3,23 +3,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from crash_hotplug_lab.qemu import host_tools, machine
+from crash_hotplug_lab.qemu.guest_architecture import ARM64, X86_64
 from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.qemu.machine import QemuMachine
 
 
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_tools, "qemu", lambda: ["qemu"])
+    monkeypatch.setattr(host_tools, "qemu", lambda architecture: [architecture.qemu])
     monkeypatch.setattr(machine, "has_kvm", lambda: True)
 
 
-def command(tmp_path: Path, release: str, counts_instructions: bool = False) -> str:
-    kernel = Kernel("k", "1", release, tmp_path / "vmlinuz", tmp_path, "trixie")
+def command(tmp_path: Path, release: str, counts_instructions: bool = False, arch: str = "x86_64") -> str:
+    kernel = Kernel("k", "1", release, tmp_path / "vmlinuz", tmp_path, "trixie", arch)
     made = QemuMachine(kernel, tmp_path / "initramfs", tmp_path, counts_instructions=counts_instructions)
     return " ".join(made.command())
 
@@ -37,3 +39,33 @@ def test_command_that_counts_instructions_has_emulation_and_no_vmport(tmp_path: 
     counted = command(tmp_path, release, counts_instructions=True)
     assert "-accel tcg,thread=single -icount shift=0 -machine q35 " in counted
     assert "kvm" not in counted
+
+
+def test_command_of_an_arm64_guest_is_emulated_and_has_a_firmware_with_acpi(tmp_path: Path) -> None:
+    made = command(tmp_path, "6.12.0", arch="arm64")
+    assert made.startswith("qemu-system-aarch64 ")
+    assert "-accel tcg,thread=multi -machine virt,gic-version=3,acpi=on -cpu neoverse-n1 -m" in made
+    assert "-smp 2 -kernel" in made
+    assert "console=ttyAMA0 quiet panic=1 crashkernel=256M" in made
+    assert "kvm" not in made
+
+
+def test_qemu_of_arm64_is_given_its_firmware(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(host_tools, "program_in", lambda tree, program: [f"{tree.name}/{program}"])
+    assert host_tools.qemu(ARM64)[-1].endswith("usr/share/qemu-efi-aarch64/QEMU_EFI.fd")
+    assert "-bios" not in host_tools.qemu(X86_64)
+
+
+def test_instruction_pointers_are_read_by_the_architectures_name_of_them(tmp_path: Path) -> None:
+    shown = {"x86_64": "RIP=ffffffff81000000 RFL=2", "arm64": " PC=ffff800080010000 X00=0"}
+    for arch, registers in shown.items():
+        kernel = Kernel("k", "1", "6.1.0", tmp_path, tmp_path, "trixie", arch)
+        made = QemuMachine(kernel, tmp_path, tmp_path)
+
+        async def answer(_command: str, registers: str = registers, **_arguments: object) -> str:
+            return registers
+
+        made.qmp = answer  # type: ignore[method-assign,assignment]
+        (found,) = asyncio.run(made.instruction_pointers())
+        assert hex(found) in ("0xffffffff81000000", "0xffff800080010000")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,34 @@ def test_known_broken_combination_is_skipped_with_a_reason() -> None:
     ]
 
 
-@pytest.mark.parametrize("known", plan.KNOWN_BROKEN, ids=lambda known: f"{known.kernel}-{known.loader}")
+SKIPPED = [known for known in plan.KNOWN_BROKEN if not known.runs]
+
+
+@pytest.mark.parametrize("known", SKIPPED, ids=lambda known: f"{known.kernel}-{known.loader}")
 def test_known_broken_combinations_are_skipped_with_their_reason(known: plan.Known) -> None:
     name = "hot-add" if known.scenario == "*" else known.scenario
     runs = plan.plan([plan.read(name)], [kernel(known.kernel)], [known.loader], [])
     assert {run.skipped for run in runs} == {known.reason}
+
+
+def test_known_broken_header_of_kexec_tools_is_run_and_has_to_leave_no_dump() -> None:
+    arm64 = replace(kernel("6.1"), arch="arm64")
+    found = {run.update: run for run in plan.plan([plan.read("hot-add")], [arm64], [], [])}
+    assert [run.skipped for run in found.values()] == ["", "", "", ""]
+    expected = {update: (run.scenario.expect[update].dump, run.scenario.expect[update].fault != "")
+                for update, run in found.items()}  # fmt: skip
+    assert expected == {"nothing": (False, True), "reload": (False, True), "in-place": (True, False),
+                        "watch": (True, False)}  # fmt: skip
+
+
+def test_plan_for_arm64_has_the_loader_of_its_kernels_and_names_the_architecture() -> None:
+    arm64 = replace(kernel("6.12"), arch="arm64")
+    runs = plan.plan([plan.read("hot-add")], [arm64], [], [])
+    assert [run.name for run in runs] == [
+        f"hot-add-arm64-6.12-c-{update}" for update in ("nothing", "reload", "in-place", "watch")
+    ]
+    (refused,) = plan.plan([plan.read("hot-add")], [arm64], ["s"], ["nothing"])
+    assert refused.skipped == "Debian's arm64 kernels have no kexec_file_load"
 
 
 def test_plan_has_only_updates_with_an_expectation() -> None:
@@ -99,8 +123,8 @@ def test_bundled_scenarios_with_expectations_run_under_qemu() -> None:
 
 
 def test_scenario_that_is_for_the_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="QEMU cannot run cpu-leaves: only the model has the step offline-cpu 3"):
-        plan.read("cpu-leaves")
+    with pytest.raises(InputError, match="QEMU cannot run virtio-mem: only the model has the step add-virtio-mem vm0"):
+        plan.read("virtio-mem")
     path = tmp_path / "mine.toml"
     path.write_text('[[step]]\ndo = "panic"\ncpu = 0\n')
     with pytest.raises(

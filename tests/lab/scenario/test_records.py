@@ -47,7 +47,8 @@ CPU = Action("add-cpu", {"cpu": 2})
     [
         (Scenario("", (CPU,)), None, None),
         (Scenario("", (CPU, Action("flip", {"in": "boot_params"}))), "the step flip boot_params", None),
-        (Scenario("", (Action("offline-cpu", {"cpu": 1}),)), None, "the step offline-cpu 1"),
+        (Scenario("", (Action("offline-cpu", {"cpu": 1}),)), None, None),
+        (Scenario("", (Action("unload"),)), None, "the step unload"),
         (Scenario("", (Action("load", {"flock": False}),)), None, "the key flock of the step load flock=false"),
         (Scenario("", (Action("load", actor="root"),)), None, "the key actor of the step load"),
         (Scenario("", (CPU,), machine=Hardware(ram_holes=1)), "the key machine.ram-holes", None),

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""Fits a scenario to a kernel and its architecture, or says why it cannot run there.
+
+Scenarios are written for x86_64 guests with memory blocks of 128 MiB.  Where QEMU cannot plug a CPU, CPU 1 goes offline
+and comes back instead.  Where memory blocks are larger, every DIMM and every address is larger by the same factor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from crash_hotplug.core.sizes import human_size
+from crash_hotplug_lab.qemu.guest_architecture import X86_64
+from crash_hotplug_lab.qemu.kernels import Kernel
+from crash_hotplug_lab.scenario.records import Action, Expectation, Scenario
+
+_MIB = 1 << 20
+_WRITTEN_FOR = 128 * _MIB
+"""Bytes in the memory blocks for which scenarios are written."""
+_FIXED = ("command", "shell", "measure", "storm")
+"""Steps whose programs or expected words may depend on the CPUs that were plugged."""
+_REPLUGGED_CPU = 1
+_LARGEST_VMEMMAP = 4
+"""Share of the RAM at boot that struct pages of the DIMMs may take: one part of this many."""
+_STRUCT_PAGE, _PAGE = 64, 4096
+
+
+def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
+    """Return the scenario for a kernel's guests, and the reason why they cannot run it; empty where they can."""
+    architecture = kernel.architecture
+    if scenario.machine.architectures and architecture.name not in scenario.machine.architectures:
+        return scenario, f"the scenario is for {', '.join(scenario.machine.architectures)} only"
+    if scenario.machine.ram_holes and architecture is not X86_64:
+        return scenario, f"{architecture.name} kernels have no memmap=, which makes holes in RAM"
+    if not architecture.plugs_cpus and _plugs_cpus(scenario):
+        if any(action.do in _FIXED for action in scenario.actions):
+            return scenario, f"QEMU has no CPU hot-plug on {architecture.name}"
+        scenario = _with_replugged_cpu(scenario)
+    factor = kernel.block_size // _WRITTEN_FOR
+    if factor > 1:
+        scenario = _with_larger_blocks(scenario, factor)
+        if _dimm_bytes(scenario) // _PAGE * _STRUCT_PAGE > scenario.machine.memory // _LARGEST_VMEMMAP:
+            return scenario, (
+                f"memory blocks have {human_size(kernel.block_size)}: struct pages of all DIMMs do not fit into the "
+                "guest's RAM"
+            )
+    return scenario, ""
+
+
+def _plugs_cpus(scenario: Scenario) -> bool:
+    return any(
+        action.do in ("add-cpu", "remove-cpu") or (action.do == "storm" and action.arguments["cpus"])
+        for action in scenario.actions
+    )
+
+
+def _with_replugged_cpu(scenario: Scenario) -> Scenario:
+    """Return a scenario in which CPU 1 goes offline and online in place of each plugged or unplugged CPU.
+
+    CPU 1 is present when the image is loaded, so no note of it can be missing.
+    """
+    actions: list[Action] = []
+    for action in scenario.actions:
+        cpu = action.arguments.get("cpu", 0)
+        moved = {**action.arguments, "cpu": _REPLUGGED_CPU} if cpu >= scenario.machine.cpus else action.arguments
+        if action.do in ("add-cpu", "remove-cpu"):
+            actions += [replace(action, do=do, arguments=moved) for do in ("offline-cpu", "online-cpu")]
+        else:
+            actions.append(replace(action, arguments=moved))
+
+    def without_cpus(expectation: Expectation) -> Expectation:
+        left = tuple(f for f in expectation.findings if f.cpu is None or f.cpu < scenario.machine.cpus)
+        return replace(expectation, findings=left)
+
+    return replace(
+        scenario,
+        title=f"{scenario.title} (CPU {_REPLUGGED_CPU} goes offline and online in place of CPU hot-plug)",
+        actions=tuple(actions),
+        expect={update: without_cpus(expectation) for update, expectation in scenario.expect.items()},
+    )
+
+
+def _with_larger_blocks(scenario: Scenario, factor: int) -> Scenario:
+    """Return a scenario in which each DIMM, and each distance between two addresses, is larger by a factor."""
+    base = min((action.arguments["address"] for action in scenario.actions if "address" in action.arguments), default=0)
+
+    def scaled(action: Action) -> Action:
+        arguments = dict(action.arguments)
+        if action.do == "add-dimm":
+            arguments["size"] *= factor
+            if "address" in arguments:
+                arguments["address"] = base + (arguments["address"] - base) * factor
+        return replace(action, arguments=arguments)
+
+    return replace(scenario, actions=tuple(map(scaled, scenario.actions)))
+
+
+def _dimm_bytes(scenario: Scenario) -> int:
+    """Return the largest number of bytes in DIMMs at one time."""
+    plugged: dict[str, int] = {}
+    most = 0
+    for action in scenario.actions:
+        if action.do == "add-dimm":
+            plugged[action.arguments["name"]] = action.arguments["size"]
+        elif action.do == "remove-dimm":
+            plugged.pop(action.arguments["name"], None)
+        most = max(most, sum(plugged.values()))
+    return most

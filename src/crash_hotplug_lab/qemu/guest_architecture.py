@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""The architectures of guests: one record for each, with everything in which their guests differ.
+
+The host is x86_64: QEMU and the other tools are programs of that architecture, so an arm64 guest is always emulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from crash_hotplug_lab.qemu.errors import LabError
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """The Debian releases of a known kernel and of the guest's userland."""
+
+    release: str
+    """Debian release of the guest's userland."""
+    suite: str = ""
+    """Suite of the kernel, if it is another one."""
+    series: str = ""
+    """Series of the kernel, if its key is more than that."""
+    flavour: str = ""
+    """Flavour of the kernel's package, if it is not the one for cloud guests."""
+    is_built: bool = False
+    """Whether the lab builds the kernel, with CONFIG_KEXEC_FILE, from the source package."""
+
+
+@dataclass(frozen=True)
+class GuestArchitecture:
+    """An architecture that the lab has guests of."""
+
+    name: str
+    """The word after ``--arch``."""
+    debian: str
+    """Debian's name for it."""
+    kernels: Mapping[str, Source]
+    """The kernels by key; the newest version in the suite is fetched, recorded and reported."""
+    triplet: str
+    """Directory of its libraries below ``lib``."""
+    dynamic_loader: str
+    """Path of ld.so in a guest, relative to its root."""
+    packages: tuple[str, ...]
+    """Packages of the host's tools: QEMU, its firmware, and makedumpfile where it runs on the host."""
+    unneeded: tuple[str, ...]
+    """Patterns of large files in those packages that nothing needs."""
+    user_emulator: str
+    """QEMU's program that runs programs of this architecture on the host; empty where none is needed."""
+    qemu: str
+    """Program of QEMU."""
+    firmware: str
+    """Image of the firmware below ``/usr/share``; empty for QEMU's own choice."""
+    machine: Callable[[tuple[int, int], bool, bool], list[str]]
+    """Return QEMU's options for machine and CPU model.
+
+    Parameters: the kernel's series, whether hardware virtualisation is used, whether the clock counts instructions.
+    """
+    topology: str
+    """What follows the number of CPUs in QEMU's option ``-smp``."""
+    plugs_cpus: bool
+    """Whether QEMU can plug a CPU into a running guest."""
+    disk: str
+    """Options of the disk's device."""
+    console: str
+    agent_port: str
+    """Devices of the first and of the second serial port."""
+    crashkernel: int
+    """Bytes that a guest reserves for the capture kernel."""
+    capture_append: str
+    """The capture kernel's command line.  Without acpi_no_memhotplug it adds the DIMMs to itself, and its own
+    RAM cannot be read as a dump."""
+    crash_hotplug_since: tuple[int, int] | None
+    """Series of the first kernel that updates the elfcorehdr by itself (CONFIG_CRASH_HOTPLUG); None without any."""
+    distribution_loader: str
+    """Option of kexec for Debian's kernels: ``s`` where they have kexec_file_load."""
+    text_start: int
+    """Lowest virtual address of kernel text in a vmcore; the direct mapping of RAM is below."""
+    program_counter: str
+    """Name of the instruction pointer in QEMU's ``info registers``."""
+    register_count: int
+    """64-bit words of ``pr_reg`` in struct elf_prstatus."""
+    busy_registers: tuple[int, ...]
+    """Places in ``pr_reg`` of the registers 8 to 15, which a busy CPU holds (in_guest/agent.py)."""
+    large_blocks_before: tuple[int, int]
+    """Series of the first kernel whose memory blocks are not 1 GiB on a guest with less than 64 GiB."""
+    image_name: str
+    """Kind of its kernel images, for messages."""
+    release_of: Callable[[bytes], str | None]
+    """Return the release of a kernel's image; None where it is no image for this architecture."""
+
+    def in_cache(self, name: str) -> str:
+        """Return the name of a directory in the cache; the names of x86_64 have no suffix."""
+        return name if self is X86_64 else f"{name}-{self.name}"
+
+    def kernel_name(self, key: str) -> str:
+        """Return the name of a kernel in results, which is its key on x86_64 and ``arm64-6.1`` elsewhere."""
+        return key if self is X86_64 else f"{self.name}-{key}"
+
+    def block_size(self, series: tuple[int, int]) -> int:
+        """Return the bytes in a memory block of a guest with less than 64 GiB."""
+        return 1024 * _MIB if series < self.large_blocks_before else 128 * _MIB
+
+
+CPU_MODEL = "Haswell-noTSX-IBRS"
+"""Not ``max``: with 5-level paging the jump into the capture kernel resets the machine under emulation."""
+_NOT_EMULATED = ",-pcid,-tsc-deadline,-invpcid,-spec-ctrl"
+"""Features of that model that QEMU's emulation lacks; QEMU warns about each on every start unless it is disabled."""
+
+
+def _q35(series: tuple[int, int], kvm: bool, counts_instructions: bool) -> list[str]:
+    cpu, machine, extra = CPU_MODEL if kvm else CPU_MODEL + _NOT_EMULATED, "q35", []
+    if series >= (6, 12) and not counts_instructions:  # QEMU's vmport cannot count
+        # From late 2025 on Linux ignores disabled CPUs in the MADT unless it sees a hypervisor it knows
+        cpu, machine = f"{cpu},-hypervisor", "q35,vmport=on"
+        extra = ["-smbios", "type=1,serial=VMware-42"]
+    return ["-machine", machine, "-cpu", cpu, *extra]
+
+
+def _virt(series: tuple[int, int], kvm: bool, counts_instructions: bool) -> list[str]:
+    # neoverse-n1 has pages of 4, 16 and 64 KiB; cortex-a57 lacks 16.  DIMMs are plugged through ACPI, so through UEFI.
+    return ["-machine", "virt,gic-version=3,acpi=on", "-cpu", "neoverse-n1"]
+
+
+def _release_of_bzimage(image: bytes) -> str | None:
+    """Documentation/arch/x86/boot.rst."""
+    if image[0x202:0x206] != b"HdrS":
+        return None
+    text = int.from_bytes(image[0x20E:0x210], "little") + 0x200
+    return image[text : text + 256].split(b"\0")[0].split(b" ")[0].decode(errors="replace")
+
+
+def _release_of_arm64_image(image: bytes) -> str | None:
+    """Documentation/arch/arm64/booting.rst; the header has no release, which init/version.c has in its banner."""
+    if image[0x38:0x3C] != b"ARM\x64":
+        return None
+    banner = image.find(b"Linux version ")
+    return None if banner < 0 else image[banner : banner + 256].split(b" ")[2].decode(errors="replace")
+
+
+X86_64 = GuestArchitecture(
+    name="x86_64",
+    debian="amd64",
+    kernels={
+        "5.10": Source("bullseye"),
+        "6.1": Source("bookworm"),
+        "6.12": Source("trixie"),
+        "6.18": Source("trixie", "trixie-backports"),
+        "7.2": Source("sid"),
+    },
+    triplet="x86_64-linux-gnu",
+    dynamic_loader="usr/lib64/ld-linux-x86-64.so.2",
+    packages=("qemu-system-x86", "makedumpfile"),
+    unneeded=(),
+    user_emulator="",
+    qemu="qemu-system-x86_64",
+    firmware="",
+    machine=_q35,
+    topology=",sockets=8,cores=1,threads=1,maxcpus=8",
+    plugs_cpus=True,
+    disk="virtio-blk-pci,drive=dump",
+    console="ttyS0",
+    agent_port="ttyS1",
+    crashkernel=192 * _MIB,
+    # no_timer_check: a panic on a CPU other than 0 hangs the capture kernel in its timer check, under emulation
+    capture_append="console=ttyS0 quiet irqpoll nr_cpus=1 reset_devices panic=1 rdinit=/init no_timer_check "
+    "acpi_no_memhotplug",
+    crash_hotplug_since=(6, 6),
+    distribution_loader="s",
+    text_start=0xFFFFFFFF_80000000,
+    program_counter="RIP",
+    register_count=27,
+    busy_registers=(9, 8, 7, 6, 3, 2, 1, 0),  # struct user_regs_struct: r15 is the first
+    large_blocks_before=(0, 0),
+    image_name="x86 kernel image (bzImage)",
+    release_of=_release_of_bzimage,
+)
+
+ARM64 = GuestArchitecture(
+    name="arm64",
+    debian="arm64",
+    kernels={
+        "5.10": Source("bookworm", "bullseye"),
+        "6.1": Source("bookworm"),
+        "6.12": Source("trixie"),
+        "6.12-16k": Source("trixie", series="6.12", flavour="arm64-16k"),
+        "7.2": Source("trixie", "sid"),
+    },
+    triplet="aarch64-linux-gnu",
+    dynamic_loader="usr/lib/ld-linux-aarch64.so.1",
+    packages=("qemu-system-arm", "qemu-efi-aarch64"),
+    unneeded=("usr/share/AAVMF/*", "usr/bin/qemu-system-arm"),
+    user_emulator="qemu-aarch64",
+    qemu="qemu-system-aarch64",
+    firmware="qemu-efi-aarch64/QEMU_EFI.fd",
+    machine=_virt,
+    topology="",
+    plugs_cpus=False,
+    disk="virtio-blk-pci,drive=dump,romfile=",  # QEMU's packages for ARM come without option ROMs
+    console="ttyAMA0",
+    agent_port="ttyAMA1",
+    crashkernel=256 * _MIB,
+    capture_append="console=ttyAMA0 quiet nr_cpus=1 reset_devices panic=1 rdinit=/init acpi_no_memhotplug",
+    crash_hotplug_since=None,
+    distribution_loader="c",
+    text_start=0xFFFF8000_00000000,  # VA_BITS_MIN is 48: modules and kernel are in the upper half
+    program_counter="PC",
+    register_count=34,
+    busy_registers=tuple(range(8, 16)),  # struct user_pt_regs
+    large_blocks_before=(5, 12),  # f0b13ee23241 "arm64/sparsemem: reduce SECTION_SIZE_BITS"
+    image_name="arm64 kernel image (Image)",
+    release_of=_release_of_arm64_image,
+)
+
+ARCHITECTURES = {architecture.name: architecture for architecture in (X86_64, ARM64)}
+"""The architectures by name; the first is the default."""
+
+
+def architecture_of(name: str) -> GuestArchitecture:
+    """Return an architecture by its name.
+
+    :raise LabError: there is none of that name
+    """
+    if name not in ARCHITECTURES:
+        raise LabError(f"no architecture is known as {name}; known are {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""Scenarios fitted to guests without CPU hot-plug, and to guests with large memory blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug.core.verdict import Kind
+from crash_hotplug_lab.qemu import plan
+from crash_hotplug_lab.qemu.fitting import fit
+from crash_hotplug_lab.qemu.guest_architecture import ARCHITECTURES
+from crash_hotplug_lab.qemu.kernels import Kernel
+from crash_hotplug_lab.scenario import format as scenario_format
+from crash_hotplug_lab.scenario.records import Scenario
+
+_GIB = 1 << 30
+
+
+def kernel(release: str, arch: str) -> Kernel:
+    key = ".".join(release.split(".")[:2])
+    return Kernel(key, "1", release, Path("vmlinuz"), Path("modules"), "trixie", arch)
+
+
+def steps(scenario: Scenario) -> list[str]:
+    return [str(action) for action in scenario.actions]
+
+
+def test_fit_leaves_every_scenario_of_x86_64_as_it_is() -> None:
+    for scenario in plan.bundled():
+        for series in ("5.10.0", "6.1.0", "6.12.0"):
+            assert fit(scenario, kernel(series, "x86_64")) == (scenario, ""), scenario.name
+
+
+def test_fit_replaces_a_plugged_cpu_by_cpu_1_which_no_header_lacks() -> None:
+    fitted, refusal = fit(plan.read("hot-add"), kernel("6.12.0", "arm64"))
+    assert refusal == ""
+    assert steps(fitted) == ["offline-cpu 1", "online-cpu 1", "add-dimm d0 256M", "update", "plant d0", "busy 1",
+                             "panic 0"]  # fmt: skip
+    assert [finding.kind for finding in fitted.expect["nothing"].findings] == [Kind.MEMORY_MISSING]
+    assert fitted.title.endswith("(CPU 1 goes offline and online in place of CPU hot-plug)")
+
+
+def test_fit_moves_the_panic_from_a_plugged_cpu_to_cpu_1() -> None:
+    fitted, _ = fit(plan.read("panic-on-added-cpu"), kernel("6.12.0", "arm64"))
+    assert steps(fitted)[-1] == "panic 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("storm-watch", "QEMU has no CPU hot-plug on arm64"),
+        ("outgrown-header", "arm64 kernels have no memmap=, which makes holes in RAM"),
+    ],
+)
+def test_fit_gives_the_reason_where_a_scenario_cannot_run(name: str, words: str) -> None:
+    scenario = plan.read(name)
+    assert fit(scenario, kernel("6.12.0", "arm64")) == (scenario, words)
+
+
+def test_fit_refuses_a_scenario_for_another_architecture(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[machine]\narchitectures = ["x86_64"]\n[[step]]\ndo = "panic"\ncpu = 0\n[expect.nothing]\n')
+    _, refusal = fit(plan.read(str(path)), kernel("6.12.0", "arm64"))
+    assert refusal == "the scenario is for x86_64 only"
+
+
+def test_fit_enlarges_dimms_and_distances_where_memory_blocks_are_larger() -> None:
+    fitted, refusal = fit(plan.read("eight-dimms"), kernel("5.10.0", "arm64"))
+    assert refusal == ""
+    dimms = [a.arguments for a in fitted.actions if a.do == "add-dimm"]
+    assert {dimm["size"] for dimm in dimms} == {_GIB}
+    assert [dimm["address"] for dimm in dimms] == [4 * _GIB + n * 3 * _GIB for n in range(8)]
+
+
+def test_fit_refuses_more_memory_than_the_guest_has_struct_pages_for() -> None:
+    _, refusal = fit(plan.read("hundred-dimms"), kernel("5.10.0", "arm64"))
+    assert refusal == ("memory blocks have 1 GiB: struct pages of all DIMMs do not fit into the guest's RAM")
+
+
+def test_scenario_files_and_lab_know_the_same_architectures() -> None:
+    assert tuple(ARCHITECTURES) == scenario_format.ARCHITECTURES
