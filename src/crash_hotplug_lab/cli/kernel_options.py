@@ -36,8 +36,12 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
 
 
 def kernel_keys(given: list[str], architecture: GuestArchitecture) -> list[str]:
-    """Return the keys of the chosen kernels; ``all`` stands for every known one of the architecture."""
-    return list(architecture.kernels) if "all" in given else given
+    """Return the keys of the chosen kernels; ``all`` stands for every one that a package has or that was built here."""
+    from crash_hotplug_lab.qemu import kernels  # noqa: PLC0415
+
+    known = architecture.kernels.items()
+    there = [key for key, source in known if not source.is_built or kernels.ready(key, architecture) is not None]
+    return there if "all" in given else given
 
 
 def chosen_kernels(arguments: argparse.Namespace, default: list[str]) -> list[Kernel]:

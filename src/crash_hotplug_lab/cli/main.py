@@ -29,6 +29,7 @@ own configuration and unpacked in the cache.  Nothing is installed.
         "run": "run scenarios on real kernels under QEMU",
         "list": "show the scenarios, kernels and combinations that are known not to work",
         "fetch": "download or renew kernels, QEMU and the guests' userland",
+        "kernel": "build the arm64 kernels that no package has",
         "shell": "boot a guest with a shell on this terminal",
         "guest": "boot a full Debian with its own kdump, without crash-hotplug and with it",
         "bench": "measure an update in place on this machine, beside a full reload",

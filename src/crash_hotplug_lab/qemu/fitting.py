@@ -32,6 +32,8 @@ def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
         return scenario, f"the scenario is for {', '.join(scenario.machine.architectures)} only"
     if scenario.machine.ram_holes and architecture is not X86_64:
         return scenario, f"{architecture.name} kernels have no memmap=, which makes holes in RAM"
+    if not kernel.plugs_dimms and any(action.do == "add-dimm" for action in scenario.actions):
+        return scenario, "the kernel has no ACPI_HOTPLUG_MEMORY, so it takes no DIMM"
     if not architecture.plugs_cpus and _plugs_cpus(scenario):
         if any(action.do in _FIXED for action in scenario.actions):
             return scenario, f"QEMU has no CPU hot-plug on {architecture.name}"

@@ -26,6 +26,8 @@ class Source:
     """Series of the kernel, if its key is more than that."""
     flavour: str = ""
     """Flavour of the kernel's package, if it is not the one for cloud guests."""
+    plugs_dimms: bool = True
+    """Whether the kernel takes DIMMs (CONFIG_ACPI_HOTPLUG_MEMORY)."""
     is_built: bool = False
     """Whether the lab builds the kernel, with CONFIG_KEXEC_FILE, from the source package."""
 
@@ -186,8 +188,10 @@ ARM64 = GuestArchitecture(
         "5.10": Source("bookworm", "bullseye"),
         "6.1": Source("bookworm"),
         "6.12": Source("trixie"),
-        "6.12-16k": Source("trixie", series="6.12", flavour="arm64-16k"),
+        "6.12-16k": Source("trixie", series="6.12", flavour="arm64-16k", plugs_dimms=False),
         "7.2": Source("trixie", "sid"),
+        "6.1f": Source("bookworm", series="6.1", is_built=True),
+        "6.12f": Source("trixie", series="6.12", is_built=True),
     },
     triplet="aarch64-linux-gnu",
     dynamic_loader="usr/lib/ld-linux-aarch64.so.1",

@@ -75,6 +75,12 @@ class Kernel:
         return source is not None and source.is_built
 
     @property
+    def plugs_dimms(self) -> bool:
+        """Whether the kernel takes DIMMs."""
+        source = self.architecture.kernels.get(self.key)
+        return source is None or source.plugs_dimms
+
+    @property
     def block_size(self) -> int:
         """Bytes in a memory block of a guest with less than 64 GiB."""
         return self.architecture.block_size(self.series)
@@ -86,6 +92,8 @@ def fetch(key: str, architecture: GuestArchitecture = X86_64) -> Kernel:
     :raise LabError: the key is not known, or its packages cannot be had
     """
     source = _source(key, architecture)
+    if source.is_built:
+        raise LabError(f"no package has kernel {key}; build it with `crash-hotplug-lab kernel build {key}`")
     archive = Archive(source.release, source.suite, architecture.debian)
     archive.update()
     image = _newest(archive, source.series or key, source.flavour or f"cloud-{architecture.debian}")
@@ -100,18 +108,23 @@ def fetch(key: str, architecture: GuestArchitecture = X86_64) -> Kernel:
     tree = cache_dir("kernels", architecture.in_cache(key), version)
     unpack(packages, tree)
     kernel = _describe(key, version, tree, source.release, architecture)
-    record = {name: str(value) for name, value in asdict(kernel).items()}
-    _record(key, architecture).write_text(json.dumps(record, indent=1) + "\n")
+    record(kernel)
     return kernel
+
+
+def record(kernel: Kernel) -> None:
+    """Write where a kernel of the cache is, for :func:`ready`."""
+    content = {name: str(value) for name, value in asdict(kernel).items()}
+    _record(kernel.key, kernel.architecture).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def ready(key: str, architecture: GuestArchitecture = X86_64) -> Kernel | None:
     """Return a known kernel that was fetched before, or None."""
     _source(key, architecture)
     try:
-        record: dict[str, str] = json.loads(_record(key, architecture).read_text())
-        vmlinuz, modules = Path(record.pop("vmlinuz")), Path(record.pop("modules"))
-        kernel = Kernel(vmlinuz=vmlinuz, modules=modules, **record)
+        content: dict[str, str] = json.loads(_record(key, architecture).read_text())
+        vmlinuz, modules = Path(content.pop("vmlinuz")), Path(content.pop("modules"))
+        kernel = Kernel(vmlinuz=vmlinuz, modules=modules, **content)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return kernel if kernel.vmlinuz.exists() else None

@@ -69,7 +69,7 @@ def prepare(keys: list[str], say: Callable[[str], None], again: bool = False,
             each.fetch()
     found = []
     for key in keys:
-        kernel = None if again else there[key]
+        kernel = None if again and not architecture.kernels[key].is_built else there[key]
         if kernel is None:
             say(f"fetching kernel {architecture.kernel_name(key)}")
             kernel = kernels.fetch(key, architecture)
