@@ -119,7 +119,8 @@ def word_at(vmcore: Path, phys: int) -> int | None:
 class ImageAddresses:
     """Physical addresses of the parts of a loaded crash image, from a snapshot."""
 
-    boot_params: int
+    boot_description: int
+    """x86_64's boot_params, arm64's device tree."""
     elfcorehdr: int
     entry: int
     """Entry point, in purgatory."""
@@ -137,6 +138,7 @@ def crash_image(snapshot: Path) -> ImageAddresses:
         entry = int(content["entry"], 0)
         segments = [(int(s["phys"], 0), int(s["phys"], 0) + int(s["memsz"], 0)) for s in content["segments"]]
         purgatory = next(s for s in segments if s[0] <= entry < s[1])
-        return ImageAddresses(int(content["boot_params"], 0), int(content["elfcorehdr"], 0), entry, purgatory)
+        described = content.get("boot_params") or content["dtb"]
+        return ImageAddresses(int(described, 0), int(content["elfcorehdr"], 0), entry, purgatory)
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         raise LabError("the snapshot does not say where the crash image lies") from None

@@ -2,7 +2,8 @@
 """Fits a scenario to a kernel and its architecture, or says why it cannot run there.
 
 Scenarios are written for x86_64 guests with memory blocks of 128 MiB.  Where QEMU cannot plug a CPU, CPU 1 goes offline
-and comes back instead.  Where memory blocks are larger, every DIMM and every address is larger by the same factor.
+and comes back instead.  Where a read of removed memory aborts, no dump is expected of a header that describes it.
+Where memory blocks are larger, every DIMM and every address is larger by the same factor.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from crash_hotplug.core.sizes import human_size
+from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.qemu.guest_architecture import X86_64
 from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.scenario.records import Action, Expectation, Scenario
@@ -38,6 +40,8 @@ def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
         if any(action.do in _FIXED for action in scenario.actions):
             return scenario, f"QEMU has no CPU hot-plug on {architecture.name}"
         scenario = _with_replugged_cpu(scenario)
+    if not architecture.reads_gone_memory:
+        scenario = _without_dumps_of_gone_memory(scenario)
     factor = kernel.block_size // _WRITTEN_FOR
     if factor > 1:
         scenario = _with_larger_blocks(scenario, factor)
@@ -80,6 +84,18 @@ def _with_replugged_cpu(scenario: Scenario) -> Scenario:
         actions=tuple(actions),
         expect={update: without_cpus(expectation) for update, expectation in scenario.expect.items()},
     )
+
+
+def _without_dumps_of_gone_memory(scenario: Scenario) -> Scenario:
+    """Return a scenario that expects no dump where the header would describe memory that is gone."""
+
+    def unreadable(expectation: Expectation) -> Expectation:
+        if all(finding.kind is not Kind.MEMORY_GONE for finding in expectation.findings):
+            return expectation
+        return replace(expectation, dump=False, findings=())
+
+    expect = {update: unreadable(expectation) for update, expectation in scenario.expect.items()}
+    return scenario if expect == scenario.expect else replace(scenario, expect=expect)
 
 
 def _with_larger_blocks(scenario: Scenario, factor: int) -> Scenario:

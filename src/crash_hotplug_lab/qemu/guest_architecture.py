@@ -87,6 +87,9 @@ class GuestArchitecture:
     """64-bit words of ``pr_reg`` in struct elf_prstatus."""
     busy_registers: tuple[int, ...]
     """Places in ``pr_reg`` of the registers 8 to 15, which a busy CPU holds (in_guest/agent.py)."""
+    reads_gone_memory: bool
+    """Whether a read of physical memory that is not there returns anything; otherwise it aborts the capture kernel's
+    copy, so a header that describes removed memory makes the whole vmcore unreadable."""
     large_blocks_before: tuple[int, int]
     """Series of the first kernel whose memory blocks are not 1 GiB on a guest with less than 64 GiB."""
     image_name: str
@@ -176,6 +179,7 @@ X86_64 = GuestArchitecture(
     program_counter="RIP",
     register_count=27,
     busy_registers=(9, 8, 7, 6, 3, 2, 1, 0),  # struct user_regs_struct: r15 is the first
+    reads_gone_memory=True,
     large_blocks_before=(0, 0),
     image_name="x86 kernel image (bzImage)",
     release_of=_release_of_bzimage,
@@ -214,6 +218,7 @@ ARM64 = GuestArchitecture(
     program_counter="PC",
     register_count=34,
     busy_registers=tuple(range(8, 16)),  # struct user_pt_regs
+    reads_gone_memory=False,  # synchronous external abort
     large_blocks_before=(5, 12),  # f0b13ee23241 "arm64/sparsemem: reduce SECTION_SIZE_BITS"
     image_name="arm64 kernel image (Image)",
     release_of=_release_of_arm64_image,

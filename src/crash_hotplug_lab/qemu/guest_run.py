@@ -290,8 +290,8 @@ class GuestRun(Guest):
             raise GuestError("there is no snapshot with the addresses of the crash image")
         image = dump.crash_image(self.seen.snapshot)
         where = action.arguments["in"]
-        # the last byte of the page: boot_params' own padding, or the zeros behind the header's last entry
-        phys = (image.boot_params if where == "boot_params" else image.elfcorehdr) + 4095
+        # the last byte of the page: padding of the boot description, or zeros behind the header's last entry
+        phys = (image.boot_description if where == "boot_params" else image.elfcorehdr) + 4095
         if where != "boot_params" and self._loader in ("c", "ch"):
             phys -= 4096 - 1024  # kexec-tools pads to 1 KiB
         await self.machine.flip_bit(phys)

@@ -78,6 +78,8 @@ def missing_options(fragment: str, configuration: str) -> list[str]:
 
 def _fetch_tools() -> None:
     tree = _TOOLS.tree
+    for name in ("dev", "proc", "tmp"):
+        (tree / name).mkdir(exist_ok=True)
     for name in _MERGED:
         (tree / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (tree / name).is_symlink():

@@ -81,3 +81,11 @@ def test_fit_refuses_more_memory_than_the_guest_has_struct_pages_for() -> None:
 
 def test_scenario_files_and_lab_know_the_same_architectures() -> None:
     assert tuple(ARCHITECTURES) == scenario_format.ARCHITECTURES
+
+
+def test_fit_expects_no_dump_of_gone_memory_where_reading_it_aborts() -> None:
+    scenario = plan.read("remove-loaded-dimm")
+    fitted, _ = fit(scenario, kernel("6.12.0", "arm64"))
+    assert [fitted.expect[update].dump for update in ("nothing", "reload", "in-place")] == [False, True, True]
+    assert fitted.expect["nothing"].findings == ()
+    assert fitted.expect["reload"] == scenario.expect["reload"]

@@ -13,6 +13,7 @@ import pytest
 
 from crash_hotplug_lab.qemu import initramfs, kernels
 from crash_hotplug_lab.qemu.errors import LabError
+from crash_hotplug_lab.qemu.guest_architecture import ARM64
 
 
 def make_tree(root: Path) -> None:
@@ -74,6 +75,37 @@ def test_kernel_given_as_a_file_has_the_release_of_its_header(tmp_path: Path) ->
     (tmp_path / "bzImage").write_bytes(bzimage("6.17.0-mine+"))
     kernel = kernels.own(tmp_path / "bzImage", tmp_path)
     assert (kernel.release, kernel.series, kernel.has_crash_hotplug) == ("6.17.0-mine+", (6, 17), True)
+
+
+def test_arm64_kernel_given_as_a_file_has_the_release_of_its_banner(tmp_path: Path) -> None:
+    image = bytearray(0x1000)
+    image[0x38:0x3C] = b"ARM\x64"
+    image[0x800:0x900] = b"Linux version 6.17.0-mine (me@here) #1 SMP".ljust(0x100, b"\0")
+    (tmp_path / "Image").write_bytes(image)
+    kernel = kernels.own(tmp_path / "Image", tmp_path, architecture=ARM64)
+    assert (kernel.release, kernel.name, kernel.has_crash_hotplug) == ("6.17.0-mine", "arm64-own", False)
+    with pytest.raises(LabError, match="is not an x86 kernel image"):
+        kernels.own(tmp_path / "Image", tmp_path)
+    (tmp_path / "bzImage").write_bytes(bzimage("6.1"))
+    with pytest.raises(LabError, match="is not an arm64 kernel image"):
+        kernels.own(tmp_path / "bzImage", tmp_path, architecture=ARM64)
+
+
+def test_libraries_are_copied_with_those_that_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = {"program": ["liba.so.1", "ld.so"], "liba.so.1": ["libb.so.1", "liba.so.1"], "libb.so.1": []}
+    monkeypatch.setattr(initramfs, "_needed", lambda path: needed[path.name])
+    libraries = {}
+    for name in ("liba.so.1", "libb.so.1", "libc.so.1"):
+        libraries[name] = tmp_path / name
+        libraries[name].write_text(name)
+    target = tmp_path / "target"
+    target.mkdir()
+    initramfs._copy_libraries(tmp_path / "program", libraries, target)
+    assert sorted(path.name for path in target.iterdir()) == ["liba.so.1", "libb.so.1"]
+
+
+def test_needed_libraries_are_read_from_the_elf_file() -> None:
+    assert "libc.so.6" in initramfs._needed(Path(shutil.which("sh") or "/bin/sh"))
 
 
 def test_kernel_given_as_a_file_is_refused_where_it_is_none(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""The kernels that the lab builds: what is refused, and where a kernel is found afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crash_hotplug_lab.qemu import kernel_build, kernels
+from crash_hotplug_lab.qemu.errors import LabError
+from crash_hotplug_lab.qemu.guest_architecture import ARM64
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_kernel_of_a_package_is_not_built() -> None:
+    with pytest.raises(LabError, match=r"the lab does not build a kernel 6\.12; it builds 6\.1f, 6\.12f"):
+        kernel_build.build("6.12", print)
+
+
+def test_built_kernel_is_not_fetched() -> None:
+    with pytest.raises(LabError, match=r"build it with `crash-hotplug-lab kernel build 6\.12f`"):
+        kernels.fetch("6.12f", ARM64)
+
+
+def test_option_that_the_source_does_not_set_is_named() -> None:
+    fragment = "# the crash image\nCONFIG_KEXEC=y\nCONFIG_KEXEC_FILE=y\n"
+    assert kernel_build.missing_options(fragment, "CONFIG_KEXEC=y\n# CONFIG_KEXEC_FILE is not set\n") == [
+        "CONFIG_KEXEC_FILE=y"
+    ]
+    assert kernel_build.missing_options(fragment, fragment) == []
+
+
+def test_configuration_has_kexec_file_load_and_takes_dimms() -> None:
+    fragment = kernel_build._FRAGMENT.read_text()
+    for option in ("KEXEC_FILE", "PROC_VMCORE", "ACPI_HOTPLUG_MEMORY", "MEMORY_HOTREMOVE", "PROC_KCORE"):
+        assert f"CONFIG_{option}=y\n" in fragment
+
+
+def test_built_kernel_is_found_in_the_cache() -> None:
+    image = bytearray(0x1000)
+    image[0x38:0x3C] = b"ARM\x64"
+    image[0x800:0x900] = b"Linux version 6.12.1-6.12f (lab@lab) #1".ljust(0x100, b"\0")
+    built = kernel_build._keep("6.12f", "6.12.1-1", bytes(image), "trixie")
+    assert kernels.ready("6.12f", ARM64) == built
+    assert (built.release, built.name, built.is_built, built.series_key) == (
+        "6.12.1-6.12f",
+        "arm64-6.12f",
+        True,
+        "6.12",
+    )
+    with pytest.raises(LabError, match="made no kernel image"):
+        kernel_build._keep("6.1f", "6.1.1-1", b"nothing", "bookworm")
