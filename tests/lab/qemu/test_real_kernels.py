@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Real kernels under QEMU, hot-plugged and crashed: every class of scenario once, on 6.1 and 6.12.
+"""Real kernels under QEMU, hot-plugged and crashed: every class of scenario once, on 6.1 and 6.12, and on arm64 one.
 
 Everything is downloaded as `crash-hotplug-lab fetch` does it; where that cannot be (no apt, no archive within reach),
 the tests are skipped with that reason.  `make lab-full` runs the whole matrix.
@@ -14,6 +14,7 @@ import pytest
 
 from crash_hotplug_lab.qemu import plan, session
 from crash_hotplug_lab.qemu.errors import LabError
+from crash_hotplug_lab.qemu.guest_architecture import ARM64, X86_64, GuestArchitecture
 from crash_hotplug_lab.qemu.kernels import Kernel
 from tests.lab.qemu.fetching import one_at_a_time
 
@@ -38,9 +39,13 @@ RUNS = [
 
 @pytest.fixture(scope="session")
 def lab_kernels() -> dict[str, Kernel]:
+    return prepared(["6.1", "6.12"], X86_64)
+
+
+def prepared(keys: list[str], architecture: GuestArchitecture) -> dict[str, Kernel]:
     try:
         with one_at_a_time():
-            return {kernel.key: kernel for kernel in session.prepare(["6.1", "6.12"], print)}
+            return {kernel.key: kernel for kernel in session.prepare(keys, print, architecture=architecture)}
     except LabError as error:
         pytest.skip(f"the lab cannot be set up here: {error}")
 
@@ -49,7 +54,17 @@ def lab_kernels() -> dict[str, Kernel]:
 def test_scenario_run_on_a_real_kernel(
     lab_kernels: dict[str, Kernel], tmp_path: Path, name: str, key: str, loader: str, update: str, outcome: str
 ) -> None:
-    result = asyncio.run(session.run_once(lab_kernels[key], plan.read(name), loader, update, tmp_path, print))
-    log = (tmp_path / "serial.log").read_text(errors="replace")
+    run_scenario(lab_kernels[key], name, loader, update, outcome, tmp_path)
+
+
+def test_dump_of_an_arm64_kernel_lacks_the_dimm_that_nobody_described(tmp_path: Path) -> None:
+    kernel = prepared(["6.12"], ARM64)["6.12"]
+    run_scenario(kernel, "hot-add", "c", "nothing", "pass", tmp_path)
+
+
+def run_scenario(kernel: Kernel, name: str, loader: str, update: str, outcome: str, directory: Path) -> None:
+    (run,) = plan.plan([plan.read(name)], [kernel], [loader], [update])
+    result = asyncio.run(session.run_once(kernel, run.scenario, loader, update, directory, print))
+    log = (directory / "serial.log").read_text(errors="replace")
     shown = "\n".join([*(f"{c.name}: {c.ok} {c.detail}" for c in result.checks), log[-3000:]])
     assert result.outcome == outcome, f"{result.reason}\n{shown}"
