@@ -50,6 +50,8 @@ def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
                 f"memory blocks have {human_size(kernel.block_size)}: struct pages of all DIMMs do not fit into the "
                 "guest's RAM"
             )
+    if architecture.time_factor > 1:
+        scenario = replace(scenario, time_limit=scenario.time_limit * architecture.time_factor)
     return scenario, ""
 
 

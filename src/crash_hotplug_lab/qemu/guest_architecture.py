@@ -87,6 +87,8 @@ class GuestArchitecture:
     """64-bit words of ``pr_reg`` in struct elf_prstatus."""
     busy_registers: tuple[int, ...]
     """Places in ``pr_reg`` of the registers 8 to 15, which a busy CPU holds (in_guest/agent.py)."""
+    time_factor: int
+    """How much longer a run may take than its scenario says; an architecture other than the host's is emulated."""
     reads_gone_memory: bool
     """Whether a read of physical memory that is not there returns anything; otherwise it aborts the capture kernel's
     copy, so a header that describes removed memory makes the whole vmcore unreadable."""
@@ -179,6 +181,7 @@ X86_64 = GuestArchitecture(
     program_counter="RIP",
     register_count=27,
     busy_registers=(9, 8, 7, 6, 3, 2, 1, 0),  # struct user_regs_struct: r15 is the first
+    time_factor=1,
     reads_gone_memory=True,
     large_blocks_before=(0, 0),
     image_name="x86 kernel image (bzImage)",
@@ -218,6 +221,7 @@ ARM64 = GuestArchitecture(
     program_counter="PC",
     register_count=34,
     busy_registers=tuple(range(8, 16)),  # struct user_pt_regs
+    time_factor=2,
     reads_gone_memory=False,  # synchronous external abort
     large_blocks_before=(5, 12),  # f0b13ee23241 "arm64/sparsemem: reduce SECTION_SIZE_BITS"
     image_name="arm64 kernel image (Image)",

@@ -89,7 +89,7 @@ class GuestRun(Guest):
     async def live(self) -> None:
         """Boot, load, take every step, and wait for the dump of the panic, the last step."""
         self._began = time.monotonic()
-        await self._agent.connect(_BOOT_LIMIT)
+        await self._agent.connect(_BOOT_LIMIT * self.machine.kernel.architecture.time_factor)
         self.event("booted", self.machine.kernel.release)
         await self._load()
         await self._look("loaded")

@@ -36,6 +36,7 @@ def test_fit_leaves_every_scenario_of_x86_64_as_it_is() -> None:
 def test_fit_replaces_a_plugged_cpu_by_cpu_1_which_no_header_lacks() -> None:
     fitted, refusal = fit(plan.read("hot-add"), kernel("6.12.0", "arm64"))
     assert refusal == ""
+    assert fitted.time_limit == 2 * plan.read("hot-add").time_limit
     assert steps(fitted) == ["offline-cpu 1", "online-cpu 1", "add-dimm d0 256M", "update", "plant d0", "busy 1",
                              "panic 0"]  # fmt: skip
     assert [finding.kind for finding in fitted.expect["nothing"].findings] == [Kind.MEMORY_MISSING]
