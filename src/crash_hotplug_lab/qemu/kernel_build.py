@@ -37,14 +37,16 @@ _CHROOT = """
 for directory in dev proc; do mount --rbind /$directory "$1/$directory" || exit; done
 exec chroot "$1" /bin/sh -ec "$2"
 """
-_BUILD = """
+_ENVIRONMENT = """
 export PATH=/usr/bin:/usr/sbin ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-
 export KBUILD_BUILD_USER=lab KBUILD_BUILD_HOST=lab KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970'
+"""
+_CONFIGURE = """
 mkdir -p /build/out
 tar -xJf /usr/src/linux-source-{series}.tar.xz -C /build
 make -C /build/linux-source-{series} O=/build/out KCONFIG_ALLCONFIG=/build/fragment allnoconfig
-make -C /build/out -j{jobs} Image
 """
+_COMPILE = "make -C /build/out -j{jobs} Image"
 
 
 def build(key: str, say: Callable[[str], None]) -> Kernel:
@@ -96,20 +98,27 @@ def _compile(key: str, series: str) -> bytes:
     work.mkdir()
     fragment = f'{_FRAGMENT.read_text()}CONFIG_LOCALVERSION="-{key}"\n'
     (work / "fragment").write_text(fragment)
-    script = _BUILD.format(series=series, jobs=os.cpu_count() or 1)
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _CHROOT, "sh", str(_TOOLS.tree), script]
     log = cache_dir("kernels", ARM64.in_cache(key)) / "build.log"
-    with log.open("wb") as file:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False, timeout=_LIMIT)
-    if done.returncode:
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise LabError(f"kernel {key} cannot be built: {said[-1] if said else 'no output'} ({log})")
+    log.unlink(missing_ok=True)
+    _run_in_tree(_CONFIGURE.format(series=series), log)
     missing = missing_options(fragment, (work / "out/.config").read_text())
     if missing:
-        raise LabError(f"the source of kernel {key} does not have {', '.join(missing)}")
+        raise LabError(f"the configuration of kernel {key} does not take {', '.join(missing)}")
+    _run_in_tree(_COMPILE.format(jobs=os.cpu_count() or 1), log)
     image = (work / "out/arch/arm64/boot/Image").read_bytes()
     shutil.rmtree(work)
     return image
+
+
+def _run_in_tree(script: str, log: Path) -> None:
+    """Run a shell script with the tree of the tools as its root; its output goes to the end of a file."""
+    arguments = ["sh", str(_TOOLS.tree), _ENVIRONMENT + script]
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _CHROOT, *arguments]
+    with log.open("ab") as file:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False, timeout=_LIMIT)
+    if done.returncode:
+        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        raise LabError(f"the kernel cannot be built: {said[-1] if said else 'no output'} ({log})")
 
 
 def _keep(key: str, version: str, image: bytes, userland: str) -> Kernel:
