@@ -15,6 +15,7 @@ import pytest
 from crash_hotplug.core.btf import struct_members
 from crash_hotplug.core.image import KNOWN_LAYOUTS, KimageLayout, layout_from_members
 from crash_hotplug_lab.qemu import kernels
+from crash_hotplug_lab.qemu.guest_architecture import X86_64
 
 _BTF_START = struct.pack("<HBBI", 0xEB9F, 1, 0, 24)
 _TOOLS = {b"\x28\xb5\x2f\xfd": "zstd", b"\x02\x21\x4c\x18": "lz4"}
@@ -44,7 +45,7 @@ def all_btf(vmlinux: bytes) -> Iterator[bytes]:
         at = vmlinux.find(_BTF_START, at + 1)
 
 
-@pytest.mark.parametrize("key", kernels.KNOWN)
+@pytest.mark.parametrize("key", X86_64.kernels)
 def test_table_of_layouts_has_that_of_each_fetched_kernel(key: str) -> None:
     kernel = kernels.ready(key)
     if kernel is None:
