@@ -87,6 +87,8 @@ class GuestArchitecture:
     """64-bit words of ``pr_reg`` in struct elf_prstatus."""
     busy_registers: tuple[int, ...]
     """Places in ``pr_reg`` of the registers 8 to 15, which a busy CPU holds (in_guest/agent.py)."""
+    unmaps_image_before: tuple[int, int]
+    """Series of the first kernel that does not unmap the loaded image; before it a snapshot lacks the image's files."""
     time_factor: int
     """How much longer a run may take than its scenario says; an architecture other than the host's is emulated."""
     reads_gone_memory: bool
@@ -181,6 +183,7 @@ X86_64 = GuestArchitecture(
     program_counter="RIP",
     register_count=27,
     busy_registers=(9, 8, 7, 6, 3, 2, 1, 0),  # struct user_regs_struct: r15 is the first
+    unmaps_image_before=(0, 0),
     time_factor=1,
     reads_gone_memory=True,
     large_blocks_before=(0, 0),
@@ -221,6 +224,7 @@ ARM64 = GuestArchitecture(
     program_counter="PC",
     register_count=34,
     busy_registers=tuple(range(8, 16)),  # struct user_pt_regs
+    unmaps_image_before=(6, 4),
     time_factor=2,
     reads_gone_memory=False,  # synchronous external abort
     large_blocks_before=(5, 12),  # f0b13ee23241 "arm64/sparsemem: reduce SECTION_SIZE_BITS"

@@ -75,6 +75,11 @@ class Kernel:
         return source is not None and source.is_built
 
     @property
+    def unmaps_image(self) -> bool:
+        """Whether the kernel unmaps a loaded crash image, so that nothing can read it."""
+        return self.series < self.architecture.unmaps_image_before
+
+    @property
     def plugs_dimms(self) -> bool:
         """Whether the kernel takes DIMMs."""
         source = self.architecture.kernels.get(self.key)
