@@ -87,7 +87,7 @@ lab: $(VENV)/ready
 	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
 	$(VENV)/bin/crash-hotplug-lab run
 
-# arm64 guests, emulated: hot-add on 6.1 and 6.12, with each way of updating.  Downloads 350 MB on the first run.
+# arm64 guests, emulated: hot-add on 6.1 and 6.12, with each way of updating.  Downloads 250 MB on the first run.
 lab-arm64: $(VENV)/ready
 	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
 	$(VENV)/bin/crash-hotplug-lab run --arch arm64

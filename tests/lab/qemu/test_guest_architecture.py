@@ -13,6 +13,7 @@ from crash_hotplug_lab.in_guest import agent
 from crash_hotplug_lab.qemu import dump, host_tools
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.guest_architecture import ARM64, X86_64, GuestArchitecture, architecture_of
+from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.scenario.records import BUSY_PATTERN, BUSY_REGISTERS
 
 VALUES = {n: BUSY_PATTERN + n for n in range(8, 16)}
@@ -114,6 +115,20 @@ def test_makedumpfile_of_arm64_runs_in_the_user_emulator(tmp_path: Path, monkeyp
         "trixie-user",
         "trixie-makedumpfile-arm64",
     ]
+
+
+@pytest.mark.parametrize(
+    ("arch", "release", "unmaps", "block_mib"),
+    [
+        ("arm64", "5.10.0-32-cloud-arm64", True, 1024),
+        ("arm64", "6.1.0-50-cloud-arm64", True, 128),
+        ("arm64", "6.12.1", False, 128),
+        ("x86_64", "5.10.0", False, 128),
+    ],
+)
+def test_kernel_unmaps_its_image_and_has_large_blocks(arch: str, release: str, unmaps: bool, block_mib: int) -> None:
+    kernel = Kernel("k", "1", release, Path("vmlinuz"), Path("modules"), "trixie", arch)
+    assert (kernel.unmaps_image, kernel.block_size >> 20) == (unmaps, block_mib)
 
 
 def test_unknown_architecture_is_a_sentence() -> None:
