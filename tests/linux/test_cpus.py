@@ -170,3 +170,13 @@ def test_header_from_possible_notes_is_the_one_that_6_12_wrote(
     )
     header = expected_elfcorehdr(read_machine(Sysroot(str(saved))), Loader.KERNEL)
     assert header.to_bytes(4096) == loaded_header("6.12-s", 0)
+
+
+@pytest.mark.parametrize("name", ["present", "online", "possible"])
+def test_list_of_cpus_that_is_empty_is_cannot_tell(tmp_path: Path, name: str) -> None:
+    """A header without any CPU's notes would be called right."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tree("6.1-c", 0), copy)
+    (copy / "sys/devices/system/cpu" / name).write_text("")
+    with pytest.raises(CannotTellError, match=f"{name} is empty"):
+        read_cpus(Sysroot(str(copy)))

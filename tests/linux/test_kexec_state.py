@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux.kexec_state import MEMORY_HOTPLUG, kernel_updates_image, read_cma_ranges, read_kexec_state
 from crash_hotplug.linux.sysroot import Sysroot
@@ -69,3 +69,21 @@ def test_cma_ranges_are_left_out_of_dumps(tmp_path: Path) -> None:
 def test_number_in_another_form_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="is not a number"):
         read_kexec_state(written(tmp_path, {"sys/kernel/kexec_crash_loaded": text}))
+
+
+def test_cma_ranges_that_cannot_be_read_are_cannot_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them a header would describe the capture kernel's own memory."""
+    sysroot = written(tmp_path, {"sys/kernel/kexec/crash_cma_ranges": "100000000-10c7fffff\n"})
+
+    def refused(*_arguments: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.open", refused)
+    with pytest.raises(CannotTellError, match="crash_cma_ranges cannot be read"):
+        read_cma_ranges(sysroot)
+
+
+@pytest.mark.parametrize("text", ["nothing", "2000-1000", "1000-2000 3000"])
+def test_cma_ranges_in_another_form_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match="is not a list of START-END ranges"):
+        read_cma_ranges(written(tmp_path, {"sys/kernel/kexec/crash_cma_ranges": f"{text}\n"}))

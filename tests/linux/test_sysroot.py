@@ -10,6 +10,7 @@ import pytest
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.linux.sysroot import Sysroot, open_given, open_regular, read_all
+from tests.trees import LiveTree
 
 
 @pytest.fixture
@@ -149,3 +150,14 @@ def test_path_that_cannot_be_followed_is_cannot_tell(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(CannotTellError, match="cannot be read: Too many levels"):
         open_regular(str(tmp_path / "loop"))
+
+
+def test_text_of_the_running_kernel_that_ends_within_a_line_is_truncated(root: Path) -> None:
+    (root / "proc" / "present").write_text("0-1")  # of 0-15
+    assert Sysroot(str(root)).read_text("/proc/present") == "0-1"
+    with pytest.raises(CannotTellError, match="present is truncated"):
+        LiveTree(str(root)).read_text("/proc/present")
+    (root / "proc" / "present").write_text("0-15\n")
+    assert LiveTree(str(root)).read_text("/proc/present") == "0-15"
+    (root / "proc" / "present").write_text("")
+    assert LiveTree(str(root)).read_text("/proc/present") == ""

@@ -15,6 +15,7 @@ from crash_hotplug.linux import kallsyms
 from crash_hotplug.linux.btf_file import kimage_layouts
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
+from crash_hotplug.linux.kexec_state import read_image_loaded
 from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug.linux.torn_image import why_torn
 
@@ -51,11 +52,15 @@ def read_identity(sysroot: Sysroot, kcore: Kcore) -> bytes:
     pointer_virt = kallsyms.read_symbols(sysroot, ("kexec_crash_image",)).get("kexec_crash_image")
     if pointer_virt is None:
         raise kallsyms.explain_missing(sysroot, "kexec_crash_image")
-    pointer = kcore.read_virt(pointer_virt, _POINTER)
-    kimage_virt = int.from_bytes(pointer, "little")
-    if kimage_virt == 0:
-        return b""
-    return pointer + kcore.read_virt(kimage_virt, max(layout.end for layout in kimage_layouts(sysroot)))
+    for _attempt in range(_ATTEMPTS):
+        pointer = kcore.read_virt(pointer_virt, _POINTER)
+        kimage_virt = int.from_bytes(pointer, "little")
+        if kimage_virt:
+            return pointer + kcore.read_virt(kimage_virt, max(layout.end for layout in kimage_layouts(sysroot)))
+        if not read_image_loaded(sysroot):
+            return b""
+    # /proc/kcore shows zeros for a page that it cannot read.
+    raise CannotTellError("an image is loaded, but /proc/kcore shows no pointer to it")
 
 
 def identified_kimage(sysroot: Sysroot, identity: bytes, crashkernel: RangeList) -> Kimage:

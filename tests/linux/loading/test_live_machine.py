@@ -573,3 +573,9 @@ def test_command_line_that_changed_during_the_call_is_a_torn_image(
     report = fake.update()
     assert report.outcome is Outcome.TORN
     assert "has no elfcorehdr=" in report.sentence
+
+
+def test_kcore_that_is_no_elf_file_after_the_call_is_a_failure(fake: FakeKexec) -> None:
+    fake.after_load = lambda: fake._write_at(0, bytes(64))
+    report = fake.update()
+    assert (report.outcome, report.sentence.endswith("reload the crash image")) == (Outcome.FAILED, True)
