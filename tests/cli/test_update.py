@@ -20,7 +20,7 @@ from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import run_patiently
 from crash_hotplug.linux.loading.load import LoadRecord
 from crash_hotplug.linux.loading.reload import ReloadParts, update_by_reload
-from crash_hotplug.linux.sysroot import SMALL, Sysroot
+from crash_hotplug.linux.sysroot import SMALL
 from tests.cli.running import run
 from tests.linux.fake_kexec import HEADER, INITRD, KERNEL, PURGATORY, ZERO_PAGE, FakeKexec
 from tests.trees import LiveTree

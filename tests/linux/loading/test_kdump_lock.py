@@ -270,6 +270,8 @@ def test_directory_of_kdump_config_that_is_read_only_is_no_failure(tmp_path: Pat
         pytest.skip("no mount name space can be made here")
     expected = {"missing": "No such file or directory", "free": "temporarily unavailable", "taken": "is taken"}
     assert expected[state] in done.stdout
+
+
 def test_lock_for_which_the_kernel_has_no_memory_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_descriptor: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
