@@ -292,3 +292,17 @@ def test_burst_is_named_once(uevents: FakeUevents) -> None:
     named = [line for line in said if line.startswith("cpu3 add")]
     assert len(named) == 2
     assert not any("more event" in line for line in named)
+
+
+def test_service_sleeps_again_after_a_signal(uevents: FakeUevents, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The byte with which the signal ended the sleep is taken out of the socket."""
+    drains: list[float] = []
+    drain = uevents.drain
+
+    def counted() -> Drained:
+        drains.append(time.monotonic())
+        return drain()
+
+    monkeypatch.setattr(uevents, "drain", counted)
+    Running(FakeReconciler(RIGHT), uevents).during(lambda: os.kill(os.getpid(), signal.SIGHUP), lambda: None)
+    assert len(drains) < 100
