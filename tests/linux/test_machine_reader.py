@@ -14,6 +14,7 @@ from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import KernelText, MemoryBlocks, NoteRegion
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux.kallsyms import explain_masked
+from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.trees import LiveTree, tree
@@ -120,10 +121,16 @@ def test_kernel_text_whose_symbols_may_not_be_read_is_unknown(copy: Path, monkey
     assert read_machine(Sysroot(str(copy))).kernel_text is None
 
 
-def test_kcore_is_closed_when_the_machine_was_read(copy: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+def test_kcore_is_closed_when_the_machine_was_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Kcore] = []
+
+    def keep(sysroot: Sysroot) -> Kcore:
+        opened.append(Kcore(sysroot))
+        return opened[-1]
+
+    monkeypatch.setattr("crash_hotplug.linux.machine_reader.Kcore", keep)
     read_machine(Sysroot(str(copy)))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert [kcore._file.closed for kcore in opened] == [True]
 
 
 @pytest.mark.parametrize(("name", "is_supported"), [("x86_64", True), ("riscv64", False)])
