@@ -10,13 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from crash_hotplug.core.architecture import X86_64
 from crash_hotplug.core.elfcorehdr import Loader
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.image import Segment
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux.crash_image import find_crash_image, places_of, read_crash_image, read_identity
+from crash_hotplug.linux.crash_image import (
+    _backup_source,
+    find_crash_image,
+    places_of,
+    read_crash_image,
+    read_identity,
+)
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.torn_image import mark_torn
 from tests.core.test_image import kimage_bytes
 from tests.linux.fake_kcore import DIRECT_MAP, TEXT_VIRT, write_kcore
 from tests.trees import tree
@@ -158,3 +166,16 @@ def test_live_image_read_while_kcore_moves_is_read_again(tmp_path: Path, monkeyp
     monkeypatch.setattr(Kcore, "has_moved", lambda _kcore: True)
     with pytest.raises(CannotTellError, match="again and again"):
         find_crash_image(sysroot, RESERVED)
+
+
+def test_image_that_is_known_to_be_torn_says_so(tmp_path: Path) -> None:
+    sysroot = live_tree(tmp_path, IMAGE)
+    with Kcore(sysroot) as kcore:
+        mark_torn(sysroot, read_identity(sysroot, kcore), "a segment changed")
+    assert find_crash_image(sysroot, RESERVED).torn == "a segment changed"
+
+
+def test_backup_region_is_that_of_the_first_low_ram() -> None:
+    ram = RangeList([(0x1000, 0x5000), (0x8000, 0x9_FC00), (0x10_0000, 0x4000_0000)])
+    assert _backup_source(ram, X86_64) == (0x1000, 0x5000)
+    assert _backup_source(RangeList([(0x10_0000, 0x4000_0000)]), X86_64) is None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.errors import CannotTellError, InputError
-from crash_hotplug.linux.sysroot import Sysroot, open_given, open_regular, read_all
+from crash_hotplug.linux.sysroot import Sysroot, VmcoreFile, open_given, open_regular, read_all
 from tests.trees import LiveTree
 
 
@@ -161,3 +161,53 @@ def test_text_of_the_running_kernel_that_ends_within_a_line_is_truncated(root: P
     assert LiveTree(str(root)).read_text("/proc/present") == "0-15"
     (root / "proc" / "present").write_text("")
     assert LiveTree(str(root)).read_text("/proc/present") == ""
+
+
+def test_link_into_a_sibling_whose_name_begins_alike_leads_out_of_the_tree(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "proc").mkdir(parents=True)
+    (tmp_path / "tree-of-another").mkdir()
+    (tmp_path / "tree-of-another" / "secret").write_text("secret")
+    (tmp_path / "tree" / "proc" / "cmdline").symlink_to(tmp_path / "tree-of-another" / "secret")
+    with pytest.raises(InputError, match="leads out of the saved tree"):
+        Sysroot(str(tmp_path / "tree")).read("/proc/cmdline")
+
+
+def test_file_that_is_refused_is_closed(root: Path) -> None:
+    (root / "proc" / "directory").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(InputError, match="not a regular file"):
+        Sysroot(str(root)).read("/proc/directory")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_vmcore_that_gives_a_part_at_a_time_is_read_to_the_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "vmcore").write_bytes(bytes(range(100)))
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: pread(descriptor, min(size, 7), offset))
+    with VmcoreFile(str(root / "vmcore")) as vmcore:
+        assert vmcore.size == 100
+        assert vmcore.read_at(10, 50) == bytes(range(10, 60))
+        assert vmcore.read_at(90, 50) == bytes(range(90, 100))
+        assert vmcore.read_at(200, 50) == b""
+
+
+def test_vmcore_that_cannot_be_read_is_cannot_tell(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    (root / "vmcore").write_bytes(bytes(100))
+    with VmcoreFile(str(root / "vmcore")) as vmcore:
+        monkeypatch.setattr(os, "pread", refused)
+        with pytest.raises(CannotTellError, match="cannot be read at byte 10: Input/output error"):
+            vmcore.read_at(10, 50)
+
+
+def test_file_that_cannot_be_opened_for_another_reason_is_cannot_tell(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_arguments: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(CannotTellError, match="iomem cannot be read: Too many open files"):
+        Sysroot(str(root)).read("/proc/iomem")

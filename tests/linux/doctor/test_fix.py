@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
@@ -18,7 +19,16 @@ from hypothesis import strategies as st
 from crash_hotplug.core.doctor.forecast import forecast
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
-from crash_hotplug.linux.doctor.fix import DIRECTORY, MANIFEST, FixPlan, Undone, apply_fix, plan_fix, undo_fix
+from crash_hotplug.linux.doctor.fix import (
+    DIRECTORY,
+    MANIFEST,
+    FixPlan,
+    Undone,
+    WantedFile,
+    apply_fix,
+    plan_fix,
+    undo_fix,
+)
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.family_trees import AWARE, FAMILIES, NAMES, UNAWARE, build, install_service, photograph
 
@@ -382,3 +392,31 @@ def test_forecast_after_fix_names_the_service(tmp_path: Path, family: str) -> No
     fix(tree)
     forecasts = forecast(read_diagnosis(Sysroot(str(tree))).situation)
     assert {found.sentence for found in forecasts} == {"crash-hotplug.service updates the header in place"}
+
+
+def test_second_doctor_changes_nothing_while_the_first_runs(tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    sysroot = Sysroot(str(tree))
+    fix(tree)
+    (tree / "etc/udev/rules.d/50-kdump-tools.rules").unlink()
+    plan = plan_fix(sysroot, read_diagnosis(sysroot))
+    assert plan.wanted or plan.left_alone
+    plan.wanted.append(WantedFile("/etc/udev/rules.d/another.rules", b"text", "a reason"))
+    before = photograph(tree)
+    descriptor = os.open(f"{tree}{DIRECTORY}", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    try:
+        with pytest.raises(CrashHotplugError, match="another crash-hotplug doctor is running"):
+            apply_fix(sysroot, plan)
+        with pytest.raises(CrashHotplugError, match="another crash-hotplug doctor is running"):
+            undo_fix(sysroot)
+    finally:
+        os.close(descriptor)
+    assert photograph(tree) == before
+
+
+def test_manifest_is_private(tmp_path: Path) -> None:
+    """A settings file may hold a password."""
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    fix(tree)
+    assert (tree / MANIFEST.lstrip("/")).stat().st_mode & 0o777 == 0o600

@@ -188,3 +188,10 @@ def test_chain_of_links_is_followed_as_far_as_the_kernel_does(root: Path, links:
     else:
         with pytest.raises(InputError, match="more than 40 symbolic links"):
             read_config(Sysroot(str(root)), "/link0")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_replaced_file_has_the_given_owner(root: Path) -> None:
+    replace_file(str(root), "/file", FileState(b"text", 0o640, 1000, 2000))
+    status = (root / "file").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o640, 1000, 2000)
