@@ -96,9 +96,10 @@ def test_kcore_that_is_refused_is_closed(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "kcore").write_bytes(b"no ELF file" * 20)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as raised:
         Kcore(Sysroot(str(tmp_path)))
     assert len(os.listdir("/proc/self/fd")) == before
+    assert raised.tb is not None  # it refers to the Kcore, which would else be closed as garbage
 
 
 def test_kcore_that_gives_a_part_at_a_time_is_read_to_the_end(kcore: Kcore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,3 +125,14 @@ def test_ram_whose_headers_disagree_has_no_page_offset(tmp_path: Path) -> None:
     (tmp_path / "proc" / "kcore").write_bytes(core_header(62, 2).to_bytes() + pack_program_headers(entries))
     with Kcore(Sysroot(str(tmp_path))) as kcore:
         assert kcore.page_offset() is None
+
+
+def test_ram_that_does_not_begin_at_0_is_read_at_its_place(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    entry = ProgramHeader(PT_LOAD, 7, 0x1000, DIRECT_MAP + 0x10_0000, 0x10_0000, 4096, 4096, 4096)
+    data = (core_header(62, 1).to_bytes() + pack_program_headers([entry])).ljust(0x1010, b"\0") + b"here".ljust(0xFF0)
+    (tmp_path / "proc" / "kcore").write_bytes(data)
+    with Kcore(Sysroot(str(tmp_path))) as kcore:
+        assert kcore.read_phys(0x10_0010, 4) == b"here"
+        assert kcore.read_virt(DIRECT_MAP + 0x10_0010, 4) == b"here"
+        assert kcore.phys_of_direct_map_virt(DIRECT_MAP + 0x10_0010) == 0x10_0010

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO, cast
 
 import pytest
 
@@ -211,3 +213,18 @@ def test_file_that_cannot_be_opened_for_another_reason_is_cannot_tell(
     monkeypatch.setattr(os, "open", refused)
     with pytest.raises(CannotTellError, match="iomem cannot be read: Too many open files"):
         Sysroot(str(root)).read("/proc/iomem")
+
+
+def test_file_of_the_running_kernel_that_is_a_device_is_hidden(root: Path) -> None:
+    (root / "proc" / "kcore").mkdir()  # a container's /dev/null stands for it
+    with pytest.raises(CannotTellError, match="is hidden: a container"):
+        LiveTree(str(root)).read("/proc/kcore")
+    with pytest.raises(InputError, match="is not a regular file"):
+        Sysroot(str(root)).read("/proc/kcore")
+
+
+def test_file_that_gives_a_part_at_a_time_is_read_to_the_end() -> None:
+    """A file below /proc gives a page at a time."""
+    pages = [b"a" * 4096, b"b" * 4096, b"c", b""]
+    file = SimpleNamespace(read=lambda _size: pages.pop(0))
+    assert read_all(cast(BinaryIO, file), 1 << 20, "it") == b"a" * 4096 + b"b" * 4096 + b"c"

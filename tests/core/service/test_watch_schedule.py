@@ -154,3 +154,10 @@ def test_lead_is_never_longer_than_the_greatest_delay() -> None:
     schedule.lead = 10.0
     schedule.event(0.5)
     assert schedule.due == 1.5
+
+
+def test_heartbeat_is_never_shorter_than_the_greatest_delay() -> None:
+    schedule = Schedule(0.0, max_delay=10.0, heartbeat=1.0)
+    for _ in range(3):
+        schedule.finished(0.0, has_news=False)
+    assert schedule.due == 10.0

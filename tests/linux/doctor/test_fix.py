@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 from crash_hotplug.core.doctor.forecast import forecast
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
+from crash_hotplug.linux.doctor import fix as fix_module
 from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
 from crash_hotplug.linux.doctor.fix import (
     DIRECTORY,
     MANIFEST,
     FixPlan,
+    Manifest,
     Undone,
     WantedFile,
     apply_fix,
@@ -420,3 +422,10 @@ def test_manifest_is_private(tmp_path: Path) -> None:
     tree = install_service(build(tmp_path / "tree", "debian"))
     fix(tree)
     assert (tree / MANIFEST.lstrip("/")).stat().st_mode & 0o777 == 0o600
+
+
+def test_no_other_file_than_rules_and_settings_is_ever_planned(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    plan = FixPlan()
+    fix_module._add(str(tmp_path), Manifest(), plan, WantedFile("/etc/passwd", b"text", "a reason"))
+    assert (plan.wanted, plan.left_alone) == ([], ["/etc/passwd is not a file that doctor changes"])
