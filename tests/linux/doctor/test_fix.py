@@ -429,3 +429,38 @@ def test_no_other_file_than_rules_and_settings_is_ever_planned(tmp_path: Path) -
     plan = FixPlan()
     fix_module._add(str(tmp_path), Manifest(), plan, WantedFile("/etc/passwd", b"text", "a reason"))
     assert (plan.wanted, plan.left_alone) == ([], ["/etc/passwd is not a file that doctor changes"])
+
+
+def test_undo_leaves_a_file_that_has_its_former_content_as_it_is(tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    settings = tree / "etc/default/kdump-tools"
+    before = settings.read_bytes()
+    fix(tree)
+    assert settings.read_bytes() != before
+    settings.write_bytes(before)
+    settings.chmod(0o600)
+    inode = settings.stat().st_ino
+    undo(tree)
+    assert (settings.stat().st_mode & 0o777, settings.stat().st_ino) == (0o600, inode)
+
+
+def test_rules_without_a_reload_are_left_alone(tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "redhat"))
+    (tree / VENDOR["redhat"]).write_text('SUBSYSTEM=="cpu", ACTION=="add", TAG+="seen"\n')
+    sysroot = Sysroot(str(tree))
+    diagnosis = read_diagnosis(sysroot)
+    assert [file.name for file in diagnosis.rules] == ["98-kexec.rules"]
+    assert not any(wanted.path.endswith(".rules") for wanted in plan_fix(sysroot, diagnosis).wanted)
+
+
+def test_second_fix_keeps_the_rules_of_the_administrator(tmp_path: Path) -> None:
+    """They hide those of the package, which do not come back."""
+    tree = install_service(build(tmp_path / "tree", "redhat"))
+    own = tree / "etc/udev/rules.d/98-kexec.rules"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text('SUBSYSTEM=="cpu", RUN+="/usr/bin/kdumpctl reload"\nSUBSYSTEM=="net", TAG+="mine"\n')
+    fix(tree)
+    written = own.read_bytes()
+    assert b"mine" in written
+    assert fix(tree).wanted == []
+    assert own.read_bytes() == written

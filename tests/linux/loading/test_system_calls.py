@@ -40,6 +40,7 @@ class Libc:
 
     def munlock(self, address: ctypes.c_void_p, size: ctypes.c_size_t) -> int:
         assert self.locked.pop(address.value or 0) == size.value
+        ctypes.set_errno(errno.ENOMEM)  # of a call that nobody asks about
         return 0
 
     def syscall(self, *arguments: Any) -> int:  # noqa: ANN401 ctypes objects of any kind
