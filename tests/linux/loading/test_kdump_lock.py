@@ -341,3 +341,10 @@ def test_holder_whose_users_have_the_number_0_is_of_root(
         else:
             with kdump_locks(sysroot):
                 pass
+
+
+def test_lock_is_exclusive(path: Path) -> None:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with pytest.raises(LockBusyError), kdump_locks():
+            pass
