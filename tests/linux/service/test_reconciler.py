@@ -11,6 +11,7 @@ import pytest
 
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.service.watch_record import Look
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
@@ -411,13 +412,20 @@ def test_machine_whose_image_was_right_needs_no_reload_before_it_changes(fake: F
     assert reloads.reasons == []
 
 
-def test_memory_that_comes_during_a_look_is_seen_by_the_next(fake: FakeKexec) -> None:
+def test_memory_that_comes_during_a_look_is_seen_by_the_next(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = looker(fake)
-    fake.after_load = lambda: fake.add_ranges(1)
-    looks.look(is_quiet=True)
-    fake.after_load = lambda: None
+    judge, ranges = looks._judge, [1]
+
+    def judge_before_memory_comes() -> tuple[Look, bool]:
+        judged = judge()
+        if judged[0].verdict is Verdict.ACCURATE and ranges:
+            fake.add_ranges(ranges.pop())
+        return judged
+
+    monkeypatch.setattr(looks, "_judge", judge_before_memory_comes)
+    assert looks.look(is_quiet=True).verdict is Verdict.ACCURATE
     seen = looks.look(is_quiet=True)
-    assert not seen.was_cheap
+    assert (seen.was_cheap, seen.outcome) == (False, Outcome.UPDATED)
     assert fake.verdict() is Verdict.ACCURATE
 
 
