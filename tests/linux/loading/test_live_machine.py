@@ -614,10 +614,11 @@ def test_update_holds_the_lock_during_the_call_and_gives_it_back(fake: FakeKexec
     locks, during = Locks(), list[int]()
     fake.locks = locks
     fake.before_load = lambda: during.append(locks.held)
-    assert fake.update().outcome is Outcome.UPDATED
+    machine = fake.machine()  # while it lives, nothing else gives the lock back
+    assert run_patiently(update(machine)).outcome is Outcome.UPDATED
     assert (during, locks.held, locks.taken) == ([1], 0, 1)
     fake.unload()
-    assert fake.update().outcome is Outcome.NOT_LOADED
+    assert run_patiently(update(machine)).outcome is Outcome.NOT_LOADED
     assert (locks.held, locks.taken) == (0, 2)
 
 
