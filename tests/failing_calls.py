@@ -212,7 +212,7 @@ class RestorableKexec(FakeKexec):
     def _write_kernel_variables(self) -> None:
         """Write what a kernel has in memory: its table of symbols, and the places of every CPU's notes."""
         cpus = read_machine(Sysroot(str(self.root))).cpus
-        places = [c.crash_notes.phys if c.crash_notes else 0x3000_0000 - c.number * 0x1000 for c in cpus]
+        places = [c.crash_notes.phys if c.crash_notes else 0x2000_0000 - c.number * 0x1000 for c in cpus]
         symbols = {
             "Bkexec_crash_image": POINTER_VIRT, "Bcrash_notes": CRASH_NOTES_VIRT,
             "D__per_cpu_offset": PER_CPU_OFFSET_VIRT,

@@ -87,6 +87,8 @@ def test_addresses_hidden_even_from_root_name_the_sysctl(monkeypatch: pytest.Mon
 def test_cma_reservation_is_read_from_the_command_line(copy: Path, cmdline: str, is_reserved: bool) -> None:
     (copy / "proc" / "cmdline").write_text(cmdline)
     assert read_machine(Sysroot(str(copy))).reserves_cma is is_reserved
+
+
 def test_cma_ranges_are_ram_of_the_capture_kernel(copy: Path) -> None:
     (copy / "sys/kernel/kexec").mkdir()
     (copy / "sys/kernel/kexec/crash_cma_ranges").write_text("28000000-2dffffff\n")

@@ -103,6 +103,8 @@ def test_metrics_count_verifications_and_tell_when_the_last_one_was_right() -> N
     for result in ("whole", "broken", "unknown"):
         assert f'crash_hotplug_verifications_total{{result="{result}"}} 1\n' in text
     assert "crash_hotplug_last_verified_timestamp_seconds 1002\n" in text
+
+
 def test_look_failed_only_where_something_was_tried() -> None:
     assert STALE.failed
     assert not replace(STALE, action="").failed

@@ -82,7 +82,7 @@ def test_update_in_place_on_a_live_machine_is_told_by_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str | None
 ) -> None:
     (tmp_path / "sys").mkdir()
-    monkeypatch.setattr(diagnosis, "why_live_image_not_updatable", lambda _machine, _image: reason)
+    monkeypatch.setattr(diagnosis, "why_live_image_not_updatable", lambda *_arguments: reason)
     answer = diagnosis._can_update_in_place(LiveTree(str(tmp_path)), FREE, None, loaded())
     assert answer == (reason is None, reason)
 

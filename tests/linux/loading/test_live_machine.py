@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from itertools import count
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -25,8 +23,8 @@ from crash_hotplug.core.verdict import Kind, Verdict, assess
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.loading import live_machine
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
-from crash_hotplug.linux.loading.live_machine import LiveMachine, LiveObservation, run_patiently
 from crash_hotplug.linux.loading.live_machine import (
+    LiveMachine,
     LiveObservation,
     Patience,
     run_patiently,
@@ -681,7 +679,8 @@ def test_time_of_the_call_is_measured(fake: FakeKexec) -> None:
 
 
 def test_reason_why_an_image_is_not_updatable_is_that_of_machine_or_image(fake: FakeKexec) -> None:
-    assert why_live_image_not_updatable(fake.machine(), fake.image()) is None
-    assert "x86_64 only" in (why_live_image_not_updatable(fake.machine("aarch64"), fake.image()) or "")
+    image, machine = fake.image(), read_machine(fake.sysroot)
+    assert why_live_image_not_updatable(fake.machine(), image, machine) is None
+    assert "x86_64 only" in (why_live_image_not_updatable(fake.machine("aarch64"), image, machine) or "")
     fake.write_file("proc/cpuinfo", "flags\t\t: fpu tdx_guest\n")
-    assert "memory is encrypted" in (why_live_image_not_updatable(fake.machine(), fake.image()) or "")
+    assert "memory is encrypted" in (why_live_image_not_updatable(fake.machine(), image, machine) or "")

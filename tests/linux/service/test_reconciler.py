@@ -387,6 +387,8 @@ def test_verification_waits_for_an_image(fake: FakeKexec) -> None:
     fake.load_again()
     now[0] = HOUR + 60
     assert looks.look(is_quiet=True).verification is not None
+
+
 def test_image_that_another_process_loaded_is_not_taken_for_the_torn_one(fake: FakeKexec, reloads: Reloads) -> None:
     reloads.outcomes = [Outcome.FAILED]
     kernel = fake.read(KERNEL, 0x8000)
