@@ -375,7 +375,8 @@ class Bench:
     def __init__(self, scenario: Scenario, directory: Path) -> None:
         self.scenario = scenario
         self.fake = RestorableKexec(directory)
-        scenario.prepare(self.fake)
+        with self._on_the_machine():
+            scenario.prepare(self.fake)
         self.fake.before_load = self._before_load
         self.fake.keep_state()
 
@@ -442,7 +443,8 @@ class Bench:
             ran = self.run(self.scenario.arguments, number, fault)
             if len(os.listdir("/proc/self/fd")) != descriptors:
                 return "a descriptor stays open"
-            return next(self._problems_of(ran, call), None)
+            with self._on_the_machine():
+                return next(self._problems_of(ran, call), None)
         except BaseException:
             return traceback.format_exc()
         finally:
