@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from crash_hotplug.linux.sysroot import Sysroot
+
 CAPTURES = Path(__file__).parent / "captures"
 NAMES = ("6.1-c", "6.1-s", "6.12-s", "6.12-ch")
 STATES = ("0-loaded", "1-cpu-and-dimm-added", "2-block-offlined", "3-dimm-removed")
@@ -32,3 +34,11 @@ def loaded_header(name: str, state: int) -> bytes:
 def vmcore_head(name: str) -> Path:
     """Return the beginning of the vmcore that the capture kernel showed after the last state."""
     return CAPTURES / name / "vmcore.head"
+
+
+class LiveTree(Sysroot):
+    """A tree that is taken for the running machine."""
+
+    @property
+    def is_live(self) -> bool:
+        return True

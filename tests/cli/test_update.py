@@ -20,9 +20,10 @@ from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import run_patiently
 from crash_hotplug.linux.loading.load import LoadRecord
 from crash_hotplug.linux.loading.reload import ReloadParts, update_by_reload
-from crash_hotplug.linux.sysroot import SMALL, Sysroot
+from crash_hotplug.linux.sysroot import SMALL
 from tests.cli.running import run
 from tests.linux.fake_kexec import HEADER, INITRD, KERNEL, PURGATORY, ZERO_PAGE, FakeKexec
+from tests.trees import LiveTree
 
 
 class Tool:
@@ -257,14 +258,6 @@ def test_reload_requires_root(fake: FakeKexec) -> None:
     assert tool.reload("run as root").outcome is Outcome.CANNOT_TELL
     assert tool.reload("").sentence == "only root can reload the crash image"
     assert tool.ran == 0
-
-
-class LiveTree(Sysroot):
-    """A tree that is taken for the running machine."""
-
-    @property
-    def is_live(self) -> bool:
-        return True
 
 
 FAULTS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {

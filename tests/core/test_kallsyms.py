@@ -139,3 +139,29 @@ def test_damaged_table_gives_an_answer_or_a_sentence(at: int, damage: bytes) -> 
             assert found is None or found.type in "TBD"
     except CannotTellError:
         pass
+
+
+@pytest.mark.parametrize("part", ["num_syms", "token_table"])
+def test_table_that_reads_as_zeros_gives_no_address(part: str) -> None:
+    """/proc/kcore shows zeros for a page that it cannot read."""
+    fake = FakeTable(many_symbols())
+
+    def read(virt: int, length: int) -> bytes:
+        return bytes(length) if virt == fake.places[f"kallsyms_{part}"] else fake.read(virt, length)
+
+    with pytest.raises(CannotTellError, match="layout"):
+        KallsymsTable(fake.places, read)
+
+
+@pytest.mark.parametrize("counts_down", [True, False])
+def test_symbol_whose_offset_reads_as_zeros_has_no_address(counts_down: bool) -> None:
+    fake = FakeTable(many_symbols(), counts_down)
+    hidden: list[int] = []
+
+    def read(virt: int, length: int) -> bytes:
+        return bytes(length) if hidden and length == 4 else fake.read(virt, length)
+
+    table = KallsymsTable(fake.places, read)
+    assert table.find("_end", "BD") is not None
+    hidden.append(1)
+    assert table.find("_end", "BD") is None

@@ -310,3 +310,14 @@ def test_check_replaceable_refuses_what_a_write_would_refuse(tmp_path: Path, nam
             check_replaceable(path)
     with pytest.raises(InputError, match="cannot be written: File name too long"):
         check_replaceable("x" * 300)
+
+
+def test_private_tree_is_not_written_behind_a_link_that_appears_after_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    monkeypatch.setattr("os.path.islink", lambda _path: False)
+    with pytest.raises(InputError, match="cannot be written"):
+        write_private_tree(str(tmp_path / "link"), {"/file": b"private"})
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -171,3 +171,36 @@ def test_header_from_possible_notes_is_the_one_that_6_12_wrote(
     )
     header = expected_elfcorehdr(read_machine(Sysroot(str(saved))), Loader.KERNEL)
     assert header.to_bytes(4096) == loaded_header("6.12-s", 0)
+
+
+@pytest.mark.parametrize("name", ["present", "online", "possible"])
+def test_list_of_cpus_that_is_empty_is_cannot_tell(tmp_path: Path, name: str) -> None:
+    """A header without any CPU's notes would be called right."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tree("6.1-c", 0), copy)
+    (copy / "sys/devices/system/cpu" / name).write_text("")
+    with pytest.raises(CannotTellError, match=f"{name} is empty"):
+        read_cpus(Sysroot(str(copy)))
+
+
+def test_cpu_that_is_present_and_not_in_the_list_is_offline(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tree("6.1-c", 1), copy)
+    (copy / "sys/devices/system/cpu/online").write_text("0,2\n")
+    assert [cpu.online for cpu in read_cpus(Sysroot(str(copy)))[:3]] == [True, False, True]
+    (copy / "sys/devices/system/cpu/online").unlink()
+    assert [cpu.online for cpu in read_cpus(Sysroot(str(copy)))[:4]] == [True, True, True, False]
+
+
+def test_possible_notes_wrap_around_the_end_of_the_address_space(tmp_path: Path) -> None:
+    """Since 6.15 a per-CPU variable has a kernel address, and each CPU's offset is the difference to its area."""
+    base = 0xFFFF_FFFF_8340_0000
+    offsets = [(DIRECT_MAP + phys - base) % (1 << 64) for phys in PHYS]
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "kallsyms").write_text(SYMBOLS)
+    data = {CRASH_NOTES_VIRT: base.to_bytes(8, "little"), PER_CPU_OFFSET_VIRT: struct.pack("<4Q", *offsets)}
+    write_kcore(tmp_path / "proc" / "kcore", {}, data)
+    sysroot = Sysroot(str(tmp_path))
+    with Kcore(sysroot) as kcore:
+        found = read_possible_notes(sysroot, kcore, sysfs_cpus())
+    assert found == {number: NoteRegion(phys, 368) for number, phys in enumerate(PHYS)}

@@ -11,12 +11,21 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.arch.boot_params import ZeroPage
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.image import Segment
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux.crash_image import find_crash_image, places_of, read_crash_image
+from crash_hotplug.linux.crash_image import (
+    _backup_source,
+    find_crash_image,
+    places_of,
+    read_crash_image,
+    read_identity,
+)
+from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.torn_image import mark_torn
 from tests.core.test_image import kimage_bytes
 from tests.linux.fake_kcore import DIRECT_MAP, TEXT_VIRT, write_kcore
 from tests.trees import tree
@@ -125,3 +134,50 @@ def test_saved_tree_without_the_image_names_the_option(tmp_path: Path) -> None:
     shutil.rmtree(copy / "crash-image")
     with pytest.raises(CannotTellError, match="--elfcorehdr FILE"):
         read_crash_image(Sysroot(str(copy)), RESERVED)
+
+
+def test_pointer_that_reads_as_zeros_while_an_image_is_loaded_is_cannot_tell(tmp_path: Path) -> None:
+    sysroot = live_tree(tmp_path, IMAGE, pointer=0)
+    (tmp_path / "sys" / "kernel").mkdir(parents=True)
+    (tmp_path / "sys" / "kernel" / "kexec_crash_loaded").write_text("1\n")
+    with pytest.raises(CannotTellError, match="shows no pointer to it"), Kcore(sysroot) as kcore:
+        read_identity(sysroot, kcore)
+    (tmp_path / "sys" / "kernel" / "kexec_crash_loaded").write_text("0\n")
+    with Kcore(sysroot) as kcore:
+        assert read_identity(sysroot, kcore) == b""
+
+
+def test_pointer_that_reads_as_zeros_for_a_moment_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sysroot = live_tree(tmp_path, IMAGE)
+    (tmp_path / "sys" / "kernel").mkdir(parents=True)
+    (tmp_path / "sys" / "kernel" / "kexec_crash_loaded").write_text("1\n")
+    read, zeros = Kcore.read_virt, [bytes(8)]
+    monkeypatch.setattr(
+        Kcore, "read_virt", lambda kcore, virt, length: zeros.pop() if zeros else read(kcore, virt, length)
+    )
+    with Kcore(sysroot) as kcore:
+        assert read_identity(sysroot, kcore).startswith((DIRECT_MAP + KIMAGE_PHYS).to_bytes(8, "little"))
+
+
+def test_live_image_read_while_kcore_moves_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sysroot, moves = live_tree(tmp_path, IMAGE), [True, True]
+    monkeypatch.setattr(Kcore, "has_moved", lambda _kcore: bool(moves and moves.pop()))
+    assert find_crash_image(sysroot, RESERVED).elfcorehdr == IMAGE[0x39F5_D000]
+    monkeypatch.setattr(Kcore, "has_moved", lambda _kcore: True)
+    with pytest.raises(CannotTellError, match="again and again"):
+        find_crash_image(sysroot, RESERVED)
+
+
+def test_image_that_is_known_to_be_torn_says_so(tmp_path: Path) -> None:
+    sysroot = live_tree(tmp_path, IMAGE)
+    with Kcore(sysroot) as kcore:
+        mark_torn(sysroot, read_identity(sysroot, kcore), "a segment changed")
+    assert find_crash_image(sysroot, RESERVED).torn == "a segment changed"
+
+
+def test_backup_region_is_that_of_the_first_low_ram() -> None:
+    ram = RangeList([(0x1000, 0x5000), (0x8000, 0x9_FC00), (0x10_0000, 0x4000_0000)])
+    assert _backup_source(ram, X86_64) == (0x1000, 0x5000)
+    assert _backup_source(RangeList([(0x10_0000, 0x4000_0000)]), X86_64) is None

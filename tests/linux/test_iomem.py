@@ -111,3 +111,13 @@ def test_iomem_parser_accepts_or_refuses_any_text(text: str) -> None:
         assert parse_iomem(text).ram
     except CrashHotplugError as error:
         assert "/proc/iomem" in str(error)
+
+
+def test_one_address_that_is_not_0_shows_that_none_is_masked() -> None:
+    text = "00001000-0009fbff : System RAM\n00000000-00000000 : PCI Bus 0000:00\n"
+    assert parse_iomem(text).ram == RangeList([(0x1000, 0x9FC00)])
+
+
+def test_kernel_code_is_the_first_line_of_that_name() -> None:
+    text = "00001000-3fffffff : System RAM\n  01000000-01bfffff : Kernel code\n  05000000-05bfffff : Kernel code\n"
+    assert parse_iomem(text).kernel_code_phys == 0x100_0000

@@ -17,18 +17,11 @@ from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.core.kallsyms_table import FakeTable
 from tests.linux.fake_kcore import TEXT_VIRT, write_kcore
+from tests.trees import LiveTree
 
 KEXEC_CRASH_IMAGE = TEXT_VIRT + 0x70_0000
 TABLE_VIRT = TEXT_VIRT + 0x10_0000
 VMCOREINFO_PHYS = 0x5000
-
-
-class LiveTree(Sysroot):
-    """A tree that is taken for the running machine."""
-
-    @property
-    def is_live(self) -> bool:
-        return True
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from crash_hotplug.core.elf import PT_LOAD, ProgramHeader, core_header, pack_program_headers
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
@@ -109,3 +112,62 @@ def test_hidden_kcore_names_the_container_or_service(tmp_path: Path, monkeypatch
         monkeypatch.setattr("crash_hotplug.linux.kcore.PATH", path)
         with pytest.raises(CannotTellError, match=words):
             Kcore(Sysroot())
+
+
+def test_layout_that_changed_since_the_open_is_noticed(kcore: Kcore, tmp_path: Path) -> None:
+    assert not kcore.has_moved()
+    with (tmp_path / "proc" / "kcore").open("r+b") as file:
+        file.seek(64 + 8)
+        file.write((0x2000).to_bytes(8, "little"))  # p_offset of the first program header
+    assert kcore.has_moved()
+
+
+def test_virtual_range_that_ends_behind_its_header_is_cannot_tell(kcore: Kcore) -> None:
+    with pytest.raises(CannotTellError, match="no memory at virtual address"):
+        kcore.read_virt(TEXT_VIRT + 0x80_0000 - 4, 8)
+
+
+def test_kcore_that_is_refused_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "kcore").write_bytes(b"no ELF file" * 20)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(InputError) as raised:
+        Kcore(Sysroot(str(tmp_path)))
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert raised.tb is not None  # it refers to the Kcore, which would else be closed as garbage
+
+
+def test_kcore_that_gives_a_part_at_a_time_is_read_to_the_end(kcore: Kcore, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = kcore._file.read
+    monkeypatch.setattr(kcore, "_file", SimpleNamespace(seek=kcore._file.seek, read=lambda n: read(min(n, 3))))
+    assert kcore.read_phys(0x5000, 8) == b"physical"
+
+
+def test_kcore_without_physical_addresses_has_no_ram(tmp_path: Path) -> None:
+    """Kernels before 4.13."""
+    (tmp_path / "proc").mkdir()
+    entries = [ProgramHeader(PT_LOAD, 7, 0x1000, DIRECT_MAP + at, (1 << 64) - 1, 4096, 4096, 4096) for at in (0, 8192)]
+    (tmp_path / "proc" / "kcore").write_bytes(core_header(62, 2).to_bytes() + pack_program_headers(entries))
+    with Kcore(Sysroot(str(tmp_path))) as kcore:
+        assert kcore.page_offset() is None
+        with pytest.raises(CannotTellError, match="no memory at physical"):
+            kcore.read_phys(0, 8)
+
+
+def test_ram_whose_headers_disagree_has_no_page_offset(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    entries = [ProgramHeader(PT_LOAD, 7, 0, DIRECT_MAP + 2 * at, at, 4096, 4096, 4096) for at in (0, 8192)]
+    (tmp_path / "proc" / "kcore").write_bytes(core_header(62, 2).to_bytes() + pack_program_headers(entries))
+    with Kcore(Sysroot(str(tmp_path))) as kcore:
+        assert kcore.page_offset() is None
+
+
+def test_ram_that_does_not_begin_at_0_is_read_at_its_place(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    entry = ProgramHeader(PT_LOAD, 7, 0x1000, DIRECT_MAP + 0x10_0000, 0x10_0000, 4096, 4096, 4096)
+    data = (core_header(62, 1).to_bytes() + pack_program_headers([entry])).ljust(0x1010, b"\0") + b"here".ljust(0xFF0)
+    (tmp_path / "proc" / "kcore").write_bytes(data)
+    with Kcore(Sysroot(str(tmp_path))) as kcore:
+        assert kcore.read_phys(0x10_0010, 4) == b"here"
+        assert kcore.read_virt(DIRECT_MAP + 0x10_0010, 4) == b"here"
+        assert kcore.phys_of_direct_map_virt(DIRECT_MAP + 0x10_0010) == 0x10_0010

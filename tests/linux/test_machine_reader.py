@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,9 +14,10 @@ from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import KernelText, MemoryBlocks, NoteRegion
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux.kallsyms import explain_masked
+from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
-from tests.trees import tree
+from tests.trees import LiveTree, tree
 
 
 @pytest.fixture
@@ -87,3 +89,62 @@ def test_addresses_hidden_even_from_root_name_the_sysctl(monkeypatch: pytest.Mon
 def test_cma_reservation_is_read_from_the_command_line(copy: Path, cmdline: str, is_reserved: bool) -> None:
     (copy / "proc" / "cmdline").write_text(cmdline)
     assert read_machine(Sysroot(str(copy))).reserves_cma is is_reserved
+
+
+def test_cma_ranges_are_ram_of_the_capture_kernel(copy: Path) -> None:
+    (copy / "sys/kernel/kexec").mkdir()
+    (copy / "sys/kernel/kexec/crash_cma_ranges").write_text("28000000-2dffffff\n")
+    assert read_machine(Sysroot(str(copy))).capture_ram == RangeList([(0x2800_0000, 0x2E00_0000)])
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "reserves"),
+    [
+        ("crashkernel=192M quiet", True),
+        ("quiet crashkernel=1G,high", True),
+        ("quiet nocrashkernel=1", False),
+        ("", False),
+    ],
+)
+def test_crashkernel_option_is_found(copy: Path, cmdline: str, reserves: bool) -> None:
+    (copy / "proc" / "cmdline").write_text(f"{cmdline}\n")
+    assert read_machine(Sysroot(str(copy))).reserves_crashkernel is reserves
+
+
+@pytest.mark.parametrize("end", ["ffffffff92000000", "ffffffff91000000"])
+def test_kernel_text_that_ends_before_it_starts_is_unknown(copy: Path, end: str) -> None:
+    (copy / "proc" / "kallsyms").write_text(f"ffffffff92000000 T _text\n{end} B _end\n")
+    assert read_machine(Sysroot(str(copy))).kernel_text is None
+
+
+def test_kernel_text_whose_symbols_may_not_be_read_is_unknown(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: object) -> dict[str, int]:
+        raise CannotTellError("no")
+
+    monkeypatch.setattr("crash_hotplug.linux.kallsyms.read_symbols", refused)
+    assert read_machine(Sysroot(str(copy))).kernel_text is None
+
+
+def test_kcore_is_closed_when_the_machine_was_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Kcore] = []
+
+    def keep(sysroot: Sysroot) -> Kcore:
+        opened.append(Kcore(sysroot))
+        return opened[-1]
+
+    monkeypatch.setattr("crash_hotplug.linux.machine_reader.Kcore", keep)
+    read_machine(Sysroot(str(copy)))
+    assert [kcore._file.closed for kcore in opened] == [True]
+
+
+@pytest.mark.parametrize(("name", "is_supported"), [("x86_64", True), ("riscv64", False)])
+def test_architecture_of_a_live_machine_without_kcore_is_that_of_uname(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_supported: bool
+) -> None:
+    (copy / "proc" / "kcore").unlink()
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=name))
+    if is_supported:
+        assert read_machine(LiveTree(str(copy))).architecture.name == name
+    else:
+        with pytest.raises(InputError, match="this machine is riscv64; only x86_64 is supported"):
+            read_machine(LiveTree(str(copy)))

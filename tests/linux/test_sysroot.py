@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO, cast
 
 import pytest
 
 from crash_hotplug.core.errors import CannotTellError, InputError
-from crash_hotplug.linux.sysroot import Sysroot, open_given, open_regular, read_all
+from crash_hotplug.linux.sysroot import Sysroot, VmcoreFile, open_given, open_regular, read_all
+from tests.trees import LiveTree
 
 
 @pytest.fixture
@@ -149,3 +152,79 @@ def test_path_that_cannot_be_followed_is_cannot_tell(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(CannotTellError, match="cannot be read: Too many levels"):
         open_regular(str(tmp_path / "loop"))
+
+
+def test_text_of_the_running_kernel_that_ends_within_a_line_is_truncated(root: Path) -> None:
+    (root / "proc" / "present").write_text("0-1")  # of 0-15
+    assert Sysroot(str(root)).read_text("/proc/present") == "0-1"
+    with pytest.raises(CannotTellError, match="present is truncated"):
+        LiveTree(str(root)).read_text("/proc/present")
+    (root / "proc" / "present").write_text("0-15\n")
+    assert LiveTree(str(root)).read_text("/proc/present") == "0-15"
+    (root / "proc" / "present").write_text("")
+    assert LiveTree(str(root)).read_text("/proc/present") == ""
+
+
+def test_link_into_a_sibling_whose_name_begins_alike_leads_out_of_the_tree(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "proc").mkdir(parents=True)
+    (tmp_path / "tree-of-another").mkdir()
+    (tmp_path / "tree-of-another" / "secret").write_text("secret")
+    (tmp_path / "tree" / "proc" / "cmdline").symlink_to(tmp_path / "tree-of-another" / "secret")
+    with pytest.raises(InputError, match="leads out of the saved tree"):
+        Sysroot(str(tmp_path / "tree")).read("/proc/cmdline")
+
+
+def test_file_that_is_refused_is_closed(root: Path) -> None:
+    (root / "proc" / "directory").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(InputError, match="not a regular file"):
+        Sysroot(str(root)).read("/proc/directory")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_vmcore_that_gives_a_part_at_a_time_is_read_to_the_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "vmcore").write_bytes(bytes(range(100)))
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: pread(descriptor, min(size, 7), offset))
+    with VmcoreFile(str(root / "vmcore")) as vmcore:
+        assert vmcore.size == 100
+        assert vmcore.read_at(10, 50) == bytes(range(10, 60))
+        assert vmcore.read_at(90, 50) == bytes(range(90, 100))
+        assert vmcore.read_at(200, 50) == b""
+
+
+def test_vmcore_that_cannot_be_read_is_cannot_tell(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    (root / "vmcore").write_bytes(bytes(100))
+    with VmcoreFile(str(root / "vmcore")) as vmcore:
+        monkeypatch.setattr(os, "pread", refused)
+        with pytest.raises(CannotTellError, match="cannot be read at byte 10: Input/output error"):
+            vmcore.read_at(10, 50)
+
+
+def test_file_that_cannot_be_opened_for_another_reason_is_cannot_tell(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_arguments: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(CannotTellError, match="iomem cannot be read: Too many open files"):
+        Sysroot(str(root)).read("/proc/iomem")
+
+
+def test_file_of_the_running_kernel_that_is_a_device_is_hidden(root: Path) -> None:
+    (root / "proc" / "kcore").mkdir()  # a container's /dev/null stands for it
+    with pytest.raises(CannotTellError, match="is hidden: a container"):
+        LiveTree(str(root)).read("/proc/kcore")
+    with pytest.raises(InputError, match="is not a regular file"):
+        Sysroot(str(root)).read("/proc/kcore")
+
+
+def test_file_that_gives_a_part_at_a_time_is_read_to_the_end() -> None:
+    """A file below /proc gives a page at a time."""
+    pages = [b"a" * 4096, b"b" * 4096, b"c", b""]
+    file = SimpleNamespace(read=lambda _size: pages.pop(0))
+    assert read_all(cast(BinaryIO, file), 1 << 20, "it") == b"a" * 4096 + b"b" * 4096 + b"c"

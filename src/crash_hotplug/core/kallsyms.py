@@ -73,7 +73,8 @@ class KallsymsTable:
             for at in self._places_of(bytes([len(codes)]) + codes, is_function=letter == "T"):
                 number = self._number_at(at)
                 if number is not None:
-                    return Symbol(self._address(number), letter)
+                    virt = self._address(number, letter)
+                    return None if virt is None else Symbol(virt, letter)
         return None
 
     def _places_of(self, entry: bytes, is_function: bool) -> Iterator[int]:
@@ -104,8 +105,11 @@ class KallsymsTable:
             start = _next_name(self._names, start)
         return None
 
-    def _address(self, number: int) -> int:
+    def _address(self, number: int, letter: str) -> int | None:
+        """Return a symbol's address; None where the table has zeros, as /proc/kcore shows for a page without data."""
         offset = self._read_virt(self._offsets + 4 * number, 4)
+        if not any(offset) and (self._counts_down or letter != "T"):  # only _text and _stext may be at the base
+            return None
         if self._counts_down:
             return self._base - 1 - int.from_bytes(offset, "little", signed=True)
         return self._base + int.from_bytes(offset, "little")
@@ -146,6 +150,8 @@ def _next_name(names: bytes, at: int) -> int:
 def _find_markers(names: bytes, count: int) -> tuple[int, tuple[int, ...]]:
     """Return the offset of the markers behind the names of *count* symbols, and the markers."""
     markers = -(-count // _MARKER_STEP)
+    if not markers:
+        raise _unknown_layout()
     first = [0]
     try:
         for _ in range(min(2, markers - 1)):

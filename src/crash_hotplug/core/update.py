@@ -516,7 +516,7 @@ def _check_what_is_loaded(machine: CrashMachine, task: _Task, samples: Mapping[R
         except TornImageError as error:
             after.mark_torn(str(error))
             raise
-        except (CannotTellError, ImageChangedError) as error:
+        except (CannotTellError, ImageChangedError, InputError) as error:  # InputError: a file that is truncated now
             reason = error
     else:
         raise CrashHotplugError(f"what was loaded cannot be verified: {reason}; reload the crash image") from reason

@@ -32,7 +32,7 @@ _LIST_ITEM = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 def read_cpus(sysroot: Sysroot) -> tuple[Cpu, ...]:
     """Read every possible CPU; notes that may not be read are None.
 
-    :raise CannotTellError: the list of present CPUs is missing or masked
+    :raise CannotTellError: the list of present CPUs is missing or masked, or a list is empty
     :raise InputError: a file is not in the kernel's format
     """
     present = _read_list(sysroot, "present")
@@ -56,8 +56,10 @@ def read_cpus(sysroot: Sysroot) -> tuple[Cpu, ...]:
 
 
 def _read_list(sysroot: Sysroot, name: str) -> frozenset[int] | None:
-    text = sysroot.read_text(f"{DIRECTORY}/{name}")
-    return None if text is None else frozenset(parse_cpu_list(text, sysroot.locate(f"{DIRECTORY}/{name}")))
+    text, located = sysroot.read_text(f"{DIRECTORY}/{name}"), sysroot.locate(f"{DIRECTORY}/{name}")
+    if text == "":  # CPU 0 is always possible and present, and one CPU reads this
+        raise CannotTellError(f"{located} is empty")
+    return None if text is None else frozenset(parse_cpu_list(text, located))
 
 
 def parse_cpu_list(text: str, name: str = "the CPU list") -> list[int]:

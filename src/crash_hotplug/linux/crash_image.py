@@ -16,6 +16,7 @@ from crash_hotplug.linux import kallsyms
 from crash_hotplug.linux.btf_file import kimage_layouts
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.kcore import Kcore
+from crash_hotplug.linux.kexec_state import read_image_loaded
 from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug.linux.torn_image import why_torn
 
@@ -52,11 +53,16 @@ def read_identity(sysroot: Sysroot, kcore: Kcore) -> bytes:
     :return: empty where no image is loaded
     :raise CannotTellError: the symbol ``kexec_crash_image`` or the memory there cannot be read
     """
-    pointer = kcore.read_virt(_pointer_virt(sysroot, kcore), _POINTER)
-    kimage_virt = int.from_bytes(pointer, "little")
-    if kimage_virt == 0:
-        return b""
-    return pointer + kcore.read_virt(kimage_virt, max(layout.end for layout in kimage_layouts(sysroot)))
+    pointer_virt = _pointer_virt(sysroot, kcore)
+    for _attempt in range(_ATTEMPTS):
+        pointer = kcore.read_virt(pointer_virt, _POINTER)
+        kimage_virt = int.from_bytes(pointer, "little")
+        if kimage_virt:
+            return pointer + kcore.read_virt(kimage_virt, max(layout.end for layout in kimage_layouts(sysroot)))
+        if not read_image_loaded(sysroot):
+            return b""
+    # /proc/kcore shows zeros for a page that it cannot read.
+    raise CannotTellError("an image is loaded, but /proc/kcore shows no pointer to it")
 
 
 def _pointer_virt(sysroot: Sysroot, kcore: Kcore) -> int:

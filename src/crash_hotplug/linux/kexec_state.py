@@ -136,9 +136,10 @@ def read_cma_ranges(sysroot: Sysroot) -> RangeList | None:
 
     Kernels from 6.19 on show them; None on older ones, whether they have such ranges or not.
 
+    :raise CannotTellError: they may not be read: without them a header would describe the capture kernel's memory
     :raise InputError: the file is not in the kernel's format
     """
-    text = _text(sysroot, CMA_RANGES[0])
+    text = sysroot.read_text(CMA_RANGES[0])
     if text is None:
         return None
     ranges = []

@@ -101,12 +101,15 @@ class Sysroot:
     def read_text(self, path: str, limit: int = SMALL) -> str | None:
         """Return a file's contents as text without white space at its ends; None where it does not exist.
 
-        :raise CannotTellError: it may not be read
+        :raise CannotTellError: it may not be read, or a file of the running kernel ends within a line
         :raise InputError: it has more than *limit* bytes, or is not ASCII text
         """
         data = self.read(path, limit)
         if data is None:
             return None
+        if self.is_live and data and not data.endswith(b"\n"):
+            # A number or a list that was cut would be taken for another one: the kernel ends each line.
+            raise CannotTellError(f"{self.locate(path)} is truncated: its last line has no end")
         try:
             return data.decode("ascii").strip()
         except UnicodeDecodeError as error:

@@ -106,3 +106,8 @@ def test_header_built_from_nothing_differs_from_a_broken_one_in_its_faults_only(
     ]
     text = (PT_LOAD, ["p_offset", "p_vaddr", "p_paddr", "p_filesz", "p_memsz"])
     assert differing == [text, *[(PT_LOAD, ["p_vaddr"])] * 7]
+
+
+def test_system_calls_have_the_numbers_of_the_generic_table() -> None:
+    """include/uapi/asm-generic/unistd.h; arm64 has no other."""
+    assert (ARM64.machine_number, ARM64.kexec_load_number, ARM64.kexec_file_load_number) == (183, 104, 294)

@@ -136,3 +136,12 @@ def test_unknown_facts_are_not_guessed() -> None:
     assert verdict(replace(NOTHING, rules_known=False)) is None
     assert verdict(replace(NOTHING, service_active=None)) is None
     assert verdict(replace(NOTHING, reloads={UEvent("cpu", "add"): []})) is False
+
+
+def test_memory_that_the_kernel_leaves_in_the_header_is_named() -> None:
+    removed = next(found for found in forecast(KERNEL) if found.change is Change.MEMORY_REMOVED)
+    assert removed[1:] == (False, "the kernel leaves it in the header, and nothing else removes it")
+
+
+def test_sandbox_without_the_capability_lets_no_reload_work() -> None:
+    assert set(handled(replace(UDEV, sandbox=Sandbox.NO_CAPABILITY)).values()) == {False}

@@ -108,3 +108,17 @@ def test_drop_in_is_applied_after_the_unit() -> None:
 
 def test_unit_settings_reads_one_section_only() -> None:
     assert unit_settings(["[A]\nx=1\n[B]\nx=2\n"], "B", "x") == ["2"]
+
+
+def test_two_lists_that_allow_one_call_each_allow_both() -> None:
+    filters = "[Service]\nSystemCallFilter=kexec_load\nSystemCallFilter=kexec_file_load\n"
+    assert sandbox_of([filters]) is Sandbox.OPEN
+
+
+def test_setting_in_a_comment_is_none() -> None:
+    assert unit_settings(["[Service]\n#A=1\n; A=2\n"], "Service", "A") == []
+
+
+def test_value_longer_than_any_command_line_is_not_read() -> None:
+    assert read_setting(f"A={'x' * 8192}", "A") == (1, "x" * 8192)
+    assert read_setting(f"A={'x' * 8193}", "A") == (1, None)

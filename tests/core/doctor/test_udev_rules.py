@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from crash_hotplug.core.doctor.udev_rules import (
+    GUARD,
     Reload,
     RuleContext,
     UEvent,
@@ -176,3 +177,30 @@ def test_without_reload_comments_out_every_line_of_a_rule() -> None:
         '# SUBSYSTEM=="cpu",\n#   ACTION=="add",\n#   RUN+="/usr/bin/kdumpctl reload"\nSUBSYSTEM=="cpu", MODE="0600"\n'
     )
     assert not starts_any(changed)
+
+
+def test_goto_leads_to_the_next_label_further_down() -> None:
+    text = f'LABEL="x"\nGOTO="x"\n{RUN}\nLABEL="x"\nRUN+="/usr/bin/kdumpctl start"\n'
+    assert [reload.line for reload in started(text)] == [5]
+
+
+def test_program_runs_before_its_result_is_compared() -> None:
+    context = RuleContext({"cpu": None}, {"/sys/x": "1\n"}.get)
+    assert certain(f'RESULT=="1", PROGRAM=="/bin/cat /sys/x", {RUN}', context=context) == [True]
+    assert certain(f'RESULT=="0", PROGRAM=="/bin/cat /sys/x", {RUN}', context=context) == []
+
+
+def test_match_that_is_inverted_holds_where_the_machine_lacks_the_value() -> None:
+    assert certain(f'PROGRAM!="/bin/cat /missing", {RUN}') == [True]
+    assert certain(f'ATTR{{crash_hotplug}}!="1", {RUN}') == [True]
+    assert certain(f'ATTR{{crash_hotplug}}=="1", {RUN}') == []
+
+
+def test_reload_that_is_taken_from_the_list_is_not_started() -> None:
+    assert started('RUN-="/usr/bin/kdumpctl reload"') == []
+
+
+def test_rule_with_a_label_or_of_another_subsystem_gets_a_guard() -> None:
+    for text in (f'SUBSYSTEM=="cpu", LABEL="x", {RUN}', f'SUBSYSTEM=="net", {RUN}'):
+        assert without_reload(text) == GUARD + text
+    assert without_reload(f'SUBSYSTEM=="cpu", {RUN}') == f'# SUBSYSTEM=="cpu", {RUN}'

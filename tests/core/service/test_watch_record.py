@@ -103,3 +103,40 @@ def test_metrics_count_verifications_and_tell_when_the_last_one_was_right() -> N
     for result in ("whole", "broken", "unknown"):
         assert f'crash_hotplug_verifications_total{{result="{result}"}} 1\n' in text
     assert "crash_hotplug_last_verified_timestamp_seconds 1002\n" in text
+
+
+def test_look_failed_only_where_something_was_tried() -> None:
+    assert STALE.failed
+    assert not replace(STALE, action="").failed
+    assert [replace(STALE, outcome=o).failed for o in (Outcome.UPDATED, Outcome.UNCHANGED, Outcome.RELOADED)] == [
+        False
+    ] * 3
+
+
+def test_record_counts_changes_by_others_and_updates_of_every_way() -> None:
+    record = WatchRecord("1.0", started=1000.0)
+    record.add(replace(RIGHT, external_change="another process loaded a crash image"), "timer", 1001.0, 0.5)
+    record.add(RIGHT, "timer", 1002.0, 0.5)
+    assert (record.external_changes, value(record, "foreign_changes_total")) == (1, 1)
+    assert record.updates == {}  # nothing was tried
+    assert record.last_update == 0
+    record.add(UPDATED, "event", 1003.0, 0.5)
+    record.add(replace(RIGHT, strategy="reload", outcome=Outcome.RELOADED, action="kdumpctl"), "event", 1004.0, 0.5)
+    assert record.status_line().endswith("(2 updates, 0 events)")
+
+
+def test_last_accurate_look_is_not_told_where_there_was_none() -> None:
+    record = WatchRecord("1.0", started=1000.0)
+    record.add(STALE, "timer", 1001.0, 0.5)
+    assert "last_accurate" not in record.metrics()
+    assert "room_left" not in record.metrics()
+
+
+def test_exposition_escapes_and_leaves_out_what_is_empty() -> None:
+    families = [
+        Family("none", "gauge", "Without samples.", []),
+        Family("one", "gauge", "a\nb\\c", [({"path": 'a"b\nc\\'}, 3.0), ({}, 0.5)]),
+    ]
+    assert exposition(families) == (
+        '# HELP one a\\nb\\\\c\n# TYPE one gauge\none{path="a\\"b\\nc\\\\"} 3\none 0.500000\n'
+    )

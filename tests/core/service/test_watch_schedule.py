@@ -144,3 +144,20 @@ def test_reloads_are_rare_whatever_happens(steps: list[tuple[float, int, bool, b
             tried.append((now, state, succeeds))
     for (then, state, succeeded), (now, next_state, _) in zip(tried, tried[1:]):
         assert next_state != state if succeeded else now - then >= 30
+
+
+def test_lead_is_never_longer_than_the_greatest_delay() -> None:
+    schedule = Schedule(0.0, max_delay=1.0, heartbeat=60.0)
+    schedule.finished(0.0, has_news=False)
+    schedule.finished(0.0, has_news=False)
+    schedule.finished(0.0, has_news=False)
+    schedule.lead = 10.0
+    schedule.event(0.5)
+    assert schedule.due == 1.5
+
+
+def test_heartbeat_is_never_shorter_than_the_greatest_delay() -> None:
+    schedule = Schedule(0.0, max_delay=10.0, heartbeat=1.0)
+    for _ in range(3):
+        schedule.finished(0.0, has_news=False)
+    assert schedule.due == 10.0

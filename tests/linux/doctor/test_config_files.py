@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.linux.doctor.config_files import RULES_DIRECTORIES, read_rules_files, read_unit
+from crash_hotplug.linux.doctor.config_files import (
+    RULES_DIRECTORIES,
+    KernelConfig,
+    read_kernel_config,
+    read_rules_files,
+    read_unit,
+)
 from crash_hotplug.linux.sysroot import Sysroot
 
 NAME = "x.service"
@@ -125,3 +131,17 @@ def test_drop_ins_follow_the_unit_by_name_from_the_first_directory(unit_root: Pa
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert list(read_unit(Sysroot(str(unit_root)), NAME).texts.values()) == ["[Service]\nA=1\n", "a", "b", "c"]
+
+
+def test_kernel_option_is_set_by_a_whole_line(tmp_path: Path) -> None:
+    config = KernelConfig("/boot/config", "CONFIG_KEXEC=yes\nCONFIG_KEXEC_FILE=y\n# CONFIG_A=y\n")
+    assert [config.has(name) for name in ("CONFIG_KEXEC", "CONFIG_KEXEC_FILE", "CONFIG_A")] == [False, True, False]
+
+
+@pytest.mark.parametrize("release", ["../x", "a b", "", "x" * 129])
+def test_kernel_config_of_a_release_that_is_none_is_not_looked_for(tmp_path: Path, release: str) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "boot" / "config-..").mkdir(parents=True)
+    for path in ("config-../x", "config-a b", "config-", f"config-{'x' * 129}"):
+        (tmp_path / "boot" / path).write_text("CONFIG_KEXEC=y\n")
+    assert read_kernel_config(Sysroot(str(tmp_path)), release) is None

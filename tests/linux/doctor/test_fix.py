@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
@@ -17,8 +18,19 @@ from hypothesis import strategies as st
 
 from crash_hotplug.core.doctor.forecast import forecast
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
+from crash_hotplug.linux.doctor import fix as fix_module
 from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
-from crash_hotplug.linux.doctor.fix import DIRECTORY, MANIFEST, FixPlan, Undone, apply_fix, plan_fix, undo_fix
+from crash_hotplug.linux.doctor.fix import (
+    DIRECTORY,
+    MANIFEST,
+    FixPlan,
+    Manifest,
+    Undone,
+    WantedFile,
+    apply_fix,
+    plan_fix,
+    undo_fix,
+)
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.family_trees import AWARE, FAMILIES, NAMES, UNAWARE, build, install_service, photograph
 
@@ -382,3 +394,73 @@ def test_forecast_after_fix_names_the_service(tmp_path: Path, family: str) -> No
     fix(tree)
     forecasts = forecast(read_diagnosis(Sysroot(str(tree))).situation)
     assert {found.sentence for found in forecasts} == {"crash-hotplug.service updates the header in place"}
+
+
+def test_second_doctor_changes_nothing_while_the_first_runs(tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    sysroot = Sysroot(str(tree))
+    fix(tree)
+    (tree / "etc/udev/rules.d/50-kdump-tools.rules").unlink()
+    plan = plan_fix(sysroot, read_diagnosis(sysroot))
+    assert plan.wanted or plan.left_alone
+    plan.wanted.append(WantedFile("/etc/udev/rules.d/another.rules", b"text", "a reason"))
+    before = photograph(tree)
+    descriptor = os.open(f"{tree}{DIRECTORY}", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    try:
+        with pytest.raises(CrashHotplugError, match="another crash-hotplug doctor is running"):
+            apply_fix(sysroot, plan)
+        with pytest.raises(CrashHotplugError, match="another crash-hotplug doctor is running"):
+            undo_fix(sysroot)
+    finally:
+        os.close(descriptor)
+    assert photograph(tree) == before
+
+
+def test_manifest_is_private(tmp_path: Path) -> None:
+    """A settings file may hold a password."""
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    fix(tree)
+    assert (tree / MANIFEST.lstrip("/")).stat().st_mode & 0o777 == 0o600
+
+
+def test_no_other_file_than_rules_and_settings_is_ever_planned(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    plan = FixPlan()
+    fix_module._add(str(tmp_path), Manifest(), plan, WantedFile("/etc/passwd", b"text", "a reason"))
+    assert (plan.wanted, plan.left_alone) == ([], ["/etc/passwd is not a file that doctor changes"])
+
+
+def test_undo_leaves_a_file_that_has_its_former_content_as_it_is(tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "debian"))
+    settings = tree / "etc/default/kdump-tools"
+    before = settings.read_bytes()
+    fix(tree)
+    assert settings.read_bytes() != before
+    settings.write_bytes(before)
+    settings.chmod(0o600)
+    inode = settings.stat().st_ino
+    undo(tree)
+    assert (settings.stat().st_mode & 0o777, settings.stat().st_ino) == (0o600, inode)
+
+
+def test_rules_without_a_reload_are_left_alone(tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "redhat"))
+    (tree / VENDOR["redhat"]).write_text('SUBSYSTEM=="cpu", ACTION=="add", TAG+="seen"\n')
+    sysroot = Sysroot(str(tree))
+    diagnosis = read_diagnosis(sysroot)
+    assert [file.name for file in diagnosis.rules] == ["98-kexec.rules"]
+    assert not any(wanted.path.endswith(".rules") for wanted in plan_fix(sysroot, diagnosis).wanted)
+
+
+def test_second_fix_keeps_the_rules_of_the_administrator(tmp_path: Path) -> None:
+    """They hide those of the package, which do not come back."""
+    tree = install_service(build(tmp_path / "tree", "redhat"))
+    own = tree / "etc/udev/rules.d/98-kexec.rules"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text('SUBSYSTEM=="cpu", RUN+="/usr/bin/kdumpctl reload"\nSUBSYSTEM=="net", TAG+="mine"\n')
+    fix(tree)
+    written = own.read_bytes()
+    assert b"mine" in written
+    assert fix(tree).wanted == []
+    assert own.read_bytes() == written

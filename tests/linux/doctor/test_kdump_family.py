@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from crash_hotplug.core.doctor.settings_files import Setting
 from crash_hotplug.linux.doctor.kdump_family import DEBIAN, OPENSUSE, RED_HAT, KdumpSettings, read_kdump_settings
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.family_trees import build
@@ -57,3 +58,9 @@ def test_default_of_kdump_config_is_read_from_the_tool(tmp_path: Path) -> None:
     (tree / "usr/sbin/kdump-config").unlink()
     assert settings(tree).appended is None
     assert settings(tree).next_has_no_memhotplug is None
+
+
+def test_setting_that_is_empty_leaves_the_default_of_the_tool() -> None:
+    for append in (None, Setting(1, "")):
+        assert KdumpSettings(DEBIAN, "", append, "reset_devices", None, None).appended == "reset_devices"
+    assert KdumpSettings(DEBIAN, "", Setting(1, "mine"), "reset_devices", None, None).appended == "mine"

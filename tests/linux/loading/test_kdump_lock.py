@@ -270,3 +270,81 @@ def test_directory_of_kdump_config_that_is_read_only_is_no_failure(tmp_path: Pat
         pytest.skip("no mount name space can be made here")
     expected = {"missing": "No such file or directory", "free": "temporarily unavailable", "taken": "is taken"}
     assert expected[state] in done.stdout
+
+
+def test_lock_for_which_the_kernel_has_no_memory_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(CrashHotplugError, match="cannot be taken: No locks available"), kdump_locks():
+        pass
+    assert not is_open(path)
+
+
+def test_lock_is_private_from_the_moment_when_it_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_descriptor: int, _mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refused)
+    previous = os.umask(0)
+    try:
+        with kdump_locks():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(previous)
+
+
+def test_locks_of_both_wrappers_are_taken_in_one_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that took them in different orders would find each other's lock taken for ever."""
+    (path.parent / "missing").mkdir()
+    taken: list[str] = []
+    flock = fcntl.flock
+
+    def noted(descriptor: int, operation: int) -> None:
+        taken.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", noted)
+    with kdump_locks():
+        assert not is_free(path.parent / "missing" / "kdump_lock")
+    assert taken[:2] == ["kdump", "kdump_lock"]
+
+
+@pytest.mark.parametrize(
+    ("users", "honoured"),
+    [
+        ("Uid:\t1000\t1000\t1000\t1000", False),  # a 0 within a number is not root's
+        ("Uid:\t0\t0\t0\t0", True),
+        ("Uid:\t1000\t0\t1000\t1000", True),  # sudo and its like
+        ("Name:\tflock", True),  # not known
+    ],
+)
+def test_holder_whose_users_have_the_number_0_is_of_root(
+    path: Path, tmp_path: Path, users: str, honoured: bool
+) -> None:
+    path.touch()
+    status = path.stat()
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    line = f"1: FLOCK  ADVISORY  WRITE 4711 {file} 0 EOF"
+    process = tmp_path / "tree" / "proc" / "4711"
+    (process / "fdinfo").mkdir(parents=True)
+    (process.parent / "locks").write_text(f"{line}\n")
+    (process / "fdinfo" / "3").write_text(f"pos:\t0\nlock:\t{line}\n")
+    (process / "status").write_text(f"{users}\n")
+    with path.open("r+") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        sysroot = Sysroot(str(tmp_path / "tree"))
+        if honoured:
+            with pytest.raises(LockBusyError), kdump_locks(sysroot):
+                pass
+        else:
+            with kdump_locks(sysroot):
+                pass
+
+
+def test_lock_is_exclusive(path: Path) -> None:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with pytest.raises(LockBusyError), kdump_locks():
+            pass

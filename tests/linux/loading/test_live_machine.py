@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -19,10 +20,19 @@ from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.update import ANSWERED, Outcome, Wants, update
 from crash_hotplug.core.verdict import Kind, Verdict, assess
+from crash_hotplug.linux.iomem import Iomem, read_iomem
+from crash_hotplug.linux.loading import live_machine
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
-from crash_hotplug.linux.loading.live_machine import LiveMachine, LiveObservation, run_patiently
+from crash_hotplug.linux.loading.live_machine import (
+    LiveMachine,
+    LiveObservation,
+    Patience,
+    run_patiently,
+    why_live_image_not_updatable,
+)
 from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, KexecError
 from crash_hotplug.linux.machine_reader import read_machine
+from crash_hotplug.linux.sysroot import Sysroot
 from tests.core.test_image import kimage_bytes
 from tests.linux.fake_kexec import (
     BACKUP,
@@ -614,3 +624,104 @@ def test_command_line_that_changed_during_the_call_is_a_torn_image(
     report = fake.update()
     assert report.outcome is Outcome.TORN
     assert "has no elfcorehdr=" in report.sentence
+
+
+def test_kcore_that_is_no_elf_file_after_the_call_is_a_failure(fake: FakeKexec) -> None:
+    fake.after_load = lambda: fake._write_at(0, bytes(64))
+    report = fake.update()
+    assert (report.outcome, report.sentence.endswith("reload the crash image")) == (Outcome.FAILED, True)
+
+
+class Locks:
+    """The locks of the wrappers, and the moments at which they were held."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.taken = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.held += 1
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.held -= 1
+
+
+def test_update_holds_the_lock_during_the_call_and_gives_it_back(fake: FakeKexec) -> None:
+    locks, during = Locks(), list[int]()
+    fake.locks = locks
+    fake.before_load = lambda: during.append(locks.held)
+    machine = fake.machine()  # while it lives, nothing else gives the lock back
+    assert run_patiently(update(machine)).outcome is Outcome.UPDATED
+    assert (during, locks.held, locks.taken) == ([1], 0, 1)
+    fake.unload()
+    assert run_patiently(update(machine)).outcome is Outcome.NOT_LOADED
+    assert (locks.held, locks.taken) == (0, 2)
+
+
+def test_update_that_fails_gives_the_lock_back(fake: FakeKexec) -> None:
+    locks = Locks()
+    fake.locks = locks
+
+    def refuse() -> None:
+        raise KexecError(1)
+
+    fake.before_load = refuse
+    assert fake.update().outcome is Outcome.FAILED
+    assert (locks.held, locks.taken) == (0, 1)
+
+
+def test_observation_that_ends_closes_kcore(fake: FakeKexec) -> None:
+    observation = fake.machine().observe()
+    observation.close()
+    assert observation._kcore._file.closed
+
+
+def test_observation_reads_iomem_once(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image and machine are then of one reading."""
+    reads: list[int] = []
+
+    def counted(sysroot: Sysroot) -> Iomem:
+        reads.append(1)
+        return read_iomem(sysroot)
+
+    monkeypatch.setattr(live_machine, "read_iomem", counted)
+    with closing(fake.machine().observe()) as observation:
+        observation.identity()
+        observation.image()
+        observation.machine()
+    assert reads == [1]
+
+
+def test_patience_pauses_longer_each_time_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, pauses = [0.0], list[float]()
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.sleep", sleep)
+    patience = Patience()
+    while patience():
+        pass
+    assert 10 <= now[0] < 10.5
+    assert pauses[:6] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32]
+    assert set(pauses[6:]) == {0.5}
+
+
+def test_time_of_the_call_is_measured(fake: FakeKexec) -> None:
+    machine = fake.machine()
+    fake.before_load = lambda: time.sleep(0.02)
+    assert run_patiently(update(machine)).outcome is Outcome.UPDATED
+    assert machine.kexec_seconds >= 0.02
+
+
+def test_reason_why_an_image_is_not_updatable_is_that_of_machine_or_image(fake: FakeKexec) -> None:
+    image, machine = fake.image(), read_machine(fake.sysroot)
+    assert why_live_image_not_updatable(fake.machine(), image, machine) is None
+    assert "x86_64 only" in (why_live_image_not_updatable(fake.machine("aarch64"), image, machine) or "")
+    fake.write_file("proc/cpuinfo", "flags\t\t: fpu tdx_guest\n")
+    assert "memory is encrypted" in (why_live_image_not_updatable(fake.machine(), image, machine) or "")

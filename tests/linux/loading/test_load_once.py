@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,13 @@ import pytest
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
 from crash_hotplug.core.kept_image import keep_image, put_back
 from crash_hotplug.core.reload import Loaded
-from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, LoaderCalls, Strategy
+from crash_hotplug.linux.loading.capture_kernel import (
+    CaptureKernel,
+    LoaderCalls,
+    Strategy,
+    load_capture_kernel,
+    unload_crash_image,
+)
 from crash_hotplug.linux.loading.live_machine import run_patiently
 from crash_hotplug.linux.loading.load import LoadRecord, load_once, read_record, unload
 from crash_hotplug.linux.loading.system_calls import FILE_UNLOAD, KexecError, KexecFileLoadError, kexec_file_load
@@ -253,3 +261,79 @@ def test_unload_requires_root(loader: Loader, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     unload(loader.fake.machine(), loader.loader_calls, loader.records)
     assert loader.calls == ["unload"]
+
+
+class FileLoads:
+    """Notes the arguments of kexec_file_load; file descriptors by the files that they are."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str | None, str | None, bytes | None, int]] = []
+
+    def __call__(self, kernel: int, initrd: int, cmdline: bytes | None, flags: int) -> None:
+        kernel_path, initrd_path = (None if fd < 0 else os.readlink(f"/proc/self/fd/{fd}") for fd in (kernel, initrd))
+        self.calls.append((kernel_path, initrd_path, cmdline, flags))
+
+
+def test_kexec_file_load_gets_the_files_the_command_line_and_the_flags(loader: Loader, tmp_path: Path) -> None:
+    initrd, loads, kernel = tmp_path / "initrd", FileLoads(), str(loader.kernel)
+    initrd.write_bytes(b"initrd")
+    calls = LoaderCalls(loads)
+    before = len(os.listdir("/proc/self/fd"))
+    load_capture_kernel(CaptureKernel(kernel, str(initrd), "nr_cpus=1"), Strategy.AUTO, calls=calls)
+    load_capture_kernel(CaptureKernel(kernel, None, "x\udce9"), Strategy.FILE, calls=calls)
+    unload_crash_image(calls)
+    # KEXEC_FILE_ON_CRASH is 2, KEXEC_FILE_NO_INITRAMFS 4, KEXEC_FILE_UNLOAD 1.
+    assert loads.calls == [
+        (kernel, str(initrd), b"nr_cpus=1\0", 2),
+        (kernel, None, b"x\xe9\0", 2 | 4),
+        (None, None, None, 1 | 2),
+    ]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(("length", "fits"), [(2017, True), (2018, False)])
+def test_command_line_leaves_room_for_the_address_of_the_header(loader: Loader, length: int, fits: bool) -> None:
+    """COMMAND_LINE_SIZE is 2048, with the null character and ``elfcorehdr=0x… ``."""
+    loads = FileLoads()
+    files = CaptureKernel(str(loader.kernel), None, "x" * length)
+    if fits:
+        load_capture_kernel(files, Strategy.FILE, calls=LoaderCalls(loads))
+    else:
+        with pytest.raises(InputError, match=f"has {length} bytes: that is too long"):
+            load_capture_kernel(files, Strategy.FILE, calls=LoaderCalls(loads))
+    assert len(loads.calls) == int(fits)
+
+
+def test_pipe_in_place_of_the_kernel_is_refused_without_waiting(loader: Loader, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError):
+        loader.load(kernel=tmp_path / "pipe")
+    assert loader.calls == []
+
+
+def test_initrd_counts_for_the_reserved_region(loader: Loader, tmp_path: Path) -> None:
+    initrd = tmp_path / "initrd"
+    with initrd.open("wb") as file:
+        file.truncate(250 << 20)
+    with pytest.raises(NoRoomError, match="too small"):
+        loader.load(initrd=str(initrd))
+    assert loader.calls == []
+
+
+def test_unload_holds_the_lock_and_forgets_the_record(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, during = [False], []
+
+    @contextlib.contextmanager
+    def locks() -> Iterator[None]:
+        held[0] = True
+        yield
+        held[0] = False
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    loader.load()
+    assert read_record(loader.records) is not None
+    loader.fake.locks = locks
+    calls = LoaderCalls(lambda *_arguments: during.append(held[0]))
+    unload(loader.fake.machine(), calls, loader.records)
+    assert (during, held) == ([True], [False])
+    assert read_record(loader.records) is None

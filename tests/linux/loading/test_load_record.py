@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,17 @@ def test_save_record_reports_a_place_that_cannot_be_written(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(CrashHotplugError, match="cannot be written"):
         save_record(RECORD, str(tmp_path / "file"))
+
+
+def test_record_that_is_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "loaded.json", 0o600)
+    with pytest.raises(InputError, match="may have been written by a user other than root"):
+        read_record(str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_record_of_another_user_is_refused(tmp_path: Path) -> None:
+    save_record(RECORD, str(tmp_path))
+    os.chown(tmp_path / "loaded.json", 65534, 65534)
+    with pytest.raises(InputError, match="may have been written by a user other than root"):
+        read_record(str(tmp_path))

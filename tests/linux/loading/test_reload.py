@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ import pytest
 from crash_hotplug import __version__
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.linux.loading import reload
+from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
 from crash_hotplug.linux.loading.live_machine import run_patiently
+from crash_hotplug.linux.loading.load import LoadRecord
 from crash_hotplug.linux.loading.reload import (
     ReloadParts,
     find_reload_tool,
@@ -146,3 +150,37 @@ def test_reload_outside_starts_this_program() -> None:
     command = [*reload._COMMAND[: reload._COMMAND.index("update")], "--version"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ran.stdout == f"crash-hotplug {__version__}\n"
+
+
+def test_recorded_load_holds_the_lock_and_gives_it_back(tmp_path: Path) -> None:
+    fake, held, during = FakeKexec(tmp_path), [False], []
+
+    @contextlib.contextmanager
+    def locks() -> Iterator[None]:
+        assert not held[0]
+        held[0] = True
+        yield
+        held[0] = False
+
+    def load(*_arguments: object) -> str:
+        during.append(held[0])
+        return "kexec_file_load"
+
+    fake.locks = locks
+    record = LoadRecord(CaptureKernel("/boot/k", None, "nr_cpus=1"), Strategy.AUTO, 8192, None)
+    parts = ReloadParts(lambda _loaded: None, lambda: record, load=load, user=lambda: 0)
+    report = run_patiently(update_by_reload(fake.machine(), parts=parts))
+    assert (report.outcome, during, held) == (Outcome.RELOADED, [True], [False])
+
+
+def test_record_that_was_removed_meanwhile_is_a_failure(tmp_path: Path) -> None:
+    records = [LoadRecord(CaptureKernel("/boot/k", None, ""), Strategy.AUTO, 8192, None)]
+    parts = ReloadParts(lambda _loaded: None, lambda: records.pop() if records else None, user=lambda: 0)
+    report = run_patiently(update_by_reload(FakeKexec(tmp_path).machine(), parts=parts))
+    assert (report.outcome, "the record of the last load was removed" in report.sentence) == (Outcome.FAILED, True)
+
+
+def test_reload_outside_has_a_session_of_its_own() -> None:
+    """Stopping the service must not end a reload half way."""
+    code = "import os, json; print(json.dumps({'outcome': 'failed', 'reason': str(os.getsid(0) == os.getpid())}))"
+    assert reload_outside("no kcore", command=program(code)).sentence == "no kcore; True"

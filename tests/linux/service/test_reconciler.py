@@ -9,14 +9,17 @@ from typing import Callable
 
 import pytest
 
+from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.service.watch_record import Look
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import LiveObservation
 from crash_hotplug.linux.loading.system_calls import KexecError
 from crash_hotplug.linux.service.reconciler import Reconciler, Reloading
-from tests.linux.fake_kexec import KERNEL, FakeKexec
+from tests.core.test_image import kimage_bytes
+from tests.linux.fake_kexec import ENTRY, KERNEL, KIMAGE_PHYS, PURGATORY, SEGMENTS, FakeKexec
 
 LOCKDOWN = "sys/kernel/security/lockdown"
 IOMEM = "proc/iomem"
@@ -384,3 +387,192 @@ def test_verification_waits_for_an_image(fake: FakeKexec) -> None:
     fake.load_again()
     now[0] = HOUR + 60
     assert looks.look(is_quiet=True).verification is not None
+
+
+def test_image_that_another_process_loaded_is_not_taken_for_the_torn_one(fake: FakeKexec, reloads: Reloads) -> None:
+    reloads.outcomes = [Outcome.FAILED]
+    kernel = fake.read(KERNEL, 0x8000)
+    fake.before_load = lambda: fake.write(KERNEL, b"another kernel")
+    looks = looker(fake, reloads=reloads)
+    assert looks.look(is_quiet=True).verdict is Verdict.NOT_ACCURATE
+    fake.before_load = lambda: None
+    fake.write(KERNEL, kernel)
+    fake.write(PURGATORY, fake.purgatory(True))
+    fake.write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS))  # another load
+    seen = looks.look(is_quiet=True)
+    assert (seen.verdict, seen.external_change) == (Verdict.ACCURATE, "another process loaded a crash image")
+    assert len(reloads) == 1
+
+
+def test_machine_whose_image_was_right_needs_no_reload_before_it_changes(fake: FakeKexec, reloads: Reloads) -> None:
+    looks = looker(fake, reloads=reloads)
+    assert looks.look(is_quiet=True).verdict is Verdict.ACCURATE
+    fake.write_file(LOCKDOWN, "none [integrity] confidentiality\n")
+    fake.write(0x39F5_D000, fake.header)
+    actions = [looks.look(is_quiet=True).action for _ in range(3)]
+    assert all(action.endswith("no reload: nothing changed since the image was loaded") for action in actions)
+    assert reloads.reasons == []
+
+
+def test_memory_that_comes_during_a_look_is_seen_by_the_next(fake: FakeKexec, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = looker(fake)
+    judge, ranges = looks._judge, [1]
+
+    def judge_before_memory_comes() -> tuple[Look, bool]:
+        judged = judge()
+        if judged[0].verdict is Verdict.ACCURATE and ranges:
+            fake.add_ranges(ranges.pop())
+        return judged
+
+    monkeypatch.setattr(looks, "_judge", judge_before_memory_comes)
+    assert looks.look(is_quiet=True).verdict is Verdict.ACCURATE
+    seen = looks.look(is_quiet=True)
+    assert (seen.was_cheap, seen.outcome) == (False, Outcome.UPDATED)
+    assert fake.verdict() is Verdict.ACCURATE
+
+
+def test_look_reads_what_its_own_update_loaded(fake: FakeKexec) -> None:
+    looks = looker(fake)
+    assert looks.look(is_quiet=True).outcome is Outcome.UPDATED
+    assert looks.look(is_quiet=True).external_change == ""
+
+
+def test_header_that_the_kernel_changed_is_no_change_by_another_process(fake: FakeKexec) -> None:
+    fake.write_file("sys/devices/system/cpu/crash_hotplug", "1\n")
+    looks = looker(fake)
+    assert looks.look(is_quiet=True).by_kernel
+    fake.write(0x39F5_D000, fake.header)
+    assert looks.look(is_quiet=True).external_change == ""
+    fake.write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS))
+    assert looks.look(is_quiet=True).external_change == "another process loaded a crash image"
+
+
+def test_failed_update_is_tried_at_the_next_look_although_nothing_changed(fake: FakeKexec) -> None:
+    """The header of the present CPUs is accurate; the update that would add the others failed."""
+    looks = looker(fake)
+    looks.look(is_quiet=True)
+    fake.make_possible(40)
+
+    def refuse() -> None:
+        raise KexecError(1)
+
+    fake.before_load = refuse
+    assert looks.look(is_quiet=True).outcome is Outcome.FAILED
+    fake.before_load = lambda: None
+    assert looks.look(is_quiet=True).outcome is Outcome.UPDATED
+
+
+def test_strategy_in_place_leaves_a_torn_image(fake: FakeKexec, reloads: Reloads) -> None:
+    fake.before_load = lambda: fake.write(KERNEL, b"another kernel")
+    looks = looker(fake, "in-place", reloads=reloads)
+    assert {looks.look(is_quiet=True).outcome for _ in range(2)} == {Outcome.TORN}
+    assert reloads.reasons == []
+
+
+def test_time_of_a_kexec_load_is_that_of_the_last_update(fake: FakeKexec) -> None:
+    looks = looker(fake)
+    assert looks.look(is_quiet=True).kexec_seconds > 0
+    fake.write_file(LOCKDOWN, "none [integrity] confidentiality\n")
+    fake.add_ranges(1)
+    refused = looks.look(is_quiet=True)
+    assert (refused.outcome, refused.kexec_seconds) == (Outcome.REFUSED, 0)
+
+
+def test_reload_keeps_the_service_awake(fake: FakeKexec) -> None:
+    awake: list[int] = []
+
+    def run(reason: str, while_waiting: Callable[[], None]) -> Report:
+        while_waiting()
+        return Report(Outcome.RELOADED, reason)
+
+    looks = Reconciler(
+        fake.machine(),
+        fake.sysroot,
+        "reload",
+        while_waiting=lambda: awake.append(1),
+        reloading=Reloading(lambda: True, run),
+    )
+    assert looks.look(is_quiet=True).outcome is Outcome.RELOADED
+    assert awake == [1]
+
+
+def test_look_tells_how_far_the_header_may_grow(fake: FakeKexec) -> None:
+    seen = looker(fake).look(is_quiet=True)
+    entries = len(parse_elfcorehdr(fake.image().elfcorehdr).program_headers)
+    assert seen.room_left == (0x4000 - 64) // 56 - entries
+
+
+def test_hangup_lets_a_failed_reload_be_tried_at_once(fake: FakeKexec, reloads: Reloads) -> None:
+    reloads.outcomes = [Outcome.FAILED]
+    fake.write_file(LOCKDOWN, "none [integrity] confidentiality\n")
+    looks = looker(fake, reloads=reloads)
+    for _ in range(3):
+        looks.look(is_quiet=True)
+    assert len(reloads) == 1
+    looks.forget()
+    looks.look(is_quiet=True)
+    assert len(reloads) == 2
+
+
+def test_hangup_reads_everything_at_the_next_look(fake: FakeKexec) -> None:
+    looks = looker(fake)
+    looks.look(is_quiet=True)
+    looks.forget()
+    assert not looks.look(is_quiet=True).was_cheap
+    assert looks.look(is_quiet=True).was_cheap
+
+
+def test_failed_update_that_lost_nothing_is_no_reason_to_reload_at_once(fake: FakeKexec, reloads: Reloads) -> None:
+    def refuse() -> None:
+        raise KexecError(1)
+
+    fake.before_load = refuse
+    looks = looker(fake, reloads=reloads)
+    assert looks.look(is_quiet=True).outcome is Outcome.FAILED
+    assert reloads.reasons == []
+
+
+def test_torn_image_that_was_reloaded_is_updated_in_place_again(fake: FakeKexec) -> None:
+    kernel = fake.read(KERNEL, 0x8000)
+    reasons: list[str] = []
+
+    def reload(reason: str, _while_waiting: Callable[[], None]) -> Report:
+        reasons.append(reason)
+        fake.before_load = lambda: None
+        fake.write(KERNEL, kernel)
+        fake.write(0x39F5_D000, fake.header.ljust(0x4000, b"\0"))
+        fake.write(PURGATORY, fake.purgatory(True))
+        fake.write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS))
+        return Report(Outcome.RELOADED, reason)
+
+    fake.before_load = lambda: fake.write(KERNEL, b"another kernel")
+    looks = Reconciler(fake.machine(), fake.sysroot, reloading=Reloading(lambda: True, reload), patience=0.1)
+    first = looks.look(is_quiet=True)
+    assert (first.outcome, first.kexec_seconds) == (Outcome.RELOADED, 0)  # the time of an update in place only
+    assert looks.look(is_quiet=True).outcome is Outcome.UPDATED
+    assert len(reasons) == 1
+    assert fake.digest_fits()
+
+
+def test_image_that_a_reload_lost_is_loaded_again(fake: FakeKexec) -> None:
+    now, reasons = [0.0], list[str]()
+
+    def reload(reason: str, _while_waiting: Callable[[], None]) -> Report:
+        reasons.append(reason)
+        fake.unload()
+        return Report(Outcome.FAILED, f"{reason}; kdumpctl reload failed: no")
+
+    reloading = Reloading(lambda: True, reload)
+    looks = Reconciler(fake.machine(), fake.sysroot, "reload", lambda: now[0], reloading=reloading, patience=0.1)
+    assert looks.look(is_quiet=True).outcome is Outcome.FAILED
+    assert looks.look(is_quiet=True).verdict is Verdict.NO_IMAGE
+    assert len(reasons) == 1
+    now[0] = 31.0
+    looks.look(is_quiet=True)
+    assert len(reasons) == 2
+
+
+def test_image_is_missing_where_only_its_pointer_shows_it(fake: FakeKexec, reloads: Reloads) -> None:
+    fake.unload()
+    (fake.root / "sys/kernel/kexec_crash_loaded").unlink()
+    assert looker(fake, reloads=reloads).look(is_quiet=True).verdict is Verdict.NO_IMAGE

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,25 @@ def test_nobody_listens(environ: dict[str, str]) -> None:
 )
 def test_a_watchdog_that_is_not_ours(environ: dict[str, str]) -> None:
     assert Notifier({"NOTIFY_SOCKET": "/run/nobody", **environ}).watchdog_seconds is None
+
+
+def test_watchdog_without_a_process_id_is_ours(tmp_path: Path) -> None:
+    assert Notifier({"NOTIFY_SOCKET": "/run/nobody", "WATCHDOG_USEC": "5000000"}).watchdog_seconds == 5
+
+
+def test_watchdog_that_systemd_does_not_have_is_not_fed(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")}).alive()
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
+
+
+def test_reload_has_the_monotonic_time_in_microseconds(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        before = time.monotonic()
+        Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")}).reloading()
+        told = systemd.recv(100).decode()
+        assert before <= int(told.removeprefix("RELOADING=1\nMONOTONIC_USEC=")) / 1e6 + 1e-5 <= time.monotonic() + 1e-4

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.linux.service.uevents import Uevent, UeventSocket, attach_filter, is_from_kernel, parse_uevent
 
 CREDENTIALS = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, struct.pack("iII", 0, 0, 0))
@@ -138,3 +140,84 @@ print(uevents.drain())
     if "skip: " in done.stderr:
         pytest.skip(done.stderr.strip().partition("skip: ")[2])
     assert "Uevent(action='change', subsystem='cpu', device='cpu0')" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("pid", "uid"), [(4711, 0), (0, 1000)])
+def test_message_with_the_credentials_of_a_process_is_not_the_kernels(pid: int, uid: int) -> None:
+    forged = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, struct.pack("iII", pid, uid, 0))
+    assert not is_from_kernel([forged], 0, (0, 1))
+
+
+def test_message_whose_credentials_were_cut_is_not_the_kernels() -> None:
+    assert not is_from_kernel([CREDENTIALS], socket.MSG_CTRUNC, (0, 1))
+    assert not is_from_kernel([(*CREDENTIALS[:2], CREDENTIALS[2][:8])], 0, (0, 1))
+
+
+def test_other_ancillary_data_are_no_credentials() -> None:
+    assert not is_from_kernel([(socket.SOL_SOCKET, socket.SCM_RIGHTS, bytes(12))], 0, (0, 1))
+    assert is_from_kernel([(socket.SOL_SOCKET, socket.SCM_RIGHTS, bytes(12)), CREDENTIALS], 0, (0, 1))
+
+
+class FakeSocket:
+    """A netlink socket that gives messages or errors in order, and notes how it was set up."""
+
+    def __init__(self, *messages: bytes | OSError, may_force: bool = True) -> None:
+        self.messages = list(messages)
+        self.may_force = may_force
+        self.made: tuple[int, ...] = ()
+        self.options: list[tuple[int, object]] = []
+        self.bound: object = None
+
+    def __call__(self, *arguments: int) -> FakeSocket:
+        self.made = arguments
+        return self
+
+    def setsockopt(self, level: int, option: int, value: object) -> None:
+        assert level == socket.SOL_SOCKET
+        if option == 33 and not self.may_force:
+            raise PermissionError(1, "Operation not permitted")
+        self.options.append((option, value))
+
+    def bind(self, address: object) -> None:
+        self.bound = address
+
+    def recvmsg(self, _size: int, _ancillary: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, tuple[int, int]]:
+        if not self.messages:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        data = self.messages.pop(0)
+        if isinstance(data, OSError):
+            raise data
+        return data, [CREDENTIALS] if not data.startswith(b"forged") else [], 0, (0, 1)
+
+
+@pytest.mark.parametrize("may_force", [True, False])
+def test_socket_is_of_the_kernels_uevents_and_has_a_large_buffer(
+    monkeypatch: pytest.MonkeyPatch, may_force: bool
+) -> None:
+    fake = FakeSocket(may_force=may_force)
+    monkeypatch.setattr(socket, "socket", fake)
+    UeventSocket()
+    # AF_NETLINK, NETLINK_KOBJECT_UEVENT; SO_ATTACH_FILTER, SO_RCVBUFFORCE or SO_RCVBUF, SO_PASSCRED; group 1.
+    assert fake.made == (16, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 15)
+    assert [option for option, _value in fake.options] == [26, 33 if may_force else 8, 16]
+    assert [value for _option, value in fake.options[1:]] == [8 << 20, 1]
+    assert fake.bound == (0, 1)
+
+
+def test_socket_that_cannot_be_opened_is_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: int) -> None:
+        raise OSError(97, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", refused)
+    with pytest.raises(CannotTellError, match="cannot be received: Address family"):
+        UeventSocket()
+
+
+def test_lost_forged_and_other_messages_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    add, other = message("add", "cpu3", "cpu"), b"add@/devices/system/node/node1\0SUBSYSTEM=node\0"
+    overrun = OSError(errno.ENOBUFS, "No buffer space available")
+    monkeypatch.setattr(socket, "socket", FakeSocket(add, overrun, b"forged", other, add))
+    drained = UeventSocket().drain()
+    assert drained == ([Uevent("add", "cpu", "cpu3")] * 2, 1, True)
+    monkeypatch.setattr(socket, "socket", FakeSocket(add))
+    assert UeventSocket().drain() == ([Uevent("add", "cpu", "cpu3")], 0, False)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -79,11 +80,25 @@ def uevents() -> Iterator[FakeUevents]:
     fake.close()
 
 
+def heard_by(systemd: socket.socket) -> list[str]:
+    """Return the first key of each waiting notification."""
+    heard = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            heard.append(systemd.recv(4096).decode().partition("\n")[0].partition("=")[0])
+    return heard
+
+
 class Running:
     """A service in the main thread, and what a second thread does to it."""
 
     def __init__(
-        self, looker: FakeReconciler, uevents: FakeUevents, notify: str = "", metrics: Path | None = None
+        self,
+        looker: FakeReconciler,
+        uevents: FakeUevents,
+        notify: str = "",
+        metrics: Path | None = None,
+        watchdog: str = "",
     ) -> None:
         self.said: list[tuple[int, str]] = []
         self.record = WatchRecord("1.0", time.time())
@@ -93,7 +108,7 @@ class Running:
             Schedule(time.monotonic(), max_delay=0.05, heartbeat=30),
             self.record,
             lambda priority, line: self.said.append((priority, line)),
-            Notifier({"NOTIFY_SOCKET": notify}),
+            Notifier({"NOTIFY_SOCKET": notify, "WATCHDOG_USEC": watchdog}),
             None if metrics is None else str(metrics),
         )
 
@@ -166,12 +181,7 @@ def test_hangup_reads_everything_anew(uevents: FakeUevents, tmp_path: Path) -> N
         systemd.setblocking(False)
         looker = FakeReconciler(RIGHT)
         said = Running(looker, uevents, str(tmp_path / "notify")).during(lambda: os.kill(os.getpid(), signal.SIGHUP))
-        heard = []
-        while True:
-            try:
-                heard.append(systemd.recv(4096).decode().partition("\n")[0].partition("=")[0])
-            except BlockingIOError:
-                break
+        heard = heard_by(systemd)
     assert looker.forgot == 1
     assert said.count("accurate: a panic now would be dumped completely") == 2
     assert [word for word in heard if word != "STATUS"] == ["READY", "RELOADING", "READY", "STOPPING"]
@@ -209,3 +219,90 @@ def test_signals_are_given_back(uevents: FakeUevents) -> None:
     before = signal.getsignal(signal.SIGTERM)
     Running(FakeReconciler(RIGHT), uevents).during()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_watchdog_is_fed_while_nothing_happens(uevents: FakeUevents, tmp_path: Path) -> None:
+    """Systemd would end the service after WATCHDOG_USEC without a word; here it is 0.4 s, and the heartbeat 30 s."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        running = Running(FakeReconciler(RIGHT), uevents, str(tmp_path / "notify"), watchdog="400000")
+        running.service._schedule = Schedule(time.monotonic(), max_delay=30, heartbeat=30)
+        running.during(lambda: None, lambda: None, lambda: None, lambda: None)
+        assert heard_by(systemd).count("WATCHDOG") >= 3
+
+
+def test_sleep_ends_in_time_for_the_watchdog_and_the_next_look(uevents: FakeUevents) -> None:
+    running = Running(FakeReconciler(RIGHT), uevents, "/run/nobody", watchdog="60000000")
+    service = running.service
+    service._schedule.due = time.monotonic() + 1000
+    assert service._sleep_milliseconds() == pytest.approx(30_001, abs=1)
+    service._schedule.due = time.monotonic() + 2
+    assert service._sleep_milliseconds() == pytest.approx(2001, abs=500)
+    service._schedule.due = time.monotonic() - 2
+    assert service._sleep_milliseconds() == 0
+
+
+def test_image_that_the_kernel_updates_is_looked_at_after_a_while(uevents: FakeUevents) -> None:
+    """The kernel's handler acts at the same event: it is given half of the greatest delay."""
+    by_kernel = Running(FakeReconciler(replace(RIGHT, by_kernel=True)), uevents)
+    by_kernel.service._look()
+    assert by_kernel.service._schedule.lead == by_kernel.service._schedule.max_delay / 2
+    ours = Running(FakeReconciler(RIGHT), uevents)
+    ours.service._schedule.lead = 1.0
+    ours.service._look()
+    assert ours.service._schedule.lead == 0
+
+
+def test_ready_is_told_after_the_first_look(uevents: FakeUevents, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+
+        class Looks(FakeReconciler):
+            def look(self, is_quiet: bool) -> Look:
+                assert self.made or "READY" not in heard_by(systemd)
+                return super().look(is_quiet)
+
+        Running(Looks(RIGHT), uevents, str(tmp_path / "notify")).during()
+        assert "READY" in heard_by(systemd)
+
+
+def test_wakeup_descriptor_of_signals_is_given_back(uevents: FakeUevents) -> None:
+    before = signal.set_wakeup_fd(-1)
+    try:
+        Running(FakeReconciler(RIGHT), uevents).during()
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.set_wakeup_fd(before)
+
+
+def test_look_without_news_and_change_by_another_process_are_said(uevents: FakeUevents) -> None:
+    changed = replace(RIGHT, external_change="another process loaded a crash image")
+    running = Running(FakeReconciler(changed, RIGHT), uevents)
+    said = running.during(lambda: None)
+    assert said.count("another process loaded a crash image") == 1
+    assert running.record.external_changes == 1
+
+
+def test_burst_is_named_once(uevents: FakeUevents) -> None:
+    running = Running(FakeReconciler(RIGHT), uevents)
+    event = Uevent("add", "cpu", "cpu3")
+    said = running.during(lambda: uevents.send(event), lambda: uevents.send(event))
+    named = [line for line in said if line.startswith("cpu3 add")]
+    assert len(named) == 2
+    assert not any("more event" in line for line in named)
+
+
+def test_service_sleeps_again_after_a_signal(uevents: FakeUevents, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The byte with which the signal ended the sleep is taken out of the socket."""
+    drains: list[float] = []
+    drain = uevents.drain
+
+    def counted() -> Drained:
+        drains.append(time.monotonic())
+        return drain()
+
+    monkeypatch.setattr(uevents, "drain", counted)
+    Running(FakeReconciler(RIGHT), uevents).during(lambda: os.kill(os.getpid(), signal.SIGHUP), lambda: None)
+    assert len(drains) < 100

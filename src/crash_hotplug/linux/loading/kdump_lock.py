@@ -40,7 +40,7 @@ def kdump_locks(sysroot: Sysroot = Sysroot()) -> Iterator[None]:
     :param sysroot: has the /proc that names the holder of a lock
     :raise LockBusyError: another process holds a lock
     :raise CannotTellError: a lock may not be opened
-    :raise CrashHotplugError: a lock cannot be opened or made (a read-only or a full disk)
+    :raise CrashHotplugError: a lock cannot be opened, made (a read-only or a full disk) or taken
     """
     with ExitStack() as held:
         for path in (RED_HAT, DEBIAN):
@@ -101,3 +101,5 @@ def _take(descriptor: int, path: str, sysroot: Sysroot) -> None:
         if not no_holder_is_root(descriptor, sysroot):
             holder = lock_holder(descriptor, sysroot)
             raise LockBusyError(f"the lock {path} is taken: {holder} is loading a crash image") from None
+    except OSError as error:  # ENOLCK: the kernel has no memory for it
+        raise CrashHotplugError(f"the lock {path} cannot be taken: {error.strerror}") from error

@@ -155,7 +155,7 @@ class Reconciler:
     def _correct(self, state: bytes, is_quiet: bool) -> Look:
         """Judge the image; where it is not what it should be, correct it and judge it again."""
         look, is_right = self._judge()
-        if is_right or look.verdict is Verdict.NO_IMAGE:
+        if is_right:
             return look
         if look.verdict is Verdict.CANNOT_TELL and self._last is None:
             self._gate.accept(state)  # nothing has happened yet that would need a reload
