@@ -121,6 +121,8 @@ class FakeMachine:
     """A machine with an image loaded by the kernel's loader; implements CrashMachine and, by itself, Observation."""
 
     control_pages = CONTROL_PAGES
+    reserved = RESERVED
+    """Where the kernel takes control pages."""
 
     def __init__(
         self,
@@ -207,7 +209,7 @@ class FakeMachine:
             self.memory.write(s.phys, s.data.ljust(s.memsz, b"\0"))
         listed = tuple(Segment(s.phys, s.memsz, len(s.data)) for s in segments)
         taken = RangeList(s.range for s in listed)
-        free = (page for page in range(RESERVED.start, RESERVED.end, PAGE) if not taken.contains(page))
+        free = (page for page in range(self.reserved.start, self.reserved.end, PAGE) if not taken.contains(page))
         control_pages = list(islice(free, self.control_pages))
         for page in control_pages:
             self.memory.write(page, b"\xcc" * PAGE)

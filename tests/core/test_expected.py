@@ -264,6 +264,7 @@ def test_capture_ram_is_the_ram_of_the_memory_map_outside_of_the_reservation() -
     assert with_capture_ram(known, full).capture_ram == RangeList([cma, (4 * GIB, 5 * GIB)])
     assert with_capture_ram(now, with_zero_page(image, cmdline=None)).capture_ram == RangeList([cma])
     assert with_capture_ram(now, with_zero_page(image, cmdline="memmap=1G")) == now
+    assert with_capture_ram(known, with_zero_page(image, cmdline="memmap=1G")) == known
     assert with_capture_ram(now, with_zero_page(image, page=None)) == now
     assert with_capture_ram(now, image._replace(boot=None)) == now
 

@@ -218,6 +218,9 @@ def test_elfcorehdr_room_ends_where_anything_else_begins() -> None:
     listed = Kimage(0, (Segment(START - 0x1000, 0x3000, 0),))
     assert elfcorehdr_room(with_map(below, above, kimage=listed), RESERVED) == 0x9000
     assert elfcorehdr_room(CrashImage(b"", START, kimage=listed), RESERVED) == 0x2000
+    boot = with_map(below, above).boot
+    assert boot is not None
+    assert boot.elfcorehdr_room(START, None, [START - 1, START, START + 0x4000]) == 0x4000
 
 
 def test_elfcorehdr_room_is_unknown_in_the_capture_kernels_ram_and_outside_of_the_reservation() -> None:

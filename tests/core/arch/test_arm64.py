@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 
@@ -11,7 +12,7 @@ from crash_hotplug.core.arch.arm64 import ARM64, variable_read_by
 from crash_hotplug.core.elf import PF_RWX, PT_LOAD, ProgramHeader
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.expected import expected_elfcorehdr
-from crash_hotplug.core.image import KNOWN_LAYOUTS, parse_kimage
+from crash_hotplug.core.image import KNOWN_LAYOUTS, Kimage, Segment, parse_kimage
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.purgatory import digest_regions
 from crash_hotplug.linux.machine_reader import read_machine
@@ -37,6 +38,7 @@ NOT_RAM = load(TEXT, (1 << 64) - 1)
         ([TEXT_LOAD, NOT_RAM, *RAM, NOT_RAM], [TEXT_LOAD]),  # as in /proc/kcore
         ([TEXT_LOAD, load(TEXT + 0x1000, 0x4000_1000), *RAM], [TEXT_LOAD, load(TEXT + 0x1000, 0x4000_1000)]),
         (RAM, []),
+        ([*RAM, NOT_RAM], []),
         ([], []),
     ],
 )
@@ -59,6 +61,24 @@ def test_variable_is_found_in_the_code_of_kexec_crash_loaded(name: str) -> None:
     assert variable_read_by(code[:4], virt) is None
     assert variable_read_by(bytes(64), virt) is None
     assert variable_read_by((0xD65F03C0).to_bytes(4, "little") + code, virt) is None, "it returned before"
+
+
+def test_variable_is_at_the_sum_of_page_and_both_offsets() -> None:
+    """ADRP x0, one page below; ADD x1, x0, 0x10; LDR x2, [x1, 16]."""
+    words = (0x9000_0000 | 3 << 29 | 0x7FFFF << 5, 0x9100_0000 | 0x10 << 10 | 1, 0xF940_0000 | 2 << 10 | 1 << 5 | 2)
+    code = b"".join(word.to_bytes(4, "little") for word in words)
+    assert variable_read_by(code, 0xFFFF_8000_8000_1008) == 0xFFFF_8000_8000_0020
+
+
+@pytest.mark.parametrize("text_offset", [0, 0x8_0000])
+def test_first_instruction_of_a_kernel_lies_at_its_text_offset(text_offset: int) -> None:
+    """Kernels before 5.10 have one of 512 KiB."""
+    head = bytes(8) + struct.pack("<Q", text_offset) + bytes(40) + b"ARM\x64" + bytes(4)
+    memory = {0x4000_0000: b"\x7fELF".ljust(64, b"\0"), 0x4020_0000: head}
+    kimage = Kimage(0x4000_0000, tuple(Segment(phys, 0x1000, 0x1000) for phys in memory))
+    assert ARM64.movable_kernel is not None
+    found = ARM64.movable_kernel.find(kimage, lambda phys, length: memory[phys][:length])
+    assert found == (0x4020_0000, 0x4020_0000 + text_offset)
 
 
 @pytest.mark.parametrize("name", ARM64_NAMES)

@@ -13,6 +13,7 @@ from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
+from crash_hotplug.core.kept_image import keep_image, put_back
 from crash_hotplug.core.loaded_image import read_loaded_image
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import KernelText, Machine
@@ -221,6 +222,17 @@ def test_header_that_outgrew_the_size_in_the_device_tree_moves(has_purgatory: bo
     assert (fake.dump_is_complete(), len(fake.listed())) == (True, 2)
 
 
+@pytest.mark.parametrize("has_purgatory", [True, False])
+def test_kernel_that_moved_stays_when_the_header_moves_later(has_purgatory: bool) -> None:
+    fake = Arm64Machine(has_purgatory)
+    fake.now = GROWN
+    fake.updated()
+    fake.now = arm64_machine(((0, GIB), *((n * GIB, n * GIB + MIB) for n in range(4, 30))))
+    assert "at a new place" in fake.updated().sentence
+    assert not any("the kernel, moved" in s.why for s in fake.calls[-1][1])
+    assert fake.dump_is_complete()
+
+
 def test_kernel_whose_address_purgatory_has_twice_is_not_moved() -> None:
     fake = Arm64Machine()
     fake.now = GROWN
@@ -248,17 +260,30 @@ def test_kernel_that_does_not_read_the_same_twice_is_not_moved() -> None:
     assert (asked[0] >= 2, fake.dump_is_complete()) == (True, True)
 
 
+def test_kernel_stays_where_another_segment_would_have_to_be_listed_all_the_same() -> None:
+    """A segment at the bottom of the region: control pages come from the hole behind it."""
+    fake = Arm64Machine(has_purgatory=False)
+    bottom = Segment(RESERVED.start - 2 * MIB, PAGE, PAGE)
+    assert fake.kimage is not None
+    fake.kimage = fake.kimage._replace(segments=(bottom, *fake.kimage.segments))
+    fake.reserved = Range(bottom.phys, RESERVED.end)
+    fake.now = GROWN._replace(crashkernel=RangeList([fake.reserved]))
+    assert fake.updated().outcome is Outcome.UPDATED
+    assert bottom.phys in fake.listed()
+    assert not any("the kernel, moved" in s.why for s in fake.calls[-1][1])
+
+
 class UnmappingMachine(Arm64Machine):
     """A machine of a kernel before 6.4: what is listed cannot be read while it is loaded."""
 
-    def __init__(self, has_purgatory: bool = True) -> None:
+    def __init__(self, has_purgatory: bool = True, reserved: Range = RESERVED) -> None:
         """Load the image."""
-        super().__init__(has_purgatory)
+        super().__init__(has_purgatory, reserved)
         self.grow(NOW)
 
     def grow(self, now: Machine = GROWN) -> None:
         """Plug a DIMM, or unplug it."""
-        self.now = now._replace(kernel_release="6.1.0-test")
+        self.now = now._replace(kernel_release="6.1.0-test", crashkernel=self.now.crashkernel)
 
     def read_phys(self, phys: int, length: int) -> bytes:
         """Read through /proc/kcore."""
@@ -294,6 +319,60 @@ def test_unmapped_image_is_unloaded_once_and_readable_from_then_on(has_purgatory
     assert (report.outcome, "no image" in report.sentence) == (Outcome.UPDATED, False)
     assert [len(call[1]) for call in fake.calls[calls:]] == [2, 1], "the header and its start; then the start alone"
     assert fake.updated(Wants(verify_full=True)).outcome is Outcome.UNCHANGED
+    assert fake.dump_is_complete()
+
+
+@pytest.mark.parametrize("has_purgatory", [True, False])
+def test_start_page_starts_purgatory_where_there_is_one(has_purgatory: bool) -> None:
+    fake = UnmappingMachine(has_purgatory)
+    fake.grow()
+    fake.updated(AUTO)
+    assert fake.kimage is not None
+    (started,) = struct.unpack("<Q", fake.memory.read(fake.kimage.entry_phys + len(CODE), 8))
+    assert (started == ENTRY) is has_purgatory
+
+
+def test_unmapped_image_that_is_right_is_written_to_be_readable() -> None:
+    fake = UnmappingMachine()
+    assert fake.updated(AUTO).outcome is Outcome.UPDATED
+    assert fake.image().elfcorehdr.startswith(expected_elfcorehdr(fake.now, Loader.KEXEC_TOOLS).to_bytes())
+    assert fake.updated(AUTO).outcome is Outcome.UNCHANGED
+    assert fake.dump_is_complete()
+
+
+def test_unmapped_image_of_an_encrypted_machine_is_not_unloaded() -> None:
+    fake = UnmappingMachine()
+    fake.now = fake.now._replace(memory_encryption="AMD SME")
+    report = fake.updated(AUTO)
+    assert (report.outcome, fake.calls, fake.unloaded_marks) == (Outcome.REFUSED, [], [])
+    assert fake.kimage is not None
+    assert "memory is encrypted (AMD SME)" in report.sentence
+
+
+def test_start_page_is_not_listed_alone_where_control_pages_would_overwrite_the_image() -> None:
+    """The region has no hole for the kernel: the image stays unmapped, but it is whole."""
+    fake = UnmappingMachine(has_purgatory=False, reserved=Range(RESERVED.start, RESERVED.start + 0x68_0000))
+    fake.grow()
+    report = fake.updated(AUTO)
+    assert (report.outcome, "what was loaded cannot be verified" in report.sentence) == (Outcome.FAILED, True)
+    assert [len(call[1]) > 1 for call in fake.calls] == [True]
+    assert fake.dump_is_complete()
+
+
+def test_image_whose_start_is_unmapped_is_kept_with_the_copy_of_its_start() -> None:
+    fake = UnmappingMachine()
+    fake.grow()
+    fake.updated(AUTO)
+    assert fake.kimage is not None
+    start = fake.kimage.entry_phys
+    assert not any(fake.read_phys(start, PAGE))
+    kept = keep_image(fake)
+    assert kept is not None
+    assert next(s.data for s in kept.segments if s.phys == start) == fake.memory.read(start, PAGE)
+    fake.kimage = None
+    assert run(put_back(fake, kept)) == "the previous image was put back"
+    assert fake.updated(AUTO).outcome is Outcome.UPDATED, "it is right and has room, but cannot be read"
+    assert fake.updated().outcome is Outcome.UNCHANGED
     assert fake.dump_is_complete()
 
 
