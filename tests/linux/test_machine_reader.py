@@ -16,6 +16,7 @@ from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux.kallsyms import explain_masked
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.machine_reader import read_machine
+from crash_hotplug.linux.running_architecture import running_architecture
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.trees import LiveTree, tree
 
@@ -137,14 +138,16 @@ def test_kcore_is_closed_when_the_machine_was_read(copy: Path, monkeypatch: pyte
     assert [kcore._file.closed for kcore in opened] == [True]
 
 
-@pytest.mark.parametrize(("name", "is_supported"), [("x86_64", True), ("riscv64", False)])
+@pytest.mark.parametrize(("name", "is_supported"), [("x86_64", True), ("aarch64", True), ("riscv64", False)])
 def test_architecture_of_a_live_machine_without_kcore_is_that_of_uname(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_supported: bool
+    copy: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, name: str, is_supported: bool
 ) -> None:
     (copy / "proc" / "kcore").unlink()
+    running_architecture.cache_clear()
+    request.addfinalizer(running_architecture.cache_clear)
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=name))
     if is_supported:
         assert read_machine(LiveTree(str(copy))).architecture.name == name
     else:
-        with pytest.raises(InputError, match="this machine is riscv64; only x86_64 is supported"):
+        with pytest.raises(InputError, match="this machine is riscv64; supported are x86_64, aarch64"):
             read_machine(LiveTree(str(copy)))

@@ -9,6 +9,7 @@ import pytest
 
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import MemoryBlocks
+from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux.memory_hotplug import acpi_device_names, count_present_acpi_devices, read_memory_blocks
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -37,7 +38,9 @@ def test_memory_blocks_are_counted_by_their_state(tmp_path: Path) -> None:
     sysroot = Sysroot(str(tmp_path))
     assert read_memory_blocks(sysroot) is None
     (blocks / "block_size_bytes").write_text("8000000\n")
-    assert read_memory_blocks(sysroot) == MemoryBlocks(128 << 20, online=2, offline=2)
+    assert read_memory_blocks(sysroot) == MemoryBlocks(
+        128 << 20, online=2, offline=2, offline_ram=RangeList([(1 * 128 << 20, 3 * 128 << 20)])
+    )
     (blocks / "block_size_bytes").write_text("128M\n")
     with pytest.raises(InputError, match="is not a hexadecimal number: '128M'"):
         read_memory_blocks(sysroot)
