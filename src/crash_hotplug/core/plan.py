@@ -205,8 +205,7 @@ def plan_update(
     listed = _listed_size(header, room, machine)
     why = "the new elfcorehdr" if move is None else f"the elfcorehdr, moved from {old_place:#x}"
     draft.replace(old_place, Segment(place, listed, listed), header, why)
-    boot = _boot_segment(image)
-    changed: dict[int, bytes] = {}
+    boot, changed = _boot_segment(image), dict[int, bytes]()
     if move is not None:
         if image.boot is None or boot is None:
             raise CannotTellError("the capture kernel's boot description was not found")
