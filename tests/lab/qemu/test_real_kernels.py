@@ -57,9 +57,11 @@ def test_scenario_run_on_a_real_kernel(
     run_scenario(lab_kernels[key], name, loader, update, outcome, tmp_path)
 
 
-def test_dump_of_an_arm64_kernel_lacks_the_dimm_that_nobody_described(tmp_path: Path) -> None:
+@pytest.mark.parametrize("update", ["nothing", "in-place"])
+def test_dump_of_an_arm64_kernel_has_the_dimm_that_an_update_described(update: str, tmp_path: Path) -> None:
+    """With no update the scenario expects that the dump lacks it."""
     kernel = prepared(["6.12"], ARM64)["6.12"]
-    run_scenario(kernel, "hot-add", "c", "nothing", "pass", tmp_path)
+    run_scenario(kernel, "hot-add", "c", update, "pass", tmp_path)
 
 
 def run_scenario(kernel: Kernel, name: str, loader: str, update: str, outcome: str, directory: Path) -> None:
