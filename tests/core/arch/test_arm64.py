@@ -8,9 +8,11 @@ import struct
 
 import pytest
 
+from crash_hotplug.core.arch.architecture import KERNEL_FILE_HEAD, KernelFile
 from crash_hotplug.core.arch.arm64 import ARM64, variable_read_by
 from crash_hotplug.core.elf import PF_RWX, PT_LOAD, ProgramHeader
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
+from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.image import KNOWN_LAYOUTS, Kimage, Segment, parse_kimage
 from crash_hotplug.core.loader import Loader
@@ -131,3 +133,37 @@ def test_header_built_from_nothing_differs_from_a_broken_one_in_its_faults_only(
 def test_system_calls_have_the_numbers_of_the_generic_table() -> None:
     """include/uapi/asm-generic/unistd.h; arm64 has no other."""
     assert (ARM64.machine_number, ARM64.kexec_load_number, ARM64.kexec_file_load_number) == (183, 104, 294)
+
+
+def image_head(magic: bytes = b"ARM\x64", at: int = 56, size: int = 0x200_0000) -> bytes:
+    head = bytearray(KERNEL_FILE_HEAD)
+    head[16:24] = size.to_bytes(8, "little")
+    head[at : at + len(magic)] = magic
+    return bytes(head)
+
+
+@pytest.mark.parametrize(
+    ("head", "size", "found"),
+    [
+        (image_head(), 0x1F0_0000, KernelFile(0x200_0000, None)),
+        (image_head(b"\x1f\x8b", 0), 0x80_0000, KernelFile(0x80_0000, "it is compressed (gzip)")),
+        (image_head(b"zimg", 4), 0x80_0000, KernelFile(0x80_0000, "it is compressed (EFI zboot)")),
+    ],
+)
+def test_kernel_file_says_what_it_takes_and_whether_kexec_file_load_takes_it(
+    head: bytes, size: int, found: KernelFile
+) -> None:
+    assert ARM64.read_kernel_file(head, size, "Image") == found
+
+
+@pytest.mark.parametrize(
+    ("head", "size", "sentence"),
+    [
+        (image_head(b"HdrS", 0x202), 0x80_0000, "Image is not an arm64 kernel image"),
+        (b"", 0, "Image is not an arm64 kernel image"),
+        (image_head(), 0xF0_0000, "Image is truncated: it has 15728640 bytes, and takes 33554432 in memory"),
+    ],
+)
+def test_kernel_file_of_another_kind_is_refused(head: bytes, size: int, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        ARM64.read_kernel_file(head, size, "Image")

@@ -105,6 +105,19 @@ class BootDescription(Protocol):
         """Return what a snapshot keeps: contents by file name, and physical addresses by name."""
 
 
+KERNEL_FILE_HEAD = 0x264
+"""Bytes at the beginning of a kernel's file that identify it on every architecture."""
+
+
+class KernelFile(NamedTuple):
+    """What the file of a capture kernel says of itself."""
+
+    init_size: int
+    """Bytes of memory that the kernel takes while it starts, at least."""
+    why_no_file_load: str | None
+    """Why kexec_file_load would reject it with ENOEXEC; None where it would not."""
+
+
 class MovableKernel(NamedTuple):
     """How an architecture's capture kernel is moved: where its loaders put it, the kernel takes its control pages."""
 
@@ -151,6 +164,11 @@ class Architecture(NamedTuple):
     """Whether every header describes memory blocks that are plugged in but offline; where not, some leave them out."""
     unmaps_image_before: tuple[int, int] | None
     """The first release (major, minor) whose kernels leave the segments of a loaded image readable; None: all do."""
+    read_kernel_file: Callable[[bytes, int, str], KernelFile]
+    """Checks a kernel's file; given are its first :data:`KERNEL_FILE_HEAD` bytes, its size, and its name for messages.
+
+    It raises InputError for what is no kernel of this architecture, or is truncated.
+    """
     movable_kernel: MovableKernel | None
     """How the capture kernel is moved; None where it need not be."""
     page_size: int = PAGE

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from crash_hotplug.core.arch.architecture import Architecture, MovableKernel
+from crash_hotplug.core.arch.architecture import Architecture, KernelFile, MovableKernel
 from crash_hotplug.core.arch.device_tree import DeviceTree, find_device_tree
+from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.ranges import Range, RangeList
 
 TYPE_CHECKING = False
@@ -18,7 +19,7 @@ _ADRP, _ADRP_MASK = 0x9000_0000, 0x9F00_0000
 _ADD, _ADD_MASK = 0x9100_0000, 0xFFC0_0000
 _LDR, _LDR_MASK = 0xF940_0000, 0xFFC0_0000
 _RET = 0xD65F_03C0
-_IMAGE_HEADER, _IMAGE_MAGIC_AT = 64, 56
+_IMAGE_HEADER, _IMAGE_MAGIC_AT, _IMAGE_MAGIC = 64, 56, b"ARM\x64"
 _START = b"".join(
     word.to_bytes(4, "little")
     for word in (
@@ -82,7 +83,7 @@ def _find_kernel(kimage: Kimage, read_phys: Callable[[int, int], bytes]) -> tupl
     """Find the kernel by the header of its image (Documentation/arch/arm64/booting.rst)."""
     for segment in kimage.segments:
         head = read_phys(segment.phys, _IMAGE_HEADER)
-        if head[_IMAGE_MAGIC_AT : _IMAGE_MAGIC_AT + 4] == b"ARM\x64":
+        if head[_IMAGE_MAGIC_AT : _IMAGE_MAGIC_AT + 4] == _IMAGE_MAGIC:
             return segment.phys, segment.phys + int.from_bytes(head[8:16], "little")  # text_offset
     return None
 
@@ -94,6 +95,22 @@ def _start_code(kernel_phys: int, device_tree_phys: int) -> bytes:
 
 def _saved_device_tree(read: Callable[[str], bytes | None], address: Callable[[str], int | None]) -> DeviceTree:
     return DeviceTree(read("dtb"), address("dtb"))
+
+
+def _read_image(head: bytes, size: int, name: str) -> KernelFile:
+    """Check an Image, or a compressed one, which kexec-tools unpacks (Documentation/arch/arm64/booting.rst).
+
+    :raise InputError: it is neither, or has less than half of what it takes in memory: an Image has all but its .bss
+    """
+    for magic, at, kind in ((b"\x1f\x8b", 0, "compressed (gzip)"), (b"zimg", 4, "compressed (EFI zboot)")):
+        if head[at : at + len(magic)] == magic:
+            return KernelFile(size, f"it is {kind}")
+    if head[_IMAGE_MAGIC_AT : _IMAGE_MAGIC_AT + 4] != _IMAGE_MAGIC:
+        raise InputError(f"{name} is not an arm64 kernel image")
+    whole = int.from_bytes(head[16:24], "little")
+    if size < whole // 2:
+        raise InputError(f"{name} is truncated: it has {size} bytes, and takes {whole} in memory")
+    return KernelFile(whole, None)
 
 
 ARM64 = Architecture(
@@ -116,5 +133,6 @@ ARM64 = Architecture(
     # 0d124e96051b ("arm64: kdump : take off the protection on crashkernel memory region") removed
     # arch_kexec_protect_crashkres().
     unmaps_image_before=(6, 4),
+    read_kernel_file=_read_image,
     movable_kernel=MovableKernel(2 << 20, _find_kernel, _start_code),
 )

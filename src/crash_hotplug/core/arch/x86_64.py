@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from crash_hotplug.core.arch.architecture import Architecture
-from crash_hotplug.core.arch.boot_params import ZeroPage, find_zero_page
+from crash_hotplug.core.arch.architecture import Architecture, KernelFile
+from crash_hotplug.core.arch.boot_params import ZeroPage, check_bzimage, find_zero_page, init_size, why_no_file_load
 from crash_hotplug.core.ranges import Range, RangeList
 
 TYPE_CHECKING = False
@@ -45,6 +45,11 @@ def _saved_zero_page(read: Callable[[str], bytes | None], address: Callable[[str
     )
 
 
+def _read_bzimage(head: bytes, size: int, name: str) -> KernelFile:
+    check_bzimage(head, size, name)
+    return KernelFile(init_size(head), why_no_file_load(head))
+
+
 X86_64 = Architecture(
     name="x86_64",
     machine_number=62,
@@ -65,5 +70,6 @@ X86_64 = Architecture(
     updated_by_kernel_since="6.6",
     describes_offline_blocks=True,
     unmaps_image_before=None,
+    read_kernel_file=_read_bzimage,
     movable_kernel=None,
 )

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from enum import Enum
 from typing import Callable, NamedTuple
 
-from crash_hotplug.core.arch.boot_params import SETUP_HEADER_END, check_bzimage, init_size, why_no_file_load
+from crash_hotplug.core.arch.architecture import KERNEL_FILE_HEAD, KernelFile
 from crash_hotplug.core.errors import CrashHotplugError, InputError
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import check_capture_kernel_fits
@@ -25,10 +25,11 @@ from crash_hotplug.linux.loading.system_calls import (
     kexec_file_load,
 )
 from crash_hotplug.linux.programs import SEARCH, run_tool, why_failed
+from crash_hotplug.linux.running_architecture import running_architecture
 from crash_hotplug.linux.sysroot import Sysroot
 
 _COMMAND_LINE_MAX = 2048
-"""COMMAND_LINE_SIZE of x86."""
+"""COMMAND_LINE_SIZE of x86 and arm64."""
 _ONLY_KEXEC_LOAD = (errno.ENOSYS, errno.ENOEXEC)
 """Errors of kexec_file_load after which kexec_load may still work: not built in, unknown format."""
 _SIGNATURE_REFUSED = (errno.EKEYREJECTED, errno.ENODATA, errno.ENOKEY, errno.ENOPKG)
@@ -75,7 +76,7 @@ def check_files(files: CaptureKernel, room: int, machine: Machine) -> None:
     """
     if "\0" in files.cmdline:
         raise InputError("the capture kernel's command line has a null character")
-    check_capture_kernel_fits(init_size(_read_setup_header(files.kernel)), _initrd_size(files), room, machine)
+    check_capture_kernel_fits(_read_kernel_file(files.kernel).init_size, _initrd_size(files), room, machine)
 
 
 def load_capture_kernel(
@@ -94,7 +95,7 @@ def load_capture_kernel(
     """
     if strategy is Strategy.KEXEC_TOOLS:
         return _through_kexec_tools(files, hotplug_size, "", calls, sysroot)
-    why_not = why_no_file_load(_read_setup_header(files.kernel))
+    why_not = _read_kernel_file(files.kernel).why_no_file_load
     if why_not is not None:
         sentence = f"kexec_file_load cannot take {files.kernel}: {why_not}"
         if strategy is Strategy.FILE:
@@ -128,7 +129,7 @@ def _file_load(files: CaptureKernel, calls: LoaderCalls) -> None:
         raise InputError(f"the capture kernel's command line has {len(data) - 1} bytes: that is too long")
     with ExitStack() as opened:
         kernel_fd = _open(files.kernel, opened)
-        check_bzimage(os.pread(kernel_fd, SETUP_HEADER_END, 0), os.fstat(kernel_fd).st_size, files.kernel)
+        _check_kernel_file(kernel_fd, files.kernel)
         initrd_fd = NO_FILE if files.initrd is None else _open(files.initrd, opened)
         flags = FILE_ON_CRASH | (FILE_NO_INITRAMFS if files.initrd is None else 0)
         calls.file_load(kernel_fd, initrd_fd, data, flags)
@@ -155,19 +156,21 @@ def _through_kexec_tools(
     return f"kexec {' '.join(options)}{': ' + reason if reason else ''}"
 
 
-def _read_setup_header(kernel: str) -> bytes:
-    """Return the first bytes of a kernel's file.
+def _read_kernel_file(kernel: str) -> KernelFile:
+    """Return what a kernel's file says of itself.
 
-    :raise InputError: it cannot be read, or is no bzImage
+    :raise InputError: it cannot be read, or is no kernel of this architecture
     """
     with ExitStack() as opened:
-        descriptor = _open(kernel, opened)
-        try:
-            head, size = os.pread(descriptor, SETUP_HEADER_END, 0), os.fstat(descriptor).st_size
-        except OSError as error:
-            raise InputError(f"{kernel} cannot be read: {error.strerror}") from error
-    check_bzimage(head, size, kernel)
-    return head
+        return _check_kernel_file(_open(kernel, opened), kernel)
+
+
+def _check_kernel_file(descriptor: int, kernel: str) -> KernelFile:
+    try:
+        head, size = os.pread(descriptor, KERNEL_FILE_HEAD, 0), os.fstat(descriptor).st_size
+    except OSError as error:
+        raise InputError(f"{kernel} cannot be read: {error.strerror}") from error
+    return running_architecture().read_kernel_file(head, size, kernel)
 
 
 def _initrd_size(files: CaptureKernel) -> int:
