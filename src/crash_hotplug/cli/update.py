@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "in-place", "reload"),
         default="auto",
         help="in-place, or reload with kdumpctl, kdump-config, or the record of `crash-hotplug load`; "
-        "auto (default) reloads only if an update in place is impossible",
+        "auto (default) reloads only if an update in place is impossible, and unloads an image for a moment where the "
+        "kernel has unmapped it (arm64 before 6.4)",
     )
     parser.add_argument(
         "--max-memory-ranges",
@@ -117,7 +118,9 @@ def _run(arguments: argparse.Namespace) -> int:
             "kexec_load_seconds": round(machine.kexec_seconds, 6),
         })  # fmt: skip
     else:
-        call = f", {machine.kexec_seconds * 1e3:.1f} ms of it kexec_load" if machine.kexec_seconds else ""
+        call = (
+            f", {machine.kexec_seconds * 1e3:.1f} ms of it without an image, at most" if machine.kexec_seconds else ""
+        )
         stream = sys.stdout if _CODES.get(report.outcome) == exit_codes.DONE else sys.stderr
         print(f"{report.outcome.value}: {printable(report.sentence)} ({seconds * 1e3:.0f} ms{call})", file=stream)
     return _CODES.get(report.outcome, exit_codes.FAILED)

@@ -135,7 +135,7 @@ class Service:
         if look.verification is not None:
             is_whole = look.verification.outcome is Outcome.UNCHANGED
             self._say(INFO if is_whole else WARNING, f"daily verification: {look.verification.sentence}")
-        call = f", {look.kexec_seconds * 1e3:.1f} ms of it kexec_load" if look.kexec_seconds else ""
+        call = f", {look.kexec_seconds * 1e3:.1f} ms of it without an image, at most" if look.kexec_seconds else ""
         took = f"({1e3 * seconds:.0f} ms{call})"
         done = f"{look.strategy}: {look.outcome.value}: {look.action}" if look.action else "nothing to do"
         if self._burst:
