@@ -13,6 +13,7 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, add_sysroot
 from crash_hotplug.cli.doctor_report import advice, advice_after_fix, facts, judge, report, show, warnings_after_fix
 from crash_hotplug.cli.output import print_json, printable
+from crash_hotplug.core.arch.supported import NAMES, architecture_named
 from crash_hotplug.core.doctor.forecast import SERVICE, forecast
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
@@ -80,9 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _fix(sysroot: Sysroot, arguments: argparse.Namespace) -> int:
     """Disable the distribution's reloads; the exit code is 1 if a file had to be left alone."""
-    if sysroot.is_live and machine_name() != "x86_64":
+    if sysroot.is_live and architecture_named(machine_name()) is None:
         raise CrashHotplugError(
-            f"this machine is {machine_name()}: {SERVICE} works on x86_64 only; nothing was changed"
+            f"this machine is {machine_name()}: {SERVICE} works on {NAMES} only; nothing was changed"
         )
     diagnosis = read_diagnosis(sysroot)
     if not diagnosis.service.is_installed:

@@ -19,10 +19,6 @@ from crash_hotplug.linux.doctor.config_files import RulesFile, Unit
 from crash_hotplug.linux.doctor.diagnosis import AUTO_ONLINE, KPTR_RESTRICT, OPTIONS, UDEVD, Diagnosis
 from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings
 
-_RULE_OF_THUMB = (
-    "rules of thumb for x86_64: kdump-utils reserves 256 MiB for 2 to 64 GiB of RAM and 512 MiB above, kdump-tools "
-    "128 MiB (Debian 12)"
-)
 _RULES_PLACES = "udev's rules directories"
 _UNIT_PLACES = "systemd's unit directories"
 _WRAPPER = textwrap.TextWrapper(
@@ -194,7 +190,7 @@ def _image(diagnosis: Diagnosis) -> Facts:
         yield f"describes {described} CPUs of {possible} possible", "its elfcorehdr"
         if loaded.image.cmdline is not None:
             has = "has" if NO_MEMHOTPLUG in loaded.image.cmdline.split() else "lacks"
-            yield f"the capture kernel's command line {has} {NO_MEMHOTPLUG}", "its boot_params"
+            yield f"the capture kernel's command line {has} {NO_MEMHOTPLUG}", "the image"
         if loaded.machine.acpi_memory_devices:
             yield (
                 f"{loaded.machine.acpi_memory_devices} ACPI memory devices are plugged in",
@@ -217,7 +213,8 @@ def _reserved(diagnosis: Diagnosis) -> Facts:
         sentence += f"; the image takes {human_size(used)}, which leaves it {human_size(size - used)} to run in"
     yield sentence, " or ".join(kexec_state.RESERVED_SIZE)
     if loaded is not None:
-        yield f"{human_size(loaded.machine.ram.size)} of RAM; {_RULE_OF_THUMB}", "/proc/iomem"
+        advice = loaded.machine.architecture.reservation_advice
+        yield f"{human_size(loaded.machine.ram.size)} of RAM" + (f"; {advice}" if advice else ""), "/proc/iomem"
 
 
 def _rules(diagnosis: Diagnosis) -> Facts:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from crash_hotplug.core.arch.architecture import Architecture
-from crash_hotplug.core.arch.supported import architecture_of, machine_name
+from crash_hotplug.core.arch.supported import NAMES, architecture_of, machine_name
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.records import NamedTuple
 
@@ -130,7 +130,7 @@ def parse_core_header(data: bytes, what: str) -> tuple[ElfHeader, Architecture]:
         raise ElfFormatError(f"{what} is not a core file: its e_type is {header.e_type}, a core file's is {ET_CORE}")
     architecture = architecture_of(header.e_machine)
     if architecture is None:
-        raise ElfFormatError(f"{what} is for {machine_name(header.e_machine)}; only x86_64 is supported so far")
+        raise ElfFormatError(f"{what} is for {machine_name(header.e_machine)}; supported are {NAMES}")
     if header.e_version != 1:
         raise ElfFormatError(f"{what} has e_version {header.e_version}, not 1")
     if header.e_phoff != ELF_HEADER_SIZE or header.e_ehsize != ELF_HEADER_SIZE:

@@ -164,6 +164,8 @@ class Architecture(NamedTuple):
     """Whether every header describes memory blocks that are plugged in but offline; where not, some leave them out."""
     unmaps_image_before: tuple[int, int] | None
     """The first release (major, minor) whose kernels leave the segments of a loaded image readable; None: all do."""
+    reservation_advice: str | None
+    """What distributions reserve for the capture kernel, for people; None where that is not known."""
     read_kernel_file: Callable[[bytes, int, str], KernelFile]
     """Checks a kernel's file; given are its first :data:`KERNEL_FILE_HEAD` bytes, its size, and its name for messages.
 

@@ -133,6 +133,7 @@ ARM64 = Architecture(
     # 0d124e96051b ("arm64: kdump : take off the protection on crashkernel memory region") removed
     # arch_kexec_protect_crashkres().
     unmaps_image_before=(6, 4),
+    reservation_advice=None,
     read_kernel_file=_read_image,
     movable_kernel=MovableKernel(2 << 20, _find_kernel, _start_code),
 )
