@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.page_samples import _SAMPLED_PAGES, check_samples, sample_pages, sampled_ranges
 from crash_hotplug.core.plan import TornImageError
 from crash_hotplug.core.ranges import Range
-from crash_hotplug.core.update import _SAMPLED_PAGES, check_samples, sample_pages, sampled_ranges
 
 SMALL = Range(0x1000, 0xA000)
 LARGE = Range(0x10_0000, 0x410_0000)

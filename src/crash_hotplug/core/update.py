@@ -16,11 +16,11 @@ core/reload.py has what goes around it: make an image ready after a load, reload
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from enum import Enum
 
-from crash_hotplug.core.arch.architecture import PAGE, whole_pages
+from crash_hotplug.core.arch.architecture import whole_pages
 from crash_hotplug.core.arch.cmdline import has_argument
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, entries_that_fit
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
@@ -29,6 +29,7 @@ from crash_hotplug.core.image import CrashImage, elfcorehdr_room
 from crash_hotplug.core.kept_image import keep, put_back
 from crash_hotplug.core.loaded_image import UnmappedImageError
 from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.page_samples import check_samples, sample_pages
 from crash_hotplug.core.plan import (
     MAX_MEMORY_RANGES,
     Move,
@@ -583,46 +584,3 @@ def _read_back(after: Observation, task: _Task, samples: Mapping[Range, bytes], 
         except CrashHotplugError as error:
             after.confirm()
             raise TornImageError(str(error)) from error
-
-
-_SAMPLED_PAGES = 64
-"""Pages that are sampled of each segment, evenly spread; a small one, such as the zero page, is compared whole.
-Another image would have to differ between these only: its kernel and initrd have many times the distance."""
-
-
-def sampled_ranges(segment: Range) -> Iterator[Range]:
-    """Return the physical ranges of a segment that are sampled: all of it, or single pages, its last one among them."""
-    pages = segment.size // PAGE
-    if pages <= _SAMPLED_PAGES:
-        yield segment
-        return
-    for number in range(_SAMPLED_PAGES):
-        start = segment.start + number * (pages - 1) // (_SAMPLED_PAGES - 1) * PAGE
-        yield Range(start, start + PAGE)
-
-
-def sample_pages(segments: Iterable[Range], read_phys: ReadPhys) -> dict[Range, bytes]:
-    """Return the sampled contents of each segment.
-
-    Between the comparison of the identity and the kernel's own lock a loader that ignores our lock may load another
-    image.  No system call says "replace it only if it is still that image", so the update then writes a part of the
-    previous image into the new one.  The samples detect it afterwards: that loader overwrote segments that were to
-    be kept.
-    """
-    return {
-        segment: b"".join(read_phys(part.start, part.size) for part in sampled_ranges(segment)) for segment in segments
-    }
-
-
-def check_samples(before: Mapping[Range, bytes], now: Mapping[Range, bytes]) -> None:
-    """Check that segments still hold what they held.
-
-    :param before: what :func:`sample_pages` returned, as *now* later
-    :raise TornImageError: one does not
-    """
-    changed = [segment for segment in before if now[segment] != before[segment]]
-    if changed:
-        raise TornImageError(
-            f"another crash image was loaded at the very moment of the update (the segment at {changed[0].start:#x} "
-            "changed): the loaded image is torn and would leave no dump"
-        )
