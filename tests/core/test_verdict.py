@@ -527,3 +527,12 @@ def with_map(image: CrashImage, table: Sequence[tuple[Range, int]]) -> CrashImag
 def sentences(now: Machine, image: CrashImage, header: ElfCoreHeader) -> str:
     comparison = assess(now, image._replace(elfcorehdr=header.to_bytes())).comparison
     return "; ".join(finding.sentence for finding in comparison.findings)
+
+
+@pytest.mark.parametrize("is_online", [True, False])
+def test_notes_described_too_small_are_a_finding_where_the_cpu_saves_them(is_online: bool) -> None:
+    now = machine(online=(0, 1, 2) if is_online else (0, 1), offline=() if is_online else (2,))
+    header = expected_elfcorehdr(now, Loader.KERNEL)
+    result = compare_header(now, changed(header, 2, p_filesz=16, p_memsz=16), Loader.KERNEL)
+    assert kinds(result) == [Kind.CPU_NOTES_TOO_SMALL] * is_online
+    assert Kind.CPU_NOTES_TOO_SMALL in [found.kind for found in [*result.findings, *result.notes]]

@@ -320,7 +320,9 @@ def _compare_cpus(machine: Machine, header: ElfCoreHeader, result: Comparison) -
                 f"CPU {cpu.number} saves {cpu.crash_notes.size} bytes, but only {note.size} are described: "
                 "a dump would contain only a part of its registers"
             )
-            result.findings.append(Finding(Kind.CPU_NOTES_TOO_SMALL, sentence, cpu=cpu.number))
+            # A CPU that is offline saves nothing.
+            found = result.findings if cpu.online else result.notes
+            found.append(Finding(Kind.CPU_NOTES_TOO_SMALL, sentence, cpu=cpu.number))
     if unreadable:
         numbers = ", ".join(map(str, unreadable))
         result.unchecked.append(f"whether CPU {numbers} is described: crash_notes cannot be read")

@@ -123,6 +123,7 @@ class MutatedImage:
     def write(self) -> None:
         """Write the parts back into the image, and the digest of the whole."""
         memory = self.machine.memory
+        self.entries = [ProgramHeader(*(field % (1 << 64) for field in entry)) for entry in self.entries]
         entries = pack_program_headers(self.entries)
         memory.write(self.place, self.elf_header.to_bytes() + entries + bytes(4 * 56))
         memory.write(self.cmdline_phys, self.cmdline.encode()[: PAGE - 1].ljust(PAGE, b"\0"))
