@@ -536,3 +536,14 @@ def test_notes_described_too_small_are_a_finding_where_the_cpu_saves_them(is_onl
     result = compare_header(now, changed(header, 2, p_filesz=16, p_memsz=16), Loader.KERNEL)
     assert kinds(result) == [Kind.CPU_NOTES_TOO_SMALL] * is_online
     assert Kind.CPU_NOTES_TOO_SMALL in [found.kind for found in [*result.findings, *result.notes]]
+
+
+def test_empty_pt_load_at_another_place_is_no_wrong_source() -> None:
+    header = expected_elfcorehdr(machine(), Loader.KERNEL)
+    number = len(header.program_headers) - 1
+    entry = header.program_headers[number]
+    empty = entry._replace(p_offset=1, p_filesz=0, p_memsz=0)
+    with_empty = header._replace(program_headers=(*header.program_headers, empty))
+    result = compare_header(machine(), with_empty, Loader.KERNEL)
+    assert (kinds(result), Kind.UNUSUAL in [note.kind for note in result.notes]) == ([], True)
+    assert kinds(compare_header(machine(), changed(header, number, p_offset=1), Loader.KERNEL)) == [Kind.WRONG_SOURCE]

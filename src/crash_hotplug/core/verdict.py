@@ -399,7 +399,7 @@ def _shape_findings(header: ElfCoreHeader) -> Iterator[Finding]:
             # Both sizes of one range went wrong on powerpc once: FileSiz 0xffffffffc0000000.
             sentence = f"the range at {p.p_paddr:#x} has file size {p.p_filesz:#x} and memory size {p.p_memsz:#x}"
             yield Finding(Kind.MALFORMED, f"{sentence}: no dump can hold it")
-        elif p.p_offset != p.p_paddr and p is not header.backup_region:
+        elif p.p_offset != p.p_paddr and p.p_memsz and p is not header.backup_region:
             whole = Range(p.p_paddr, p.p_paddr + p.p_memsz)
             sentence = f"{_placed(whole)} would be read from {p.p_offset:#x}: the wrong memory"
             yield Finding(Kind.WRONG_SOURCE, sentence, (whole,))
