@@ -134,3 +134,10 @@ def test_device_tree_is_found_among_the_segments() -> None:
         find_device_tree(kimage, lambda phys, length: memory[phys][:length])
     memory[0x2000] = memory[0x3000] = bytes(4096)
     assert find_device_tree(kimage, lambda phys, length: memory[phys][:length]) is None
+
+
+def test_name_that_no_zero_ends_makes_no_device_tree() -> None:
+    blob = device_tree().blob or b""
+    assert parse_chosen(blob) is not None
+    assert blob.endswith(b"linux,initrd-end\0")
+    assert parse_chosen(blob[:-1] + b"x") is None

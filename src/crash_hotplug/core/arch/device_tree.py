@@ -28,6 +28,8 @@ _HEADER = struct.Struct(">10I")
 """magic, totalsize, the offsets of structure block, strings and memory reservations, and five more."""
 _RESERVATION = struct.Struct(">QQ")
 _BEGIN_NODE, _END_NODE, _PROP, _NOP, _END = 1, 2, 3, 4, 9
+_LONGEST_NAME = 256
+"""Bytes; a property's name has 31 at most."""
 _CHOSEN = 2
 """Depth of the node /chosen; that of the root is 1."""
 _ELFCOREHDR = "linux,elfcorehdr"
@@ -62,24 +64,24 @@ def _parse_chosen(blob: bytes) -> Chosen | None:
     if magic != MAGIC or total > len(blob):
         return None
     blob = blob[:total]
-    depth, is_chosen, found = 0, False, None
+    depth, is_chosen, has_chosen = 0, False, False
     values: dict[str, Range] = {}
     cells = {"#address-cells": 2, "#size-cells": 1}
     while True:
         (token,) = struct.unpack_from(">I", blob, at)
         at += 4
         if token == _BEGIN_NODE:
-            end = blob.index(b"\0", at) if b"\0" in blob[at:] else len(blob)
+            node = _name_at(blob, at)
             depth += 1
-            is_chosen = depth == _CHOSEN and blob[at:end].split(b"@")[0] == b"chosen"
-            found = values if is_chosen else found
-            at = (end + 4) & ~3
+            is_chosen = depth == _CHOSEN and node.split(b"@")[0] == b"chosen"
+            has_chosen |= is_chosen
+            at = (at + len(node) + 4) & ~3
         elif token == _END_NODE:
             depth -= 1
             is_chosen = False
         elif token == _PROP:
             length, name_at = struct.unpack_from(">II", blob, at)
-            name = blob[strings + name_at :].split(b"\0", 1)[0].decode("ascii", "replace")
+            name = _name_at(blob, strings + name_at).decode("ascii", "replace")
             value = Range(at + 8, at + 8 + length)
             if value.end > len(blob):
                 return None
@@ -89,10 +91,21 @@ def _parse_chosen(blob: bytes) -> Chosen | None:
                 cells[name] = int.from_bytes(blob[value.start : value.end], "big")
             at = (value.end + 3) & ~3
         elif token != _NOP:
-            is_whole = token == _END and depth == 0 and found is not None
+            is_whole = token == _END and depth == 0 and has_chosen
             if not is_whole or not all(1 <= number <= 2 for number in cells.values()):
                 return None
             return Chosen(values, cells["#address-cells"], cells["#size-cells"])
+
+
+def _name_at(blob: bytes, at: int) -> bytes:
+    """Return the name that a zero ends; a copy of what follows it for each name would make the reading quadratic.
+
+    :raise IndexError: it is longer than any name
+    """
+    end = blob.find(b"\0", at, at + _LONGEST_NAME)
+    if end < 0:
+        raise IndexError
+    return blob[at:end]
 
 
 def find_device_tree(kimage: Kimage, read_phys: Callable[[int, int], bytes]) -> DeviceTree | None:
