@@ -7,7 +7,7 @@ from crash_hotplug.core.arch.architecture import Architecture, BootDescription, 
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
-from crash_hotplug.core.purgatory import ReadPhys, copy_of_purgatory, digest_regions, find_backup_region, read_purgatory
+from crash_hotplug.core.purgatory import ReadPhys, digest_regions, find_backup_region, find_purgatory
 from crash_hotplug.core.ranges import Range, RangeList
 
 _ET_CORE = 4
@@ -31,10 +31,9 @@ def read_loaded_image(
     :param backup_source: the physical range that kexec-tools backs up: the first RAM below 640 KiB; None: not known
     :raise CannotTellError: no segment is an elfcorehdr
     """
-    purgatory = read_purgatory(kimage, read_phys)
+    purgatory, copy = find_purgatory(kimage, read_phys)
     named = digest_regions(purgatory, kimage, crashkernel) or ()
-    copy = copy_of_purgatory(kimage, read_phys) if named else None
-    kimage = _whole_image(kimage, named if copy is None else (*named, copy))
+    kimage = _whole_image(kimage, (*named, copy) if named and copy is not None else named)
     boot = architecture.find_boot_description(kimage, read_phys)
     header = _find_elfcorehdr(kimage, read_phys) or _described_elfcorehdr(boot, read_phys)
     if header is None:

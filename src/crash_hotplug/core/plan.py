@@ -16,12 +16,11 @@ from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segm
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.purgatory import (
     ReadPhys,
-    copy_of_purgatory,
     digest_covers,
     digest_regions,
+    find_purgatory,
     new_purgatory,
     purgatory_phys,
-    read_purgatory,
     with_kernel_at,
     without_elfcorehdr,
 )
@@ -212,7 +211,7 @@ def plan_update(
         changed[boot.phys] = move.boot
         draft.put(boot.phys, move.boot, image.boot.moved)
         draft.read_phys = overlaid({boot.phys: move.boot_before}, draft.read_phys)
-    purgatory = read_purgatory(kimage, draft.read_phys)
+    purgatory, copy = find_purgatory(kimage, draft.read_phys)
     if not purgatory:
         kernel = _move_kernel(machine, draft, set())
         if kernel is not None:
@@ -221,7 +220,7 @@ def plan_update(
     regions = digest_regions(purgatory, kimage, machine.crashkernel)
     if regions is None:
         raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind")
-    purgatory_at, copy = purgatory_phys(kimage), copy_of_purgatory(kimage, read_phys)
+    purgatory_at = purgatory_phys(kimage)
     if move is None and not digest_covers(regions, old_place):
         draft.put(purgatory_at, purgatory, "purgatory")
         draft.sources[purgatory_at] = purgatory_at if copy is None else copy.phys

@@ -53,29 +53,26 @@ def purgatory_phys(kimage: Kimage) -> int:
 
 
 def read_purgatory(kimage: Kimage, read_phys: ReadPhys) -> bytes:
-    """Return the contents of purgatory's segment, which holds the entry point.
+    """Return the contents of purgatory; errors and nothing as :func:`find_purgatory`."""
+    return find_purgatory(kimage, read_phys)[0]
+
+
+def find_purgatory(kimage: Kimage, read_phys: ReadPhys) -> tuple[bytes, Segment | None]:
+    """Return the contents of purgatory's segment, which holds the entry point, and the place of its copy.
+
+    The contents come from the copy (:func:`new_purgatory`) where the segment itself is unmapped; else there is none.
 
     :return: nothing where no segment holds it, or that segment is a kernel: arm64's kexec_file_load has no purgatory
     :raise CannotTellError: it cannot be read
     """
     segment = kimage.segment_at(kimage.entry_phys)
     if segment is None or segment.memsz > _LARGEST:
-        return b""
+        return b"", None
     data = read_phys(segment.phys, segment.memsz)
     if any(data) or segment.phys != kimage.entry_phys:
-        return data
-    return read_phys(segment.range.end, segment.memsz)  # unmapped: its copy, see new_purgatory()
-
-
-def copy_of_purgatory(kimage: Kimage, read_phys: ReadPhys) -> Segment | None:
-    """Return the place of purgatory's copy, where purgatory itself is unmapped; None where it is not.
-
-    :raise CannotTellError: it cannot be read
-    """
-    segment = kimage.segment_at(kimage.entry_phys)
-    if segment is None or segment.memsz > _LARGEST or segment.phys != kimage.entry_phys:
-        return None
-    return None if any(read_phys(segment.phys, segment.memsz)) else segment._replace(phys=segment.range.end)
+        return data, None
+    copy = segment._replace(phys=segment.range.end)
+    return read_phys(copy.phys, copy.memsz), copy
 
 
 @lru_cache(maxsize=2)
