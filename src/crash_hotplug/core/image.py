@@ -88,6 +88,10 @@ class Kimage(NamedTuple):
     control_page_phys: int | None = None
     """The next free control page: behind those in use."""
 
+    def with_segments(self, *segments: Segment) -> Kimage:
+        """Return it with these segments, by address."""
+        return self._replace(segments=tuple(sorted(segments, key=lambda s: s.phys)))
+
     def segment_at(self, phys: int) -> Segment | None:
         """Return the segment that holds the physical address, or None."""
         return next((s for s in self.segments if s.phys <= phys < s.phys + s.memsz), None)
@@ -130,7 +134,7 @@ class CrashImage(NamedTuple):
         """Why the capture kernel would not find the whole header; None where it would, or where that is not known."""
         if self.boot is None:
             return None
-        return self.boot.why_elfcorehdr_not_found(self.elfcorehdr_phys, _header_size(self.elfcorehdr))
+        return self.boot.why_elfcorehdr_not_found(self.elfcorehdr_phys, header_size(self.elfcorehdr))
 
 
 def parse_kimage(data: bytes, crashkernel: RangeList, layouts: Sequence[KimageLayout] = KNOWN_LAYOUTS) -> Kimage:
@@ -196,16 +200,16 @@ def elfcorehdr_room(image: CrashImage, crashkernel: RangeList, backup_region_phy
 
 
 def _bounds(start: int, image: CrashImage, crashkernel: RangeList, backup_region_phys: int | None) -> list[int]:
-    """Return the physical addresses behind *start* at which its reserved range or a part of the image bounds it."""
+    """Return the physical addresses at which the reserved range of *start* ends and the parts of the image begin."""
     reservation = next((r for r in crashkernel if r.start <= start < r.end), None)
     if reservation is None:
         return []
     taken = [s.phys for s in image.kimage.segments] if image.kimage is not None else []
     taken += [phys for phys in (backup_region_phys, image.backup_region_phys) if phys is not None]
-    return [end for end in (reservation.end, *taken) if end > start]
+    return [reservation.end, *taken]
 
 
-def _header_size(elfcorehdr: bytes) -> int:
+def header_size(elfcorehdr: bytes) -> int:
     """Return the bytes that a header says it has; 0 where it is no header."""
     try:
         return program_headers_end(parse_core_header(elfcorehdr, "the loaded elfcorehdr")[0])

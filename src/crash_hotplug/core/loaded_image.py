@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from crash_hotplug.core.arch.architecture import Architecture, BootDescription, whole_pages
-from crash_hotplug.core.elf import ELF_HEADER_SIZE, ElfFormatError, parse_core_header, program_headers_end
+from crash_hotplug.core.elf import ELF_HEADER_SIZE
 from crash_hotplug.core.errors import CannotTellError
-from crash_hotplug.core.image import CrashImage, Kimage, Segment
+from crash_hotplug.core.image import CrashImage, Kimage, Segment, header_size
 from crash_hotplug.core.purgatory import ReadPhys, digest_regions, find_backup_region, find_purgatory
 from crash_hotplug.core.ranges import Range, RangeList
 
@@ -39,7 +39,7 @@ def read_loaded_image(
     if header is None:
         raise _why_no_elfcorehdr(kimage, read_phys)
     if kimage.segment_at(header.phys) is None:
-        kimage = kimage._replace(segments=tuple(sorted([*kimage.segments, header], key=lambda s: s.phys)))
+        kimage = kimage.with_segments(*kimage.segments, header)
     return CrashImage(
         _read_header(header, read_phys),
         header.phys,
@@ -55,7 +55,7 @@ def _whole_image(kimage: Kimage, named: tuple[Segment, ...]) -> Kimage:
     """Add the segments that an update in place did not list: purgatory's digest table names them."""
     listed = {segment.phys for segment in kimage.segments}
     unlisted = [segment for segment in named if segment.phys not in listed and segment.memsz]
-    return kimage._replace(segments=tuple(sorted([*kimage.segments, *unlisted], key=lambda s: s.phys)))
+    return kimage.with_segments(*kimage.segments, *unlisted)
 
 
 def _find_elfcorehdr(kimage: Kimage, read_phys: ReadPhys) -> Segment | None:
@@ -87,9 +87,5 @@ def _why_no_elfcorehdr(kimage: Kimage, read_phys: ReadPhys) -> CannotTellError:
 
 
 def _read_header(segment: Segment, read_phys: ReadPhys) -> bytes:
-    start = read_phys(segment.phys, ELF_HEADER_SIZE)
-    try:
-        needed = program_headers_end(parse_core_header(start, "the loaded elfcorehdr")[0])
-    except ElfFormatError:
-        needed = ELF_HEADER_SIZE  # the parser of the header reports the error
+    needed = header_size(read_phys(segment.phys, ELF_HEADER_SIZE)) or ELF_HEADER_SIZE
     return read_phys(segment.phys, min(whole_pages(needed), segment.memsz))

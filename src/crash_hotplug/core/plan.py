@@ -174,8 +174,8 @@ class _Draft:
 
     def replace(self, old_phys: int, segment: Segment, data: bytes, why: str) -> None:
         """Put *segment* into the place of the one at a physical address, where there is one."""
-        others = [s for s in self.kimage.segments if s.phys != old_phys]
-        self.kimage = self.kimage._replace(segments=tuple(sorted([*others, segment], key=lambda s: s.phys)))
+        others = (s for s in self.kimage.segments if s.phys != old_phys)
+        self.kimage = self.kimage.with_segments(*others, segment)
         self.put(segment.phys, data, why)
 
 

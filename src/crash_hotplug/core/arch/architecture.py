@@ -84,7 +84,7 @@ class BootDescription(Protocol):
 
         :param start: physical address of the header
         :param listed: bytes from *start* on that the header's segment has; None where that is not known
-        :param bounds: physical addresses at which something else begins, the end of the reserved range among them
+        :param bounds: physical addresses at which something begins or the reserved range ends, before *start* as well
         """
 
     @property
