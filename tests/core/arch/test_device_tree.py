@@ -141,3 +141,11 @@ def test_name_that_no_zero_ends_makes_no_device_tree() -> None:
     assert parse_chosen(blob) is not None
     assert blob.endswith(b"linux,initrd-end\0")
     assert parse_chosen(blob[:-1] + b"x") is None
+
+
+def test_device_tree_that_claims_more_bytes_than_there_are_is_none() -> None:
+    """All that is read of it is there."""
+    blob = bytearray(device_tree().blob or b"")
+    blob[4:8] = (len(blob) + 4).to_bytes(4, "big")
+    assert parse_chosen(bytes(blob)) is None
+    assert parse_chosen(bytes(blob) + bytes(4)) is not None
