@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 SAVED = "/crash-image"
+POINTER_SYMBOLS = ("kexec_crash_image", "kexec_crash_loaded")
+"""Symbols of which one is needed to find the loaded image."""
 _HEADER_LIMIT = 8 << 20
 _BOOT_LIMIT = 1 << 20
 _ATTEMPTS = 8
@@ -53,7 +55,7 @@ def read_identity(sysroot: Sysroot, kcore: Kcore) -> bytes:
     :return: empty where no image is loaded
     :raise CannotTellError: the symbol ``kexec_crash_image`` or the memory there cannot be read
     """
-    pointer_virt = _pointer_virt(sysroot, kcore)
+    pointer_virt = find_pointer(sysroot, kcore)
     for _attempt in range(_ATTEMPTS):
         pointer = kcore.read_virt(pointer_virt, _POINTER)
         kimage_virt = int.from_bytes(pointer, "little")
@@ -65,17 +67,19 @@ def read_identity(sysroot: Sysroot, kcore: Kcore) -> bytes:
     raise CannotTellError("an image is loaded, but /proc/kcore shows no pointer to it")
 
 
-def _pointer_virt(sysroot: Sysroot, kcore: Kcore) -> int:
+def find_pointer(sysroot: Sysroot, kcore: Kcore) -> int:
     """Return the virtual address of ``kexec_crash_image``: its symbol's, or out of ``kexec_crash_loaded()``'s code.
 
     Kernels without CONFIG_KALLSYMS_ALL (Debian's for arm64 up to 6.1) show functions only.  What the pointer names is
     proven by :func:`~crash_hotplug.core.image.parse_kimage`.
+
+    :raise CannotTellError: neither shows it; a saved tree has no code
     """
-    symbols = kallsyms.read_symbols(sysroot, ("kexec_crash_image", "kexec_crash_loaded"))
+    symbols = kallsyms.read_symbols(sysroot, POINTER_SYMBOLS)
     if "kexec_crash_image" in symbols:
         return symbols["kexec_crash_image"]
     function = symbols.get("kexec_crash_loaded")
-    if function is not None:
+    if function is not None and sysroot.is_live:
         found = kcore.architecture.variable_read_by(kcore.read_virt(function, _FUNCTION), function)
         if found is not None and found % _POINTER == 0:
             return found
@@ -148,7 +152,7 @@ def _read_saved(sysroot: Sysroot) -> CrashImage:
             "give the header with --elfcorehdr FILE"
         )
     places = _read_places(sysroot)
-    architecture = saved_image_architecture(sysroot)
+    architecture = _architecture_of(header)
     return CrashImage(
         elfcorehdr=header,
         elfcorehdr_phys=_address(places, "elfcorehdr"),
@@ -164,8 +168,12 @@ def _read_saved(sysroot: Sysroot) -> CrashImage:
 
 def saved_image_architecture(sysroot: Sysroot) -> Architecture | None:
     """Return the architecture that the header of a saved image names; None where it names none that is supported."""
+    return _architecture_of(sysroot.read(f"{SAVED}/elfcorehdr", _HEADER_LIMIT) or b"")
+
+
+def _architecture_of(header: bytes) -> Architecture | None:
     try:
-        return parse_core_header(sysroot.read(f"{SAVED}/elfcorehdr", _HEADER_LIMIT) or b"", "the saved elfcorehdr")[1]
+        return parse_core_header(header, "the saved elfcorehdr")[1]
     except ElfFormatError:
         return None
 

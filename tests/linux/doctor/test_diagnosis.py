@@ -7,20 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from crash_hotplug.core.arch.arm64 import ARM64
 from crash_hotplug.core.arch.boot_params import ZeroPage
 from crash_hotplug.core.doctor.udev_rules import UEvent
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.machine import NoteRegion
 from crash_hotplug.core.verdict import assess
+from crash_hotplug.linux import kallsyms
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.doctor import diagnosis
 from crash_hotplug.linux.doctor.config_files import KernelConfig, RulesFile
 from crash_hotplug.linux.doctor.diagnosis import LoadedImage, read_diagnosis
+from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.family_trees import build
-from tests.trees import LiveTree, tree
+from tests.trees import LiveTree, arm64_tree, tree
 
 FREE = KexecState(True, 0, None, None, None, None, None, None)
 
@@ -154,3 +157,14 @@ def test_image_that_is_not_loaded_or_cannot_be_read_has_its_reason(tmp_path: Pat
     assert found.loaded is None
     assert "has no elfcorehdr" in (found.loaded_reason or "")
     assert read_kexec_state(Sysroot(str(root))).image_loaded is True
+
+
+def test_kernel_that_shows_only_the_function_is_not_hidden_on_a_live_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's 6.1 for arm64 has no CONFIG_KALLSYMS_ALL; `status` reads the variable's address out of the code."""
+    saved = arm64_tree("arm64-6.1-c", 0)
+    code = (saved / "crash-image/kexec_crash_loaded.code").read_bytes()
+    monkeypatch.setattr("crash_hotplug.linux.kcore.running_architecture", lambda: ARM64)
+    monkeypatch.setattr(Kcore, "read_virt", lambda _self, _virt, length: code[:length])
+    monkeypatch.setattr(kallsyms, "_live", {})
+    assert diagnosis._why_kernel_is_hidden(LiveTree(str(saved))) is None
+    assert "without CONFIG_KALLSYMS_ALL" in str(diagnosis._why_kernel_is_hidden(Sysroot(str(saved))))

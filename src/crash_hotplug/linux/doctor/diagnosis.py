@@ -15,7 +15,7 @@ from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Assessment, assess
 from crash_hotplug.linux import btf_file, kallsyms, kcore, machine_reader, memory_hotplug
-from crash_hotplug.linux.crash_image import read_crash_image
+from crash_hotplug.linux.crash_image import POINTER_SYMBOLS, find_pointer, read_crash_image
 from crash_hotplug.linux.doctor.config_files import (
     RULES_DIRECTORIES,
     UNIT_DIRECTORIES,
@@ -224,9 +224,10 @@ def _reload_tool(sysroot: Sysroot, settings: KdumpSettings | None) -> str | None
 
 def _why_kernel_is_hidden(sysroot: Sysroot) -> str | None:
     try:
-        if not kallsyms.read_symbols(sysroot, ("kexec_crash_image",)):
+        if not kallsyms.read_symbols(sysroot, POINTER_SYMBOLS):
             return str(kallsyms.explain_missing(sysroot, "kexec_crash_image"))
-        with kcore.Kcore(sysroot):
+        with kcore.Kcore(sysroot) as opened:
+            find_pointer(sysroot, opened)
             return None
     except CrashHotplugError as error:
         return str(error)
