@@ -32,6 +32,8 @@ class SavedCpu:
     pid: int
     registers: tuple[int, ...]
     """Registers 8 to 15."""
+    in_kernel: bool
+    """Whether the CPU was stopped in the kernel (in a timer's interrupt): the registers are the kernel's then."""
 
 
 def audit(vmcore: Path, sysroot: Path) -> dict[str, Any]:
@@ -92,7 +94,8 @@ def cpus(vmcore: Path, architecture: GuestArchitecture = X86_64) -> list[SavedCp
                 raw = note["n_descdata"]
                 registers = struct.unpack_from(f"<{architecture.register_count}Q", raw, _REGISTERS_OFFSET)
                 (pid,) = struct.unpack_from("<I", raw, _PID_OFFSET)
-                found.append(SavedCpu(pid, tuple(registers[n] for n in architecture.busy_registers)))
+                busy = tuple(registers[n] for n in architecture.busy_registers)
+                found.append(SavedCpu(pid, busy, architecture.in_kernel(registers)))
     return found
 
 

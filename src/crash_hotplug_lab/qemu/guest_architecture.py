@@ -6,7 +6,7 @@ The host is x86_64: QEMU and the other tools are programs of that architecture, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from crash_hotplug_lab.qemu.errors import LabError
@@ -87,6 +87,8 @@ class GuestArchitecture:
     """64-bit words of ``pr_reg`` in struct elf_prstatus."""
     busy_registers: tuple[int, ...]
     """Places in ``pr_reg`` of the registers 8 to 15, which a busy CPU holds (in_guest/agent.py)."""
+    in_kernel: Callable[[Sequence[int]], bool]
+    """Say whether ``pr_reg`` was saved in kernel mode."""
     unmaps_image_before: tuple[int, int]
     """Series of the first kernel that does not unmap the loaded image; before it a snapshot lacks the image's files."""
     time_factor: int
@@ -184,6 +186,7 @@ X86_64 = GuestArchitecture(
     program_counter="RIP",
     register_count=27,
     busy_registers=(9, 8, 7, 6, 3, 2, 1, 0),  # struct user_regs_struct: r15 is the first
+    in_kernel=lambda pr_reg: pr_reg[17] & 3 == 0,  # privilege level of cs
     unmaps_image_before=(0, 0),
     time_factor=1,
     reads_gone_memory=True,
@@ -225,6 +228,7 @@ ARM64 = GuestArchitecture(
     program_counter="PC",
     register_count=34,
     busy_registers=tuple(range(8, 16)),  # struct user_pt_regs
+    in_kernel=lambda pr_reg: pr_reg[33] & 0xF != 0,  # exception level of pstate; EL0t is 0
     unmaps_image_before=(6, 4),
     time_factor=2,
     reads_gone_memory=False,  # synchronous external abort

@@ -53,6 +53,7 @@ class Observed:
     words: list[tuple[int, int]] = field(default_factory=list)
     """Physical address at the panic and value of each planted word."""
     busy_cpu: int | None = None
+    busy_pid: int = 0
     registers: tuple[int, ...] = ()
     """Values of registers 8 to 15 of the busy CPU."""
     panic_cpu: int = 0
@@ -267,7 +268,7 @@ class GuestRun(Guest):
 
     async def _busy(self, action: Action) -> None:
         self.seen.busy_cpu = action.arguments["cpu"]
-        await self._agent.order("busy", cpu=action.arguments["cpu"], pattern=BUSY_PATTERN)
+        self.seen.busy_pid = await self._agent.order("busy", cpu=self.seen.busy_cpu, pattern=BUSY_PATTERN)
         self.seen.registers = tuple(BUSY_REGISTERS.values())
         await asyncio.sleep(0.5)
         self.event(str(action), f"registers 8 to 15 from {self.seen.registers[0]:#x}")

@@ -125,11 +125,14 @@ def _judge_truth(result: Result, seen: Observed, status: dict[str, Any]) -> None
 def _judge_registers(result: Result, expectation: Expectation, seen: Observed, cpus: list[dump.SavedCpu]) -> None:
     undescribed = {f.cpu for f in expectation.findings if f.kind is Kind.CPU_MISSING}
     if seen.busy_cpu is not None:
-        found = any(cpu.registers == seen.registers for cpu in cpus)
+        # An interrupt may have the CPU when it is stopped; it saves the kernel's registers then, under the same process
+        notes = [cpu for cpu in cpus if cpu.pid == seen.busy_pid]
+        found = any(cpu.registers == seen.registers or cpu.in_kernel for cpu in notes)
         lost = seen.busy_cpu in undescribed
         word = "not in" if lost else "in"
+        where = ", stopped in the kernel" if any(cpu.in_kernel for cpu in notes) else ""
         result.check(
-            f"CPU {seen.busy_cpu}'s registers are {word} the dump", found is not lost, f"{len(cpus)} CPUs saved"
+            f"CPU {seen.busy_cpu}'s registers are {word} the dump", found is not lost, f"{len(cpus)} CPUs saved{where}"
         )
     if seen.panic_cpu not in undescribed:
         # notes are positional and left out for CPUs that saved nothing; here every CPU that is described is online

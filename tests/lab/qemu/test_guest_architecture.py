@@ -72,6 +72,25 @@ def test_registers_8_to_15_are_read_from_their_places(
 
 
 @pytest.mark.parametrize(
+    ("architecture", "place", "value", "in_kernel"),
+    [
+        (X86_64, 17, 0x33, False),  # __USER_CS
+        (X86_64, 17, 0x10, True),  # __KERNEL_CS
+        (ARM64, 33, 0x80001000, False),  # EL0t
+        (ARM64, 33, 0x60400005, True),  # EL1h
+        (ARM64, 33, 0x60400009, True),  # EL2h
+    ],
+)
+def test_cpu_that_was_stopped_in_the_kernel_is_told_apart(
+    tmp_path: Path, architecture: GuestArchitecture, place: int, value: int, in_kernel: bool
+) -> None:
+    registers = [0] * architecture.register_count
+    registers[place] = value
+    (cpu,) = dump.cpus(vmcore(tmp_path / "vmcore", registers, []), architecture)
+    assert cpu.in_kernel is in_kernel
+
+
+@pytest.mark.parametrize(
     ("architecture", "text", "direct"),
     [
         (ARM64, 0xFFFF800080000000, 0xFFFF000000000000),

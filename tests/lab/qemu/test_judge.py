@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from crash_hotplug_lab.qemu import judge
+from crash_hotplug_lab.qemu.dump import SavedCpu
 from crash_hotplug_lab.qemu.guest_run import Observed
 from crash_hotplug_lab.qemu.results import Result
 from crash_hotplug_lab.scenario.file import read_scenario
@@ -71,6 +72,29 @@ def test_judge_passes_only_a_missing_dump_where_none_is_expected(seen: Observed,
     result = Result("flipped-byte", "", "6.1", "", "", "c", "nothing")
     judge.judge(result, read_scenario("flipped-byte"), seen)
     assert result.outcome == outcome
+
+
+BUSY = tuple(range(8))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "is_found"),
+    [
+        ([SavedCpu(7, BUSY, in_kernel=False)], True),
+        ([SavedCpu(7, (0,) * 8, in_kernel=True)], True),  # a timer's interrupt had the CPU
+        ([SavedCpu(7, (0,) * 8, in_kernel=False)], False),
+        ([SavedCpu(8, BUSY, in_kernel=False)], False),
+        ([SavedCpu(8, (0,) * 8, in_kernel=True)], False),
+        ([], False),
+    ],
+)
+@pytest.mark.parametrize("update", ["in-place", "nothing"])
+def test_busy_cpu_is_in_the_dump_under_its_process(cpus: list[SavedCpu], is_found: bool, update: str) -> None:
+    result = Result("hot-add", "", "6.1", "", "", "c", update)
+    seen = Observed(busy_cpu=2, busy_pid=7, registers=BUSY)
+    judge._judge_registers(result, read_scenario("hot-add").expect[update], seen, cpus)
+    check = result.checks[0]
+    assert check.ok is (is_found if update == "in-place" else not is_found)
 
 
 def test_missing_dump_that_is_a_known_fault_is_a_fault() -> None:
