@@ -203,6 +203,18 @@ def test_gap_before_a_segment_is_a_finding() -> None:
     assert f"file offset {moved.p_offset:#x}; a dump has it at {last.p_offset:#x}" in result.findings[0].sentence
 
 
+@pytest.mark.parametrize("pages", [0, 1, 2])
+def test_segment_without_bytes_takes_the_page_in_which_it_begins(pages: int) -> None:
+    """As /proc/vmcore has it: the segment behind it begins on the next page."""
+    whole = vmcore_of(machine(), 2)
+    *others, last = parse_vmcore(whole).headers.program_headers
+    empty = last._replace(p_offset=last.p_offset + 0x234, p_paddr=0x5234, p_filesz=0, p_memsz=0)
+    moved = last._replace(p_offset=last.p_offset + pages * PAGE)
+    head = core_header(62, len(others) + 2).to_bytes() + pack_program_headers([*others, empty, moved])
+    result = audited(InMemory(head + whole.head[len(head) :], whole.size + pages * PAGE))
+    assert kinds(result) == {0: [], 1: [], 2: [Kind.MISPLACED]}[pages]
+
+
 def test_file_without_page_alignment_and_without_zero_pages_is_accurate() -> None:
     """As makedumpfile -E writes it: no gaps, and a p_filesz without the pages of zeros that were left out."""
     whole = vmcore_of(machine(), 2)

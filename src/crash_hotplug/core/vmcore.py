@@ -192,11 +192,17 @@ def _misplaced(vmcore: Vmcore) -> Iterator[Finding]:
     """Yield each segment that is not where a dump's writer puts it: behind the one before it in the file.
 
     /proc/vmcore begins each segment on a page of its own, at the segment's offset in its first page of memory
-    (``set_vmcore_list_offsets()`` in fs/proc/vmcore.c); ``makedumpfile -E`` leaves no gap.
+    (``process_ptload_program_headers_elf64()`` in fs/proc/vmcore.c): a segment takes the pages that its memory touches,
+    so one without any bytes takes one page where it begins inside of one.  ``makedumpfile -E`` leaves no gap.
     """
     end, last = program_headers_end(vmcore.headers.elf_header), None
-    filled = [p for p in vmcore.headers.program_headers if p.p_filesz and p.p_type in (PT_LOAD, PT_NOTE)]
-    for p in sorted(filled, key=lambda p: p.p_offset):
+    next_page = whole_pages(end)
+    segments = [p for p in vmcore.headers.program_headers if p.p_type in (PT_LOAD, PT_NOTE)]
+    for p in sorted(segments, key=lambda p: p.p_offset):
+        behind = whole_pages(p.p_offset + p.p_memsz)
+        if not p.p_filesz:
+            next_page = max(next_page, behind)
+            continue
         name = f"the memory at {p.p_paddr:#x}" if p.p_type == PT_LOAD else "a PT_NOTE"
         if p.p_offset < end:
             if not _is_same_memory(p, last):
@@ -204,13 +210,14 @@ def _misplaced(vmcore: Vmcore) -> Iterator[Finding]:
                 sentence = f"{name} would be read from file offset {p.p_offset:#x}, where the file has {before}"
                 yield Finding(Kind.FILE_OVERLAP, f"{sentence} up to {end:#x}")
         elif p.p_type == PT_LOAD and p.p_offset != end:
-            aligned = whole_pages(end) + p.p_paddr % PAGE
+            aligned = next_page + p.p_paddr % PAGE
             is_first = last is None or last.p_type == PT_NOTE
             if p.p_offset != aligned and not (is_first and (p.p_offset - aligned) % PAGE == 0):
                 sentence = f"{name} would be read from file offset {p.p_offset:#x}; a dump has it at {aligned:#x}"
                 yield Finding(Kind.MISPLACED, sentence)
         if p.p_offset + p.p_filesz > end:
             end, last = p.p_offset + p.p_filesz, p
+        next_page = max(next_page, behind)
 
 
 def _is_same_memory(p: ProgramHeader, other: ProgramHeader | None) -> bool:
