@@ -37,7 +37,7 @@ own configuration and unpacked in the cache.  Nothing is installed.
     },
 )
 
-_LAB_EXTRA = {"qemu": "qemu.qmp", "rich": "rich", "elftools": "pyelftools", "tomli": "tomli"}
+_LAB_EXTRA = {"qemu": "qemu.qmp", "rich": "rich", "elftools": "pyelftools"}
 """The packages of the ``lab`` extra, by the names under which they are imported.
 
 Messages name packages, because this program is on no index: only a checkout can be installed with ``[lab]``.

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import run, run_lab
-from tests.lab.scenario.toml import needs_toml
 
 
 def test_story_shows_three_policies_and_writes_their_dumps(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -44,12 +43,10 @@ def test_simulate_json_has_the_outcome_of_each_policy(capsys: pytest.CaptureFixt
     ]
 
 
-@needs_toml
 def test_list_names_the_bundled_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
     assert "dimm-removed" in run_lab(capsys, "list").out
 
 
-@needs_toml
 def test_explore_of_one_scenario_shows_a_table_and_traces(capsys: pytest.CaptureFixture[str]) -> None:
     result = run_lab(capsys, "explore", "cpu-leaves", "--policy", "in-place", "--policy", "merged")
     assert result.code == 0
@@ -57,7 +54,6 @@ def test_explore_of_one_scenario_shows_a_table_and_traces(capsys: pytest.Capture
     assert "shortest way" in result.out
 
 
-@needs_toml
 def test_explore_json_counts_every_state_once(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(run_lab(capsys, "explore", "cpu-leaves", "--json", "--policy", "v6").out)
     assert report["states"] == sum(report["explored"][0]["policies"][0]["outcomes"].values())

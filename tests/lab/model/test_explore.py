@@ -13,7 +13,7 @@ from crash_hotplug_lab.model.panic import DumpOutcome
 from crash_hotplug_lab.model.simulation import Simulation
 from crash_hotplug_lab.scenario.file import read_scenario
 from crash_hotplug_lab.scenario.records import Action, Scenario
-from tests.lab.scenario.toml import BUNDLED, needs_toml
+from tests.lab.scenario.bundled import BUNDLED
 
 CPU = Scenario("a CPU comes", (Action("add-cpu", {"cpu": 2}),))
 DIMM = Action("add-dimm", {"name": "d", "size": 128 << 20})
@@ -25,7 +25,6 @@ def searched(name: str, policy: str) -> Exploration:
     return explore(read_scenario(name), policy)
 
 
-@needs_toml
 @pytest.mark.parametrize("scenario", [s for s in BUNDLED if s.policies], ids=lambda scenario: scenario.name)
 def test_in_place_is_never_torn_or_refused_in_a_bundled_scenario(scenario: Scenario) -> None:
     """Searched to the end: a panic at every step of every interleaving."""
@@ -37,14 +36,12 @@ def test_in_place_is_never_torn_or_refused_in_a_bundled_scenario(scenario: Scena
             assert found.never_may_be(scenario) == 0
 
 
-@needs_toml
 @pytest.mark.parametrize("name", ["file-load", "dimm-removed"])
 def test_in_place_leaves_only_these_dumps(name: str) -> None:
     found = searched(name, "in-place")
     assert set(found.outcomes) == {DumpOutcome.ACCURATE, DumpOutcome.STALE, DumpOutcome.NO_DUMP}
 
 
-@needs_toml
 @pytest.mark.parametrize(
     ("name", "policy"), [("dimm-removed", "in-place"), ("other-loader-without-lock", "in-place"), ("hot-add", "reload")]
 )
@@ -60,7 +57,6 @@ def test_random_interleavings_meet_no_machine_that_the_search_did_not(name: str,
             run.advance(randomness.choice(run.able))
 
 
-@needs_toml
 @pytest.mark.parametrize("name", ["other-loader-with-lock", "other-loader-without-lock"])
 def test_shipped_update_has_none_of_the_planted_faults(name: str) -> None:
     scenario = read_scenario(name)

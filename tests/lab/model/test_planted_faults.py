@@ -11,7 +11,6 @@ from crash_hotplug.core import plan, reserved_region, update
 from crash_hotplug_lab.model.explore import explore
 from crash_hotplug_lab.scenario.file import read_scenario
 from tests.lab.planted_fault import planted
-from tests.lab.scenario.toml import needs_toml
 
 LOCKED, CARELESS = "other-loader-with-lock", "other-loader-without-lock"
 FAULTS = {
@@ -43,7 +42,6 @@ FAULTS = {
 }
 
 
-@needs_toml
 @pytest.mark.parametrize(("name", "module", "right", "wrong"), FAULTS.values(), ids=FAULTS)
 def test_fault_in_the_shipped_update_is_found(name: str, module: ModuleType, right: str, wrong: str) -> None:
     scenario = read_scenario(name)

@@ -19,7 +19,7 @@ from crash_hotplug_lab.scenario import format as scenario_format
 from crash_hotplug_lab.scenario.file import parse_scenario, read_scenario
 from crash_hotplug_lab.scenario.format import ACTIONS, MODEL, QEMU
 from crash_hotplug_lab.scenario.records import BUSY_REGISTERS, Action, Hardware, Loading, Scenario
-from tests.lab.scenario.toml import BUNDLED, needs_toml
+from tests.lab.scenario.bundled import BUNDLED
 
 GIB, MIB = 1 << 30, 1 << 20
 NEVER = {DumpOutcome.BROKEN, DumpOutcome.REFUSED}
@@ -91,7 +91,6 @@ def test_action_on_a_missing_dimm_names_it(do: str) -> None:
         run_scenario(scenario, "reload")
 
 
-@needs_toml
 def test_action_that_the_model_refuses_names_file_line_and_key() -> None:
     text = "[[step]]\ndo = 'add-cpu'\ncpu = 2\n\n[[step]]\ndo = 'plant'\ndimm = 'd9'\n[[step]]\ndo = 'panic'\ncpu = 0\n"
     with pytest.raises(InputError, match=r"^s.toml, line 5, step.2: action 2 \(plant d9\): there is no memory device"):
@@ -150,7 +149,6 @@ def test_panic_step_that_never_comes_is_an_error() -> None:
         run_scenario(panic_after("no such step"), "in-place")
 
 
-@needs_toml
 def test_panic_step_that_never_comes_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "scenario.toml"
     path.write_text(

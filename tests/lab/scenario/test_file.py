@@ -13,9 +13,7 @@ from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.scenario.file import SIZE_LIMIT, parse_scenario, read_scenario
 from crash_hotplug_lab.scenario.format import KEYS
 from crash_hotplug_lab.scenario.records import Action, Expectation, Scenario
-from tests.lab.scenario.toml import BUNDLED, needs_toml
-
-pytestmark = needs_toml
+from tests.lab.scenario.bundled import BUNDLED
 
 PANIC = '[[step]]\ndo = "panic"\ncpu = 0\n'
 ADD = '[[step]]\ndo = "add-cpu"\ncpu = 2\n'

@@ -10,7 +10,6 @@ import pytest
 from crash_hotplug_lab.scenario.file import read_scenario
 from crash_hotplug_lab.scenario.format import ACTIONS, KEYS, LOAD_KEYS, MACHINE_KEYS, MODEL, QEMU
 from crash_hotplug_lab.scenario.records import Action, Hardware, Loading, Scenario
-from tests.lab.scenario.toml import needs_toml
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,6 @@ def test_most_dimms_are_those_plugged_at_once() -> None:
     assert Scenario("", tuple(Action(*step) for step in steps)).most_dimms == 2
 
 
-@needs_toml
 def test_most_dimms_of_repeated_steps() -> None:
     assert read_scenario("hundred-dimms").most_dimms == 100
     assert read_scenario("panic-in-50-updates").most_dimms == 1
