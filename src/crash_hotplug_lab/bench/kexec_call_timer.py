@@ -18,8 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from crash_hotplug.core.arch.architecture import Architecture
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.linux.kexec_state import LOADED
+from crash_hotplug.linux.running_architecture import running_architecture
 from crash_hotplug.linux.sysroot import Sysroot
 
 # linux/ptrace.h
@@ -30,23 +32,8 @@ _SYSCALL_STOP = signal.SIGTRAP | 0x80
 _WALL = 0x40000000
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _ALLOW, _TRACE = 0x7FFF0000, 0x7FF00000
-_AUDIT_ARCH_X86_64 = 0xC000003E
+_AUDIT_ARCH = 0xC0000000  # linux/audit.h: 64 bits, little endian; e_machine is below
 _LOAD_WORD, _IF_EQUAL, _IF_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
-# (code, if true, if false, operand) over struct seccomp_data {int nr; u32 arch; u64 ip; u64 args[6]}
-_FILTER = (
-    (_LOAD_WORD, 0, 0, 4),
-    (_IF_EQUAL, 0, 7, _AUDIT_ARCH_X86_64),
-    (_LOAD_WORD, 0, 0, 0),
-    (_IF_EQUAL, 3, 0, 246),  # kexec_load
-    (_IF_EQUAL, 0, 4, 320),  # kexec_file_load
-    (_LOAD_WORD, 0, 0, 16 + 8 * 4),
-    (_IF_SET, 3, 2, 0x2),  # KEXEC_FILE_ON_CRASH
-    (_LOAD_WORD, 0, 0, 16 + 8 * 3),
-    (_IF_SET, 1, 0, 0x1),  # KEXEC_ON_CRASH
-    (_RETURN, 0, 0, _ALLOW),
-    (_RETURN, 0, 0, _TRACE),
-)
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long] * 4
 _libc.ptrace.restype = ctypes.c_long
@@ -156,11 +143,32 @@ def _watch_until_end(child: int, watch: _Watch) -> tuple[int, float]:
         _libc.ptrace(request, pid, 0, stopped_by)
 
 
+def kexec_filter(architecture: Architecture) -> bytes:
+    """Return a seccomp program, in classic BPF, that stops a tracee at the crash-kexec calls of an architecture.
+
+    It reads ``struct seccomp_data {int nr; u32 arch; u64 ip; u64 args[6]}``.
+    """
+    instructions = (  # (code, instructions to skip if true, if false, operand)
+        (_LOAD_WORD, 0, 0, 4),
+        (_IF_EQUAL, 0, 7, _AUDIT_ARCH | architecture.machine_number),
+        (_LOAD_WORD, 0, 0, 0),
+        (_IF_EQUAL, 3, 0, architecture.kexec_load_number),
+        (_IF_EQUAL, 0, 4, architecture.kexec_file_load_number),
+        (_LOAD_WORD, 0, 0, 16 + 8 * 4),
+        (_IF_SET, 3, 2, 0x2),  # KEXEC_FILE_ON_CRASH
+        (_LOAD_WORD, 0, 0, 16 + 8 * 3),
+        (_IF_SET, 1, 0, 0x1),  # KEXEC_ON_CRASH
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _TRACE),
+    )
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions)
+
+
 def _install_filter() -> None:
     """Make only the crash-kexec calls of this process and its children stop."""
-    program = b"".join(struct.pack("<HBBI", *instruction) for instruction in _FILTER)
+    program = kexec_filter(running_architecture())
     buffer = ctypes.create_string_buffer(program, len(program))
-    header = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(_FILTER), ctypes.addressof(buffer)), 16)
+    header = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer)), 16)
     if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0):
         _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0):

@@ -28,9 +28,8 @@ from contextlib import closing
 from types import FrameType
 
 from crash_hotplug.core import purgatory
-from crash_hotplug.core.arch.boot_params import elfcorehdr_argument
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.image import CrashImage, Kimage
+from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import NewSegment, UpdatePlan
 from crash_hotplug.core.steps import Steps
@@ -40,11 +39,15 @@ from crash_hotplug.linux.crash_image import identified_kimage, read_identity
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.loading.live_machine import LiveMachine, LiveObservation, run_patiently
 from crash_hotplug.linux.loading.system_calls import KEXEC_UPDATE_ELFCOREHDR, kexec_load
+from crash_hotplug.linux.running_architecture import running_architecture
 from crash_hotplug.linux.sysroot import Sysroot
 
 _TRACEME, _CONT, _SYSCALL, _SETOPTIONS, _GET_SYSCALL_INFO = 0, 7, 24, 0x4200, 0x420E  # linux/ptrace.h
 _OPTIONS = 0x100001  # PTRACE_O_EXITKILL, PTRACE_O_TRACESYSGOOD
-_ENTRY, _KEXEC_LOAD, _EXIT_GROUP = 1, 246, 231
+_ENTRY = 1  # PTRACE_SYSCALL_INFO_ENTRY
+_ARCHITECTURE = running_architecture()
+_KEXEC_LOAD = _ARCHITECTURE.kexec_load_number
+_EXIT_GROUP = {"x86_64": 231, "aarch64": 94}[_ARCHITECTURE.name]
 _LONGEST = 0.008
 """Seconds after kexec_load's begin until which children are killed inside it."""
 _TOLD_EVERY = 100
@@ -138,8 +141,14 @@ class Look:
             sys.exit("the loaded image is not known well enough")
         self._kcore, self._sysroot = Kcore(Sysroot()), Sysroot()
         self._crashkernel = machine.crashkernel
-        self._segments = image.kimage.segments
-        self._parameters = image.kimage.segment_at(image.boot.phys)
+        self._image = image.kimage
+        self._boot = image.kimage.segment_at(image.boot.phys)
+        self._segments = list(image.kimage.segments)
+
+    def add(self, segments: Iterable[NewSegment]) -> None:
+        """Look at the places of a plan's segments, too: the capture kernel may move."""
+        known = {s.phys for s in self._segments}
+        self._segments += [Segment(s.phys, s.memsz, len(s.data)) for s in segments if s.phys not in known]
 
     def kimage(self) -> Kimage | None:
         """Return ``struct kimage`` of what is loaded."""
@@ -147,28 +156,28 @@ class Look:
         return identified_kimage(self._sysroot, identity, self._crashkernel) if identity else None
 
     def state(self) -> State:
-        """Return entry point, zero page and command line, header where that says, purgatory, and each segment's ends.
+        """Return entry point, boot description, header where that says, purgatory, and each segment's ends.
 
         What lies between the ends of kernel and initrd is hashed once, after the last kill.
         """
-        kimage = self.kimage()
-        if kimage is None or self._parameters is None:
+        kimage, read = self.kimage(), self._kcore.read_phys
+        if kimage is None or self._boot is None:
             return NOTHING
-        parameters = self._kcore.read_phys(self._parameters.phys, self._parameters.memsz)
-        at = elfcorehdr_argument(parameters.decode("latin-1").replace("\0", " "))
-        header = b"" if at is None else self._kcore.read_phys(at[0], _PAGE)
+        boot = _ARCHITECTURE.find_boot_description(self._image, read)
+        at = None if boot is None else boot.elfcorehdr_phys
+        header = b"" if at is None else read(at, _PAGE)
         if at is not None and header[:4] == b"\x7fELF":
             size = 64 + 56 * int.from_bytes(header[56:58], "little")
-            header = self._kcore.read_phys(at[0], min(size, _HEADER))
+            header = read(at, min(size, _HEADER))
         purgatory = kimage.segment_at(kimage.entry_phys)
-        code = b"" if purgatory is None else self._kcore.read_phys(purgatory.phys, purgatory.memsz)
+        code = b"" if purgatory is None else read(purgatory.phys, purgatory.memsz)
         ends = tuple(
-            self._kcore.read_phys(place, _PAGE)
+            read(place, _PAGE)
             for s in self._segments
             for place in (s.phys, s.phys + s.memsz - _PAGE)
             if at is None or s.memsz > _HEADER
         )
-        return (kimage.entry_phys, parameters, header, code, ends)
+        return (kimage.entry_phys, read(self._boot.phys, self._boot.memsz), header, code, ends)
 
 
 class Killing:
@@ -185,6 +194,7 @@ class Killing:
         self._found_inside: list[State] = []
         """What was loaded after each kill inside kexec_load; judged when it is known what a whole update loads."""
         self._plan: UpdatePlan | None = None
+        self._entry_phys = 0
         self._before: list[NewSegment] = []
         self._flags = 0
         self._is_child = False
@@ -226,7 +236,9 @@ class Killing:
         if self._is_child:
             os._exit(0)
         self._plan = plan
-        self._before, self._flags = what_was_there(plan)
+        self.look.add(plan.segments)
+        self.old = self.look.state()
+        self._entry_phys, self._before, self._flags = what_was_there(plan)
         with closing(LiveMachine().observe()) as observation:
             self.machine.seen = observation.identity()
         self._kill_inside(steps, inside)
@@ -326,7 +338,7 @@ class Killing:
     def _put_back(self, calls: int) -> None:
         """Load again what was loaded before, and let the update take it for what it saw."""
         if calls and self._plan is not None and not self._loaded:
-            kexec_load(self._plan.entry_phys, self._before, self._flags)
+            kexec_load(self._entry_phys, self._before, self._flags)
 
 
 def verdict(old: State, new: State | None, now: State, calls: int | None) -> str:
@@ -341,19 +353,19 @@ def verdict(old: State, new: State | None, now: State, calls: int | None) -> str
     return "as before" if not calls and now == old else "WRONG"
 
 
-def what_was_there(plan: UpdatePlan) -> tuple[list[NewSegment], int]:
-    """Return what undoes a plan: the segments that it lists, as they are now, the elfcorehdr where it is, and flags."""
+def what_was_there(plan: UpdatePlan) -> tuple[int, list[NewSegment], int]:
+    """Return what undoes a plan: entry point, segments that it does not keep, as they are now, and flags."""
     image, _machine = loaded_image()
     if image is None or image.kimage is None:
         sys.exit("no image is loaded")
-    listed = {segment.phys for segment in plan.segments} | {image.elfcorehdr_phys}
+    kept = {segment.start for segment in plan.kept}
     with Kcore(Sysroot()) as kcore:
         segments = [
             NewSegment(s.phys, kcore.read_phys(s.phys, s.memsz), s.memsz, "as it was")
             for s in image.kimage.segments
-            if s.phys in listed
+            if s.phys not in kept
         ]
-    return segments, KEXEC_UPDATE_ELFCOREHDR if image.updated_by_kernel else 0
+    return image.kimage.entry_phys, segments, KEXEC_UPDATE_ELFCOREHDR if image.updated_by_kernel else 0
 
 
 def loaded_image() -> tuple[CrashImage | None, Machine]:
@@ -393,7 +405,6 @@ def main(inside: int, chosen: list[str]) -> None:
     :param chosen: names of those that are killed; the others are made, as far as they come before
     """
     outcomes: Counter[str] = Counter()
-    look = Look()
     DigestsOnce()
     gc.freeze()
     for name, start in UPDATES.items():
@@ -403,7 +414,7 @@ def main(inside: int, chosen: list[str]) -> None:
             continue
         began = time.monotonic()
         plan_once(start)
-        killing = Killing(name, start, look)
+        killing = Killing(name, start, Look())
         killing.make(inside)
         say(
             f"{name}: killed at {sum(killing.at_stops.values())} stops: {shown(killing.at_stops)}; inside kexec_load "

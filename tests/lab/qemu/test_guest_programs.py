@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from crash_hotplug.core.arch.architecture import Architecture
+from crash_hotplug.core.arch.arm64 import ARM64
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.plan import UpdatePlan
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import Step
+from crash_hotplug_lab.bench.kexec_call_timer import kexec_filter
 from crash_hotplug_lab.experiments import kill_updates, measure_handler, measure_updates
 
 OLD, NEW, OTHER = ("old",), ("new",), ("other",)
@@ -65,11 +70,43 @@ def test_durations_are_read_from_a_function_graph_trace(tmp_path: Path, monkeypa
     assert measure_handler.durations() == {}
 
 
+def seccomp(program: bytes, number: int, machine: int, arguments: Sequence[int]) -> int:
+    """Run a seccomp program of loads, comparisons and returns (linux/filter.h) for one system call."""
+    data = struct.pack("<iIQ6Q", number, 0xC0000000 | machine, 0, *arguments)
+    at, loaded = 0, 0
+    while True:
+        code, if_true, if_false, operand = struct.unpack_from("<HBBI", program, 8 * at)
+        at += 1
+        if code == 0x20:
+            (loaded,) = struct.unpack_from("<I", data, operand)
+        elif code == 0x06:
+            return operand
+        else:
+            holds = loaded == operand if code == 0x15 else bool(loaded & operand)
+            at += if_true if holds else if_false
+
+
+@pytest.mark.parametrize(("architecture", "load", "file_load"), [(X86_64, 246, 320), (ARM64, 104, 294)])
+def test_crash_kexec_calls_of_an_architecture_are_stopped_and_no_others(
+    architecture: Architecture, load: int, file_load: int
+) -> None:
+    program, machine = kexec_filter(architecture), architecture.machine_number
+    stopped = [(load, (0, 0, 0, 1)), (load, (0, 0, 0, 62 << 16 | 9)), (file_load, (0, 0, 0, 0, 2))]
+    others = [(load, (0, 0, 0, 0)), (load, (1, 1, 1, 2)), (file_load, (0, 0, 0, 2, 1)), (load + 1, (0, 0, 0, 1))]
+    for calls, result in ((stopped, 0x7FF00000), (others, 0x7FFF0000)):
+        for number, arguments in calls:
+            assert seccomp(program, number, machine, (*arguments, *[0] * (6 - len(arguments)))) == result
+    assert seccomp(program, load, machine + 1, (0, 0, 0, 1, 0, 0)) == 0x7FFF0000
+
+
 class FakeLook:
     """Takes the text of a file for the loaded image."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def add(self, segments: Iterable[object]) -> None:
+        pass
 
     def state(self) -> tuple[object, ...]:
         return (self.path.read_text(),)
@@ -112,7 +149,7 @@ def test_children_are_killed_from_each_file_on(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(kill_updates, "KillableMachine", FakeMachine)
     monkeypatch.setattr(kill_updates, "say", print)
     monkeypatch.setattr(kill_updates, "_KEXEC_LOAD", 18)  # pwrite64
-    monkeypatch.setattr(kill_updates, "what_was_there", lambda _plan: ([], 0))
+    monkeypatch.setattr(kill_updates, "what_was_there", lambda _plan: (0, [], 0))
     monkeypatch.setattr(kill_updates, "kexec_load", lambda *_: path.write_text("old"))
     killing = kill_updates.Killing("fake", lambda machine: fake_update(path, machine), FakeLook(path))  # type: ignore[arg-type, return-value]
     killing.make(3)
