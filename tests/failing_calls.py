@@ -327,6 +327,11 @@ def _grown_out_of_its_room(fake: RestorableKexec) -> None:
     fake.add_ranges(400)
 
 
+def _updated_then_outgrown(fake: RestorableKexec) -> None:
+    fake.update()
+    fake.add_ranges(400)
+
+
 def _with_cma(fake: RestorableKexec) -> None:
     """Let the capture kernel have a range of CMA, which file and E820 table show."""
     fake.write_file("sys/kernel/kexec/crash_cma_ranges", "28000000-2dffffff\n")
@@ -350,6 +355,7 @@ SCENARIOS = {
     "later update": Scenario(["update"], _updated_then_grown),
     "later update, verified in full": Scenario(["update", "--verify", "full"], _updated_then_grown),
     "update that moves the header": Scenario(["update"], _grown_out_of_its_room),
+    "later update that moves the header": Scenario(["update"], _updated_then_outgrown),
     "update with CMA": Scenario(["update"], _with_cma),
     "update that another load tears": Scenario(["update"], _updated_then_grown, _overwrite_kernel),
     "look of watch": Scenario(["watch", "--once"]),

@@ -333,6 +333,22 @@ def test_listed_segment_that_does_not_read_the_same_twice_is_not_written(phys: i
     assert read[phys] == fake.memory.read(phys, len(read[phys]))
 
 
+def test_later_update_of_an_image_whose_purgatory_read_as_zeros_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without purgatory's table, kernel and initrd are not known as parts of the image."""
+    fake = FakeMachine()
+    fake.now = GROWN
+    assert patiently(fake).outcome is Outcome.UPDATED
+    zeros, again = iter([True]), Wants(always_writes=True)
+
+    def read_phys(phys: int, length: int) -> bytes:
+        return bytes(length) if phys == PURGATORY and next(zeros, False) else fake.memory.read(phys, length)
+
+    monkeypatch.setattr(fake, "read_phys", read_phys)
+    assert patiently(fake, again) == (Outcome.CANNOT_TELL, "purgatory does not read the same twice")
+    assert len(fake.calls) == 1
+    assert patiently(fake, again).outcome is Outcome.UPDATED
+
+
 def test_changed_layout_of_memory_voids_the_plan_before_the_call(grown: FakeMachine) -> None:
     grown.on_confirm = raising(ImageChangedError("kcore changed"))
     assert patiently(grown) == (Outcome.FAILED, "kcore changed")

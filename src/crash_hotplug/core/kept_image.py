@@ -43,7 +43,8 @@ class KeptImage(NamedTuple):
 def keep(image: CrashImage, crashkernel: RangeList, read_phys: ReadPhys) -> KeptImage | None:
     """Read all of an image; None where its digest cannot be shown to fit.
 
-    With no image a panic reboots the machine; with a damaged image it hangs in purgatory.
+    With no image a panic reboots the machine; with a damaged image it hangs in purgatory.  The digest does not cover
+    purgatory, nor the elfcorehdr after an update: these two have to read the same twice, as /proc/kcore may show zeros.
 
     :param crashkernel: the reserved physical ranges
     """
@@ -60,9 +61,13 @@ def keep(image: CrashImage, crashkernel: RangeList, read_phys: ReadPhys) -> Kept
         segments = tuple(NewSegment(s.phys, contents(s), s.memsz, "as it was") for s in kimage.segments)
         kept = KeptImage(kimage.entry_phys, segments, image.updated_by_kernel)
         verify_digest(image, crashkernel, kept.read_phys)
+        header = kept.read_phys(image.elfcorehdr_phys, len(image.elfcorehdr))
+        reads_the_same = header == image.elfcorehdr and all(
+            contents(s) == kept.read_phys(s.phys, s.memsz) for s in kimage.segments if s == start
+        )
     except CrashHotplugError:
         return None
-    return kept
+    return kept if reads_the_same else None
 
 
 def keep_image(machine: CrashMachine) -> KeptImage | None:

@@ -220,6 +220,9 @@ def plan_update(
     regions = digest_regions(purgatory, kimage, machine.crashkernel)
     if regions is None:
         raise CannotTellError("purgatory's digest table was not found: the image may be of an unknown kind")
+    if any(region.memsz and kimage.segment_at(region.phys) is None for region in regions):
+        # It read as zeros when the image was read; what is not known as a part of the image would not be kept.
+        raise CannotTellError("purgatory does not read the same twice")
     purgatory_at = purgatory_phys(kimage)
     if move is None and not digest_covers(regions, old_place):
         draft.put(purgatory_at, purgatory, "purgatory")

@@ -61,18 +61,15 @@ class Known:
         return all(fnmatchcase(value, pattern) for pattern, value in pairs)
 
 
+_UNMAPPED = "an image that the kernel unmaps (before 6.4) cannot be looked at after each kill"
 _NO_PURGATORY = "kexec_file_load loads no purgatory on arm64: nothing checks a digest"
 KNOWN_BROKEN: tuple[Known, ...] = (
     Known("*", "5.10", "ch", "kexec-tools of bullseye has no --hotplug, and neither has the kernel"),
     Known("*", "6.1", "ch", "kexec-tools of bookworm (2.0.25) has no --hotplug, and neither has the kernel"),
     Known("*", "arm64-*", "ch", "no kernel has crash hot-plug on arm64"),
     Known("*", "arm64-*[!f]", "s", "Debian's arm64 kernels have no kexec_file_load"),
-    Known(
-        "killed-*",
-        "arm64-6.1*",
-        "*",
-        "an image that the kernel unmaps (before 6.4) cannot be looked at after each kill",
-    ),
+    Known("killed-*", "arm64-6.1", "*", _UNMAPPED),
+    Known("killed-*", "arm64-6.1f", "*", _UNMAPPED),
     Known(
         "beside-reloads", "arm64-*[!f]", "c", "it measures kexec_file_load, which Debian's arm64 kernels do not have"
     ),

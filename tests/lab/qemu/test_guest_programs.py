@@ -80,7 +80,7 @@ def seccomp(program: bytes, number: int, machine: int, arguments: Sequence[int])
         if code == 0x20:
             (loaded,) = struct.unpack_from("<I", data, operand)
         elif code == 0x06:
-            return operand
+            return int(operand)
         else:
             holds = loaded == operand if code == 0x15 else bool(loaded & operand)
             at += if_true if holds else if_false
