@@ -61,13 +61,12 @@ def keep(image: CrashImage, crashkernel: RangeList, read_phys: ReadPhys) -> Kept
         segments = tuple(NewSegment(s.phys, contents(s), s.memsz, "as it was") for s in kimage.segments)
         kept = KeptImage(kimage.entry_phys, segments, image.updated_by_kernel)
         verify_digest(image, crashkernel, kept.read_phys)
-        header = kept.read_phys(image.elfcorehdr_phys, len(image.elfcorehdr))
-        reads_the_same = header == image.elfcorehdr and all(
-            contents(s) == kept.read_phys(s.phys, s.memsz) for s in kimage.segments if s == start
-        )
+        header_phys = image.elfcorehdr_phys
+        is_same = header_phys is None or kept.read_phys(header_phys, len(image.elfcorehdr)) == image.elfcorehdr
+        is_same &= start is None or contents(start) == kept.read_phys(start.phys, start.memsz)
     except CrashHotplugError:
         return None
-    return kept if reads_the_same else None
+    return kept if is_same else None
 
 
 def keep_image(machine: CrashMachine) -> KeptImage | None:
