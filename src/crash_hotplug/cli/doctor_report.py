@@ -13,7 +13,7 @@ from crash_hotplug.core.doctor.forecast import SERVICE, Forecast, overall
 from crash_hotplug.core.doctor.settings_files import Sandbox
 from crash_hotplug.core.doctor.udev_rules import WRITTEN_BY
 from crash_hotplug.core.loader import Loader
-from crash_hotplug.core.sizes import human_size
+from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.linux import btf_file, kexec_state, machine_reader, memory_hotplug
 from crash_hotplug.linux.doctor.config_files import RulesFile, Unit
 from crash_hotplug.linux.doctor.diagnosis import AUTO_ONLINE, KPTR_RESTRICT, OPTIONS, UDEVD, Diagnosis
@@ -192,10 +192,8 @@ def _image(diagnosis: Diagnosis) -> Facts:
             has = "has" if NO_MEMHOTPLUG in loaded.image.cmdline.split() else "lacks"
             yield f"the capture kernel's command line {has} {NO_MEMHOTPLUG}", "the image"
         if loaded.machine.acpi_memory_devices:
-            yield (
-                f"{loaded.machine.acpi_memory_devices} ACPI memory devices are plugged in",
-                memory_hotplug.ACPI_DEVICES,
-            )
+            devices = count(loaded.machine.acpi_memory_devices, "ACPI memory device is", "ACPI memory devices are")
+            yield f"{devices} plugged in", memory_hotplug.ACPI_DEVICES
         reason = situation.in_place_reason or ""
         in_place = {True: "can be updated in place", False: f"cannot be updated in place: {reason}", None: reason}
         yield in_place[situation.in_place], "the image, and the restrictions of kexec_load"
