@@ -15,7 +15,7 @@ packages.  Compiler and tools are unpacked in the cache and run there in a user 
 """
 EXAMPLES = """\
 examples:
-  crash-hotplug-lab kernel build                    6.1f and 6.12f
+  crash-hotplug-lab kernel build                    6.1f, 6.12f and 6.12-64kf
   crash-hotplug-lab kernel build 6.12f
   crash-hotplug-lab run --arch arm64 --kernel 6.12f
 """

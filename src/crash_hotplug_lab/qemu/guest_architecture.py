@@ -30,6 +30,10 @@ class Source:
     """Whether the kernel takes DIMMs (CONFIG_ACPI_HOTPLUG_MEMORY)."""
     is_built: bool = False
     """Whether the lab builds the kernel, with CONFIG_KEXEC_FILE, from the source package."""
+    options: tuple[str, ...] = ()
+    """More lines of the configuration of a kernel that the lab builds."""
+    block_size: int = 0
+    """Bytes in a memory block of a guest with less than 64 GiB, if not those of the architecture."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,13 @@ ARM64 = GuestArchitecture(
         "7.2": Source("trixie", "sid"),
         "6.1f": Source("bookworm", series="6.1", is_built=True),
         "6.12f": Source("trixie", series="6.12", is_built=True),
+        "6.12-64kf": Source(
+            "trixie",
+            series="6.12",
+            is_built=True,
+            options=("CONFIG_ARM64_64K_PAGES=y", "CONFIG_ARM64_VA_BITS_48=y"),
+            block_size=512 * _MIB,  # SECTION_SIZE_BITS is 29
+        ),
     },
     triplet="aarch64-linux-gnu",
     dynamic_loader="usr/lib/ld-linux-aarch64.so.1",

@@ -16,7 +16,7 @@ from typing import Callable
 from crash_hotplug_lab.qemu import kernels
 from crash_hotplug_lab.qemu.debian import Archive, cache_dir, unpack
 from crash_hotplug_lab.qemu.errors import LabError
-from crash_hotplug_lab.qemu.guest_architecture import ARM64
+from crash_hotplug_lab.qemu.guest_architecture import ARM64, Source
 from crash_hotplug_lab.qemu.host_tools import ToolSet
 from crash_hotplug_lab.qemu.kernels import Kernel
 
@@ -68,7 +68,7 @@ def build(key: str, say: Callable[[str], None]) -> Kernel:
     (package,) = archive.download(f"linux-source-{source.series}", closure=False)
     unpack([package], _TOOLS.tree)
     say(f"building kernel {ARM64.kernel_name(key)} (10 minutes on two processors)")
-    image = _compile(key, source.series)
+    image = _compile(key, source)
     return _keep(key, package.version, image, source.release)
 
 
@@ -92,15 +92,16 @@ def _fetch_tools() -> None:
             (tree / link).symlink_to(target)
 
 
-def _compile(key: str, series: str) -> bytes:
+def _compile(key: str, source: Source) -> bytes:
     work = _TOOLS.tree / "build"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    fragment = f'{_FRAGMENT.read_text()}CONFIG_LOCALVERSION="-{key}"\n'
+    lines = (*source.options, f'CONFIG_LOCALVERSION="-{key}"', "")
+    fragment = _FRAGMENT.read_text() + "\n".join(lines)
     (work / "fragment").write_text(fragment)
     log = cache_dir("kernels", ARM64.in_cache(key)) / "build.log"
     log.unlink(missing_ok=True)
-    _run_in_tree(_CONFIGURE.format(series=series), log)
+    _run_in_tree(_CONFIGURE.format(series=source.series), log)
     missing = missing_options(fragment, (work / "out/.config").read_text())
     if missing:
         raise LabError(f"the configuration of kernel {key} does not take {', '.join(missing)}")

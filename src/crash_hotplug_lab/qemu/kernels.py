@@ -88,7 +88,8 @@ class Kernel:
     @property
     def block_size(self) -> int:
         """Bytes in a memory block of a guest with less than 64 GiB."""
-        return self.architecture.block_size(self.series)
+        source = self.architecture.kernels.get(self.key)
+        return (source.block_size if source else 0) or self.architecture.block_size(self.series)
 
 
 def fetch(key: str, architecture: GuestArchitecture = X86_64) -> Kernel:

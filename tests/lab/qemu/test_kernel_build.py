@@ -41,6 +41,12 @@ def test_configuration_has_kexec_file_load_and_takes_dimms() -> None:
         assert f"CONFIG_{option}=y\n" in fragment
 
 
+def test_kernel_with_large_pages_has_larger_memory_blocks(tmp_path: Path) -> None:
+    found = {key: kernels.Kernel(key, "1", "6.12.1", tmp_path, tmp_path, "trixie", "arm64") for key in ARM64.kernels}
+    assert [found[key].block_size >> 20 for key in ("6.12", "6.12f", "6.12-64kf")] == [128, 128, 512]
+    assert "CONFIG_ARM64_64K_PAGES=y" in ARM64.kernels["6.12-64kf"].options
+
+
 def test_built_kernel_is_found_in_the_cache() -> None:
     image = bytearray(0x1000)
     image[0x38:0x3C] = b"ARM\x64"
