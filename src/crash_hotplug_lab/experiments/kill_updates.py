@@ -29,7 +29,7 @@ from types import FrameType
 
 from crash_hotplug.core import purgatory
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.image import CrashImage, Kimage, Segment
+from crash_hotplug.core.image import CrashImage, Kimage
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import NewSegment, UpdatePlan
 from crash_hotplug.core.steps import Steps
@@ -143,12 +143,12 @@ class Look:
         self._crashkernel = machine.crashkernel
         self._image = image.kimage
         self._boot = image.kimage.segment_at(image.boot.phys)
-        self._segments = list(image.kimage.segments)
+        self._unlisted = image.kimage.segments
 
-    def add(self, segments: Iterable[NewSegment]) -> None:
-        """Look at the places of a plan's segments, too: the capture kernel may move."""
-        known = {s.phys for s in self._segments}
-        self._segments += [Segment(s.phys, s.memsz, len(s.data)) for s in segments if s.phys not in known]
+    def expect(self, plan: UpdatePlan) -> None:
+        """Look from now on at what the plan keeps, and at what the loaded image lists: the capture kernel may move."""
+        kept = {range_.start for range_ in plan.kept}
+        self._unlisted = tuple(s for s in self._unlisted if s.phys in kept)
 
     def kimage(self) -> Kimage | None:
         """Return ``struct kimage`` of what is loaded."""
@@ -173,7 +173,7 @@ class Look:
         code = b"" if purgatory is None else read(purgatory.phys, purgatory.memsz)
         ends = tuple(
             read(place, _PAGE)
-            for s in self._segments
+            for s in sorted({*self._unlisted, *kimage.segments})
             for place in (s.phys, s.phys + s.memsz - _PAGE)
             if at is None or s.memsz > _HEADER
         )
@@ -220,6 +220,8 @@ class Killing:
             sys.setprofile(None)
             failed = isinstance(stop.value, Report) and stop.value.outcome is not Outcome.UPDATED
             if self._is_child:
+                if failed:
+                    say(f"{self.name}: {stop.value.outcome.value}: {stop.value.sentence}")
                 os._exit(int(failed))
             if failed:
                 sys.exit(f"{self.name}: {stop.value.sentence}")
@@ -236,7 +238,7 @@ class Killing:
         if self._is_child:
             os._exit(0)
         self._plan = plan
-        self.look.add(plan.segments)
+        self.look.expect(plan)
         self.old = self.look.state()
         self._entry_phys, self._before, self._flags = what_was_there(plan)
         with closing(LiveMachine().observe()) as observation:

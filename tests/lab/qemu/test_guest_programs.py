@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import platform
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -105,7 +105,7 @@ class FakeLook:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def add(self, segments: Iterable[object]) -> None:
+    def expect(self, plan: UpdatePlan) -> None:
         pass
 
     def state(self) -> tuple[object, ...]:
