@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import time
 import tracemalloc
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.elfcorehdr import build_elfcorehdr, parse_elfcorehdr, ram_header
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.linux.sysroot import Sysroot
-from tests.trees import loaded_header, tree
+from tests.trees import copied_tree, loaded_header, tree
 
 NAME = "6.1-c"
 SMALL, LARGE = 6_000, 24_000
@@ -34,7 +33,7 @@ def gaps(number: int) -> Iterable[Range]:
 
 def tree_with_ranges(directory: Path, number: int) -> Path:
     """Return a saved tree whose /proc/iomem has that many ranges more."""
-    saved = copied_tree(directory / f"ranges-{number}")
+    saved = copied_tree(NAME, 0, directory / f"ranges-{number}")
     with (saved / "proc/iomem").open("a") as iomem:
         iomem.writelines(f"{r.start:x}-{r.end - 1:x} : System RAM\n" for r in gaps(number))
     return saved
@@ -42,17 +41,10 @@ def tree_with_ranges(directory: Path, number: int) -> Path:
 
 def tree_with_cpus(directory: Path, number: int) -> Path:
     """Return a saved tree whose lists of CPUs name that many."""
-    saved = copied_tree(directory / f"cpus-{number}")
+    saved = copied_tree(NAME, 0, directory / f"cpus-{number}")
     for name in ("possible", "present", "online"):
         (saved / "sys/devices/system/cpu" / name).write_text(f"0-{number - 1}\n")
     return saved
-
-
-def copied_tree(directory: Path) -> Path:
-    shutil.copytree(tree(NAME, 0), directory)
-    for path in directory.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    return directory
 
 
 def header_with_ranges(directory: Path, number: int) -> Path:
