@@ -56,11 +56,11 @@ def large_live_tree(directory: Path, ranges: int = RANGES, cpus: int = CPUS) -> 
     fake = FakeKexec(directory, 0, more_ram=[_range(number) for number in range(ranges)])
     fake.write(HEADER, _booted_header(fake.header))
     _write_machine(fake.root, ranges, cpus)
-    fake.write_file(
-        "proc/kallsyms",
-        (fake.root / "proc/kallsyms").read_text()
-        + f"{_CRASH_NOTES_VIRT:016x} B crash_notes\n{_PER_CPU_OFFSET_VIRT:016x} D __per_cpu_offset\n",
-    )
+    symbols = f"{_CRASH_NOTES_VIRT:016x} B crash_notes\n{_PER_CPU_OFFSET_VIRT:016x} D __per_cpu_offset\n"
+    fake.write_file("proc/kallsyms", symbols + (fake.root / "proc/kallsyms").read_text())
+    # The page tables of so much memory may need 257 MiB of control pages.
+    iomem = (fake.root / "proc/iomem").read_text()
+    fake.write_file("proc/iomem", iomem.replace("2e000000-39ffffff : Crash", "10000000-39ffffff : Crash"))
     offsets = (DIRECT_MAP + _notes(number).phys - _PERCPU_BASE for number in range(cpus))
     fake.write_kernel_data(_CRASH_NOTES_VIRT, struct.pack("<Q", _PERCPU_BASE))
     fake.write_kernel_data(_PER_CPU_OFFSET_VIRT, struct.pack(f"<{cpus}Q", *offsets))
