@@ -109,9 +109,14 @@ class FailingFile:
         if fault is _SHORT:
             self._file.seek(len(data) // 2 - len(data), os.SEEK_CUR)
         self._at_end = fault in (_TRUNCATED, _EMPTY)
-        if fault in (_SHORT, _TRUNCATED):
-            return data[: len(data) // 2]
-        return b"" if fault is _EMPTY else bytes(len(data)) if fault is _ZEROS else data
+        return changed_data(fault, data)
+
+
+def changed_data(fault: Fault | None, data: bytes) -> bytes:
+    """Return what a read gives under a fault."""
+    if fault in (_SHORT, _TRUNCATED):
+        return data[: len(data) // 2]
+    return b"" if fault is _EMPTY else bytes(len(data)) if fault is _ZEROS else data
 
 
 class FailingCalls:
@@ -165,12 +170,20 @@ class FailingCalls:
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
         """Count the calls that this process makes."""
-        fdopen, close = os.fdopen, os.close
+        fdopen, close, read = os.fdopen, os.close, os.read
 
         def open_file(descriptor: int, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 as os.fdopen
             file = fdopen(descriptor, *arguments, **named)
             path = self._paths.pop(descriptor, None)
             return file if path is None else FailingFile(self, file, path)
+
+        def read_descriptor(descriptor: int, size: int) -> bytes:
+            path = self._paths.get(descriptor)
+            fault = None if path is None else self.next_fault("read", path)
+            data = read(descriptor, size)
+            if fault is _SHORT:
+                os.lseek(descriptor, len(data) // 2 - len(data), os.SEEK_CUR)
+            return changed_data(fault, data)
 
         def forget(descriptor: int) -> None:
             self._paths.pop(descriptor, None)
@@ -180,11 +193,13 @@ class FailingCalls:
             for module, name, replaced in (
                 (os, "open", self._counted("open", os.open)),
                 (os, "listdir", self._counted("listdir", os.listdir)),
+                (os, "scandir", self._counted("listdir", os.scandir)),
                 (os, "write", self._counted("write", os.write)),
                 (os, "replace", self._counted("rename", os.replace)),
                 (os, "makedirs", self._counted("mkdir", os.makedirs)),
                 (fcntl, "flock", self._counted("flock", fcntl.flock)),
                 (os, "fdopen", open_file),
+                (os, "read", read_descriptor),
                 (os, "close", forget),
             ):
                 patched.enter_context(mock.patch.object(module, name, replaced))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from crash_hotplug.linux.sysroot import Sysroot
@@ -24,6 +25,14 @@ def arm64_tree(name: str, state: int) -> Path:
 def tree(name: str, state: int) -> Path:
     """Return the saved tree of one capture in one of its four states."""
     return CAPTURES / name / STATES[state]
+
+
+def copied_tree(name: str, state: int, directory: Path) -> Path:
+    """Copy the saved tree of one capture to a new directory, so that it can be changed."""
+    shutil.copytree(tree(name, state), directory)
+    for path in directory.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return directory
 
 
 def loaded_header(name: str, state: int) -> bytes:

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
+import os
 import time
 import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
@@ -19,8 +18,7 @@ from crash_hotplug.cli.output import print_json
 from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.elfcorehdr import build_elfcorehdr, parse_elfcorehdr, ram_header
 from crash_hotplug.core.ranges import Range
-from crash_hotplug.linux.sysroot import Sysroot
-from tests.trees import loaded_header, tree
+from tests.trees import copied_tree, loaded_header, tree
 
 NAME = "6.1-c"
 SMALL, LARGE = 6_000, 24_000
@@ -34,7 +32,7 @@ def gaps(number: int) -> Iterable[Range]:
 
 def tree_with_ranges(directory: Path, number: int) -> Path:
     """Return a saved tree whose /proc/iomem has that many ranges more."""
-    saved = copied_tree(directory / f"ranges-{number}")
+    saved = copied_tree(NAME, 0, directory / f"ranges-{number}")
     with (saved / "proc/iomem").open("a") as iomem:
         iomem.writelines(f"{r.start:x}-{r.end - 1:x} : System RAM\n" for r in gaps(number))
     return saved
@@ -42,17 +40,10 @@ def tree_with_ranges(directory: Path, number: int) -> Path:
 
 def tree_with_cpus(directory: Path, number: int) -> Path:
     """Return a saved tree whose lists of CPUs name that many."""
-    saved = copied_tree(directory / f"cpus-{number}")
+    saved = copied_tree(NAME, 0, directory / f"cpus-{number}")
     for name in ("possible", "present", "online"):
         (saved / "sys/devices/system/cpu" / name).write_text(f"0-{number - 1}\n")
     return saved
-
-
-def copied_tree(directory: Path) -> Path:
-    shutil.copytree(tree(NAME, 0), directory)
-    for path in directory.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    return directory
 
 
 def header_with_ranges(directory: Path, number: int) -> Path:
@@ -64,6 +55,21 @@ def header_with_ranges(directory: Path, number: int) -> Path:
     path = directory / f"header-{number}"
     path.write_bytes(header.to_bytes())
     return path
+
+
+class Calls:
+    """The paths that a function of os was given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        """Note each call of ``os.name`` from here on."""
+        self.paths: list[object] = []
+        original = getattr(os, name)
+
+        def noted(path: object, *arguments: object, **named: object) -> object:
+            self.paths.append(path)
+            return original(path, *arguments, **named)
+
+        monkeypatch.setattr(os, name, noted)
 
 
 def cpu_seconds(*arguments: object) -> float:
@@ -114,17 +120,12 @@ def test_status_of_many_cpus_is_linear(tmp_path: Path) -> None:
 def test_status_looks_for_no_notes_of_cpus_that_have_no_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[str] = []
-    original = Sysroot.open
-
-    def noted(self: Sysroot, path: str) -> BinaryIO | None:
-        read.append(path)
-        return original(self, path)
-
-    monkeypatch.setattr(Sysroot, "open", noted)
-    cpu_seconds("status", "--sysroot", tree_with_cpus(tmp_path, 1 << 16))
-    assert len(read) < 300
-    assert "/sys/devices/system/cpu/cpu1/crash_notes" in read  # the CPUs that have one are read
+    saved = tree_with_cpus(tmp_path, 1 << 16)
+    opened = Calls(monkeypatch, "open")
+    cpu_seconds("status", "--sysroot", saved)
+    assert len(opened.paths) < 300
+    # The CPUs that have one are read.
+    assert f"{saved}/sys/devices/system/cpu/cpu1/crash_notes" in opened.paths
 
 
 def test_json_needs_less_memory_than_its_text() -> None:

@@ -109,7 +109,8 @@ def test_many_findings_are_cut_for_people_and_whole_in_json(capsys: pytest.Captu
     with (copy / "proc" / "iomem").open("a") as file:
         file.write("\n".join(lines) + "\n")
     out = run(capsys, "status", "--sysroot", copy).out
-    assert "... and 31 more (--json lists all)" in out
+    assert "Findings (51; --json lists each)\n" in out
+    assert "\n  50 ranges, 12.5 GiB in all, are not described: " in out
     assert len(run(capsys, "status", "--sysroot", copy, "--json").json["findings"]) == 51
 
 

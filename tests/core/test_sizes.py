@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Sizes and counts in words."""
+"""Sizes, counts and lists of CPUs in words."""
 
 from __future__ import annotations
 
 import doctest
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crash_hotplug.core import sizes
+from crash_hotplug.linux.cpus import parse_cpu_list
 
 
 def test_docstring_examples_are_right() -> None:
@@ -35,3 +38,14 @@ def test_human_size_in_words(size: int, words: str) -> None:
 def test_count_has_the_plural_for_all_but_one(number: int, words: str) -> None:
     assert sizes.count(number, "entry", "entries") == words
     assert sizes.count(number, "CPU") == f"{number} CPU{'s' * (number != 1)}"
+
+
+@given(st.lists(st.integers(0, 40)))
+def test_cpu_list_is_parsed_back(numbers: list[int]) -> None:
+    assert parse_cpu_list(sizes.cpu_list(numbers)) == sorted(set(numbers))
+    assert len(sizes.cpu_list(numbers).split(",")) == max(1, sum(n - 1 not in numbers for n in set(numbers)))
+
+
+def test_cpu_list_counts_the_cpus_beyond_its_limit() -> None:
+    assert sizes.cpu_list([0, 2, 3, 5], limit=2) == "0,2-3 and 1 more"
+    assert sizes.cpu_list([0, 2, 3], limit=2) == "0,2-3"

@@ -19,7 +19,7 @@ from crash_hotplug.core.arch.boot_params import E820_COUNT, E820_ENTRY, E820_RAM
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, CrashImage, Segment
 from crash_hotplug.core.plan import NewSegment
-from crash_hotplug.core.ranges import RangeList
+from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import Say, say_nothing
 from crash_hotplug.core.update import Report, Wants, update
 from crash_hotplug.core.verdict import Verdict, assess
@@ -28,12 +28,12 @@ from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.core.test_image import kimage_bytes
-from tests.linux.fake_kcore import DIRECT_MAP, RAM_HEADER_AT, TEXT_VIRT, write_kcore
+from tests.linux.fake_kcore import DIRECT_MAP, RAM_HEADER_AT, TEXT_OFFSET, TEXT_VIRT, write_kcore
 from tests.trees import tree
 
 POINTER_VIRT = TEXT_VIRT + 0x2000
-POINTER_OFFSET = 0x1000 + 0x2000
-"""Of the pointer in the file: fake_kcore.py puts the kernel's text at 0x1000."""
+POINTER_OFFSET = TEXT_OFFSET + POINTER_VIRT - TEXT_VIRT
+"""Of the pointer in the file."""
 KIMAGE_PHYS = 0x200_0000
 RESERVED_START, RESERVED_END = 0x2E00_0000, 0x3A00_0000
 CONTROL_PAGES = 8
@@ -76,10 +76,18 @@ def keep_ram_of_segments(boot_params: bytearray) -> None:
 class FakeKexec:
     """The tree of a machine whose /proc/kcore is a file that can be written."""
 
-    def __init__(self, path: Path, state: int = 1, header_in_digest: bool = True, has_free_place: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        state: int = 1,
+        header_in_digest: bool = True,
+        has_free_place: bool = True,
+        more_ram: Sequence[Range] = (),
+    ) -> None:
         """Copy a capture's tree and load an image into it.
 
         :param has_free_place: whether the capture kernel's memory map leaves a place for a larger header
+        :param more_ram: physical ranges that have a program header in /proc/kcore, and no contents
         """
         self.root = path / "machine"
         self._ram_offset = _RAM_OFFSET
@@ -102,7 +110,8 @@ class FakeKexec:
             ZERO_PAGE: zero_page,
             HEADER: self.header,
         }
-        write_kcore(self._kcore, physical, {POINTER_VIRT: (DIRECT_MAP + KIMAGE_PHYS).to_bytes(8, "little")})
+        pointer = (DIRECT_MAP + KIMAGE_PHYS).to_bytes(8, "little")
+        write_kcore(self._kcore, physical, {POINTER_VIRT: pointer}, more_ram)
         self.write(KIMAGE_PHYS, kimage_bytes(entry=ENTRY, segments=SEGMENTS))
         self.write(PURGATORY, self.purgatory(header_in_digest))
         self.loads: list[tuple[NewSegment, ...]] = []
@@ -218,7 +227,11 @@ class FakeKexec:
 
     def point_to(self, kimage_virt: int) -> None:
         """Let ``kexec_crash_image`` be this virtual address."""
-        self._write_at(POINTER_OFFSET, kimage_virt.to_bytes(8, "little"))
+        self.write_kernel_data(POINTER_VIRT, kimage_virt.to_bytes(8, "little"))
+
+    def write_kernel_data(self, virt: int, data: bytes) -> None:
+        """Write into the kernel's text mapping."""
+        self._write_at(TEXT_OFFSET + virt - TEXT_VIRT, data)
 
     def write_file(self, path: str, text: str) -> None:
         """Write one of the tree's files."""

@@ -171,3 +171,14 @@ def test_ram_that_does_not_begin_at_0_is_read_at_its_place(tmp_path: Path) -> No
         assert kcore.read_phys(0x10_0010, 4) == b"here"
         assert kcore.read_virt(DIRECT_MAP + 0x10_0010, 4) == b"here"
         assert kcore.phys_of_direct_map_virt(DIRECT_MAP + 0x10_0010) == 0x10_0010
+
+
+def test_address_in_the_direct_map_is_looked_up_among_ranges_in_any_order(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    starts = (0x30_0000, 0x10_0000, 0x20_0000)
+    entries = [ProgramHeader(PT_LOAD, 7, 0, DIRECT_MAP + at, at, 4096, 4096, 4096) for at in starts]
+    (tmp_path / "proc" / "kcore").write_bytes(core_header(62, 3).to_bytes() + pack_program_headers(entries))
+    with Kcore(Sysroot(str(tmp_path))) as kcore:
+        for start in starts:
+            for phys, known in ((start - 1, False), (start, True), (start + 4095, True), (start + 4096, False)):
+                assert kcore.phys_of_direct_map_virt(DIRECT_MAP + phys) == (phys if known else None)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO, cast
+from typing import BinaryIO, Callable, cast
 
 import pytest
 
@@ -101,6 +101,93 @@ def test_file_of_a_saved_tree_is_resolved_from_its_directory_on(root: Path, monk
     monkeypatch.setattr(os, "lstat", noted)
     assert {saved.read(f"/proc/memory{number}/state") for number in range(100)} == {b"online"}
     assert len(asked) < 230
+
+
+def outcome(read: Callable[..., object], *arguments: str) -> object:
+    """Return what a reader returns, or the class and the message of its error."""
+    try:
+        return read(*arguments)
+    except (CannotTellError, InputError) as error:
+        return type(error), str(error)
+
+
+def make_hostile_block(block: Path, outside: Path) -> None:
+    """Write the file ``state`` of a block in the way that the block's name says."""
+    contents = {
+        "line": b"online\n", "no-end": b"online", "empty": b"", "spaces": b" online \n\n", "byte": b"\xffonline\n",
+        "long": b"x" * 255 + b"\nonline\n", "too-long": b"x" * (1 << 17) + b"\n", "zeros": bytes(7),
+    }  # fmt: skip
+    if block.name == "linked":
+        block.symlink_to(outside)
+        return
+    if block.name == "file":
+        block.write_text("online\n")
+        return
+    block.mkdir()
+    if block.name in contents:
+        (block / "state").write_bytes(contents[block.name])
+    elif block.name == "pipe":
+        os.mkfifo(block / "state")
+    elif block.name == "directory":
+        (block / "state").mkdir()
+    elif block.name in ("link-out", "link-in"):
+        (block / "state").symlink_to(outside / "state" if block.name == "link-out" else "../line/state")
+    else:
+        assert block.name == "missing"
+
+
+HOSTILE = (
+    "line", "no-end", "empty", "spaces", "byte", "long", "too-long", "zeros", "linked", "file", "pipe", "directory",
+    "link-out", "link-in", "missing",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Sysroot, LiveTree])
+def test_file_of_a_directory_of_many_is_read_as_any_other(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, kind: type[Sysroot]
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "state").write_text("elsewhere\n")
+    for name in HOSTILE:
+        make_hostile_block(root / "proc" / name, outside)
+    pipe = os.open(root / "proc" / "pipe" / "state", os.O_RDWR | os.O_NONBLOCK)
+    os.write(pipe, b"online\n")
+    many = kind(str(root)).directory_of_many("/proc")
+    assert many.names == sorted(HOSTILE)
+    assert "line" in many
+    assert "other" not in many
+    saved = kind(str(root))
+    found = {name: outcome(many.read_text, name, "state") for name in [*HOSTILE, "other"]}
+    assert found == {name: outcome(saved.read_text, f"/proc/{name}/state") for name in found}
+    os.close(pipe)
+    assert found["line"] == found["link-in"] == "online"
+    assert found["missing"] is found["other"] is found["file"] is None
+    for name in ("linked", "link-out"):
+        assert found[name] == (InputError, f"{root}/proc/{name}/state is a link that leads out of the saved tree")
+
+
+def test_directory_of_many_that_does_not_exist_has_no_names(root: Path) -> None:
+    many = Sysroot(str(root)).directory_of_many("/proc/none")
+    assert many.names == []
+    assert many.read_text("memory0", "state") is None
+
+
+def test_read_of_one_line_that_fails_or_is_cut_is_tried_in_the_general_way(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "proc" / "memory0").mkdir()
+    (root / "proc" / "memory0" / "state").write_text("online\n")
+    many, read = LiveTree(str(root)).directory_of_many("/proc"), os.read
+    descriptors = len(os.listdir("/proc/self/fd"))
+
+    def fail(*_arguments: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    for replaced in (fail, lambda descriptor, _size: read(descriptor, 3)):
+        monkeypatch.setattr(os, "read", replaced)
+        assert many.read_text("memory0", "state") == "online"
+        monkeypatch.undo()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 def test_directory_in_place_of_a_file_is_one_sentence(root: Path) -> None:

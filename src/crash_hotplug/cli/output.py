@@ -89,14 +89,16 @@ def print_labelled(label: str, lines: Iterable[str], width: int = _LABEL_WIDTH) 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print findings, notes and unmade checks, each under its heading."""
+    from crash_hotplug.core.summary import summarize  # noqa: PLC0415 JSON needs none
+
     groups = (
-        ("Findings", [finding.sentence for finding in comparison.findings]),
-        ("Notes", [note.sentence for note in comparison.notes]),
-        ("Not checked", [*comparison.unchecked, *comparison.left_out]),
+        ("Findings", summarize(comparison.findings), len(comparison.findings)),
+        ("Notes", summarize(comparison.notes), len(comparison.notes)),
+        ("Not checked", [*comparison.unchecked, *comparison.left_out], 0),
     )
-    for heading, sentences in groups:
+    for heading, sentences, number in groups:
         if sentences:
-            print(f"\n{heading}")
+            print(f"\n{heading}" + (f" ({number:,}; --json lists each)" if number > len(sentences) else ""))
             for sentence in limited(sentences):
                 print(f"  {printable(sentence)}")
 

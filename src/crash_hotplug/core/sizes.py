@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Sizes and counts in words."""
+"""Sizes, counts and lists of CPUs in words."""
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -30,3 +34,22 @@ def count(number: int, one: str, many: str | None = None) -> str:
     ('1 CPU', '0 CPUs')
     """
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def cpu_list(numbers: Iterable[int], limit: int | None = None) -> str:
+    """Return CPU numbers in the kernel's list format (``%*pbl``), in ascending order.
+
+    :param limit: how many runs of consecutive numbers are shown; the CPUs of the others are counted
+
+    >>> cpu_list([2, 0, 1, 8]), cpu_list([1, 3, 5, 6], limit=2)
+    ('0-2,8', '1,3 and 2 more')
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs[:limit])
+    left = sum(last - first + 1 for first, last in runs[len(runs[:limit]) :])
+    return f"{shown} and {left:,} more" if left else shown

@@ -28,7 +28,7 @@ from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import KernelText, Machine, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList, compare_ranges
 from crash_hotplug.core.records import NamedTuple
-from crash_hotplug.core.sizes import count, human_size
+from crash_hotplug.core.sizes import count, cpu_list, human_size
 
 _NOTE_LIMIT = 4 << 20
 """The most bytes that ``kmalloc()`` gives on x86_64 (KMALLOC_MAX_SIZE), and so the most of one PT_NOTE."""
@@ -324,8 +324,8 @@ def _compare_cpus(machine: Machine, header: ElfCoreHeader, result: Comparison) -
             found = result.findings if cpu.online else result.notes
             found.append(Finding(Kind.CPU_NOTES_TOO_SMALL, sentence, cpu=cpu.number))
     if unreadable:
-        numbers = ", ".join(map(str, unreadable))
-        result.unchecked.append(f"whether CPU {numbers} is described: crash_notes cannot be read")
+        subject = f"CPU {unreadable[0]} is" if len(unreadable) == 1 else f"CPUs {cpu_list(unreadable)} are"
+        result.unchecked.append(f"whether {subject} described: crash_notes cannot be read")
     if describes_possible_cpus(header, machine) and len(machine.cpus) > len(machine.present_cpus):
         sentence = f"all {len(machine.cpus)} possible CPUs are described: CPU hot-plug needs no update"
         result.notes.append(Finding(Kind.ALL_POSSIBLE_CPUS, sentence))
@@ -337,7 +337,7 @@ def compare_memory(machine: Machine, described: RangeList, result: Comparison, w
     difference = compare_ranges(machine.dumpable_ram.exclude(low), described.exclude(low))
     offline = _offline_ram(machine)
     for left_out in difference.only_first.intersect(offline):
-        sentence = f"{_placed(left_out)} is offline and not described: nothing is lost while it is"
+        sentence = f"{_placed(left_out)} is offline and not described: offline memory has no contents to lose"
         result.notes.append(Finding(Kind.MEMORY_OFFLINE_NOT_DESCRIBED, sentence, (left_out,)))
     for missing in difference.only_first.exclude(offline):
         result.findings.append(Finding(Kind.MEMORY_MISSING, f"{_placed(missing)} {wording.missing}", (missing,)))
@@ -360,7 +360,7 @@ def _compare_low_memory(machine: Machine, header: ElfCoreHeader, loader: Loader,
     gone = header.ram.intersect(RangeList([machine.architecture.excluded_low_memory])).exclude(machine.ram)
     for stale in gone:
         sentence = (
-            f"{_placed(stale)} is described but is not RAM: saving the dump would read addresses that are not memory"
+            f"{_placed(stale)} is described but not RAM: saving the dump would read addresses that are not memory"
         )
         result.findings.append(Finding(Kind.MEMORY_GONE, sentence, (stale,)))
     compare_backup_region(machine, low.exclude(header.ram), loader, result)

@@ -15,7 +15,7 @@ from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.machine import Cpu, NoteRegion
 from crash_hotplug.linux import kallsyms
 from crash_hotplug.linux.kcore import Kcore
-from crash_hotplug.linux.sysroot import LARGE, Sysroot
+from crash_hotplug.linux.sysroot import LARGE, DirectoryOfMany, Sysroot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ SAVED_NOTES = "/possible-cpus.json"
 CPU_LIMIT = 1 << 16
 """No kernel is built for more CPUs (x86_64 allows 8192)."""
 _LIST_ITEM = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
+_ADDRESS = re.compile(r"[0-9a-f]{1,16}").fullmatch
+_SIZE = re.compile(r"[0-9]{1,9}").fullmatch
 
 
 def read_cpus(sysroot: Sysroot) -> tuple[Cpu, ...]:
@@ -43,13 +45,13 @@ def read_cpus(sysroot: Sysroot) -> tuple[Cpu, ...]:
     online = _read_list(sysroot, "online")
     possible = _read_list(sysroot, "possible")
     numbers = sorted(set(possible or ()) | set(present))
-    directories = frozenset(sysroot.names(DIRECTORY))  # a saved list may name many CPUs that have none
+    directory = sysroot.directory_of_many(DIRECTORY)
     return tuple(
         Cpu(
             number,
             number in present,
             number in (present if online is None else online),
-            _read_crash_notes(sysroot, number) if number in present and f"cpu{number}" in directories else None,
+            _read_crash_notes(directory, number) if number in present else None,
         )
         for number in numbers
     )
@@ -80,17 +82,20 @@ def parse_cpu_list(text: str, name: str = "the CPU list") -> list[int]:
     return numbers
 
 
-def _read_crash_notes(sysroot: Sysroot, number: int) -> NoteRegion | None:
+def _read_crash_notes(directory: DirectoryOfMany, number: int) -> NoteRegion | None:
+    name = f"cpu{number}"
+    if name not in directory:  # a saved list may name many CPUs that have none
+        return None
     try:
-        address = sysroot.read_text(f"{DIRECTORY}/cpu{number}/crash_notes")
-        size = sysroot.read_text(f"{DIRECTORY}/cpu{number}/crash_notes_size")
+        address = directory.read_text(name, "crash_notes")
+        size = directory.read_text(name, "crash_notes_size")
     except CannotTellError:
         return None
     if address is None or size is None:
         return None
-    if not re.fullmatch(r"[0-9a-f]{1,16}", address) or not re.fullmatch(r"[0-9]{1,9}", size):
-        name = sysroot.locate(f"{DIRECTORY}/cpu{number}/crash_notes")
-        raise InputError(f"{name} or its size is not a number: {address[:20]!r}, {size[:20]!r}")
+    if not _ADDRESS(address) or not _SIZE(size):
+        located = directory.locate(name, "crash_notes")
+        raise InputError(f"{located} or its size is not a number: {address[:20]!r}, {size[:20]!r}")
     # A masked or unallocated note reads as address 0; no CPU's notes are there.
     return NoteRegion(int(address, 16), int(size)) if int(address, 16) else None
 

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from functools import cached_property
+
 from crash_hotplug.core.arch.architecture import Architecture
 from crash_hotplug.core.elf import (
     ELF_HEADER_SIZE,
@@ -123,10 +126,20 @@ class Kcore:
 
     def phys_of_direct_map_virt(self, virt: int) -> int | None:
         """Return the physical address of a virtual one in the direct map of RAM, or None."""
-        for p in self._ram_headers:
-            if p.p_vaddr <= virt < p.p_vaddr + p.p_memsz:
-                return p.p_paddr + virt - p.p_vaddr
-        return None
+        number = bisect_right(self._ram_starts, virt) - 1
+        if number < 0:
+            return None
+        p = self._ram_by_virt[number]
+        return p.p_paddr + virt - p.p_vaddr if virt < p.p_vaddr + p.p_memsz else None
+
+    @cached_property
+    def _ram_by_virt(self) -> list[ProgramHeader]:
+        """The headers of RAM, sorted by virtual address: thousands of CPUs are looked up in thousands of ranges."""
+        return sorted(self._ram_headers, key=lambda p: p.p_vaddr)
+
+    @cached_property
+    def _ram_starts(self) -> list[int]:
+        return [p.p_vaddr for p in self._ram_by_virt]
 
     def is_kernel_text(self, p: ProgramHeader) -> bool:
         """Whether the program header lies where the kernel (or its modules) is linked."""

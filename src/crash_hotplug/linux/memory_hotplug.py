@@ -12,6 +12,7 @@ from crash_hotplug.linux.sysroot import Sysroot
 
 BLOCKS = "/sys/devices/system/memory"
 _BLOCK = "memory"
+_BLOCK_NAME = re.compile(_BLOCK + r"\d{1,9}").fullmatch
 ACPI_DEVICES = "/sys/bus/acpi/devices"
 _ACPI_PRESENT = 1
 """Bit 0 of ``_STA``."""
@@ -19,7 +20,7 @@ _ACPI_PRESENT = 1
 
 def block_names(sysroot: Sysroot) -> list[str]:
     """Return the names of the block directories, ``memory0`` and so on."""
-    return [name for name in sysroot.names(BLOCKS) if re.fullmatch(_BLOCK + r"\d{1,9}", name)]
+    return [name for name in sysroot.names(BLOCKS) if _BLOCK_NAME(name)]
 
 
 def read_memory_blocks(sysroot: Sysroot) -> MemoryBlocks | None:
@@ -32,8 +33,9 @@ def read_memory_blocks(sysroot: Sysroot) -> MemoryBlocks | None:
         return None
     if not re.fullmatch(r"[0-9a-f]{1,16}", size):
         raise InputError(f"{sysroot.locate(BLOCKS)}/block_size_bytes is not a hexadecimal number: {size[:20]!r}")
-    names, bytes_each = block_names(sysroot), int(size, 16)
-    offline = [name for name in names if sysroot.read_text(f"{BLOCKS}/{name}/state") != "online"]
+    blocks, bytes_each = sysroot.directory_of_many(BLOCKS), int(size, 16)
+    names = [name for name in blocks.names if _BLOCK_NAME(name)]
+    offline = [name for name in names if blocks.read_text(name, "state") != "online"]
     starts = [int(name[len(_BLOCK) :]) * bytes_each for name in offline]
     ram = RangeList((start, start + bytes_each) for start in starts if start + bytes_each <= 1 << 64)
     return MemoryBlocks(bytes_each, len(names) - len(offline), len(offline), ram)

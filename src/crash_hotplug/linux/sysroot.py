@@ -15,7 +15,7 @@ from crash_hotplug.core.errors import CannotTellError, InputError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import BinaryIO
 
 SMALL = 64 << 10
@@ -23,6 +23,10 @@ SMALL = 64 << 10
 LARGE = 64 << 20
 """More than /proc/iomem or /proc/kallsyms have."""
 _PART = 1 << 20
+_LINE = 256
+"""Bytes; more than a number, an address or a state has."""
+_READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""O_NONBLOCK: opening a named pipe must not wait for a writer."""
 
 
 class Sysroot:
@@ -105,8 +109,9 @@ class Sysroot:
         :raise InputError: it has more than *limit* bytes, or is not ASCII text
         """
         data = self.read(path, limit)
-        if data is None:
-            return None
+        return None if data is None else self._decode(path, data)
+
+    def _decode(self, path: str, data: bytes) -> str:
         if self.is_live and data and not data.endswith(b"\n"):
             # A number or a list that was cut would be taken for another one: the kernel ends each line.
             raise CannotTellError(f"{self.locate(path)} is truncated: its last line has no end")
@@ -119,10 +124,63 @@ class Sysroot:
 
     def names(self, path: str) -> list[str]:
         """Return the names in a directory, sorted; none where it does not exist or may not be read."""
+        return self.directory_of_many(path).names
+
+    def directory_of_many(self, path: str) -> DirectoryOfMany:
+        """List a directory; it has no names where it does not exist or may not be read."""
+        located = self._inside(path)
         try:
-            return sorted(os.listdir(self._inside(path)))
+            with os.scandir(located) as entries:
+                found = {entry.name: entry.is_symlink() for entry in entries}
         except OSError:
-            return []
+            found = {}
+        return DirectoryOfMany(self, path, located, found)
+
+
+class DirectoryOfMany:
+    """The directory of the CPUs or of the memory blocks: thousands of subdirectories with the same small files.
+
+    A file takes four system calls.  :meth:`Sysroot.read_text` takes nine, and checks every link of the path.
+    """
+
+    def __init__(self, sysroot: Sysroot, path: str, located: str, is_link: Mapping[str, bool]) -> None:
+        """Take the directory's place in the machine and in the file system, and whether each of its names is a link."""
+        self._sysroot, self._path, self._located, self._is_link = sysroot, path, located, is_link
+
+    @property
+    def names(self) -> list[str]:
+        """The names in it, sorted."""
+        return sorted(self._is_link)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._is_link
+
+    def locate(self, name: str, file: str) -> str:
+        """Return where a *file* of the subdirectory *name* lies, for messages."""
+        return f"{self._located}/{name}/{file}"
+
+    def read_text(self, name: str, file: str) -> str | None:
+        """Return the text of a *file* of the subdirectory *name*; None and errors as :meth:`Sysroot.read_text`."""
+        path = f"{self._path}/{name}/{file}"
+        if self._is_link.get(name, True):
+            return self._sysroot.read_text(path)
+        line = _read_line(self.locate(name, file))
+        return self._sysroot.read_text(path) if line is None else self._sysroot._decode(path, line)
+
+
+def _read_line(path: str) -> bytes | None:
+    """Return the contents of a regular file that is one short line, as sysfs writes it; None for any other file."""
+    try:
+        descriptor = os.open(path, _READ_ONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        data = os.read(descriptor, _LINE) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return data if len(data) < _LINE and data.endswith(b"\n") else None
 
 
 class NotRegularFileError(InputError):
@@ -139,8 +197,7 @@ def open_regular(path: str, name: str | None = None) -> BinaryIO | None:
     """
     name = name or path
     try:
-        # O_NONBLOCK: opening a named pipe must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, _READ_ONLY)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError as error:

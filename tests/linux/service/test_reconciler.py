@@ -196,6 +196,16 @@ def test_strategy_in_place_never_reloads(fake: FakeKexec, reloads: Reloads) -> N
     assert reloads.reasons == []
 
 
+def test_look_names_all_cpus_that_share_a_defect_in_one_sentence(fake: FakeKexec, reloads: Reloads) -> None:
+    fake.write_file(LOCKDOWN, "none [integrity] confidentiality\n")
+    for name in ("present", "online"):
+        fake.write_file(f"sys/devices/system/cpu/{name}", "0-3\n")
+    fake.write_file("sys/devices/system/cpu/cpu3/crash_notes", "3ecba400\n")
+    fake.write_file("sys/devices/system/cpu/cpu3/crash_notes_size", "368\n")
+    sentence = "CPUs 2-3 are not described: a dump would lack their registers and so their stacks (and 1 more)"
+    assert looker(fake, "in-place", reloads=reloads).look(is_quiet=True).sentence == sentence
+
+
 def test_strategy_reload_never_updates_in_place(fake: FakeKexec, reloads: Reloads) -> None:
     assert looker(fake, "reload", reloads=reloads).look(is_quiet=True).outcome is Outcome.RELOADED
     assert (len(reloads), fake.loads) == (1, [])

@@ -19,6 +19,7 @@ from crash_hotplug.core.reload import verify_image
 from crash_hotplug.core.service.watch_record import Look
 from crash_hotplug.core.service.watch_schedule import ReloadGate, VerificationSchedule
 from crash_hotplug.core.steps import Say, say_nothing
+from crash_hotplug.core.summary import summarize
 from crash_hotplug.core.update import ANSWERED, Outcome, Report, Wants, decide, update
 from crash_hotplug.core.verdict import Assessment, Verdict, assess
 from crash_hotplug.linux import cpus, iomem
@@ -305,5 +306,5 @@ def _sentence(assessment: Assessment) -> str:
     comparison = assessment.comparison
     if comparison.verdict is Verdict.ACCURATE:
         return "a panic now would be dumped completely"
-    sentences = [finding.sentence for finding in comparison.findings] or comparison.unchecked
+    sentences = summarize(comparison.findings) or comparison.unchecked
     return sentences[0] + (f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else "")
