@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SUPPORTED = [(3, minor) for minor in range(9, 14)]
-PACKAGES = ["pytest", "hypothesis", "pyelftools", "pytest-benchmark"]
+PACKAGES = ["pytest", "hypothesis", "jsonschema", "pyelftools", "pytest-benchmark"]
 
 GUESTS = "tests/lab/qemu/test_real_kernels.py"
 EXPLORE = "tests/lab/model/test_explore.py"

@@ -16,6 +16,7 @@ from crash_hotplug_lab.qemu.memory_picture import Bar
 from crash_hotplug_lab.qemu.results import Moment, Result, RunOutcome, TimelineEntry
 
 GIB = 1 << 30
+FACTS = {"accelerator": "tcg", "processors": 2, "host": "6.18"}
 
 
 def result(outcome: RunOutcome, reason: str = "because") -> Result:
@@ -31,11 +32,11 @@ def result(outcome: RunOutcome, reason: str = "because") -> Result:
 
 def test_results_come_back_from_their_file(tmp_path: Path) -> None:
     runs = [result(outcome) for outcome in RunOutcome]
-    path = results.write(runs, tmp_path, {"accelerator": "tcg"})
+    path = results.write(runs, tmp_path, FACTS)
     content = json.loads(path.read_text())
     assert content["schema"] == 1
     assert content["runs"][0]["moments"][0]["ram"] == [["0x0", "0x40000000"]]
-    assert results.read(tmp_path) == (runs, {"schema": 1, "command": "lab run", "accelerator": "tcg"})
+    assert results.read(tmp_path) == (runs, {"schema": 1, "command": "lab run", **FACTS})
 
 
 def test_results_without_a_valid_file_are_refused(tmp_path: Path) -> None:
