@@ -34,8 +34,8 @@ ELSEWHERE = (GUESTS, EXPLORE, FAULTS, MUTANTS, *DISTRIBUTIONS)
 
 ON_EVERY_PYTHON = (
     "tests/core", "tests/linux", "tests/cli", "tests/lab/model", "tests/lab/scenario", "tests/test_captures.py",
-    "tests/test_fuzz.py", "--ignore", "tests/lab/model/test_external_tools.py", "--ignore", EXPLORE,
-    "--ignore", FAULTS,
+    "tests/test_fuzz.py", "tests/test_schemas.py", "--ignore", "tests/lab/model/test_external_tools.py",
+    "--ignore", EXPLORE, "--ignore", FAULTS,
 )  # fmt: skip
 
 
