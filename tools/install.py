@@ -39,6 +39,7 @@ COPIED = {
     "packaging/grafana/*": "share/doc/crash-hotplug/grafana",
     "docs/*.*": "share/doc/crash-hotplug/docs",
     "docs/evidence/*": "share/doc/crash-hotplug/docs/evidence",
+    "docs/schema/*": "share/crash-hotplug/schema",
     "*.md": "share/doc/crash-hotplug",
 }
 """Which files of the source go where, under the prefix."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SUPPORTED = [(3, minor) for minor in range(9, 14)]
-PACKAGES = ["pytest", "hypothesis", "pyelftools", "pytest-benchmark"]
+PACKAGES = ["pytest", "hypothesis", "jsonschema", "pyelftools", "pytest-benchmark"]
 
 GUESTS = "tests/lab/qemu/test_real_kernels.py"
 EXPLORE = "tests/lab/model/test_explore.py"
@@ -34,8 +34,8 @@ ELSEWHERE = (GUESTS, EXPLORE, FAULTS, MUTANTS, *DISTRIBUTIONS)
 
 ON_EVERY_PYTHON = (
     "tests/core", "tests/linux", "tests/cli", "tests/lab/model", "tests/lab/scenario", "tests/test_captures.py",
-    "tests/test_fuzz.py", "--ignore", "tests/lab/model/test_external_tools.py", "--ignore", EXPLORE,
-    "--ignore", FAULTS,
+    "tests/test_fuzz.py", "tests/test_schemas.py", "--ignore", "tests/lab/model/test_external_tools.py",
+    "--ignore", EXPLORE, "--ignore", FAULTS,
 )  # fmt: skip
 
 

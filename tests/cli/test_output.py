@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -43,10 +44,11 @@ def test_printable_escapes_what_a_terminal_may_act_on(text: str, shown: str) -> 
 
 def test_json_of_an_iterator_is_that_of_its_list(capsys: pytest.CaptureFixture[str]) -> None:
     """Findings are made while they are printed, so that 100,000 of them are never all in memory as objects."""
+    print_any = inspect.unwrap(print_json)  # without the check against a command's schema
     for items in ([], [1], [{"a": [1, 2]}, {"b": "c"}]):
-        print_json({"items": items})
+        print_any({"items": items})
         from_list = capsys.readouterr().out
-        print_json({"items": iter(items)})
+        print_any({"items": iter(items)})
         assert capsys.readouterr().out == from_list
         assert json.loads(from_list)["items"] == items
         assert len(from_list.splitlines()) == 4 + (len(items) + 1 if items else 0)

@@ -61,6 +61,10 @@ def test_header_given_is_judged_instead_of_the_loaded_one(capsys: pytest.Capture
     ran = run(capsys, "status", "--sysroot", tree("6.12-s", 3), "--elfcorehdr", given)
     assert ran.code == 0
     assert "judging by the header" in ran.out
+    report = run(capsys, "status", "--sysroot", tree("6.12-s", 3), "--elfcorehdr", given, "--json").json
+    assert report["crash_image"]["judged_by_header"] is True
+    loaded = run(capsys, "status", "--sysroot", tree("6.12-s", 3), "--json").json
+    assert loaded["crash_image"]["judged_by_header"] is False
     (copy / "sys/kernel/kexec_crash_loaded").write_text("0\n")
     header = tree("6.1-c", 0) / "crash-image" / "elfcorehdr"
     assert run(capsys, "status", "--sysroot", copy, "--elfcorehdr", header).code == 4
@@ -76,6 +80,27 @@ def test_masked_addresses_are_cannot_tell_and_say_what_is_needed(
     assert "run as root" in ran.out
     report = run(capsys, "status", "--sysroot", copy, "--json").json
     assert (report["verdict"], "run as root" in report["reason"]) == ("cannot tell", True)
+
+
+@pytest.mark.parametrize(
+    ("content", "loaded", "shown"),
+    [("1\n", True, "one is loaded"), (None, None, "it is not known whether one is loaded")],
+)
+def test_cannot_tell_reports_whether_an_image_is_loaded(
+    capsys: pytest.CaptureFixture[str], copy: Path, content: str | None, loaded: bool | None, shown: str
+) -> None:
+    (copy / "proc" / "iomem").write_text("00000000-00000000 : System RAM\n")
+    flag = copy / "sys/kernel/kexec_crash_loaded"
+    flag.unlink() if content is None else flag.write_text(content)
+    assert f"Crash image   {shown}" in run(capsys, "status", "--sysroot", copy).out
+    report = run(capsys, "status", "--sysroot", copy, "--json").json
+    assert (report["verdict"], report["kernel"]["image_loaded"]) == ("cannot tell", loaded)
+
+
+def test_json_has_the_release_that_updates_headers_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    kernel = run(capsys, "status", "--sysroot", tree("6.1-c", 0), "--json").json["kernel"]
+    assert (kernel["architecture"], kernel["updated_by_kernel_since"]) == ("x86_64", "6.6")
+    assert "(Linux 6.6 and newer can)" in run(capsys, "status", "--sysroot", tree("6.1-c", 0)).out
 
 
 def test_check_that_cannot_be_made_is_cannot_tell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

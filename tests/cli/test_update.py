@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.cli import update
+from crash_hotplug.core.sizes import human_size
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
@@ -100,6 +101,8 @@ def test_dry_run_shows_the_plan_and_changes_nothing(fake: FakeKexec, capsys: pyt
     plan = run(capsys, "update", "--dry-run", "--json").json["plan"]
     assert [s["phys"] for s in plan["segments"]] == ["0x2e000000", "0x39f54000", "0x39f5d000"]
     assert len(plan["kept"]) == 4
+    below = f"below {plan['control_pages_end']}, {human_size(plan['control_pages_size'])} at most"
+    assert f"Control pages {below}" in shown.out
     assert fake.loads == []
     run(capsys, "update")
     assert run(capsys, "update", "--dry-run").out == "nothing to do: the header is right as it is\n"
@@ -148,6 +151,7 @@ def test_dry_run_says_that_a_header_without_a_free_place_describes_the_present_c
     assert done.out.startswith("nothing to do: the header is right as it is; present CPUs only, because it cannot move")
     fake.add_ranges(400)
     assert run(capsys, "update", "--dry-run").code == 5
+    assert run(capsys, "update", "--dry-run", "--json").json["outcome"] == "no room"
 
 
 def test_update_without_an_image_has_its_exit_code(fake: FakeKexec, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from crash_hotplug.core.arch.architecture import Architecture
+
 DESCRIPTION = """\
 Compares the elfcorehdr of the loaded crash image with the machine as it is now.  The first line says
 whether a panic right now would be dumped completely.  Reads /proc and /sys (as root), or a tree
@@ -80,12 +82,7 @@ def _run(arguments: argparse.Namespace, sysroot: Sysroot, given: bytes | None) -
         machine = read_machine(sysroot)
         image = read_crash_image(sysroot, machine.crashkernel) if given is None else CrashImage(given)
     except CannotTellError as error:
-        if not arguments.json:
-            print_verdict(Verdict.CANNOT_TELL, str(error))
-            print()
-            print_labelled("Crash image", [_loaded_sentence(state)])
-            return exit_codes.CANNOT_TELL
-        raise
+        return _show_cannot_tell(arguments, state, str(error))
     assessment = assess(machine, image)
     live = sysroot.is_live and given is None
     in_place = _in_place(sysroot, image, machine) if live else None
@@ -103,13 +100,22 @@ def _loaded_sentence(state: KexecState) -> str:
     return "one is loaded"
 
 
+def _show_cannot_tell(arguments: argparse.Namespace, state: KexecState, reason: str) -> int:
+    if arguments.json:
+        print_json(_without_assessment(Verdict.CANNOT_TELL, reason, state))
+    else:
+        print_verdict(Verdict.CANNOT_TELL, reason)
+        print()
+        print_labelled("Crash image", [_loaded_sentence(state)])
+    return exit_codes.CANNOT_TELL
+
+
 def _show_no_image(arguments: argparse.Namespace, state: KexecState) -> int:
     reserved = f"{human_size(state.reserved_size)} are reserved for one" if state.reserved_size else ""
     hint = reserved or "and no memory is reserved for one (crashkernel=)"
     sentence = f"none is loaded; a panic now leaves no dump ({hint})"
     if arguments.json:
-        verdict = Verdict.NO_IMAGE.value
-        print_json({"command": "status", "verdict": verdict, "reason": sentence, "kernel": _kernel_json(None, state)})
+        print_json(_without_assessment(Verdict.NO_IMAGE, sentence, state))
     else:
         print_verdict(Verdict.NO_IMAGE, sentence)
     return exit_codes.NO_IMAGE
@@ -246,26 +252,36 @@ def _report(machine: Machine, image: CrashImage, state: KexecState, assessment: 
             "ram": ranges_json(machine.ram),
             "crashkernel": ranges_json(machine.crashkernel),
             "described": ranges_json(assessment.header.ram),
+            "described_entries": len(assessment.header.ram_headers),
             "block_size": None if machine.memory_blocks is None else machine.memory_blocks.size,
             "blocks_online": None if machine.memory_blocks is None else machine.memory_blocks.online,
             "blocks_offline": None if machine.memory_blocks is None else machine.memory_blocks.offline,
         },
         "crash_image": {
             "loader": assessment.loader.value,
+            "judged_by_header": image.loader is None,
             "elfcorehdr": None if image.elfcorehdr_phys is None else hex(image.elfcorehdr_phys),
             "entries": len(assessment.header.program_headers),
             "size": assessment.header.size,
             "room": assessment.room,
             "cmdline": image.cmdline,
         },
-        "kernel": _kernel_json(machine.kernel_release, state),
+        "kernel": _kernel_json(machine.kernel_release, state, machine.architecture),
         **comparison_items(assessment.comparison),
     }
 
 
-def _kernel_json(release: str | None, state: KexecState) -> dict[str, Any]:
+def _without_assessment(verdict: Verdict, reason: str, state: KexecState) -> dict[str, Any]:
+    """Return the report for JSON where no image was judged: the kernel's files say whether one is loaded."""
+    return {"command": "status", "verdict": verdict.value, "reason": reason, "kernel": _kernel_json(None, state, None)}
+
+
+def _kernel_json(release: str | None, state: KexecState, architecture: Architecture | None) -> dict[str, Any]:
     return {
         "release": release,
+        "architecture": None if architecture is None else architecture.name,
+        "updated_by_kernel_since": None if architecture is None else architecture.updated_by_kernel_since,
+        "image_loaded": state.image_loaded,
         "updates_cpus": state.updates_cpus,
         "updates_memory": state.updates_memory,
         "elfcorehdr_size": state.elfcorehdr_size,

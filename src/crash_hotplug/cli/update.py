@@ -50,6 +50,13 @@ _CODES = {
     Outcome.NOT_LOADED: exit_codes.NO_IMAGE,
     Outcome.CANNOT_TELL: exit_codes.CANNOT_TELL,
 }
+DRY_RUN_OUTCOMES = {
+    exit_codes.DONE: "planned",
+    exit_codes.FAILED: Outcome.REFUSED.value,
+    exit_codes.NO_IMAGE: Outcome.NOT_LOADED.value,
+    exit_codes.CANNOT_TELL: Outcome.NO_ROOM.value,
+}
+"""The outcome of a dry run for JSON, by its exit code."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,8 +166,7 @@ def dry_run(machine: LiveMachine, wants: Wants, as_json: bool) -> int:
     """Print the plan of an update in place; nothing is locked and nothing changed."""
     found = _plan(machine, wants)
     if as_json:
-        outcomes = {exit_codes.DONE: "planned", exit_codes.FAILED: "refused"}
-        report: dict[str, Any] = {"command": "update", "outcome": outcomes.get(found.code, "not loaded")}
+        report: dict[str, Any] = {"command": "update", "outcome": DRY_RUN_OUTCOMES[found.code]}
         report["reason"] = found.sentence
         print_json({**report, "plan": None if found.plan is None else _plan_json(found.plan, found.call)})
     else:
@@ -218,6 +224,7 @@ def _plan_json(plan: UpdatePlan, call: CallTime | None) -> dict[str, Any]:
         ],
         "kept": [{"start": hex(kept.start), "end": hex(kept.end), "size": kept.size} for kept in plan.kept],
         "control_pages_end": hex(plan.control_pages.end),
+        "control_pages_size": plan.control_pages.size,
         "takes_over": plan.excludes_elfcorehdr,
         "time_without_image": estimated,
     }

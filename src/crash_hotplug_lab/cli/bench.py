@@ -15,6 +15,7 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.cli.output import print_json, progress
 from crash_hotplug.core.errors import CrashHotplugError, InputError
+from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.loading.reload import find_reload_tool
 from crash_hotplug_lab.bench.bench_updates import IN_PLACE, Measured, bench
@@ -70,8 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     if refused is not None:
         raise CrashHotplugError(refused)
     if live.image_loaded() is False and not commands:
-        print("crash-hotplug-lab bench: no crash image is loaded", file=sys.stderr)
-        return exit_codes.NO_IMAGE
+        return _show_no_image(arguments.json)
     with closing(live.observe()) as observation:
         observation.identity()  # the updates are made by children, which know the kernel's symbols as a service does
     found = [measured for measured in bench(commands, arguments.rounds, progress) if measured.timings]
@@ -80,6 +80,15 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_table(found)))
     return exit_codes.DONE
+
+
+def _show_no_image(as_json: bool) -> int:
+    reason = "no crash image is loaded"
+    if as_json:
+        print_json({"command": "bench", "verdict": Verdict.NO_IMAGE.value, "reason": reason})
+    else:
+        print(f"crash-hotplug-lab bench: {reason}", file=sys.stderr)
+    return exit_codes.NO_IMAGE
 
 
 def _commands(arguments: argparse.Namespace) -> list[list[str]]:

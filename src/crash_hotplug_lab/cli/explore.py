@@ -99,7 +99,8 @@ def _show(
         total += sum(found.states for found in explored)
         broken += sum(found.never_may_be(scenario) for found in explored if found.policy == "in-place")
         if arguments.json:
-            report.append({"scenario": name, "policies": [_exploration_json(found) for found in explored]})
+            policies = [_exploration_json(found) for found in explored]
+            report.append({"scenario": name, "title": scenario.title, "policies": policies})
         else:
             _show_explorations(explored, arguments.scenario is not None)
     if arguments.json:

@@ -39,10 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     modelled, expected = [s for s in scenarios if s.policies], [s for s in scenarios if s.expect]
     ready = {a.kernel_name(key): kernels.ready(key, a) for a in ARCHITECTURES.values() for key in a.kernels}
     if arguments.json:
-        found = {key: kernel.version if kernel else None for key, kernel in ready.items()}
         print_json({
             "command": "list",
-            "kernels": found,
+            "kernels": {key: kernel.version if kernel else None for key, kernel in ready.items()},
+            "kernel_releases": {key: kernel.release if kernel else None for key, kernel in ready.items()},
             "loaders": LOADERS,
             "scenarios": {s.name: {"title": s.title, "updates": list(s.expect)} for s in expected},
             "known_broken": [vars(known) for known in plan.KNOWN_BROKEN],

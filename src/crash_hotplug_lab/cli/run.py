@@ -10,6 +10,7 @@ from pathlib import Path
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, positive
 from crash_hotplug.cli.exit_codes import UsageError
+from crash_hotplug.cli.output import print_json
 from crash_hotplug_lab.cli.kernel_options import add_kernel, chosen_kernels
 from crash_hotplug_lab.cli.main import needs_extras
 
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.ktap:
         print("\n".join(results.ktap_lines(done)))
     elif arguments.json:
-        print((directory / results.FILE).read_text(), end="")
+        print_json({**results.as_json(done, session.facts()), "directory": str(directory)})
     else:
         print(f"\n{page}")
     return exit_codes.FAILED if failed else exit_codes.DONE

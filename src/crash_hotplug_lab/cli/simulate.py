@@ -25,6 +25,7 @@ from crash_hotplug_lab.model.simulation import (
     PolicyResult,
     run_scenario,
     window_sentence,
+    without_image,
 )
 from crash_hotplug_lab.model.snapshot import take_snapshot
 from crash_hotplug_lab.scenario.file import read_scenario
@@ -143,6 +144,7 @@ def _report(scenario: Scenario, results: list[PolicyResult], paths: dict[str, st
     return {
         "command": "simulate",
         "title": scenario.title,
+        "description": scenario.description,
         "actions": [str(action) for action in scenario.actions],
         "results": [_result_json(result, paths.get(result.policy)) for result in results],
     }
@@ -151,13 +153,16 @@ def _report(scenario: Scenario, results: list[PolicyResult], paths: dict[str, st
 def _result_json(result: PolicyResult, path: str | None) -> dict[str, Any]:
     return {
         "policy": result.policy,
+        "description": POLICY_DESCRIPTIONS[result.policy],
         "kernel": result.kernel,
         "outcome": result.panic.outcome.value,
         "reason": result.panic.sentence,
         "steps": result.steps,
         "windows": result.windows,
+        "without_image_seconds": without_image(result.policy, result.windows)._asdict(),
         "stopped_at": result.stopped_at,
         "vmcore": path,
+        "vmcore_size": None if result.panic.vmcore is None else result.panic.vmcore.size,
         "reports": [
             {"event": r.event.kind.value, "outcome": r.outcome.value, "sentence": r.sentence} for r in result.reports
         ],

@@ -236,7 +236,7 @@ POLICY_DESCRIPTIONS = {
 
 
 class WindowCost(NamedTuple):
-    """Seconds without a crash image at one update, and the source of the figures."""
+    """Seconds without a crash image, at one update or at several, and the source of the figures."""
 
     least: float
     most: float
@@ -252,13 +252,19 @@ WINDOWS = {
 WINDOWS["reload-throttled"] = WINDOWS["reload"]
 
 
+def without_image(policy: str, windows: int) -> WindowCost:
+    """Return the time without a crash image: the number of windows times the measured time of one."""
+    cost = WINDOWS[policy]
+    return WindowCost(round(cost.least * windows, 6), round(cost.most * windows, 6), cost.source)
+
+
 def window_sentence(policy: str, windows: int) -> str:
-    """Return a sentence with the time without a crash image: the number of windows times the measured time of one."""
+    """Return :func:`without_image` as a sentence."""
     if windows == 0:
         return "never"
-    cost = WINDOWS[policy]
+    cost = without_image(policy, windows)
     times = "once" if windows == 1 else f"{windows} times"
-    return f"{times}, {_seconds(cost.least * windows)} to {_seconds(cost.most * windows)}"
+    return f"{times}, {_seconds(cost.least)} to {_seconds(cost.most)}"
 
 
 def _seconds(value: float) -> str:

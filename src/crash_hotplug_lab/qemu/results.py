@@ -169,11 +169,15 @@ def run_name(scenario: str, kernel: str, loader: str, update: str, number: int) 
     return "-".join([scenario, kernel, loader, update, *([str(number)] if number else [])])
 
 
+def as_json(results: list[Result], facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of some runs for JSON; ``facts`` describe the machine they ran on."""
+    return {"schema": SCHEMA, "command": "lab run", **facts, "runs": [_with_hex(asdict(r)) for r in results]}
+
+
 def write(results: list[Result], directory: Path, facts: dict[str, Any]) -> Path:
-    """Write the results of some runs; ``facts`` describe the machine they ran on."""
+    """Write :func:`as_json` to the result file of a directory, and return its path."""
     path = directory / FILE
-    content = {"schema": SCHEMA, "command": "lab run", **facts, "runs": [_with_hex(asdict(r)) for r in results]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(as_json(results, facts), indent=1) + "\n")
     return path
 
 

@@ -117,6 +117,8 @@ def test_bench_without_a_crash_image(
     monkeypatch.setattr(Machine, "image", None)
     shown = run_lab(capsys, "bench", "--yes", "--no-reload")
     assert (shown.code, asked) == (3, [])
+    shown = run_lab(capsys, "bench", "--yes", "--no-reload", "--json")
+    assert (shown.code, shown.json["verdict"]) == (3, "no crash image")
 
 
 @pytest.mark.parametrize(

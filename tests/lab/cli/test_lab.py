@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -57,7 +58,29 @@ def test_list_has_scenarios_and_kernels(capsys: pytest.CaptureFixture[str]) -> N
     assert ran.json["scenarios"]["hot-add"]["updates"] == ["nothing", "kernel", "reload", "in-place", "watch"]
     assert ran.json["kernels"]["6.1"] is None
     assert ran.json["kernels"]["arm64-6.1"] is None
+    assert set(ran.json["kernel_releases"]) == set(ran.json["kernels"])
     assert "hot-add" in run_lab(capsys, "list").out
+
+
+@pytest.mark.usefixtures("extra")
+def test_run_json_is_the_result_file_with_its_directory(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crash_hotplug_lab.qemu import plan, results, session  # noqa: PLC0415 they need the extra
+
+    async def run_none(_runs: object, directory: Path, *_others: object) -> list[results.Result]:
+        done = [results.Result("hot-add", "title", "6.1", "6.1.1-1", "6.1.0", "ch", "nothing", "skip", "known")]
+        results.write(done, directory, session.facts())
+        return done
+
+    monkeypatch.setattr("crash_hotplug_lab.cli.run.chosen_kernels", lambda *_arguments: [])
+    monkeypatch.setattr(plan, "plan", lambda *_arguments: [])
+    monkeypatch.setattr(session, "run_all", run_none)
+    ran = run_lab(capsys, "run", "--json", "-o", tmp_path / "session")
+    assert ran.code == 0
+    written = json.loads((tmp_path / "session" / "result.json").read_text())
+    assert ran.json == {**written, "directory": str(tmp_path / "session")}
+    assert (tmp_path / "session" / "report.html").is_file()
 
 
 @pytest.mark.usefixtures("extra")

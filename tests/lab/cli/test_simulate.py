@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from crash_hotplug.core.sizes import human_size
 from tests.cli.running import run, run_lab
 
 
@@ -43,6 +45,19 @@ def test_simulate_json_has_the_outcome_of_each_policy(capsys: pytest.CaptureFixt
     ]
 
 
+def test_simulate_json_has_all_that_a_person_reads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    shown = run_lab(capsys, "simulate", "--policy", "reload", "--output", str(tmp_path)).out
+    report = run_lab(capsys, "simulate", "--policy", "reload", "--json", "--output", str(tmp_path)).json
+    result = report["results"][0]
+    assert shown.startswith(f"{report['title']}.\n{report['description']}\n")
+    assert f"{result['description']} (Linux {result['kernel']})" in shown
+    seconds = result["without_image_seconds"]
+    assert (result["windows"], seconds["least"], seconds["most"]) == (6, 3.0, 6.0)
+    assert "without a crash image: 6 times, 3.0 s to 6.0 s" in shown
+    assert f"{result['vmcore']} ({human_size(result['vmcore_size'])}, sparse)" in shown
+    assert os.stat(result["vmcore"]).st_size == result["vmcore_size"]
+
+
 def test_list_names_the_bundled_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
     assert "dimm-removed" in run_lab(capsys, "list").out
 
@@ -56,6 +71,7 @@ def test_explore_of_one_scenario_shows_a_table_and_traces(capsys: pytest.Capture
 
 def test_explore_json_counts_every_state_once(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(run_lab(capsys, "explore", "cpu-leaves", "--json", "--policy", "v6").out)
+    assert report["explored"][0]["title"] == "A CPU goes offline and is removed"
     assert report["states"] == sum(report["explored"][0]["policies"][0]["outcomes"].values())
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from subprocess import CompletedProcess
 from xml.etree import ElementTree
 
 import pytest
 
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug_lab.qemu import memory_picture, report, results
+from crash_hotplug_lab.qemu import dump, memory_picture, report, results
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.memory_picture import Bar
 from crash_hotplug_lab.qemu.results import Moment, Result, RunOutcome, TimelineEntry
 
 GIB = 1 << 30
+FACTS = {"accelerator": "tcg", "processors": 2, "host": "6.18"}
 
 
 def result(outcome: RunOutcome, reason: str = "because") -> Result:
@@ -31,11 +33,23 @@ def result(outcome: RunOutcome, reason: str = "because") -> Result:
 
 def test_results_come_back_from_their_file(tmp_path: Path) -> None:
     runs = [result(outcome) for outcome in RunOutcome]
-    path = results.write(runs, tmp_path, {"accelerator": "tcg"})
+    path = results.write(runs, tmp_path, FACTS)
     content = json.loads(path.read_text())
     assert content["schema"] == 1
     assert content["runs"][0]["moments"][0]["ram"] == [["0x0", "0x40000000"]]
-    assert results.read(tmp_path) == (runs, {"schema": 1, "command": "lab run", "accelerator": "tcg"})
+    assert results.read(tmp_path) == (runs, {"schema": 1, "command": "lab run", **FACTS})
+
+
+def test_results_are_checked_against_their_schema(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"run\.json: \$: 'processors' is a required property"):
+        results.write([result(RunOutcome.PASS)], tmp_path, {"accelerator": "tcg", "host": "6.18"})
+
+
+def test_status_of_another_process_is_checked_against_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = '{"schema": 1, "command": "status", "verdict": "lost", "reason": ""}'
+    monkeypatch.setattr("subprocess.run", lambda *_command, **_how: CompletedProcess([], 0, printed, ""))
+    with pytest.raises(AssertionError, match=r"status\.json: \$\.verdict: 'lost' is not valid"):
+        dump.own_command("status", "--json")
 
 
 def test_results_without_a_valid_file_are_refused(tmp_path: Path) -> None:

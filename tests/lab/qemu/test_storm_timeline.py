@@ -96,7 +96,7 @@ def test_storm_record_tells_shares_and_when_the_image_stays_accurate() -> None:
 
 def test_storm_record_comes_back_from_the_result_file(tmp_path: Path) -> None:
     runs = [run(WATCH), run(None)]
-    results.write(runs, tmp_path, {})
+    results.write(runs, tmp_path, FACTS)
     assert results.read(tmp_path)[0] == runs
 
 
