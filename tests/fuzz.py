@@ -20,6 +20,8 @@ from typing import cast
 from crash_hotplug.core.arch.boot_params import ZeroPage
 from crash_hotplug.core.doctor.settings_files import append_assignment, read_setting, sandbox_of
 from crash_hotplug.core.doctor.udev_rules import RuleContext, UEvent, find_reloads, parse_rules, without_reload
+from crash_hotplug.core.dump.formats import parse_vmcore
+from crash_hotplug.core.dump.vmcore import audit_vmcore, compare_vmcore
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
@@ -27,7 +29,6 @@ from crash_hotplug.core.image import CrashImage, parse_kimage
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, assess, compare_header
-from crash_hotplug.core.vmcore import audit_vmcore, compare_vmcore, parse_vmcore
 from crash_hotplug.linux.crash_image import find_crash_image, read_crash_image
 from crash_hotplug.linux.kexec_state import read_cma_ranges, read_kexec_state
 from crash_hotplug.linux.machine_reader import read_machine

@@ -9,11 +9,12 @@ from typing import cast
 import pytest
 
 from crash_hotplug.core.arch.boot_params import ZeroPage, e820_table
+from crash_hotplug.core.dump.formats import parse_vmcore
 from crash_hotplug.core.elf import ProgramHeader
-from crash_hotplug.core.vmcore import parse_vmcore
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.iomem import read_iomem
-from crash_hotplug.linux.sysroot import Sysroot, VmcoreFile
+from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.vmcore_file import VmcoreFile
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.panic import panic
 from tests.lab.model.captured import CAPTURES, captured_states
