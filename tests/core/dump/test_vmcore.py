@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.arch.x86_64 import X86_64
+from crash_hotplug.core.dump import elf_vmcore
 from crash_hotplug.core.dump.elf_vmcore import ElfVmcore, parse_elf_vmcore
 from crash_hotplug.core.dump.formats import parse_vmcore
 from crash_hotplug.core.dump.vmcore import audit_vmcore, compare_vmcore
@@ -264,7 +266,7 @@ def test_dump_without_any_registers_is_a_finding() -> None:
     ("start", "sentence"),
     [
         (b"KDUMP   rest", "is truncated: 12 bytes, the header of a compressed dump has 464"),
-        (b"makedumpfile\0\0\0\0", "flattened vmcore is truncated: 16 bytes, its header has 4096"),
+        (b"makedumpfile\0\0\0\0", "is truncated: 16 bytes, the header of a flattened one has 4096"),
         (b"DISKDUMP", "in the format of diskdump, which came before kdump"),
         (b"\x1f\x8b\x08\x00", "compressed by gzip; .*decompress it first"),
         (b"", "is truncated: 0 bytes"),
@@ -336,12 +338,19 @@ def test_hostile_sizes_are_findings(entry: ProgramHeader) -> None:
     assert audited(hostile(entry)).verdict is Verdict.NOT_ACCURATE
 
 
-def test_note_segments_over_the_same_bytes_are_read_up_to_a_limit() -> None:
+def test_note_segments_over_the_same_bytes_are_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     smallest = pack_notes([Note(b"", 0, b"")])
     entries = [ProgramHeader(PT_NOTE, 0, 0x100, 0, 0, 1 << 20, 1 << 20, 0)] * 60_000
     head = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
     source = InMemory((head + smallest * 60_000)[: 4 << 20], 4 << 20)
     lengths: list[int] = []
+    parsed_sizes: list[int] = []
+
+    def counted_notes(data: bytes) -> Iterator[Note]:
+        parsed_sizes.append(len(data))
+        return parse_notes(data)
+
+    monkeypatch.setattr(elf_vmcore, "parse_notes", counted_notes)
 
     class Counted:
         size = source.size
@@ -352,6 +361,7 @@ def test_note_segments_over_the_same_bytes_are_read_up_to_a_limit() -> None:
 
     vmcore = parse_elf_vmcore(Counted())
     assert len(vmcore.notes) <= 1 << 17
+    assert sum(parsed_sizes) <= 64 << 20
     assert sum(lengths) <= 64 + len(head) + source.size
 
 
@@ -449,6 +459,8 @@ def test_notes_are_read_within_the_file_and_the_budget() -> None:
     assert (cut.saved_cpus, cut.notes_cut) == (0, 2)
     without = parse_elf_vmcore(InMemory(head[:at], at))
     assert (without.saved_cpus, without.notes_cut) == (0, 2 * len(one))
+    beyond = pack_program_headers([entries[0], entries[0]._replace(p_offset=1 << 20)])
+    assert parse_elf_vmcore(InMemory(head[:64] + beyond + one, len(head))).notes_cut == len(one)
 
 
 def test_dump_without_kernel_text_is_a_finding_once() -> None:

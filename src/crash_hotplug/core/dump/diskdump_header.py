@@ -98,8 +98,7 @@ class _MainHeader(NamedTuple):
     max_mapnr: int
 
 
-def _parse_main_header(source: ByteSource) -> _MainHeader:
-    data = source.read_at(0, HEADER_SIZE)
+def _parse_main_header(data: bytes) -> _MainHeader:
     if len(data) < HEADER_SIZE:
         raise InputError(f"{WHAT} is truncated: {len(data)} bytes, the header of a compressed dump has {HEADER_SIZE}")
     (version,) = _VERSION.unpack_from(data, len(SIGNATURE))
@@ -118,12 +117,13 @@ def _parse_main_header(source: ByteSource) -> _MainHeader:
     return header
 
 
-def headers_and_bitmaps_size(source: ByteSource) -> int:
-    """Return how many bytes come before the page descriptors; only the first header is read.
+def headers_and_bitmaps_size(data: bytes) -> int:
+    """Return how many bytes come before the page descriptors.
 
+    :param data: the first :data:`HEADER_SIZE` bytes
     :raise InputError: it is truncated or malformed
     """
-    header = _parse_main_header(source)
+    header = _parse_main_header(data)
     return (1 + header.sub_header_blocks + header.bitmap_blocks) * header.block_size
 
 
@@ -133,7 +133,7 @@ def parse_diskdump_header(source: ByteSource) -> DiskdumpHeader:
     :raise InputError: they are truncated, contradict each other, or are of an unknown version or architecture
     :raise CannotTellError: the bitmaps are larger than what can be read
     """
-    main = _parse_main_header(source)
+    main = _parse_main_header(source.read_at(0, HEADER_SIZE))
     size = _SUB_HEADER_SIZES[main.version]
     sub = source.read_at(main.block_size, size)
     if len(sub) < size:

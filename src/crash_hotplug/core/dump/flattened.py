@@ -11,8 +11,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from crash_hotplug.core.dump.byte_source import ByteSource
+from crash_hotplug.core.dump.byte_source import WHAT, ByteSource
 from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.records import NamedTuple
 
 SIGNATURE = b"makedumpfile\0"
@@ -25,6 +26,8 @@ _UNIFORM = {bytes(_BLOCK): bytes(_BLOCK), b"\xff" * _BLOCK: b"\xff" * _BLOCK}
 """Blocks that bitmaps have many of: one copy of each is kept."""
 HEAD_SIZE = 8 << 20
 """Bytes of the dump that are kept before its own header says how many: an ELF dump's headers and notes."""
+_RECORDS_LIMIT = 1 << 20
+"""Pieces that are kept: one of 64 KiB for each 2 GiB of memory is usual."""
 _KEPT_LIMIT = 256 << 20
 """Kept bytes in blocks that are not uniform: more than the bitmaps of 8 TiB have."""
 
@@ -50,12 +53,16 @@ class FlattenedDump:
         """
         self._blocks: dict[int, bytes | bytearray] = {}
         self._own_blocks = 0
+        self._written: list[tuple[int, int]] = []
+        self._first_end = 0
         self._size = 0
+        self._kept = HEAD_SIZE
         self._first_dropped = 1 << 64
-        self._kept_size = kept_size
-        self.flattening = self._read(source)
+        self.flattening = self._read(source, kept_size)
         if self._first_dropped < self._kept:
-            raise CannotTellError("the header of this flattened vmcore comes behind the pages: they have passed")
+            raise CannotTellError(f"{WHAT} is flattened, and its header comes behind the pages: they have passed")
+        written = RangeList(self._written)
+        self._present = RangeList([(0, self._size)]) if self.flattening.has_end else written
 
     @property
     def size(self) -> int:
@@ -63,56 +70,68 @@ class FlattenedDump:
         return self._size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Return *length* bytes of the dump at *offset*; bytes that no record has are zeros, as in a file with holes.
+        """Return *length* bytes of the dump at *offset*, fewer at its end.
+
+        Bytes that no record has are zeros, as in a file with holes; where the stream has no end, they are the end.
 
         :raise CannotTellError: they were not kept
         """
-        length = max(0, min(length, self._size - offset))
+        present = next((end for start, end in self._present if start <= offset < end), offset)
+        length = max(0, min(length, present - offset))
         if length and offset + length > self._kept:
-            raise CannotTellError(f"byte {offset + length:#x} of this flattened vmcore was not kept")
+            raise CannotTellError(f"{WHAT} is flattened, and its byte {offset + length:#x} was not kept")
+        return self._contents(offset, length)
+
+    def _contents(self, offset: int, length: int) -> bytes:
         first, end = offset // _BLOCK, -(-(offset + length) // _BLOCK)
         empty = bytes(_BLOCK)
         joined = b"".join(self._blocks.get(number, empty) for number in range(first, end))
         return joined[offset - first * _BLOCK :][:length]
 
-    def _read(self, source: ByteSource) -> Flattening:
+    def _read(self, source: ByteSource, kept_size: Callable[[FlattenedDump], int]) -> Flattening:
         start = source.read_at(0, _HEADER_SIZE)
         if len(start) < _HEADER_SIZE:
-            raise InputError(f"this flattened vmcore is truncated: {len(start)} bytes, its header has {_HEADER_SIZE}")
+            has = f"{len(start)} bytes, the header of a flattened one has {_HEADER_SIZE}"
+            raise InputError(f"{WHAT} is truncated: {has}")
         _signature, kind, version = _HEADER.unpack_from(start)
         if (kind, version) != (1, 1):
-            raise InputError(
-                f"this flattened vmcore has type {kind} and version {version}; known are type 1, version 1"
-            )
-        self._kept = HEAD_SIZE
+            raise InputError(f"{WHAT} is flattened with type {kind} and version {version}; known is 1 for both")
         at = _HEADER_SIZE
+        end = 0
         while True:
             record = source.read_at(at, _RECORD.size)
             if len(record) < _RECORD.size:
-                return Flattening(source.size, False)
+                total = source.size
+                self._size = max(self._size, end - max(0, at - total))
+                return Flattening(total, False)
+            self._size = max(self._size, end)
             offset, size = _RECORD.unpack(record)
             if (offset, size) == _END:
                 return Flattening(at + _RECORD.size, True)
             if offset < 0 or size <= 0 or offset + size >= 1 << 63:
                 where = f"at byte {at:#x} of the stream"
-                raise InputError(f"this flattened vmcore is malformed: {where}, a record has {size} bytes at {offset}")
+                raise InputError(f"{WHAT} is malformed: {where}, a record has {size} bytes at {offset}")
             at += _RECORD.size
-            wanted = max(0, min(offset + size, self._kept) - offset)
+            end = offset + size
+            wanted = max(0, min(end, self._kept) - offset)
             if wanted < size:
                 self._first_dropped = min(self._first_dropped, offset + wanted)
-            data = source.read_at(at, wanted) if wanted else b""
-            self._store(offset, data)
+            self._store(offset, source.read_at(at, wanted) if wanted else b"")
             at += size
-            end = offset + size
-            if len(data) < wanted or source.read_at(at - 1, 1) == b"":
-                end = offset + max(0, source.size - (at - size))
-                self._size = max(self._size, end)
-                return Flattening(source.size, False)
-            self._size = max(self._size, end)
             if offset < _BLOCK:
-                self._kept = self._kept_size(self)
+                self._kept = kept_size(self)
+
+    def first_bytes(self, length: int) -> bytes:
+        """Return the first *length* bytes as they are while the stream is read, fewer where they have not come."""
+        return self._contents(0, min(length, self._first_end))
 
     def _store(self, offset: int, data: bytes) -> None:
+        if offset <= self._first_end:
+            self._first_end = max(self._first_end, offset + len(data))
+        if self._written and self._written[-1][1] == offset:
+            self._written[-1] = self._written[-1][0], offset + len(data)
+        elif data:
+            self._written.append((offset, offset + len(data)))
         at = 0
         while at < len(data):
             number, start = divmod(offset + at, _BLOCK)
@@ -126,8 +145,8 @@ class FlattenedDump:
                 changed[start : start + len(piece)] = piece
             self._own_blocks += (id(changed) not in _SHARED) - (block is not None and id(block) not in _SHARED)
             self._blocks[number] = changed
-            if self._own_blocks * _BLOCK > _KEPT_LIMIT:
-                raise CannotTellError("the bitmaps of this flattened vmcore have more than 256 MiB: too many to keep")
+        if self._own_blocks * _BLOCK > _KEPT_LIMIT or len(self._written) > _RECORDS_LIMIT:
+            raise CannotTellError(f"{WHAT} is flattened, and has too much before its pages to be kept")
 
 
 _SHARED = frozenset(map(id, _UNIFORM.values()))

@@ -48,10 +48,10 @@ def _parse(source: ByteSource, flattening: Flattening | None) -> DiskdumpVmcore 
 
 def _kept_size(dump: FlattenedDump) -> int:
     """Return how many bytes of a flattened dump have to be kept, as far as its header tells."""
-    start = dump.read_at(0, diskdump_header.HEADER_SIZE)
+    start = dump.first_bytes(diskdump_header.HEADER_SIZE)
     if len(start) < diskdump_header.HEADER_SIZE or not start.startswith(diskdump_header.SIGNATURE):
         return HEAD_SIZE
-    return diskdump_header.headers_and_bitmaps_size(dump)
+    return diskdump_header.headers_and_bitmaps_size(start)
 
 
 def join_split_dumps(vmcores: Iterable[Vmcore]) -> list[tuple[Vmcore, list[int]]]:
