@@ -246,7 +246,9 @@ def _add_pages(part: DiskdumpFile, result: Comparison) -> None:
     elif is_marked:
         sentence = f"makedumpfile marked {part.name} as incomplete: it ran out of space"
         result.findings.append(Finding(Kind.TRUNCATED, sentence))
-    if data is not None and not data.is_end_known and data.malformed is None and part.size >= part.announced_size:
+    if data is None or data.is_end_known or data.lost_pages or data.malformed is not None:
+        return
+    if part.size >= part.announced_size:
         result.unchecked.append(f"the end of {part.name}: more pages of zeros come last than are looked through")
 
 
