@@ -16,7 +16,7 @@ _PART = 1 << 20
 
 
 class VmcoreFile:
-    """A :class:`~crash_hotplug.core.dump.byte_source.ByteSource` over a file."""
+    """A :class:`~crash_hotplug.core.dump.vmcore.ByteSource` over a file."""
 
     def __init__(self, path: str) -> None:
         """Open the file.
@@ -60,7 +60,7 @@ class VmcoreFile:
 
 
 class VmcorePipe:
-    """A :class:`~crash_hotplug.core.dump.byte_source.ByteSource` over a descriptor that cannot seek.
+    """A :class:`~crash_hotplug.core.dump.vmcore.ByteSource` over a descriptor that cannot seek.
 
     Bytes that are passed over are dropped; only the first 4 MiB can be read again.
     """

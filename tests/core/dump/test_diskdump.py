@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crash_hotplug.core.dump import page_descriptors
 from crash_hotplug.core.dump.diskdump import DiskdumpVmcore
 from crash_hotplug.core.dump.formats import join_split_dumps, parse_vmcore
 from crash_hotplug.core.dump.vmcore import Vmcore, audit_vmcore, compare_vmcore
@@ -202,6 +203,18 @@ def test_pages_of_zeros_at_the_end_do_not_hide_that_the_file_ends_early() -> Non
     only_zeros = replace(SMALL, zero_pages=range(300)).to_bytes()
     assert audit_vmcore(parse_vmcore(InMemory(only_zeros))).verdict is Verdict.ACCURATE
     assert Kind.TRUNCATED in [f.kind for f in audit_vmcore(parse_vmcore(InMemory(only_zeros[:-1]))).findings]
+
+
+def test_descriptors_are_read_backwards_until_a_page_that_is_not_of_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_descriptors, "_PART", 2)
+    for zeros in (range(3, 300), range(2, 300), range(300)):
+        whole = replace(SMALL, zero_pages=zeros).to_bytes()
+        assert audit_vmcore(parse_vmcore(InMemory(whole))).verdict is Verdict.ACCURATE
+        assert Kind.TRUNCATED in [f.kind for f in audit_vmcore(parse_vmcore(InMemory(whole[:-1]))).findings]
+    monkeypatch.setattr(page_descriptors, "_PARTS_LIMIT", 4)
+    result = audit_vmcore(parsed(replace(SMALL, zero_pages=range(3, 300))))
+    sentence = "the end of the file: more pages of zeros come last than are looked through"
+    assert (result.verdict, result.unchecked) == (Verdict.CANNOT_TELL, [sentence])
 
 
 def test_pages_that_the_dump_level_does_not_leave_out_are_cannot_tell() -> None:

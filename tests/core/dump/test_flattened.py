@@ -74,6 +74,22 @@ def test_flattened_elf_dump_may_have_its_header_behind_its_program_headers() -> 
     assert audit_vmcore(vmcore).verdict is Verdict.ACCURATE
 
 
+def test_flattened_elf_dump_with_its_end_is_no_beginning() -> None:
+    head = vmcore_of(machine(), 2).head
+    for stream, is_beginning in ((flattened([(0, head)]), False), (flattened([(0, head)])[:-1], True)):
+        assert parse_vmcore(InMemory(stream)).is_beginning is is_beginning
+
+
+def test_size_of_a_dump_whose_stream_is_cut_is_that_of_the_bytes_that_came() -> None:
+    stream = FLAT_HEADER + record(50, b"a" * 100) + record(20, b"b" * 10)
+    for cut, size in ((0, 150), (9, 150), (26, 150), (27, 149), (26 + 99, 51)):
+        for kind in (InMemory, Forward):
+            dump = FlattenedDump(kind(stream[: len(stream) - cut]), everything)
+            assert (dump.size, dump.flattening) == (size, (len(stream) - cut, False))
+            assert dump.read_at(50, 100) == b"a" * (size - 50)
+            assert dump.read_at(20, 100) == b"b" * max(0, 10 - cut)
+
+
 def test_sub_header_that_comes_last_counts() -> None:
     vmcore = parse_vmcore(Forward(flattened(replace(SMALL, erased=b"erase secret size 8\n").pieces())))
     assert [note.kind for note in audit_vmcore(vmcore).notes] == [Kind.LEFT_OUT]

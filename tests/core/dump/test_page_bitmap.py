@@ -62,5 +62,6 @@ def test_bitmap_that_the_file_cuts_is_none(kept: int) -> None:
 def test_more_ranges_than_a_header_has_entries_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_bitmap, "_RANGES_LIMIT", 20)
     assert len(described_pages(InMemory(b"\x55" * 5), 0, 40)) == 20
+    assert list(described_pages(InMemory(b"\xff" * 200), 0, 1600)) == [(0, 1600)]  # one range, found in 29 parts
     with pytest.raises(InputError, match="its first bitmap has more than 20 ranges"):
         described_pages(InMemory(b"\x55" * 6), 0, 48)

@@ -508,3 +508,12 @@ def test_cpus_that_saved_nothing_are_those_described_beyond_the_missing() -> Non
     assert ([f.cpu for f in exact.findings], exact.notes) == ([2, 3, 4], [])
     masked = now._replace(cpus=tuple(cpu._replace(crash_notes=None) for cpu in now.cpus))
     assert [f.kind for f in audited(vmcore_of(machine(), 2), masked, machine()).notes] == [Kind.CPU_SAVED_NOTHING]
+
+
+def test_dump_that_makedumpfile_marked_as_incomplete_is_truncated() -> None:
+    whole = vmcore_of(machine(), 2)
+    headers = parse_elf_vmcore(whole).headers
+    marked = headers.elf_header._replace(e_flags=1).to_bytes()
+    result = audited(replace(whole, head=marked + whole.head[len(marked) :]))
+    assert kinds(result) == [Kind.TRUNCATED]
+    assert result.findings[0].sentence == "makedumpfile marked this dump as incomplete: it ran out of space"

@@ -11,12 +11,18 @@ from collections.abc import Sequence
 from itertools import islice
 
 from crash_hotplug.core.arch.architecture import Architecture
-from crash_hotplug.core.dump.byte_source import ByteSource
 from crash_hotplug.core.dump.diskdump_header import INCOMPLETE, DiskdumpHeader, parse_diskdump_header
-from crash_hotplug.core.dump.flattened import Flattening
 from crash_hotplug.core.dump.page_bitmap import BitmapCutError, SavedPages, count_saved, described_pages
 from crash_hotplug.core.dump.page_descriptors import DESCRIPTOR_SIZE, DescriptorTable, PageData, read_page_data
-from crash_hotplug.core.dump.vmcore import HEAD_LIMIT, NOTE_COUNT_LIMIT, NOTES_LIMIT, DumpFile, Vmcore
+from crash_hotplug.core.dump.vmcore import (
+    HEAD_LIMIT,
+    NOTE_COUNT_LIMIT,
+    NOTES_LIMIT,
+    ByteSource,
+    DumpFile,
+    Flattening,
+    Vmcore,
+)
 from crash_hotplug.core.elf import Note, parse_notes
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import Range, RangeList

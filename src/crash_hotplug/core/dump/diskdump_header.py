@@ -11,8 +11,8 @@ import struct
 
 from crash_hotplug.core.arch.architecture import Architecture
 from crash_hotplug.core.arch.supported import NAMES, architecture_named
-from crash_hotplug.core.dump.byte_source import WHAT, ByteSource
 from crash_hotplug.core.dump.page_bitmap import bitmap_size
+from crash_hotplug.core.dump.vmcore import WHAT, ByteSource
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.records import NamedTuple

@@ -8,9 +8,16 @@ from collections.abc import Iterator
 from itertools import islice
 
 from crash_hotplug.core.arch.architecture import PAGE, Architecture, whole_pages
-from crash_hotplug.core.dump.byte_source import WHAT, ByteSource
-from crash_hotplug.core.dump.flattened import Flattening
-from crash_hotplug.core.dump.vmcore import HEAD_LIMIT, NOTE_COUNT_LIMIT, NOTES_LIMIT, DumpFile, Vmcore
+from crash_hotplug.core.dump.vmcore import (
+    HEAD_LIMIT,
+    NOTE_COUNT_LIMIT,
+    NOTES_LIMIT,
+    WHAT,
+    ByteSource,
+    DumpFile,
+    Flattening,
+    Vmcore,
+)
 from crash_hotplug.core.elf import (
     ELF_HEADER_SIZE,
     PT_LOAD,

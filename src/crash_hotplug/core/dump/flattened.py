@@ -11,10 +11,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from crash_hotplug.core.dump.byte_source import WHAT, ByteSource
+from crash_hotplug.core.dump.vmcore import WHAT, ByteSource, Flattening
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.core.records import NamedTuple
 
 SIGNATURE = b"makedumpfile\0"
 _HEADER_SIZE = 4096
@@ -30,15 +29,6 @@ _RECORDS_LIMIT = 1 << 20
 """Pieces that are kept: one of 64 KiB for each 2 GiB of memory is usual."""
 _KEPT_LIMIT = 256 << 20
 """Kept bytes in blocks that are not uniform: more than the bitmaps of 8 TiB have."""
-
-
-class Flattening(NamedTuple):
-    """How the stream of a flattened dump ends."""
-
-    stream_size: int
-    """Bytes in the stream."""
-    has_end: bool
-    """Whether the record that ends it is there."""
 
 
 class FlattenedDump:

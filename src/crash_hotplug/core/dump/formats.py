@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from crash_hotplug.core.dump import diskdump_header, flattened
-from crash_hotplug.core.dump.byte_source import WHAT, ByteSource
 from crash_hotplug.core.dump.diskdump import DiskdumpVmcore, is_same_dump, join_parts, parse_diskdump
 from crash_hotplug.core.dump.elf_vmcore import ElfVmcore, parse_elf_vmcore
-from crash_hotplug.core.dump.flattened import HEAD_SIZE, FlattenedDump, Flattening
-from crash_hotplug.core.dump.vmcore import Vmcore
+from crash_hotplug.core.dump.flattened import HEAD_SIZE, FlattenedDump
+from crash_hotplug.core.dump.vmcore import WHAT, ByteSource, Flattening, Vmcore
 from crash_hotplug.core.errors import InputError
 
 _OTHER_FORMATS = {

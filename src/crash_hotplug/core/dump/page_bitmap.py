@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 
-from crash_hotplug.core.dump.byte_source import WHAT, ByteSource
+from crash_hotplug.core.dump.vmcore import WHAT, ByteSource
 from crash_hotplug.core.elf import PN_XNUM
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.ranges import Range, RangeList

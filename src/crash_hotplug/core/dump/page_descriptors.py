@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 
-from crash_hotplug.core.dump.byte_source import ByteSource
+from crash_hotplug.core.dump.vmcore import ByteSource
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.records import NamedTuple
 

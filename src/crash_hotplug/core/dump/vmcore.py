@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crash_hotplug.core.arch.architecture import Architecture
-from crash_hotplug.core.dump.byte_source import WHAT
-from crash_hotplug.core.dump.flattened import Flattening
 from crash_hotplug.core.elf import NT_PRSTATUS, Note
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import InputError
@@ -22,12 +20,40 @@ from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.verdict import IN_DUMP, Comparison, Finding, Kind, compare_backup_region, compare_memory
 from crash_hotplug.core.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 
+WHAT = "this vmcore"
 HEAD_LIMIT = 1 << 20
 """A file of at most this many bytes that ends before its first page is taken for the beginning of a vmcore."""
 NOTES_LIMIT = 64 << 20
 """Notes beyond this many bytes are not read: 1,024 CPUs' take less than 1 MiB."""
 NOTE_COUNT_LIMIT = 1 << 17
 """Notes beyond this number are not read: a hostile file could contain millions of small ones."""
+
+
+class ByteSource(Protocol):
+    """The bytes of a dump.
+
+    They may come from a pipe.  Readers therefore go from the beginning to the end, and ask for the size last; what they
+    read again lies in the first MiB.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes at file *offset*, fewer at the end of the file.
+
+        :raise CannotTellError: they cannot be read, or have passed in a pipe
+        """
+
+
+class Flattening(NamedTuple):
+    """How the stream of a flattened dump ends."""
+
+    stream_size: int
+    """Bytes in the stream."""
+    has_end: bool
+    """Whether the record that ends it is there."""
 
 
 class DumpFile(NamedTuple):
