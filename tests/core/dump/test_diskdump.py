@@ -14,7 +14,7 @@ from crash_hotplug.core.dump import page_descriptors
 from crash_hotplug.core.dump.diskdump import DiskdumpVmcore
 from crash_hotplug.core.dump.formats import join_split_dumps, parse_vmcore
 from crash_hotplug.core.dump.vmcore import Vmcore, audit_vmcore, compare_vmcore
-from crash_hotplug.core.elf import Note
+from crash_hotplug.core.elf import NT_PRSTATUS, Note
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.loader import Loader
@@ -104,6 +104,22 @@ def test_page_sizes_and_architectures_are_those_of_the_header(page_size: int, na
     assert vmcore.architecture.name == name.decode()
     assert list(vmcore.ram) == [(page_size, 60 * page_size), (200 * page_size, 260 * page_size)]
     assert audit_vmcore(vmcore).verdict is Verdict.ACCURATE
+
+
+@pytest.mark.parametrize(("size", "name"), [(336, "x86_64"), (392, "aarch64")])
+def test_architecture_of_a_dump_that_qemu_wrote_is_that_of_its_registers(size: int, name: str) -> None:
+    """QEMU's dump-guest-memory has "Unknown" for the machine."""
+    notes = [*(Note(b"CORE", NT_PRSTATUS, bytes([cpu]) * size) for cpu in range(2)), SMALL.notes[-1]]
+    dump = replace(SMALL, utsname_machine=b"Unknown", release=b"", notes=notes)
+    assert parsed(dump).architecture.name == name
+    for other in (
+        [],
+        [SMALL.notes[-1]],
+        [Note(b"CORE", NT_PRSTATUS, bytes(144))],
+        [*notes, Note(b"CORE", NT_PRSTATUS, b"")],
+    ):
+        with pytest.raises(InputError, match="does not tell its architecture"):
+            parsed(replace(dump, notes=other))
 
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])

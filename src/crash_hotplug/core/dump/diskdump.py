@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from crash_hotplug.core.arch.architecture import Architecture
+from crash_hotplug.core.arch.supported import architecture_named
 from crash_hotplug.core.dump.diskdump_header import INCOMPLETE, DiskdumpHeader, parse_diskdump_header
 from crash_hotplug.core.dump.page_bitmap import BitmapCutError, SavedPages, count_saved, described_pages
 from crash_hotplug.core.dump.page_descriptors import DESCRIPTOR_SIZE, DescriptorTable, PageData, read_page_data
@@ -18,12 +19,14 @@ from crash_hotplug.core.dump.vmcore import (
     HEAD_LIMIT,
     NOTE_COUNT_LIMIT,
     NOTES_LIMIT,
+    WHAT,
     ByteSource,
     DumpFile,
     Flattening,
     Vmcore,
 )
-from crash_hotplug.core.elf import Note, parse_notes
+from crash_hotplug.core.elf import NT_PRSTATUS, Note, parse_notes
+from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.records import NamedTuple
@@ -31,6 +34,8 @@ from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.verdict import Comparison, Finding, Kind, compare_text_offset
 from crash_hotplug.core.vmcoreinfo import parse_kernel_text_offset
 
+_PRSTATUS_NAMES = {336: "x86_64", 392: "aarch64"}
+"""Architectures by the size of ``struct elf_prstatus``."""
 LEAVES_PAGES_OUT = ~1
 """Bits of the dump level that leave pages out; 1 saves one page for all that have only zeros."""
 
@@ -74,6 +79,7 @@ class DiskdumpFile(NamedTuple):
 
 
 class _DiskdumpVmcore(NamedTuple):
+    architecture: Architecture
     parts: tuple[DiskdumpFile, ...]
     """The files in the order of their pages."""
     notes: tuple[Note, ...]
@@ -90,11 +96,6 @@ class DiskdumpVmcore(_DiskdumpVmcore, Vmcore):
     def header(self) -> DiskdumpHeader:
         """The headers of the first file: those of the others differ in their pages only."""
         return self.parts[0].header
-
-    @property
-    def architecture(self) -> Architecture:
-        """The architecture in the header's utsname."""
-        return self.header.architecture
 
     @property
     def notes_cut(self) -> int:
@@ -289,7 +290,21 @@ def parse_diskdump(source: ByteSource, flattening: Flattening | None = None) -> 
     size = source.size
     cut = place.size - max(0, min(place.size, size - place.start))
     part = DiskdumpFile(header, cut, described, saved, page_data, size, flattening)
-    return DiskdumpVmcore((part,), notes, text)
+    return DiskdumpVmcore(header.architecture or _architecture_of(notes), (part,), notes, text)
+
+
+def _architecture_of(notes: Sequence[Note]) -> Architecture:
+    """Return the architecture whose registers the notes have.
+
+    :raise InputError: none that is supported
+    """
+    sizes = {len(note.descriptor) for note in notes if note.type == NT_PRSTATUS and note.name == b"CORE"}
+    name = _PRSTATUS_NAMES.get(sizes.pop(), "") if len(sizes) == 1 else ""
+    architecture = architecture_named(name)
+    if architecture is None:
+        why = "neither its header nor the size of its registers does"
+        raise InputError(f"{WHAT} does not tell its architecture: {why}")
+    return architecture
 
 
 def join_parts(vmcores: Sequence[DiskdumpVmcore]) -> DiskdumpVmcore:

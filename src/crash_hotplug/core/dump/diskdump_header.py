@@ -30,6 +30,8 @@ _RELEASE, _MACHINE = 2, 4
 _SUB_HEADER = struct.Struct("<QiiQQqQqQqQQQQ")
 _SUB_HEADER_SIZES = {1: 12, 2: 32, 3: 48, 4: 64, 5: 80, 6: 104}
 """Bytes of the sub-header by version: each version appends fields."""
+_UNKNOWN_MACHINE = "Unknown"
+"""``utsname.machine`` of QEMU's ``dump-guest-memory``."""
 _PAGE_SIZES = (4096, 16384, 65536)
 _BITMAP_LIMIT = 2 << 30
 """A bitmap of more bytes, those of 64 TiB in pages of 4 KiB, is not read."""
@@ -43,7 +45,8 @@ class DiskdumpHeader(NamedTuple):
 
     version: int
     kernel_release: str | None
-    architecture: Architecture
+    architecture: Architecture | None
+    """None where QEMU wrote the dump, which does not know the kernel."""
     status: int
     block_size: int
     """Bytes in a block, which is a page."""
@@ -90,7 +93,7 @@ class _MainHeader(NamedTuple):
 
     version: int
     kernel_release: str | None
-    architecture: Architecture
+    architecture: Architecture | None
     status: int
     block_size: int
     sub_header_blocks: int
@@ -106,7 +109,7 @@ def _parse_main_header(data: bytes) -> _MainHeader:
         raise InputError(f"{WHAT} is a compressed dump of version {version}; known are 1 to {max(_SUB_HEADER_SIZES)}")
     machine = _utsname(data, _MACHINE)
     architecture = architecture_named(machine or "")
-    if architecture is None:
+    if architecture is None and machine != _UNKNOWN_MACHINE:
         raise InputError(f"{WHAT} is for {machine or 'an unknown architecture'}; supported are {NAMES}")
     header = _MainHeader(version, _utsname(data, _RELEASE), architecture, *_NUMBERS.unpack_from(data, _NUMBERS_AT))
     if header.block_size not in _PAGE_SIZES:
@@ -189,4 +192,5 @@ def _utsname(data: bytes, position: int) -> str | None:
     """Return a field of ``struct new_utsname``; None where it is empty, or no text."""
     at = _UTSNAME_AT + position * _UTSNAME_FIELD
     text = data[at : at + _UTSNAME_FIELD].partition(b"\0")[0].decode("ascii", "replace")
-    return text if text and text.isascii() and text.isprintable() else None
+    is_text = text.isascii() and text.isprintable()
+    return text if text and is_text else None
