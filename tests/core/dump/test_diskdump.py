@@ -250,6 +250,12 @@ def test_saved_page_that_is_not_described_is_malformed() -> None:
     assert sentences(result) == ["1 page is saved that the first bitmap does not have"]
 
 
+def test_dump_in_which_no_page_was_saved_is_a_finding() -> None:
+    for level in (31, 0):
+        result = audit_vmcore(parsed(replace(SMALL, saved=[], level=level)))
+        assert sentences(result) == ["no page was saved: the dump has no memory"]
+
+
 def test_dump_without_memory_is_malformed() -> None:
     assert "no memory is described" in sentences(audit_vmcore(parsed(replace(SMALL, described=[], saved=[], pages=80))))
 

@@ -511,9 +511,17 @@ def test_cpus_that_saved_nothing_are_those_described_beyond_the_missing() -> Non
 
 
 def test_dump_that_makedumpfile_marked_as_incomplete_is_truncated() -> None:
+    """A mark without a loss is a note: the capture kernel keeps the e_flags of the loaded header."""
     whole = vmcore_of(machine(), 2)
     headers = parse_elf_vmcore(whole).headers
-    marked = headers.elf_header._replace(e_flags=1).to_bytes()
-    result = audited(replace(whole, head=marked + whole.head[len(marked) :]))
-    assert kinds(result) == [Kind.TRUNCATED]
-    assert result.findings[0].sentence == "makedumpfile marked this dump as incomplete: it ran out of space"
+    sentence = "makedumpfile marked this dump as incomplete: it ran out of space"
+    empty = ProgramHeader(0, 0, 0, 0, 0, 0, 0, 0)
+    for entries, size, found in (
+        (headers.program_headers, whole.size, []),
+        (headers.program_headers, whole.size - 1, [Kind.TRUNCATED, Kind.TRUNCATED]),
+        ((*headers.program_headers, empty), whole.size, [Kind.TRUNCATED]),
+    ):
+        marked = core_header(62, len(entries))._replace(e_flags=1).to_bytes() + pack_program_headers(entries)
+        result = audited(InMemory(marked + whole.head[len(marked) :], size))
+        assert kinds(result) == found
+        assert sentence in [finding.sentence for finding in (*result.findings, *result.notes)]

@@ -186,6 +186,8 @@ class DiskdumpVmcore(_DiskdumpVmcore, Vmcore):
             result.unchecked.append(f"memory: {self.why_ram_unknown}")
         elif not first.described:
             result.findings.append(Finding(Kind.MALFORMED, "no memory is described"))
+        if first.described and first.saved is not None and first.saved.total == 0:
+            result.findings.append(Finding(Kind.TRUNCATED, "no page was saved: the dump has no memory"))
         if first.saved is not None and first.saved.stray:
             sentence = f"{count(first.saved.stray, 'page is', 'pages are')} saved that the first bitmap does not have"
             result.findings.append(Finding(Kind.MALFORMED, sentence))

@@ -106,6 +106,8 @@ def _chunks(source: ByteSource, offset: int, pages: int) -> Iterator[tuple[int, 
 
 def _set_bits(chunk: bytes, first: int) -> Iterator[tuple[int, int]]:
     """Yield the ranges of set bits, in order; ranges of neighbouring bytes may touch."""
+    if chunk == _EMPTY[: len(chunk)]:  # a comparison takes a thirtieth of a search
+        return
     for run in _RUNS.finditer(chunk):
         if chunk[run.start()] == 0xFF:
             yield first + 8 * run.start(), first + 8 * run.end()
