@@ -137,6 +137,33 @@ def test_kept_bytes_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         FlattenedDump(InMemory(flattened(pieces)), everything)
 
 
+def test_record_of_any_size_is_read_in_parts_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Boundless:
+        size = 1 << 62
+
+        def __init__(self, fill: bytes) -> None:
+            self.fill = fill
+
+        def read_at(self, offset: int, length: int) -> bytes:
+            assert length <= 1 << 20
+            head = FLAT_HEADER + struct.pack(">qq", 0, 1 << 61)
+            return head[offset : offset + length] if offset < len(head) else self.fill * length
+
+    monkeypatch.setattr(module, "HEAD_SIZE", 1 << 40)
+    monkeypatch.setattr(module, "_BLOCKS_LIMIT", 1000)
+    for fill in (b"\xff", b"\x5a"):
+        with pytest.raises(CannotTellError, match="too much before its pages"):
+            FlattenedDump(Boundless(fill), everything)
+
+
+def test_bitmaps_that_no_machine_has_are_not_kept() -> None:
+    for at, blocks in ((436, 0x7FFFFFFF), (432, 0x7FFFFFFF)):
+        dump = replace(SMALL, changes={at: struct.pack("<I", blocks)})
+        pieces = [(0, dump.to_bytes()[:464]), *SMALL.pieces()[1:]]
+        with pytest.raises(CannotTellError, match="more than are read from a stream"):
+            parse_vmcore(InMemory(flattened(pieces)))
+
+
 def test_header_that_comes_behind_dropped_bytes_is_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEAD_SIZE", 8192)
     pieces = SMALL.pieces()

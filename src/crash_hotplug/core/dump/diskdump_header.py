@@ -12,7 +12,7 @@ import struct
 from crash_hotplug.core.arch.architecture import Architecture
 from crash_hotplug.core.arch.supported import NAMES, architecture_named
 from crash_hotplug.core.dump.page_bitmap import bitmap_size
-from crash_hotplug.core.dump.vmcore import WHAT, ByteSource
+from crash_hotplug.core.dump.vmcore import NOTES_LIMIT, WHAT, ByteSource
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.records import NamedTuple
@@ -125,9 +125,13 @@ def headers_and_bitmaps_size(data: bytes) -> int:
 
     :param data: the first :data:`HEADER_SIZE` bytes
     :raise InputError: it is truncated or malformed
+    :raise CannotTellError: they are more than can be read
     """
     header = _parse_main_header(data)
-    return (1 + header.sub_header_blocks + header.bitmap_blocks) * header.block_size
+    size = (1 + header.sub_header_blocks + header.bitmap_blocks) * header.block_size
+    if size > 2 * _BITMAP_LIMIT + NOTES_LIMIT:
+        raise CannotTellError(f"{WHAT} has headers and bitmaps of {size:,} bytes: more than are read from a stream")
+    return size
 
 
 def parse_diskdump_header(source: ByteSource) -> DiskdumpHeader:

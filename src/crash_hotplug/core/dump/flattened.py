@@ -21,12 +21,18 @@ _HEADER = struct.Struct(">16sqq")
 _RECORD = struct.Struct(">qq")
 _END = (-1, -1)
 _BLOCK = 4096
-_UNIFORM = {bytes(_BLOCK): bytes(_BLOCK), b"\xff" * _BLOCK: b"\xff" * _BLOCK}
+_EMPTY = bytes(_BLOCK)
+_FULL = b"\xff" * _BLOCK
+_UNIFORM = {_EMPTY: _EMPTY, _FULL: _FULL}
 """Blocks that bitmaps have many of: one copy of each is kept."""
+_PART = 1 << 20
+"""Bytes that are read at a time."""
 HEAD_SIZE = 8 << 20
 """Bytes of the dump that are kept before its own header says how many: an ELF dump's headers and notes."""
 _RECORDS_LIMIT = 1 << 20
 """Pieces that are kept: one of 64 KiB for each 2 GiB of memory is usual."""
+_BLOCKS_LIMIT = 1 << 20
+"""Kept blocks, most of them uniform."""
 _KEPT_LIMIT = 256 << 20
 """Kept bytes in blocks that are not uniform: more than the bitmaps of 8 TiB have."""
 
@@ -74,8 +80,7 @@ class FlattenedDump:
 
     def _contents(self, offset: int, length: int) -> bytes:
         first, end = offset // _BLOCK, -(-(offset + length) // _BLOCK)
-        empty = bytes(_BLOCK)
-        joined = b"".join(self._blocks.get(number, empty) for number in range(first, end))
+        joined = b"".join(self._blocks.get(number, _EMPTY) for number in range(first, end))
         return joined[offset - first * _BLOCK :][:length]
 
     def _read(self, source: ByteSource, kept_size: Callable[[FlattenedDump], int]) -> Flattening:
@@ -106,7 +111,8 @@ class FlattenedDump:
             wanted = max(0, min(end, self._kept) - offset)
             if wanted < size:
                 self._first_dropped = min(self._first_dropped, offset + wanted)
-            self._store(offset, source.read_at(at, wanted) if wanted else b"")
+            for part in range(0, wanted, _PART):
+                self._store(offset + part, source.read_at(at + part, min(_PART, wanted - part)))
             at += size
             if offset < _BLOCK:
                 self._kept = kept_size(self)
@@ -128,14 +134,17 @@ class FlattenedDump:
             piece = data[at : at + _BLOCK - start]
             at += len(piece)
             block = self._blocks.get(number)
+            if block is None and piece == _EMPTY[: len(piece)]:
+                continue  # bytes without a block are zeros
             if len(piece) == _BLOCK:
                 changed: bytes | bytearray = _UNIFORM.get(piece, piece)
             else:
-                changed = block if isinstance(block, bytearray) else bytearray(block or bytes(_BLOCK))
+                changed = block if isinstance(block, bytearray) else bytearray(block or _EMPTY)
                 changed[start : start + len(piece)] = piece
             self._own_blocks += (id(changed) not in _SHARED) - (block is not None and id(block) not in _SHARED)
             self._blocks[number] = changed
-        if self._own_blocks * _BLOCK > _KEPT_LIMIT or len(self._written) > _RECORDS_LIMIT:
+        too_many = len(self._written) > _RECORDS_LIMIT or len(self._blocks) > _BLOCKS_LIMIT
+        if too_many or self._own_blocks * _BLOCK > _KEPT_LIMIT:
             raise CannotTellError(f"{WHAT} is flattened, and has too much before its pages to be kept")
 
 
