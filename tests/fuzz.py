@@ -14,12 +14,14 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from crash_hotplug.core.arch.boot_params import ZeroPage
 from crash_hotplug.core.doctor.settings_files import append_assignment, read_setting, sandbox_of
 from crash_hotplug.core.doctor.udev_rules import RuleContext, UEvent, find_reloads, parse_rules, without_reload
+from crash_hotplug.core.dump.formats import join_split_dumps, parse_vmcore
+from crash_hotplug.core.dump.vmcore import audit_vmcore, compare_vmcore
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
@@ -27,12 +29,13 @@ from crash_hotplug.core.image import CrashImage, parse_kimage
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, assess, compare_header
-from crash_hotplug.core.vmcore import audit_vmcore, compare_vmcore, parse_vmcore
 from crash_hotplug.linux.crash_image import find_crash_image, read_crash_image
 from crash_hotplug.linux.kexec_state import read_cma_ranges, read_kexec_state
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
+from tests.core.dump.saved_dumps import flattened, registers, saved_dump
 from tests.family_trees import FAMILIES
+from tests.machines import machine
 from tests.trees import NAMES, STATES, tree, vmcore_head
 
 SECONDS_LIMIT = 5.0
@@ -133,6 +136,12 @@ class Targets:
         self.trees = [MemoryTree(str(tree(name, state))) for name in NAMES for state in range(len(STATES))]
         self.machines: list[Machine] = [read_machine(sysroot) for sysroot in self.trees]
         self.vmcores = [vmcore_head(name).read_bytes() for name in NAMES]
+        small = saved_dump(machine(), 2, release=b"", notes=registers(2))
+        parts = [replace(small, part=(0, 0x400)), replace(small, part=(0x400, small.max_mapnr))]
+        dumps = [small, *parts, replace(small, version=5, erased=b"erase"), replace(small, lost=3, status=9)]
+        self.compressed = [dump.to_bytes() for dump in dumps]
+        self.compressed += [flattened(dump.pieces()) for dump in dumps]
+        self.compressed.append(flattened([(0, self.vmcores[0][:64]), (64, self.vmcores[0][64:8192])]))
 
     def header(self, randomness: random.Random) -> None:
         """A mutated elfcorehdr: parse, compare, bring up to date, write."""
@@ -151,6 +160,15 @@ class Targets:
         vmcore = parse_vmcore(InMemory(mutate(self.vmcores[at][:8192], randomness)))
         result: Comparison = audit_vmcore(vmcore)
         compare_vmcore(vmcore, randomness.choice(self.machines[4 * at : 4 * at + 4]), None, Loader.KERNEL, result)
+
+    def compressed_dump(self, randomness: random.Random) -> None:
+        """A mutated compressed dump, plain or flattened: parse, audit, compare; half of the changes hit its headers."""
+        data = randomness.choice(self.compressed)
+        head = randomness.choice([600, 4400, len(data)])
+        source = InMemory(mutate(data[:head], randomness) + data[head:])
+        vmcore, other = parse_vmcore(source), parse_vmcore(InMemory(randomness.choice(self.compressed)))
+        for joined, _positions in join_split_dumps([vmcore, other]):
+            compare_vmcore(joined, randomness.choice(self.machines), None, Loader.KERNEL, audit_vmcore(joined))
 
     def saved_tree(self, randomness: random.Random) -> None:
         """Run `status` on a saved tree with some mutated files."""
@@ -212,7 +230,7 @@ def fuzz(inputs: int, seed: int, say: Callable[[str], None]) -> dict[str, int]:
     randomness = random.Random(seed)
     targets = Targets()
     kinds = [targets.header, targets.header, targets.vmcore, targets.vmcore, targets.saved_tree, targets.image]
-    kinds += [targets.live, targets.configuration]
+    kinds += [targets.live, targets.configuration, targets.compressed_dump, targets.compressed_dump]
     counts = {"answered": 0, "refused": 0}
     slowest = 0.0
     tracemalloc.start()

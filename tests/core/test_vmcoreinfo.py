@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crash_hotplug.core.vmcoreinfo import parse_symbols, parse_vmcoreinfo
+from crash_hotplug.core.vmcoreinfo import parse_kernel_text_offset, parse_symbols, parse_vmcoreinfo
 
 
 def test_release_and_panic_time_are_read() -> None:
@@ -55,3 +55,21 @@ def test_symbols_have_hexadecimal_addresses_of_64_bits() -> None:
 def test_parser_survives_any_bytes(data: bytes) -> None:
     release = parse_vmcoreinfo(b"CRASHTIME=" + data).kernel_release
     assert release is None or release.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "offset"),
+    [
+        (b"A=1\nNUMBER(phys_base)=0\nB=2\n", 0xFFFF_FFFF_8000_0000),
+        (b"NUMBER(phys_base)=612368384", 0xFFFF_FFFF_8000_0000 - 612368384),
+        (b"NUMBER(phys_base)=-16777216\n", 0xFFFF_FFFF_8100_0000),
+        (b"NUMBER(kimage_voffset)=0xffff800040000000\n", 0xFFFF_8000_4000_0000),
+        (b"NUMBER(kimage_voffset)=0xffff80004000000g\n", None),
+        (b"XNUMBER(phys_base)=0\n", None),
+        (b"NUMBER(phys_base)=\n", None),
+        (b"NUMBER(phys_base)=" + b"9" * 30, None),
+        (b"", None),
+    ],
+)
+def test_kernel_text_offset_is_that_of_either_architecture(text: bytes, offset: int | None) -> None:
+    assert parse_kernel_text_offset(text) == offset

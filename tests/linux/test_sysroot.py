@@ -11,7 +11,7 @@ from typing import BinaryIO, Callable, cast
 import pytest
 
 from crash_hotplug.core.errors import CannotTellError, InputError
-from crash_hotplug.linux.sysroot import Sysroot, VmcoreFile, open_given, open_regular, read_all
+from crash_hotplug.linux.sysroot import Sysroot, open_given, open_regular, read_all
 from tests.trees import LiveTree
 
 
@@ -267,28 +267,6 @@ def test_file_that_is_refused_is_closed(root: Path) -> None:
     with pytest.raises(InputError, match="not a regular file"):
         Sysroot(str(root)).read("/proc/directory")
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_vmcore_that_gives_a_part_at_a_time_is_read_to_the_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "vmcore").write_bytes(bytes(range(100)))
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: pread(descriptor, min(size, 7), offset))
-    with VmcoreFile(str(root / "vmcore")) as vmcore:
-        assert vmcore.size == 100
-        assert vmcore.read_at(10, 50) == bytes(range(10, 60))
-        assert vmcore.read_at(90, 50) == bytes(range(90, 100))
-        assert vmcore.read_at(200, 50) == b""
-
-
-def test_vmcore_that_cannot_be_read_is_cannot_tell(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_arguments: object) -> bytes:
-        raise OSError(5, "Input/output error")
-
-    (root / "vmcore").write_bytes(bytes(100))
-    with VmcoreFile(str(root / "vmcore")) as vmcore:
-        monkeypatch.setattr(os, "pread", refused)
-        with pytest.raises(CannotTellError, match="cannot be read at byte 10: Input/output error"):
-            vmcore.read_at(10, 50)
 
 
 def test_file_that_cannot_be_opened_for_another_reason_is_cannot_tell(

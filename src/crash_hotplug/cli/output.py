@@ -68,9 +68,23 @@ def _json_items(items: Iterable[Any], encode: Callable[[Any], str]) -> Iterator[
     yield "[]" if separator.startswith("[") else "\n  ]"
 
 
+def print_json_line(report: Mapping[str, Any]) -> None:
+    """Print one JSON object in a line of its own, its schema first."""
+    from json import dumps  # noqa: PLC0415
+
+    made = {key: list(value) if isinstance(value, Iterator) else value for key, value in report.items()}
+    print(dumps({"schema": SCHEMA, **made}))
+
+
 def print_verdict(verdict: Verdict, sentence: str) -> None:
     """Print the first line: the verdict in capitals, coloured on a terminal, and its meaning."""
     print_headline(verdict.value, sentence, _COLOURS.get(verdict.value, UNSURE))
+
+
+def print_verdict_line(subject: str, word: str, sentence: str) -> None:
+    """Print a verdict on one of several subjects, which stands before it."""
+    sys.stdout.write(printable(subject))
+    print_headline(word, sentence, _COLOURS.get(word, BAD if word == "failed" else UNSURE))
 
 
 def print_headline(word: str, sentence: str, colour: str) -> None:

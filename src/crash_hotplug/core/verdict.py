@@ -2,7 +2,7 @@
 """The verdict on a header: the losses of a dump made now, as findings, notes and checks that could not be made.
 
 :func:`assess` judges a loaded crash image, which ``status`` shows and ``update`` acts on; :func:`compare_header` any
-header; the single comparisons serve a vmcore as well (core/vmcore.py).
+header; the single comparisons serve a vmcore as well (core/dump/vmcore.py).
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ class Kind(str, Enum):
     FILE_OVERLAP = "file-ranges-overlap"
     MISPLACED = "misplaced-in-the-file"
     TRUNCATED = "truncated"
+    PART_MISSING = "part-missing"
+    PART_GIVEN_TWICE = "part-given-twice"
+    LEFT_OUT = "left-out"
     ROOM_LEFT = "room-left"
     DOES_NOT_FIT = "expected-header-does-not-fit"
     CAPTURE_KERNEL_CLAIMS_MEMORY = "capture-kernel-claims-memory"
@@ -536,6 +539,23 @@ def compare_kernel_text(machine: Machine, described: KernelText | None, result: 
         sentence = (
             f"the kernel text is described as {_text(described)}; it is {_text(machine.kernel_text)}: "
             "debuggers could not find the kernel's code and data"
+        )
+        result.findings.append(Finding(Kind.WRONG_KERNEL_TEXT, sentence))
+
+
+def compare_text_offset(machine: Machine, offset: int | None, result: Comparison) -> None:
+    """Compare the virtual minus the physical address of the kernel text with the running kernel's.
+
+    :param offset: that of a dump without virtual addresses, modulo 2^64; None where it is not known
+    """
+    if machine.kernel_text is None:
+        result.unchecked.append("the addresses of the kernel text: /proc/kallsyms or /proc/kcore cannot be read")
+    elif offset is None:
+        result.unchecked.append("the addresses of the kernel text: vmcoreinfo has neither phys_base nor kimage_voffset")
+    elif (machine.kernel_text.virt - machine.kernel_text.phys - offset) % (1 << 64):
+        sentence = (
+            f"the kernel text is described as {offset:#x} above its physical address; it is "
+            f"{_text(machine.kernel_text)}: debuggers could not find the kernel's code and data"
         )
         result.findings.append(Finding(Kind.WRONG_KERNEL_TEXT, sentence))
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
+_START_KERNEL_MAP = 0xFFFF_FFFF_8000_0000
+"""``__START_KERNEL_map`` of x86_64 (Documentation/arch/x86/x86_64/mm.rst)."""
+
+
 class Vmcoreinfo(NamedTuple):
     """The kernel's description of itself; None where a value is missing."""
 
@@ -38,6 +42,18 @@ def parse_vmcoreinfo(descriptor: bytes) -> Vmcoreinfo:
         _time(values.get("CRASHTIME", "")),
         None if mask is None else int(mask[0]) % (1 << 64),
     )
+
+
+def parse_kernel_text_offset(descriptor: bytes) -> int | None:
+    """Return the virtual minus the physical address of the kernel text, modulo 2^64; None where the note lacks it.
+
+    arm64 has it as ``kimage_voffset``, x86_64 has the physical address of ``__START_KERNEL_map`` as ``phys_base``.
+    """
+    voffset = re.search(rb"^NUMBER\(kimage_voffset\)=0x([0-9a-f]{1,16})$", descriptor, re.MULTILINE)
+    if voffset is not None:
+        return int(voffset[1], 16)
+    phys_base = re.search(rb"^NUMBER\(phys_base\)=(-?\d{1,20})$", descriptor, re.MULTILINE)
+    return None if phys_base is None else (_START_KERNEL_MAP - int(phys_base[1])) % (1 << 64)
 
 
 def parse_symbols(descriptor: bytes) -> dict[str, int]:

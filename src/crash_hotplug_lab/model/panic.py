@@ -12,6 +12,8 @@ import struct
 from dataclasses import dataclass
 from enum import Enum
 
+from crash_hotplug.core.dump.formats import parse_vmcore
+from crash_hotplug.core.dump.vmcore import Vmcore, audit_vmcore, compare_vmcore
 from crash_hotplug.core.elf import NT_PRSTATUS, Note, pack_notes
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import InputError
@@ -20,7 +22,6 @@ from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.sizes import human_size
 from crash_hotplug.core.verdict import Comparison, Verdict
-from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
 from crash_hotplug_lab.model.capture_kernel import NoCaptureError, read_elfcorehdr, start_capture_kernel
 from crash_hotplug_lab.model.machine import CpuState, ModelMachine
 from crash_hotplug_lab.model.memory import AbsentMemoryError

@@ -9,11 +9,12 @@ from typing import cast
 import pytest
 
 from crash_hotplug.core.arch.boot_params import ZeroPage, e820_table
+from crash_hotplug.core.dump.elf_vmcore import parse_elf_vmcore
 from crash_hotplug.core.elf import ProgramHeader
-from crash_hotplug.core.vmcore import parse_vmcore
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.iomem import read_iomem
-from crash_hotplug.linux.sysroot import Sysroot, VmcoreFile
+from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.vmcore_file import VmcoreFile
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.panic import panic
 from tests.lab.model.captured import CAPTURES, captured_states
@@ -72,10 +73,10 @@ def test_segments_lie_where_kexec_put_them(name: str) -> None:
 @pytest.mark.parametrize("name", CAPTURES)
 def test_vmcore_has_the_layout_that_the_real_capture_kernel_showed(name: str) -> None:
     with VmcoreFile(str(vmcore_head(name))) as source:
-        real = parse_vmcore(source)
+        real = parse_elf_vmcore(source)
     came_to = panic(loaded(name, 3))
     assert came_to.vmcore is not None
-    model = parse_vmcore(came_to.vmcore)
+    model = parse_elf_vmcore(came_to.vmcore)
     # vmcoreinfo is shorter in the model, so file offsets are compared from the first PT_LOAD on.
     assert without_file_start(model.headers.program_headers) == without_file_start(real.headers.program_headers)
     assert model.saved_cpus == real.saved_cpus

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -11,6 +12,10 @@ from hypothesis import strategies as st
 
 from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.arch.x86_64 import X86_64
+from crash_hotplug.core.dump import elf_vmcore
+from crash_hotplug.core.dump.elf_vmcore import ElfVmcore, parse_elf_vmcore
+from crash_hotplug.core.dump.formats import parse_vmcore
+from crash_hotplug.core.dump.vmcore import audit_vmcore, compare_vmcore
 from crash_hotplug.core.elf import (
     NT_PRSTATUS,
     PT_LOAD,
@@ -28,7 +33,6 @@ from crash_hotplug.core.expected import expected_elfcorehdr
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, Kind, Verdict
-from crash_hotplug.core.vmcore import Vmcore, audit_vmcore, compare_vmcore, parse_vmcore
 from tests.machines import DIRECT_MAP, GIB, LOW_RAM, MIB, machine
 from tests.trees import NAMES, vmcore_head
 
@@ -63,7 +67,7 @@ def vmcore_of(crashed: Machine, saved: int, cut: int = 0) -> InMemory:
 
 
 def audited(source: InMemory, before: Machine | None = None, loaded_for: Machine | None = None) -> Comparison:
-    vmcore = parse_vmcore(source)
+    vmcore = parse_elf_vmcore(source)
     result = audit_vmcore(vmcore)
     if before is not None:
         loaded = None if loaded_for is None else expected_elfcorehdr(loaded_for, Loader.KERNEL)
@@ -76,7 +80,7 @@ def kinds(result: Comparison) -> list[Kind]:
 
 
 def test_whole_vmcore_is_accurate_and_its_contents_are_shown() -> None:
-    vmcore = parse_vmcore(vmcore_of(machine(), 2))
+    vmcore = parse_elf_vmcore(vmcore_of(machine(), 2))
     assert audited(vmcore_of(machine(), 2), machine(), machine()).verdict is Verdict.ACCURATE
     assert vmcore.saved_cpus == 2
     assert vmcore.vmcoreinfo.kernel_release == "6.1.0-test"
@@ -125,7 +129,7 @@ def test_dump_that_ends_early_is_truncated() -> None:
 
 def test_beginning_of_a_dump_names_the_checks_that_were_not_made() -> None:
     whole = vmcore_of(machine(), 2)
-    vmcore = parse_vmcore(replace(whole, size=32 << 10))
+    vmcore = parse_elf_vmcore(replace(whole, size=32 << 10))
     result = audit_vmcore(vmcore)
     assert vmcore.is_beginning
     assert result.findings == []
@@ -137,7 +141,7 @@ def test_beginning_of_a_dump_names_the_checks_that_were_not_made() -> None:
 def real(name: str, **changes: ProgramHeader) -> InMemory:
     """Return a captured vmcore at its full size; *changes* replace entries, by number: ``_2=...``."""
     data = vmcore_head(name).read_bytes()
-    headers = parse_vmcore(InMemory(data, len(data))).headers
+    headers = parse_elf_vmcore(InMemory(data, len(data))).headers
     entries = list(headers.program_headers)
     for number, entry in changes.items():
         entries[int(number[1:])] = entry
@@ -149,7 +153,7 @@ def real(name: str, **changes: ProgramHeader) -> InMemory:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_moved_segment_of_a_captured_vmcore_is_a_finding(name: str) -> None:
     assert audited(real(name)).findings == []  # negative control
-    for number, p in enumerate(parse_vmcore(real(name)).headers.program_headers):
+    for number, p in enumerate(parse_elf_vmcore(real(name)).headers.program_headers):
         for difference in (1, -1, 16, 0x800, PAGE, -PAGE, MIB, -MIB, GIB, 1 << 40):
             if p.p_offset + difference >= 0:
                 moved = p._replace(p_offset=p.p_offset + difference)
@@ -157,7 +161,7 @@ def test_every_moved_segment_of_a_captured_vmcore_is_a_finding(name: str) -> Non
 
 
 def test_segments_that_share_bytes_of_the_file_are_a_finding() -> None:
-    text, ram, *_ = (p for p in parse_vmcore(real("6.1-s")).headers.program_headers if p.p_type == PT_LOAD)
+    text, ram, *_ = (p for p in parse_elf_vmcore(real("6.1-s")).headers.program_headers if p.p_type == PT_LOAD)
     result = audited(real("6.1-s", _2=ram._replace(p_offset=text.p_offset)))
     assert Kind.FILE_OVERLAP in kinds(result)
     assert any("where the file has other memory" in finding.sentence for finding in result.findings)
@@ -195,7 +199,7 @@ def test_notes_end_at_a_note_of_zeros() -> None:
 
 def test_gap_before_a_segment_is_a_finding() -> None:
     whole = vmcore_of(machine(), 2)
-    *others, last = parse_vmcore(whole).headers.program_headers
+    *others, last = parse_elf_vmcore(whole).headers.program_headers
     moved = last._replace(p_offset=last.p_offset + 2 * PAGE)
     head = core_header(62, len(others) + 1).to_bytes() + pack_program_headers([*others, moved])
     result = audited(InMemory(head + whole.head[len(head) :], whole.size + 2 * PAGE))
@@ -207,7 +211,7 @@ def test_gap_before_a_segment_is_a_finding() -> None:
 def test_segment_without_bytes_takes_the_page_in_which_it_begins(pages: int) -> None:
     """As /proc/vmcore has it: the segment behind it begins on the next page."""
     whole = vmcore_of(machine(), 2)
-    *others, last = parse_vmcore(whole).headers.program_headers
+    *others, last = parse_elf_vmcore(whole).headers.program_headers
     empty = last._replace(p_offset=last.p_offset + 0x234, p_paddr=0x5234, p_filesz=0, p_memsz=0)
     moved = last._replace(p_offset=last.p_offset + pages * PAGE)
     head = core_header(62, len(others) + 2).to_bytes() + pack_program_headers([*others, empty, moved])
@@ -218,7 +222,7 @@ def test_segment_without_bytes_takes_the_page_in_which_it_begins(pages: int) -> 
 def test_file_without_page_alignment_and_without_zero_pages_is_accurate() -> None:
     """As makedumpfile -E writes it: no gaps, and a p_filesz without the pages of zeros that were left out."""
     whole = vmcore_of(machine(), 2)
-    note, text, *rams = parse_vmcore(whole).headers.program_headers
+    note, text, *rams = parse_elf_vmcore(whole).headers.program_headers
     at, entries = 0x1234, [note]
     for p in (text, *rams):
         parts = [(0, p.p_memsz)] if p is text else [(0, MIB), (MIB, MIB), (2 * MIB, p.p_memsz - 2 * MIB)]
@@ -237,7 +241,7 @@ def test_file_without_page_alignment_and_without_zero_pages_is_accurate() -> Non
 def test_two_mappings_of_the_same_memory_may_share_their_bytes() -> None:
     """As QEMU's dump-guest-memory -p writes them."""
     whole = vmcore_of(machine(), 2)
-    note, text, *rams = parse_vmcore(whole).headers.program_headers
+    note, text, *rams = parse_elf_vmcore(whole).headers.program_headers
     home = next(p for p in rams if p.p_paddr <= text.p_paddr < p.p_paddr + p.p_memsz)
     shared = text._replace(p_offset=home.p_offset + text.p_paddr - home.p_paddr)
     moved = [p._replace(p_offset=p.p_offset - text.p_filesz) for p in rams]
@@ -261,9 +265,9 @@ def test_dump_without_any_registers_is_a_finding() -> None:
 @pytest.mark.parametrize(
     ("start", "sentence"),
     [
-        (b"KDUMP   rest", "compressed by makedumpfile; .* converts no saved dump"),
-        (b"makedumpfile\0\0\0\0", "flattened by makedumpfile -F; .*makedumpfile -R restores"),
-        (b"DISKDUMP", "diskdump"),
+        (b"KDUMP   rest", "is truncated: 12 bytes, the header of a compressed dump has 464"),
+        (b"makedumpfile\0\0\0\0", "is truncated: 16 bytes, the header of a flattened one has 4096"),
+        (b"DISKDUMP", "in the format of diskdump, which came before kdump"),
         (b"\x1f\x8b\x08\x00", "compressed by gzip; .*decompress it first"),
         (b"", "is truncated: 0 bytes"),
         (b"hello, this is no dump of any kind at all, whatever the length is it may have", "is not an ELF file"),
@@ -278,7 +282,7 @@ def with_notes(*notes: Note) -> InMemory:
     """Return the vmcore of a machine with these notes in the place of its own."""
     whole = vmcore_of(machine(), 2)
     packed = pack_notes(notes)
-    entries = list(parse_vmcore(whole).headers.program_headers)
+    entries = list(parse_elf_vmcore(whole).headers.program_headers)
     entries[0] = entries[0]._replace(p_filesz=len(packed), p_memsz=len(packed))
     head = whole.head[:64] + pack_program_headers(entries)
     return replace(whole, head=head.ljust(0x1000, b"\0") + packed)
@@ -303,7 +307,7 @@ def test_notes_described_too_small_are_a_finding() -> None:
     loaded = expected_elfcorehdr(machine(), Loader.KERNEL)
     first, *others = loaded.program_headers
     small = loaded._replace(program_headers=(first._replace(p_filesz=16, p_memsz=16), *others))
-    vmcore = parse_vmcore(vmcore_of(machine(), 1))
+    vmcore = parse_elf_vmcore(vmcore_of(machine(), 1))
     result = audit_vmcore(vmcore)
     compare_vmcore(vmcore, machine(), small, Loader.KERNEL, result)
     assert kinds(result) == [Kind.CPU_NOTES_TOO_SMALL]
@@ -312,7 +316,7 @@ def test_notes_described_too_small_are_a_finding() -> None:
 
 def test_entry_that_is_no_segment_does_not_make_a_dump_longer() -> None:
     whole = vmcore_of(machine(), 2)
-    entries = [*parse_vmcore(whole).headers.program_headers, ProgramHeader(0, 0, 1 << 40, 0, 0, 16, 16, 0)]
+    entries = [*parse_elf_vmcore(whole).headers.program_headers, ProgramHeader(0, 0, 1 << 40, 0, 0, 16, 16, 0)]
     head = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
     assert kinds(audited(replace(whole, head=head.ljust(0x1000, b"\0") + whole.head[0x1000:]))) == []
 
@@ -334,12 +338,19 @@ def test_hostile_sizes_are_findings(entry: ProgramHeader) -> None:
     assert audited(hostile(entry)).verdict is Verdict.NOT_ACCURATE
 
 
-def test_note_segments_over_the_same_bytes_are_read_up_to_a_limit() -> None:
+def test_note_segments_over_the_same_bytes_are_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     smallest = pack_notes([Note(b"", 0, b"")])
     entries = [ProgramHeader(PT_NOTE, 0, 0x100, 0, 0, 1 << 20, 1 << 20, 0)] * 60_000
     head = core_header(62, len(entries)).to_bytes() + pack_program_headers(entries)
     source = InMemory((head + smallest * 60_000)[: 4 << 20], 4 << 20)
     lengths: list[int] = []
+    parsed_sizes: list[int] = []
+
+    def counted_notes(data: bytes) -> Iterator[Note]:
+        parsed_sizes.append(len(data))
+        return parse_notes(data)
+
+    monkeypatch.setattr(elf_vmcore, "parse_notes", counted_notes)
 
     class Counted:
         size = source.size
@@ -348,8 +359,9 @@ def test_note_segments_over_the_same_bytes_are_read_up_to_a_limit() -> None:
             lengths.append(length)
             return source.read_at(offset, length)
 
-    vmcore = parse_vmcore(Counted())
+    vmcore = parse_elf_vmcore(Counted())
     assert len(vmcore.notes) <= 1 << 17
+    assert sum(parsed_sizes) <= 64 << 20
     assert sum(lengths) <= 64 + len(head) + source.size
 
 
@@ -368,9 +380,9 @@ def test_parser_accepts_or_refuses_any_bytes(data: bytes) -> None:
             assert str(error).startswith("this vmcore ")
 
 
-def vmcore_with(*entries: ProgramHeader, size: int = 1 << 20, notes: tuple[Note, ...] = ()) -> Vmcore:
+def vmcore_with(*entries: ProgramHeader, size: int = 1 << 20, notes: tuple[Note, ...] = ()) -> ElfVmcore:
     headers = ElfCoreHeader(core_header(62, len(entries)), entries, X86_64)
-    return Vmcore(headers, notes, size, 0)
+    return ElfVmcore(headers, notes, size, 0)
 
 
 def load(start: int, memsz: int, offset: int = 0x1000, filesz: int | None = None) -> ProgramHeader:
@@ -414,7 +426,7 @@ def test_holes_lie_between_the_described_ranges() -> None:
 def test_announced_size_is_the_end_of_the_last_entry_in_the_file() -> None:
     vmcore = vmcore_with(load(0, 0x1000, offset=0x9000), load(0x5000, 0x2000, offset=0x1000))
     assert vmcore.announced_size == 0xA000
-    assert Vmcore(vmcore.headers._replace(program_headers=()), (), 0, 0).announced_size == 0
+    assert ElfVmcore(vmcore.headers._replace(program_headers=()), (), 0, 0).announced_size == 0
 
 
 @pytest.mark.parametrize(
@@ -441,17 +453,19 @@ def test_notes_are_read_within_the_file_and_the_budget() -> None:
     at = 64 + 2 * 56
     entries = [ProgramHeader(PT_NOTE, 0, at, 0, 0, len(one), len(one), 0)] * 2
     head = core_header(62, 2).to_bytes() + pack_program_headers(entries) + one
-    whole = parse_vmcore(InMemory(head, len(head)))
+    whole = parse_elf_vmcore(InMemory(head, len(head)))
     assert (whole.saved_cpus, whole.notes_cut, whole.file_size) == (2, 0, len(head))
-    cut = parse_vmcore(InMemory(head[:-1], len(head) - 1))
+    cut = parse_elf_vmcore(InMemory(head[:-1], len(head) - 1))
     assert (cut.saved_cpus, cut.notes_cut) == (0, 2)
-    without = parse_vmcore(InMemory(head[:at], at))
+    without = parse_elf_vmcore(InMemory(head[:at], at))
     assert (without.saved_cpus, without.notes_cut) == (0, 2 * len(one))
+    beyond = pack_program_headers([entries[0], entries[0]._replace(p_offset=1 << 20)])
+    assert parse_elf_vmcore(InMemory(head[:64] + beyond + one, len(head))).notes_cut == len(one)
 
 
 def test_dump_without_kernel_text_is_a_finding_once() -> None:
     whole = vmcore_of(machine(), 2)
-    headers = parse_vmcore(whole).headers
+    headers = parse_elf_vmcore(whole).headers
     entries = [p for p in headers.program_headers if p not in headers.ram_headers or p.p_paddr >= MIB]
     loads = [p for p in entries if p.p_type == PT_NOTE or p in headers.ram_headers]
     text = next(p for p in entries if p not in loads)
@@ -494,3 +508,20 @@ def test_cpus_that_saved_nothing_are_those_described_beyond_the_missing() -> Non
     assert ([f.cpu for f in exact.findings], exact.notes) == ([2, 3, 4], [])
     masked = now._replace(cpus=tuple(cpu._replace(crash_notes=None) for cpu in now.cpus))
     assert [f.kind for f in audited(vmcore_of(machine(), 2), masked, machine()).notes] == [Kind.CPU_SAVED_NOTHING]
+
+
+def test_dump_that_makedumpfile_marked_as_incomplete_is_truncated() -> None:
+    """A mark without a loss is a note: the capture kernel keeps the e_flags of the loaded header."""
+    whole = vmcore_of(machine(), 2)
+    headers = parse_elf_vmcore(whole).headers
+    sentence = "makedumpfile marked this dump as incomplete: it ran out of space"
+    empty = ProgramHeader(0, 0, 0, 0, 0, 0, 0, 0)
+    for entries, size, found in (
+        (headers.program_headers, whole.size, []),
+        (headers.program_headers, whole.size - 1, [Kind.TRUNCATED, Kind.TRUNCATED]),
+        ((*headers.program_headers, empty), whole.size, [Kind.TRUNCATED]),
+    ):
+        marked = core_header(62, len(entries))._replace(e_flags=1).to_bytes() + pack_program_headers(entries)
+        result = audited(InMemory(marked + whole.head[len(marked) :], size))
+        assert kinds(result) == found
+        assert sentence in [finding.sentence for finding in (*result.findings, *result.notes)]
