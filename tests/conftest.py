@@ -18,4 +18,5 @@ settings.load_profile("crash-hotplug")
 # Before any command is imported, which would keep the function as it was.
 _always = pytest.MonkeyPatch()
 _always.setattr(output, "print_json", schemas.checking_print(output.print_json))
+_always.setattr(output, "print_json_line", schemas.checking_print(output.print_json_line))
 _always.setattr(results, "as_json", schemas.checking(results.as_json))

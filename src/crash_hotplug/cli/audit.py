@@ -256,6 +256,7 @@ def _report(audit: _Audit) -> dict[str, Any]:
         "compression": vmcore.compression,
         "saved_cpus": vmcore.saved_cpus,
         "ranges": ranges_json(vmcore.ram),
+        "described_entries": None if vmcore.why_ram_unknown else vmcore.range_count,
         "holes": ranges_json(vmcore.holes),
         "described_size": None if vmcore.why_ram_unknown else vmcore.ram.size,
         "saved_size": vmcore.saved_size,
