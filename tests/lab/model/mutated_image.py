@@ -31,10 +31,10 @@ from crash_hotplug.core.loaded_image import read_loaded_image
 from crash_hotplug.core.purgatory import digest_of
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import run
+from crash_hotplug_lab.model.arch.x86_64 import default_profile
 from crash_hotplug_lab.model.hotplug import add_memory
 from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
-from crash_hotplug_lab.model.profile import default_profile
 from crash_hotplug_lab.model.purgatory import ENTRY_OFFSET, read_purgatory
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall
 
