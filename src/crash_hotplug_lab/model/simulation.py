@@ -252,18 +252,24 @@ WINDOWS = {
 WINDOWS["reload-throttled"] = WINDOWS["reload"]
 
 
-def without_image(policy: str, windows: int) -> WindowCost:
-    """Return the time without a crash image: the number of windows times the measured time of one."""
+def without_image(policy: str, windows: int, arch: ModelArchitecture = X86_64) -> WindowCost:
+    """Return the time without a crash image: the number of windows times the measured time of one.
+
+    The times were measured on x86_64; on another architecture the source of the figures says so.
+    """
     cost = WINDOWS[policy]
-    return WindowCost(round(cost.least * windows, 6), round(cost.most * windows, 6), cost.source)
+    source = cost.source if arch is X86_64 else f"{cost.source}; measured on {X86_64.name}, not on {arch.name}"
+    return WindowCost(round(cost.least * windows, 6), round(cost.most * windows, 6), source)
 
 
-def window_sentence(policy: str, windows: int) -> str:
-    """Return :func:`without_image` as a sentence."""
+def window_sentence(policy: str, windows: int, arch: ModelArchitecture = X86_64) -> str:
+    """Return :func:`without_image` as a sentence, which has no times on another architecture than x86_64."""
     if windows == 0:
         return "never"
     cost = without_image(policy, windows)
     times = "once" if windows == 1 else f"{windows} times"
+    if arch is not X86_64:
+        return times
     return f"{times}, {_seconds(cost.least)} to {_seconds(cost.most)}"
 
 
