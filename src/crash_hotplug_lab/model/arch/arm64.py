@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from crash_hotplug.core.arch import arm64 as core
 from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import KernelText, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList
@@ -45,6 +46,8 @@ _PAGE_OFFSET = 0xFFFF_0000_0000_0000
 _KIMAGE_VADDR = 0xFFFF_8000_8000_0000
 _FIRMWARE_TOP = (0xEF0000, 0xE70000, 0xE30000, 0xC70000, 0xBD0000, 0xA40000, 0x1E0000, 0x150000, 0x140000, 0x20000, 0)
 """Bytes from the end of RAM at which the firmware's map changes between System RAM and reserved (a captured guest)."""
+_E_PHNUM = 56
+"""Where an ELF header has the number of its entries."""
 _LONGEST_START = 64
 """Instructions and jumps on the way from the entry point to the kernel, at most."""
 
@@ -166,7 +169,9 @@ def _start_capture_kernel(memory: PhysicalMemory, loaded: ModelKimage) -> Captur
             raise NoCaptureError(f"the capture kernel has no RAM at {part.start:#x}, where the image is loaded")
     address, room = _find_elfcorehdr(tree)
     # The header is read through the linear map (elfcorehdr_read()), which has the kernel's RAM only.
-    if not ram.contains(address):
+    entries = int.from_bytes(memory.read(address + _E_PHNUM, 2), "little")
+    size = ELF_HEADER_SIZE + PROGRAM_HEADER_SIZE * entries
+    if not ram.covers(RangeList([Range(address, address + size)])):
         raise NoCaptureError(f"the elfcorehdr at {address:#x} is not in the capture kernel's RAM: it cannot be read")
     taken = RangeList([kernel, tree.range, initrd])
     # "elfcorehdr is overlapped": the kernel reserves nothing then (fdt_reserve_elfcorehdr()).
@@ -214,12 +219,17 @@ def _usable_ram(memory: PhysicalMemory, tree: FlatTree) -> RangeList:
     """Return the capture kernel's RAM (``early_init_dt_check_for_usable_mem_range()``): all memory where none is told.
 
     The first range caps the memory; ``memblock_cap_memory_range()`` ignores one of no bytes.  The second is added.
+
+    :raise NoCaptureError: the second range has no memory behind it
     """
     numbers = tree.numbers(USABLE_MEMORY)
     ranges = [Range(start, start + size) for start, size in zip(numbers[::2], numbers[1::2])]
     if not ranges or not ranges[0].size:
         return memory.present
-    return memory.present.intersect(RangeList(ranges[:1])).union(ranges[1:2])
+    added = RangeList(ranges[1:2])
+    if not memory.present.covers(added):
+        raise NoCaptureError("the capture kernel's device tree has RAM where no memory is")
+    return memory.present.intersect(RangeList(ranges[:1])).union(added)
 
 
 def _find_elfcorehdr(tree: FlatTree) -> tuple[int, Range]:
