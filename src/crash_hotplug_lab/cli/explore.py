@@ -72,10 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
     scenarios = [chosen_scenario(name, arguments.policy, arch) for name in names]
     with _searchers(arguments.jobs) as pool:
         searches = [
-            [pool.submit(explore, scenario, policy, arguments.states, arch=arch) for policy in scenario.policies]
+            [pool.submit(_search, scenario, policy, arguments.states, arch.name) for policy in scenario.policies]
             for scenario in scenarios
         ]
         return _show(arguments, dict(zip(names, scenarios)), searches)
+
+
+def _search(scenario: Scenario, policy: str, states: int | None, arch: str) -> Exploration:
+    """Search in another process, which gets the architecture's name: its record has functions without a name."""
+    return explore(scenario, policy, states, arch=ARCHITECTURES[arch])
 
 
 @contextmanager
