@@ -31,7 +31,7 @@ def without_cpu_hotplug(scenario: Scenario) -> Scenario:
         cpu = action.arguments["cpu"]
         if (do == "offline-cpu") is not (cpu in offline):
             actions.append(replace(action, do=do, arguments={"cpu": cpu}))
-        offline.symmetric_difference_update({cpu} if (do == "offline-cpu") is not (cpu in offline) else ())
+            offline.symmetric_difference_update({cpu})
 
     for action in scenario.actions:
         cpu = action.arguments.get("cpu", 0)

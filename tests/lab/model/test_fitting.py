@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from crash_hotplug_lab.model.arch.arm64 import ARM64
+from crash_hotplug_lab.model.arch.supported import ARCHITECTURES
 from crash_hotplug_lab.model.arch.x86_64 import X86_64
 from crash_hotplug_lab.model.fitting import fit
+from crash_hotplug_lab.scenario import format as scenario_format
 from crash_hotplug_lab.scenario.file import read_scenario
 from crash_hotplug_lab.scenario.records import Action, Hardware, Loading, Scenario
 from tests.lab.scenario.bundled import BUNDLED
@@ -49,3 +51,7 @@ def test_fit_takes_no_cpu_offline_that_is_offline_already() -> None:
     fitted, refusal = fit(read_scenario("cpu-leaves"), ARM64)
     assert refusal == ""
     assert [str(action) for action in fitted.actions] == ["offline-cpu 3", "online-cpu 3", "panic 0"]
+
+
+def test_scenario_files_and_model_know_the_same_architectures() -> None:
+    assert tuple(ARCHITECTURES) == scenario_format.ARCHITECTURES
