@@ -55,7 +55,7 @@ fuzz: $(VENV)/ready
 
 # Loads 50,000 mutated crash images into model machines, and compares `status` with the dump of a panic.
 oracle: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -q tests/lab/model/test_status_oracle.py --hypothesis-profile thorough
+	$(VENV)/bin/python -m pytest -q tests/lab/model/test_status_oracle.py tests/lab/model/test_arm64_status_oracle.py --hypothesis-profile thorough
 
 # Build, parse and compare a header of 8,192 ranges and 1,024 CPUs; commands as multiples of an empty Python process.
 bench-core: $(VENV)/ready

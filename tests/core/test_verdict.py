@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from crash_hotplug.core.arch.architecture import Architecture
+from crash_hotplug.core.arch.arm64 import ARM64
 from crash_hotplug.core.arch.boot_params import (
     E820_COUNT,
     E820_ENTRY,
@@ -16,6 +18,7 @@ from crash_hotplug.core.arch.boot_params import (
     ZeroPage,
     e820_table,
 )
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.elf import PT_NOTE, ProgramHeader
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
@@ -496,6 +499,17 @@ def test_pt_note_behind_a_pt_load_is_a_finding() -> None:
     first, *others = header.program_headers
     moved = header._replace(program_headers=(*others, first))
     assert kinds(compare_header(machine(), moved, Loader.KERNEL)) == [Kind.MALFORMED]
+
+
+@pytest.mark.parametrize(("architecture", "found"), [(X86_64, []), (ARM64, [Kind.MEMORY_GONE])])
+def test_notes_that_are_not_in_ram_are_a_finding_where_reading_them_ends_the_capture_kernel(
+    architecture: Architecture, found: list[Kind]
+) -> None:
+    now = machine()._replace(architecture=architecture)
+    header = expected_elfcorehdr(now, Loader.KERNEL)
+    elsewhere = header.program_headers[0]._replace(p_offset=64 * GIB, p_paddr=64 * GIB)
+    described = header._replace(program_headers=(elsewhere, *header.program_headers))
+    assert kinds(compare_header(now, described, Loader.KERNEL)) == found
 
 
 def test_notes_described_twice_are_a_finding_where_a_cpu_saves_them() -> None:

@@ -474,6 +474,10 @@ def _compare_notes(machine: Machine, header: ElfCoreHeader, result: Comparison) 
             "a PT_NOTE stands behind another entry: the capture kernel would drop that entry and keep the PT_NOTE"
         )
         result.findings.append(Finding(Kind.MALFORMED, sentence))
+    places = RangeList((note.phys, min(note.phys + note.size, 1 << 64)) for note in notes)
+    for gone in () if machine.architecture.reads_gone_memory else places.exclude(machine.ram):
+        sentence = f"notes are described at {gone.start:#x}, which is not RAM: reading them ends the capture kernel"
+        result.findings.append(Finding(Kind.MEMORY_GONE, sentence, (gone,)))
     saved = {cpu.crash_notes.phys: cpu.crash_notes.size for cpu in machine.online_cpus if cpu.crash_notes is not None}
     seen: set[int] = set()
     for note in sorted(notes, reverse=True):

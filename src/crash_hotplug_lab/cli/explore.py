@@ -16,8 +16,11 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, positive
 from crash_hotplug.cli.output import print_json, printable
 from crash_hotplug.core.sizes import count
+from crash_hotplug_lab.cli.kernel_options import add_architecture
 from crash_hotplug_lab.cli.simulate import chosen_scenario
+from crash_hotplug_lab.model.arch.supported import ARCHITECTURES
 from crash_hotplug_lab.model.explore import Exploration, explore
+from crash_hotplug_lab.model.fitting import fit
 from crash_hotplug_lab.model.panic import DumpOutcome
 from crash_hotplug_lab.model.policies import POLICIES
 from crash_hotplug_lab.scenario.file import bundled_scenarios
@@ -33,6 +36,7 @@ EXAMPLES = """\
 examples:
   crash-hotplug-lab explore                                 all bundled scenarios
   crash-hotplug-lab explore dimm-removed                    one scenario, with the shortest way to each bad dump
+  crash-hotplug-lab explore hot-add --arch arm64            an arm64 machine
   crash-hotplug-lab explore hot-add --policy in-place --json
 """
 _SHOWN_STEPS = 12
@@ -41,6 +45,7 @@ _SHOWN_STEPS = 12
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("scenario", nargs="?", metavar="SCENARIO", help="a bundled scenario's name, or FILE.toml")
+    add_architecture(parser, "the model machine")
     parser.add_argument(
         "--states", metavar="N", type=positive, help="search N states a policy, the nearest first (default: all)"
     )
@@ -56,16 +61,26 @@ def run(arguments: argparse.Namespace) -> int:
 
     :return: 1 if the update in place leaves a torn or rejected image
     """
+    arch = ARCHITECTURES[arguments.arch]
     names = [arguments.scenario]
     if arguments.scenario is None:
-        names = [scenario.name for scenario in bundled_scenarios() if scenario.policies]
-    scenarios = [chosen_scenario(name, arguments.policy) for name in names]
+        fitted = [fit(scenario, arch) for scenario in bundled_scenarios() if scenario.policies]
+        names = [scenario.name for scenario, refusal in fitted if not refusal]
+        for scenario, refusal in fitted:
+            if refusal and not arguments.json:
+                print(f"{printable(scenario.name)}: left out: {refusal}")
+    scenarios = [chosen_scenario(name, arguments.policy, arch) for name in names]
     with _searchers(arguments.jobs) as pool:
         searches = [
-            [pool.submit(explore, scenario, policy, arguments.states) for policy in scenario.policies]
+            [pool.submit(_search, scenario, policy, arguments.states, arch.name) for policy in scenario.policies]
             for scenario in scenarios
         ]
         return _show(arguments, dict(zip(names, scenarios)), searches)
+
+
+def _search(scenario: Scenario, policy: str, states: int | None, arch: str) -> Exploration:
+    """Search in another process, which gets the architecture's name: its record has functions without a name."""
+    return explore(scenario, policy, states, arch=ARCHITECTURES[arch])
 
 
 @contextmanager

@@ -18,10 +18,13 @@ if TYPE_CHECKING:  # qemu/ needs the lab's extras, and --help does not
 _USERLAND = "trixie"
 
 
-def add_architecture(parser: argparse.ArgumentParser) -> None:
-    """Add ``--arch``."""
+def add_architecture(parser: argparse.ArgumentParser, of: str = "the guests") -> None:
+    """Add ``--arch``.
+
+    :param of: the machines, for --help
+    """
     parser.add_argument(
-        "--arch", choices=ARCHITECTURES, default=ARCHITECTURES[0], help="architecture of the guests (default: x86_64)"
+        "--arch", choices=ARCHITECTURES, default=ARCHITECTURES[0], help=f"architecture of {of} (default: x86_64)"
     )
 
 

@@ -47,13 +47,13 @@ def _add_cpu(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) 
 def _place(machine: ModelMachine, arguments: Mapping[str, Any]) -> Range:
     """Return the place of a memory device: at its address, else at the place that QEMU gives a DIMM.
 
-    QEMU's memory devices begin at the first GiB boundary behind the RAM, at 4 GiB or above.  A new device takes the
-    first gap that is large enough (memory_device_get_free_addr() in hw/mem/memory-device.c).
+    QEMU's memory devices begin at the first GiB boundary behind the RAM, on x86_64 at 4 GiB or above.  A new device
+    takes the first gap that is large enough (memory_device_get_free_addr() in hw/mem/memory-device.c).
     """
     size = arguments["size"]
     if "address" in arguments:
         return Range(arguments["address"], arguments["address"] + size)
-    start = max(4 * _GIB, -(-machine.profile.boot_ram[-1].end // _GIB) * _GIB)
+    start = max(machine.profile.arch.lowest_dimm, -(-machine.profile.boot_ram[-1].end // _GIB) * _GIB)
     for device in sorted(machine.devices.values(), key=lambda device: device.range.start):
         if device.range.start - start >= size:
             break
@@ -99,8 +99,10 @@ def _busy(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) -> 
     if arguments["cpu"] not in machine.online_cpus:
         raise ModelError(errno.ENODEV, f"CPU {arguments['cpu']} does not run")
     cpu = machine.cpus[arguments["cpu"]]
-    machine.cpus[cpu.number] = replace(cpu, registers=(*cpu.registers, *BUSY_REGISTERS.items()))
-    yield Step(f"CPU {cpu.number}: known values in r8 to r15")
+    registers = machine.profile.arch.busy_registers
+    known = tuple(zip(registers, BUSY_REGISTERS.values()))
+    machine.cpus[cpu.number] = replace(cpu, registers=(*cpu.registers, *known))
+    yield Step(f"CPU {cpu.number}: known values in {registers[0]} to {registers[-1]}")
 
 
 def _under_flock(machine: ModelMachine, steps: Steps[None], careful: bool) -> Steps[None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The capture kernel, from its zero page to the program headers of its elfcorehdr.
+"""The capture kernel, from its command line to the program headers of its elfcorehdr; its start is in arch/.
 
 It follows the kernel, not the product: the command line as kernel/crash_dump.c and lib/cmdline.c read it, the header as
 fs/proc/vmcore.c does.  A panic so is an oracle for the verdict on an image.
@@ -11,19 +11,14 @@ import re
 import struct
 from typing import NamedTuple
 
-from crash_hotplug.core.arch.architecture import PAGE
-from crash_hotplug.core.arch.boot_params import E820_RAM, cmdline_phys, e820_table, is_boot_params
-from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug_lab.model.memory import AbsentMemoryError, PhysicalMemory
-from crash_hotplug_lab.model.purgatory import Purgatory
 
 COMMAND_LINE_SIZE = 2048
-"""Bytes of the command line that the kernel keeps (arch/x86/include/asm/setup.h)."""
-_EM_X86_64 = 62
+"""Bytes of the command line that the kernel keeps (arch/x86/include/asm/setup.h, include/uapi/asm-generic/setup.h)."""
 
 
 class NoCaptureError(CrashHotplugError):
@@ -36,42 +31,22 @@ class OldMemory(NamedTuple):
     memory: PhysicalMemory
     own_ram: RangeList
     """Physical ranges that the capture kernel uses as RAM; ``ioremap()`` refuses them."""
+    reads_gone_memory: bool = True
+    """Whether a read of memory that is gone returns anything."""
 
     def read(self, phys: int, length: int) -> bytes:
         """Return *length* bytes at a physical address; all ones where there is no memory.
 
-        :raise NoCaptureError: an address is RAM of the capture kernel
+        :raise NoCaptureError: an address is RAM of the capture kernel, or there is no memory and the read aborts
         """
         if RangeList([Range(phys, phys + length)]).intersect(self.own_ram):
             raise NoCaptureError(f"the capture kernel uses {phys:#x} as its own RAM and cannot read it as old memory")
         try:
             return self.memory.read(phys, length)
-        except AbsentMemoryError:
+        except AbsentMemoryError as error:
+            if not self.reads_gone_memory:
+                raise NoCaptureError(f"the capture kernel's read aborts: {error}") from error
             return b"\xff" * length
-
-
-def start_capture_kernel(memory: PhysicalMemory, purgatory: Purgatory) -> tuple[OldMemory, int]:
-    """Start the capture kernel from the zero page that purgatory passes to it.
-
-    :return: its view of the old memory, and the physical address of its elfcorehdr
-    :raise NoCaptureError: it has no RAM to run in, or its command line has no ``elfcorehdr=``
-    :raise AbsentMemoryError: zero page or command line have no memory behind them
-    """
-    page = memory.read(purgatory.boot_params_phys, PAGE)
-    if not is_boot_params(page):
-        raise NoCaptureError(f"there is no boot_params at {purgatory.boot_params_phys:#x}")
-    own_ram = RangeList(entry for entry, kind in e820_table(page) if kind == E820_RAM)
-    if not memory.present.covers(own_ram.exclude(RangeList([X86_64.excluded_low_memory]))):
-        raise NoCaptureError("the capture kernel's memory map has RAM where no memory is")
-    backup_at = None if purgatory.backup is None else purgatory.backup[1]
-    for start, length in purgatory.regions:
-        is_read_only = start == backup_at or (length and memory.read(start, 4) == b"\x7fELF")
-        if length and not is_read_only and not own_ram.covers(RangeList([Range(start, start + length)])):
-            raise NoCaptureError(f"the capture kernel's memory map has no RAM at {start:#x}, where the image is loaded")
-    address = elfcorehdr_address(memory.read(cmdline_phys(page), COMMAND_LINE_SIZE).split(b"\0")[0])
-    if address is None:
-        raise NoCaptureError("the capture kernel's command line has no elfcorehdr=")
-    return OldMemory(memory, own_ram), address
 
 
 def elfcorehdr_address(cmdline: bytes) -> int | None:
@@ -97,9 +72,10 @@ def _memparse(text: str) -> int:
     return int(number, base) << 10 * (unit + 1) & (1 << 64) - 1
 
 
-def read_elfcorehdr(old: OldMemory, phys: int) -> tuple[ElfCoreHeader, bytes]:
+def read_elfcorehdr(old: OldMemory, phys: int, machine_number: int) -> tuple[ElfCoreHeader, bytes]:
     """Read the header as ``parse_crash_elf64_headers()`` does, with its checks.
 
+    :param machine_number: the capture kernel's ``e_machine``
     :return: the header, and its bytes without padding
     :raise NoCaptureError: the capture kernel rejects the header
     :raise ElfFormatError: the capture kernel accepts the header, but no tool can read the vmcore that it makes of it
@@ -110,7 +86,7 @@ def read_elfcorehdr(old: OldMemory, phys: int) -> tuple[ElfCoreHeader, bytes]:
     accepted = (
         data[:5] == b"\x7fELF\x02"
         and data[6] == 1
-        and (e_type, e_machine, e_version) == (4, _EM_X86_64, 1)
+        and (e_type, e_machine, e_version) == (4, machine_number, 1)
         and (e_ehsize, e_phentsize) == (ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE)
         and e_phnum > 0
     )

@@ -17,6 +17,8 @@ from typing import Any
 
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.steps import Steps
+from crash_hotplug_lab.model.arch.architecture import ModelArchitecture
+from crash_hotplug_lab.model.arch.x86_64 import X86_64
 from crash_hotplug_lab.model.events import Event, EventKind
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.notifier import NotifierBlock, NotifierChain
@@ -229,7 +231,13 @@ class _State:
             yield run, _Node(self.node, name, run.advance(name))
 
 
-def explore(scenario: Scenario, policy: str, limit: int | None = None, until_fault: bool = False) -> Exploration:
+def explore(
+    scenario: Scenario,
+    policy: str,
+    limit: int | None = None,
+    until_fault: bool = False,
+    arch: ModelArchitecture = X86_64,
+) -> Exploration:
     """Search the states of *scenario* under *policy*, those of the fewest steps first.
 
     :param limit: how many at most; None: all
@@ -237,7 +245,7 @@ def explore(scenario: Scenario, policy: str, limit: int | None = None, until_fau
     """
     result = Exploration(policy)
     judged: dict[int, tuple[DumpOutcome, str]] = {}
-    simulation = Simulation(scenario, policy)
+    simulation = Simulation(scenario, policy, arch)
     loaded = simulation.machine.copy()
     first = _State(_Node(None, "", ""))
     first.runs.append(Run(simulation))

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from dataclasses import replace
 
 from crash_hotplug.core.image import Kimage
+from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import Step, Steps
 from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.kimage import (
@@ -20,7 +22,7 @@ from crash_hotplug_lab.model.kimage import (
     check_segment_count,
     check_segments,
 )
-from crash_hotplug_lab.model.loader import CaptureKernel, LoadPlan, plan_of_kernel
+from crash_hotplug_lab.model.loader import CaptureKernel, LoadPlan
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.profile import CrashHotplug, MachineProfile
 
@@ -29,7 +31,6 @@ KEXEC_PRESERVE_CONTEXT = 0x2
 KEXEC_UPDATE_ELFCOREHDR = 0x4
 KEXEC_CRASH_HOTPLUG_SUPPORT = 0x8
 KEXEC_ARCH_MASK = 0xFFFF0000
-KEXEC_ARCH_X86_64 = 62 << 16
 
 
 def kexec_load(machine: ModelMachine, entry_phys: int, segments: Sequence[KexecSegment], flags: int) -> Steps[None]:
@@ -50,7 +51,8 @@ def kexec_load(machine: ModelMachine, entry_phys: int, segments: Sequence[KexecS
         yield Step("kexec_load: old image freed")
         if segments:
             supported = bool(flags & (KEXEC_UPDATE_ELFCOREHDR | KEXEC_CRASH_HOTPLUG_SUPPORT))
-            yield from _install(machine, "kexec_load", entry_phys, segments, False, supported)
+            made = ModelKimage(0, Kimage(entry_phys, ()), file_mode=False, hotplug_support=supported)
+            yield from _install(machine, "kexec_load", made, segments)
     finally:
         machine.kexec_locked = False
     yield Step("kexec_load: lock dropped")
@@ -70,11 +72,13 @@ def kexec_file_load(machine: ModelMachine, files: CaptureKernel | None) -> Steps
         machine.crash_image = None
         yield Step("kexec_file_load: old image freed")
         if files is not None:
-            plan = plan_of_kernel(machine.profile, machine.kernel_view(), files)
+            plan = machine.profile.arch.plan_of_kernel(machine.profile, machine.kernel_view(), files)
             machine.whole_headers.add(plan.header.to_bytes())
             yield Step("kexec_file_load: segments built")
             supported = machine.profile.crash_hotplug is not CrashHotplug.NONE
-            yield from _install(machine, "kexec_file_load", plan.entry_phys, plan.segments, True, supported)
+            kimage = Kimage(plan.entry_phys, ())
+            made = ModelKimage(0, kimage, file_mode=True, hotplug_support=supported, argument_phys=plan.argument_phys)
+            yield from _install(machine, "kexec_file_load", made, plan.segments)
     finally:
         machine.kexec_locked = False
     yield Step("kexec_file_load: lock dropped")
@@ -88,32 +92,29 @@ def _check_flags(profile: MachineProfile, flags: int) -> None:
         known |= KEXEC_CRASH_HOTPLUG_SUPPORT
     if flags & ~KEXEC_ARCH_MASK & ~known:
         raise ModelError(errno.EINVAL, f"{profile.kernel_release} does not know the flags {flags:#x}")
-    if flags & KEXEC_ARCH_MASK not in (0, KEXEC_ARCH_X86_64):
+    if flags & KEXEC_ARCH_MASK not in (0, profile.arch.record.machine_number << 16):
         raise ModelError(errno.EINVAL, "the image is for another architecture")
     if not flags & KEXEC_ON_CRASH:
         raise ModelError(errno.EINVAL, "the model loads crash images only")
 
 
-def _install(
-    machine: ModelMachine,
-    call: str,
-    entry_phys: int,
-    segments: Sequence[KexecSegment],
-    file_mode: bool,
-    hotplug_support: bool,
-) -> Steps[None]:
+def _install(machine: ModelMachine, call: str, made: ModelKimage, segments: Sequence[KexecSegment]) -> Steps[None]:
+    """Copy the segments, and install the image *made*, which has no number and no segments yet."""
     listed = tuple(segment.segment for segment in segments)
     reserved = machine.profile.reserved
-    check_segments(entry_phys, listed, reserved, machine.ram)
-    control = alloc_control_pages(listed, reserved, machine.ram)
-    machine.memory.write(control.start, b"\xcc" * control.size)
+    check_segments(made.kimage.entry_phys, listed, reserved, machine.ram)
+    control_end = reserved.start
+    for pages in machine.profile.arch.control_pages(machine.ram):
+        control = alloc_control_pages(listed, Range(control_end, reserved.end), pages.size)
+        control_end = control.end
+        if pages.is_written:
+            machine.memory.write(control.start, b"\xcc" * control.size)
     yield Step(f"{call}: segments checked, control pages allocated")
     for number, segment in enumerate(segments):
         yield from _copy_segment(machine, f"{call}: segment {number}", segment)
     machine.images_loaded += 1
-    machine.crash_image = ModelKimage(
-        machine.images_loaded, Kimage(entry_phys, listed, control.end), control, file_mode, hotplug_support
-    )
+    kimage = made.kimage._replace(segments=listed, control_page_phys=control_end)
+    machine.crash_image = replace(made, number=machine.images_loaded, kimage=kimage)
     yield Step(f"{call}: image installed")
 
 
@@ -132,7 +133,7 @@ def crash_flags(profile: MachineProfile, hotplug: bool) -> int:
 
     :param hotplug: whether the kernel may update the header (``--hotplug``; 6.6 and newer)
     """
-    flags = KEXEC_ARCH_X86_64 | KEXEC_ON_CRASH
+    flags = profile.arch.record.machine_number << 16 | KEXEC_ON_CRASH
     return flags | KEXEC_UPDATE_ELFCOREHDR if hotplug and profile.version >= (6, 6) else flags
 
 

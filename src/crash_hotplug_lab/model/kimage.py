@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from crash_hotplug.core.arch.architecture import PAGE
-from crash_hotplug.core.arch.x86_64 import X86_64
+from crash_hotplug.core.arch.architecture import PAGE, Architecture
 from crash_hotplug.core.image import KEXEC_SEGMENT_MAX, CrashImage, Kimage, Segment
 from crash_hotplug.core.loaded_image import read_loaded_image
 from crash_hotplug.core.ranges import Range, RangeList
@@ -46,11 +45,12 @@ class ModelKimage:
     number: int
     """Number of the image, unique on this machine."""
     kimage: Kimage
-    control_pages: Range
     file_mode: bool
     """Whether kexec_file_load loaded it."""
     hotplug_support: bool
     """Whether the kernel may update its header (6.6 and newer)."""
+    argument_phys: int = 0
+    """Physical address that the kernel passes to the entry point (``arch.dtb_mem``); 0 with kexec_load."""
 
     @property
     def virt(self) -> int:
@@ -61,7 +61,7 @@ class ModelKimage:
         """Return the segment that starts with the ELF magic, as the kernel's handler finds it; or None."""
         return next((s for s in self.kimage.segments if memory.read(s.phys, 4) == b"\x7fELF"), None)
 
-    def read(self, memory: PhysicalMemory, reserved: RangeList) -> CrashImage:
+    def read(self, architecture: Architecture, memory: PhysicalMemory, reserved: RangeList) -> CrashImage:
         """Read the image out of the reserved region; the result has no header if none is found.
 
         :param reserved: the reserved physical ranges: they hold the segments that an update in place did not list too
@@ -69,7 +69,7 @@ class ModelKimage:
         segment = self.find_elfcorehdr(memory)
         if segment is None:
             return CrashImage(b"", kimage=self.kimage)
-        return read_loaded_image(X86_64, self.kimage, reserved, None, memory.read)
+        return read_loaded_image(architecture, self.kimage, reserved, None, memory.read)
 
 
 def check_segments(entry_phys: int, segments: Sequence[Segment], reserved: Range, ram: RangeList) -> None:
@@ -105,12 +105,14 @@ def check_segment_count(number: int) -> None:
         raise ModelError(errno.EINVAL, f"{number} segments are too many: the kernel takes {KEXEC_SEGMENT_MAX}")
 
 
-def alloc_control_pages(segments: Sequence[Segment], reserved: Range, ram: RangeList) -> Range:
-    """Allocate the pages for control code and page tables in the lowest hole between the listed segments.
+def alloc_control_pages(segments: Sequence[Segment], reserved: Range, size: int) -> Range:
+    """Allocate control pages in the lowest hole between the listed segments.
 
+    :param reserved: the physical range from which they are taken
+    :param size: bytes
     :raise ModelError: ENOMEM, no hole is large enough
     """
-    hole = lowest_hole(reserved, (segment.range for segment in segments), X86_64.control_bytes(ram))
+    hole = lowest_hole(reserved, (segment.range for segment in segments), size)
     if hole is None:
         raise ModelError(errno.ENOMEM, "there is no hole for control pages in the reserved region")
     return hole

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Cpu, Machine, MemoryBlocks, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList
@@ -15,7 +14,7 @@ from crash_hotplug_lab.model.events import Event, Handled
 from crash_hotplug_lab.model.kimage import ModelKimage
 from crash_hotplug_lab.model.memory import PhysicalMemory
 from crash_hotplug_lab.model.notifier import NotifierChain
-from crash_hotplug_lab.model.profile import CRASH_NOTES_SIZE, SYSTEM_RAM, MachineProfile
+from crash_hotplug_lab.model.profile import SYSTEM_RAM, MachineProfile
 
 
 @dataclass(frozen=True)
@@ -127,13 +126,15 @@ class ModelMachine:
                 cpu.number,
                 cpu.present,
                 cpu.online,
-                NoteRegion(profile.crash_notes[cpu.number], CRASH_NOTES_SIZE) if knows_notes(cpu) else None,
+                NoteRegion(profile.crash_notes[cpu.number], profile.arch.crash_notes_size)
+                if knows_notes(cpu)
+                else None,
             )
             for cpu in self.cpus.values()
         )
         online = sum(self.blocks.values())
         return Machine(
-            architecture=X86_64,
+            architecture=profile.arch.record,
             kernel_release=profile.kernel_release,
             cpus=cpus,
             ram=self.ram,
@@ -148,7 +149,8 @@ class ModelMachine:
         """Read the loaded image out of the reserved region; None if there is none."""
         if self.crash_image is None:
             return None
-        return self.crash_image.read(self.memory, RangeList(self.profile.crashkernel))
+        crashkernel = RangeList(self.profile.crashkernel)
+        return self.crash_image.read(self.profile.arch.record, self.memory, crashkernel)
 
     def take_lock(self, name: str) -> Steps[None]:
         """Wait for a lock and take it.

@@ -9,10 +9,8 @@ from typing import NamedTuple
 
 from crash_hotplug.core.machine import KernelText, Machine, NoteRegion, kernel_version
 from crash_hotplug.core.ranges import Range, RangeList
-from crash_hotplug_lab.model.kernel_memory import KernelMemory
+from crash_hotplug_lab.model.arch.architecture import KernelTables, ModelArchitecture
 
-CRASH_NOTES_SIZE = 0x170
-"""``crash_notes_size`` on x86_64: one NT_PRSTATUS note of 356 bytes and the empty note that ends the list."""
 NR_CPUS_DEFAULT = 8192
 """CONFIG_NR_CPUS_DEFAULT of Debian's x86_64 kernels."""
 CRASH_MAX_MEMORY_RANGES = 8192
@@ -45,6 +43,7 @@ class FirmwareRange(NamedTuple):
 class MachineProfile:
     """A machine as it boots.  Addresses are physical unless stated otherwise."""
 
+    arch: ModelArchitecture
     kernel_release: str
     """The release that ``uname -r`` prints; its version decides the features of the kernel."""
     firmware: tuple[FirmwareRange, ...]
@@ -73,9 +72,9 @@ class MachineProfile:
     """Address of the firmware's ACPI RSDP, which kexec-tools passes on."""
 
     @property
-    def kernel_memory(self) -> KernelMemory:
+    def kernel_memory(self) -> KernelTables:
         """The tables of this kernel that dump tools read."""
-        return KernelMemory(self.kernel_text, self.page_offset, self.kernel_release)
+        return self.arch.kernel_tables(self)
 
     @property
     def version(self) -> tuple[int, int]:
@@ -84,7 +83,9 @@ class MachineProfile:
 
     @property
     def crash_hotplug(self) -> CrashHotplug:
-        """The hot-plug handler of this kernel; Linux merged one in 6.6."""
+        """The hot-plug handler of this kernel; Linux merged one in 6.6, for some architectures."""
+        if self.arch.record.updated_by_kernel_since is None:
+            return CrashHotplug.NONE
         if self.version >= (6, 6):
             return CrashHotplug.MERGED
         return CrashHotplug.V6 if self.has_v6_patches else CrashHotplug.NONE
@@ -110,65 +111,12 @@ class MachineProfile:
         main, *low = self.crashkernel
         sizes = [f"crashkernel={main.size >> 20}M" + (",high" if low else "")]
         sizes += [f"crashkernel={r.size >> 20}M,low" for r in low]
-        return " ".join(["console=ttyS0 quiet", *sizes, "panic=1"])
+        return " ".join([f"console={self.arch.console} quiet", *sizes, "panic=1"])
 
 
-_MIB = 1 << 20
-_GIB = 1 << 30
-_PC_HOLES = (
-    FirmwareRange(Range(0, 0x1000), "Reserved"),
-    FirmwareRange(Range(0x1000, 0x9FC00), SYSTEM_RAM),
-    FirmwareRange(Range(0x9FC00, 0xA0000), "Reserved"),
-    FirmwareRange(Range(0xF0000, 0x100000), "Reserved"),
-)
-
-
-def default_profile(
-    kernel_release: str = "5.10.0-model",
-    memory: int = _GIB,
-    possible_cpus: int = 8,
-    boot_cpus: int = 2,
-    crashkernel: int = 192 * _MIB,
-    block_size: int = 128 * _MIB,
-    crashkernel_low: int = 0,
-    auto_online: bool = True,
-    max_memory_ranges: int = CRASH_MAX_MEMORY_RANGES,
-    has_v6_patches: bool = False,
+def profile_of(
+    arch: ModelArchitecture, machine: Machine, crash_notes: tuple[int, ...], firmware: tuple[FirmwareRange, ...]
 ) -> MachineProfile:
-    """Return an ordinary PC-like machine.
-
-    :param memory: bytes of RAM at boot; the part that does not fit below 3 GiB lies above 4 GiB
-    :param crashkernel: bytes reserved for the capture kernel
-    :param crashkernel_low: bytes of the low reservation; with it the main one lies above 4 GiB
-    """
-    low_end = min(memory, 3 * _GIB)
-    high_end = 4 * _GIB + memory - low_end
-    firmware = [*_PC_HOLES, FirmwareRange(Range(0x100000, low_end - 0x2A000), SYSTEM_RAM)]
-    firmware.append(FirmwareRange(Range(low_end - 0x2A000, low_end), "Reserved"))
-    firmware.append(FirmwareRange(Range(0xFFFC0000, 0x100000000), "Reserved"))
-    if high_end > 4 * _GIB:
-        firmware.append(FirmwareRange(Range(4 * _GIB, high_end), SYSTEM_RAM))
-    top = low_end - 16 * _MIB  # percpu areas and vmcoreinfo lie above
-    low = [Range(top - crashkernel_low, top)] if crashkernel_low else []
-    main = Range(high_end - 16 * _MIB - crashkernel, high_end - 16 * _MIB) if low else Range(top - crashkernel, top)
-    percpu = low_end - 14 * _MIB
-    return MachineProfile(
-        kernel_release=kernel_release,
-        firmware=tuple(firmware),
-        crashkernel=(main, *low),
-        kernel_text=KernelText(0xFFFF_FFFF_9200_0000, 0x0200_0000, 0x0283_0000),
-        page_offset=0xFFFF_8E35_C000_0000,
-        vmcoreinfo=NoteRegion(low_end - 15 * _MIB, 0x1024),
-        crash_notes=tuple(percpu + number * 0x10000 + 0xD800 for number in range(possible_cpus)),
-        boot_cpus=boot_cpus,
-        block_size=block_size,
-        auto_online=auto_online,
-        max_memory_ranges=max_memory_ranges,
-        has_v6_patches=has_v6_patches,
-    )
-
-
-def profile_of(machine: Machine, crash_notes: tuple[int, ...], firmware: tuple[FirmwareRange, ...]) -> MachineProfile:
     """Return the profile of a real machine as a saved tree shows it.
 
     :param machine: the machine at boot, with all addresses known
@@ -179,6 +127,7 @@ def profile_of(machine: Machine, crash_notes: tuple[int, ...], firmware: tuple[F
     if machine.kernel_text is None or machine.page_offset is None or machine.vmcoreinfo is None:
         raise ValueError("a profile needs the kernel text, the direct map and vmcoreinfo")
     return MachineProfile(
+        arch=arch,
         kernel_release=machine.kernel_release or "",
         firmware=firmware,
         crashkernel=tuple(machine.crashkernel),
@@ -187,5 +136,5 @@ def profile_of(machine: Machine, crash_notes: tuple[int, ...], firmware: tuple[F
         vmcoreinfo=machine.vmcoreinfo,
         crash_notes=crash_notes,
         boot_cpus=len(machine.present_cpus),
-        block_size=machine.memory_blocks.size if machine.memory_blocks else 128 * _MIB,
+        block_size=machine.memory_blocks.size if machine.memory_blocks else 128 << 20,
     )

@@ -16,19 +16,19 @@ from crash_hotplug.core.errors import CrashHotplugError, InputError
 from crash_hotplug.core.steps import Step, Steps
 from crash_hotplug.core.update import Outcome
 from crash_hotplug_lab.model.actions import LOADERS, STARTS
+from crash_hotplug_lab.model.arch.architecture import ModelArchitecture
+from crash_hotplug_lab.model.arch.x86_64 import X86_64
 from crash_hotplug_lab.model.events import EventKind, Handled
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
-from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.panic import Panic, panic
 from crash_hotplug_lab.model.policies import InPlace, KernelPolicy, Merged, Policy, policy_named
-from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, CrashHotplug, MachineProfile, default_profile
+from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, CrashHotplug, MachineProfile
 from crash_hotplug_lab.model.udev import rules_named
 from crash_hotplug_lab.model.user_space import IDLE, Kexec, LoadCall, service
 from crash_hotplug_lab.scenario.format import MODEL
 from crash_hotplug_lab.scenario.records import Action, Scenario
 
-DEFAULT_KERNEL = "5.10.0-model"
 V6_KERNEL = "5.18.0-v6-model"
 MERGED_KERNEL = "6.12.0-model"
 DEFAULT_POLICIES = ("reload", "merged", "in-place")
@@ -38,7 +38,7 @@ DEFAULT_POLICIES = ("reload", "merged", "in-place")
 class Simulation:
     """A scenario under one policy, ready to run: the machine and the software on it."""
 
-    def __init__(self, scenario: Scenario, policy_name: str) -> None:
+    def __init__(self, scenario: Scenario, policy_name: str, arch: ModelArchitecture = X86_64) -> None:
         """Boot the machine and load the crash image.
 
         :raise InputError: the model cannot run the scenario
@@ -50,9 +50,9 @@ class Simulation:
         # The other actions, such as update and wait, do not change the model.
         self.scenario = replace(scenario, actions=tuple(a for a in scenario.actions if a.do in STARTS))
         self.policy: Policy = policy_named(policy_name)
-        self.kexec = _kexec_for(scenario, policy_name)
+        self.kexec = _kexec_for(scenario, policy_name, arch)
         self.rules = rules_named(scenario.load.udev)
-        self.machine: ModelMachine = boot(_profile_for(scenario, policy_name))
+        self.machine: ModelMachine = boot(_profile_for(scenario, policy_name, arch))
         for _step in self.kexec.load(self.machine):
             pass
         self._run_software()
@@ -81,10 +81,10 @@ class Simulation:
         return STARTS[action.do](self.machine, self.kexec, action.arguments)
 
 
-def _profile_for(scenario: Scenario, policy_name: str) -> MachineProfile:
+def _profile_for(scenario: Scenario, policy_name: str, arch: ModelArchitecture) -> MachineProfile:
     hardware = scenario.machine
-    return default_profile(
-        _kernel_for(scenario, policy_name),
+    return arch.default_profile(
+        _kernel_for(scenario, policy_name, arch),
         hardware.memory,
         hardware.possible_cpus,
         hardware.cpus,
@@ -97,22 +97,22 @@ def _profile_for(scenario: Scenario, policy_name: str) -> MachineProfile:
     )
 
 
-def _kernel_for(scenario: Scenario, policy_name: str) -> str:
+def _kernel_for(scenario: Scenario, policy_name: str, arch: ModelArchitecture) -> str:
     """Return the kernel's release: the scenario's, or for v6 and merged one with that handler."""
     if policy_name == "v6":
         return V6_KERNEL
-    release = next((f"{series}.0-model" for series in scenario.machine.kernels), DEFAULT_KERNEL)
-    has_merged = default_profile(release).crash_hotplug is CrashHotplug.MERGED
+    release = next((f"{series}.0-model" for series in scenario.machine.kernels), arch.default_kernel)
+    has_merged = arch.default_profile(release).crash_hotplug is CrashHotplug.MERGED
     return MERGED_KERNEL if policy_name == "merged" and not has_merged else release
 
 
-def _kexec_for(scenario: Scenario, policy_name: str) -> Kexec:
+def _kexec_for(scenario: Scenario, policy_name: str, arch: ModelArchitecture) -> Kexec:
     """Return the loader: the scenario's, else kexec_load with the options that the policy needs."""
     load = scenario.load
     loader = next(iter(load.loaders), None)
     if loader not in (None, *LOADERS):
         raise InputError(f"the model has no loader {loader}; it has {', '.join(LOADERS)}")
-    kexec = Kexec(small_capture_kernel(load.kernel_pages), hotplug_size=load.hotplug_size)
+    kexec = Kexec(arch.small_capture_kernel(load.kernel_pages), hotplug_size=load.hotplug_size)
     if loader == "s":
         return replace(kexec, loader=LoadCall.KEXEC_FILE_LOAD)
     if policy_name == "v6":
@@ -147,12 +147,12 @@ class PolicyResult:
     """The step after which the scenario panics, if it names one."""
 
 
-def run_scenario(scenario: Scenario, policy_name: str) -> PolicyResult:
+def run_scenario(scenario: Scenario, policy_name: str, arch: ModelArchitecture = X86_64) -> PolicyResult:
     """Run *scenario* until it panics.
 
     :raise InputError: the model cannot run the scenario, an action failed, or the step named for the panic never came
     """
-    simulation = Simulation(scenario, policy_name)
+    simulation = Simulation(scenario, policy_name, arch)
     machine = simulation.machine
     steps = windows = 0
     vulnerable = False
@@ -252,18 +252,24 @@ WINDOWS = {
 WINDOWS["reload-throttled"] = WINDOWS["reload"]
 
 
-def without_image(policy: str, windows: int) -> WindowCost:
-    """Return the time without a crash image: the number of windows times the measured time of one."""
+def without_image(policy: str, windows: int, arch: ModelArchitecture = X86_64) -> WindowCost:
+    """Return the time without a crash image: the number of windows times the measured time of one.
+
+    The times were measured on x86_64; on another architecture the source of the figures says so.
+    """
     cost = WINDOWS[policy]
-    return WindowCost(round(cost.least * windows, 6), round(cost.most * windows, 6), cost.source)
+    source = cost.source if arch is X86_64 else f"{cost.source}; measured on {X86_64.name}, not on {arch.name}"
+    return WindowCost(round(cost.least * windows, 6), round(cost.most * windows, 6), source)
 
 
-def window_sentence(policy: str, windows: int) -> str:
-    """Return :func:`without_image` as a sentence."""
+def window_sentence(policy: str, windows: int, arch: ModelArchitecture = X86_64) -> str:
+    """Return :func:`without_image` as a sentence, which has no times on another architecture than x86_64."""
     if windows == 0:
         return "never"
     cost = without_image(policy, windows)
     times = "once" if windows == 1 else f"{windows} times"
+    if arch is not X86_64:
+        return times
     return f"{times}, {_seconds(cost.least)} to {_seconds(cost.most)}"
 
 

@@ -13,7 +13,7 @@ from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machi
 from crash_hotplug.linux.crash_image import SAVED, places_of
 from crash_hotplug.linux.snapshot import Snapshot
 from crash_hotplug_lab.model.machine import ModelMachine
-from crash_hotplug_lab.model.profile import CRASH_NOTES_SIZE, SYSTEM_RAM, CrashHotplug
+from crash_hotplug_lab.model.profile import SYSTEM_RAM, CrashHotplug
 from crash_hotplug_lab.model.udev import crash_hotplug_attribute
 
 
@@ -95,7 +95,7 @@ def _cpu_files(machine: ModelMachine) -> dict[str, str]:
     for cpu in states:
         if cpu.present:
             files[f"cpu{cpu.number}/crash_notes"] = f"{machine.profile.crash_notes[cpu.number]:x}"
-            files[f"cpu{cpu.number}/crash_notes_size"] = str(CRASH_NOTES_SIZE)
+            files[f"cpu{cpu.number}/crash_notes_size"] = str(machine.profile.arch.crash_notes_size)
             files[f"cpu{cpu.number}/online"] = str(int(cpu.online))
     return {f"{cpus.DIRECTORY}/{name}": text + "\n" for name, text in files.items()}
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
-from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.loaded_image import read_loaded_image
@@ -27,7 +26,7 @@ from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.events import Event, EventKind, Handled
 from crash_hotplug_lab.model.kexec_syscalls import crash_flags, kexec_file_load, kexec_load, load_plan
 from crash_hotplug_lab.model.kimage import KexecSegment, ModelKimage
-from crash_hotplug_lab.model.loader import CaptureKernel, plan_of_kexec_tools
+from crash_hotplug_lab.model.loader import CaptureKernel, LoadPlan
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.memory import AbsentMemoryError
 from crash_hotplug_lab.model.policies import InPlace, Policy, Reload
@@ -64,10 +63,14 @@ class Kexec:
         if self.loader is LoadCall.KEXEC_FILE_LOAD:
             yield from kexec_file_load(machine, self.files)
             return
-        plan = plan_of_kexec_tools(machine.profile, machine.sysfs_view(), self.files, self._room(machine))
+        plan = self._plan(machine)
         yield Step("kexec: machine read")
         hotplug = self.hotplug or self.hotplug_size is not None
         yield from load_plan(machine, plan, crash_flags(machine.profile, hotplug))
+
+    def _plan(self, machine: ModelMachine) -> LoadPlan:
+        plan_of_kexec_tools = machine.profile.arch.plan_of_kexec_tools
+        return plan_of_kexec_tools(machine.profile, machine.sysfs_view(), self.files, self._room(machine))
 
     def _room(self, machine: ModelMachine) -> int | None:
         if self.hotplug_size is not None:
@@ -177,7 +180,9 @@ class ModelObservation:
         low = machine.ram.intersect(RangeList([machine.architecture.backup_region_source]))
         updated = self.model.profile.crash_hotplug is CrashHotplug.MERGED and self.loaded.hotplug_support
         crashkernel, kimage = machine.crashkernel, self.loaded.kimage
-        return read_loaded_image(X86_64, kimage, crashkernel, low[0] if low else None, self.read_phys, updated)
+        return read_loaded_image(
+            machine.architecture, kimage, crashkernel, low[0] if low else None, self.read_phys, updated
+        )
 
     def machine(self) -> Machine:
         """Read /proc and /sys, and through kcore where CPUs that are not there yet will save their registers."""

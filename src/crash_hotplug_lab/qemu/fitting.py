@@ -14,6 +14,7 @@ from crash_hotplug.core.sizes import human_size
 from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.qemu.guest_architecture import X86_64
 from crash_hotplug_lab.qemu.kernels import Kernel
+from crash_hotplug_lab.scenario.cpu_replug import plugs_cpus, without_cpu_hotplug
 from crash_hotplug_lab.scenario.records import Action, Expectation, Scenario
 
 _MIB = 1 << 20
@@ -21,7 +22,6 @@ _WRITTEN_FOR = 128 * _MIB
 """Bytes in the memory blocks for which scenarios are written."""
 _FIXED = ("command", "shell", "measure", "storm")
 """Steps whose programs or expected words may depend on the CPUs that were plugged."""
-_REPLUGGED_CPU = 1
 _LARGEST_VMEMMAP = 4
 """Share of the RAM at boot that struct pages of the DIMMs may take: one part of this many."""
 _STRUCT_PAGE, _PAGE = 64, 4096
@@ -36,10 +36,10 @@ def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
         return scenario, f"{architecture.name} kernels have no memmap=, which makes holes in RAM"
     if not kernel.plugs_dimms and any(action.do == "add-dimm" for action in scenario.actions):
         return scenario, "the kernel has no ACPI_HOTPLUG_MEMORY, so it takes no DIMM"
-    if not architecture.plugs_cpus and _plugs_cpus(scenario):
+    if not architecture.plugs_cpus and plugs_cpus(scenario):
         if any(action.do in _FIXED for action in scenario.actions):
             return scenario, f"QEMU has no CPU hot-plug on {architecture.name}"
-        scenario = _with_replugged_cpu(scenario)
+        scenario = without_cpu_hotplug(scenario)
     if not architecture.reads_gone_memory:
         scenario = _without_dumps_of_gone_memory(scenario)
     factor = kernel.block_size // _WRITTEN_FOR
@@ -53,39 +53,6 @@ def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
     if architecture.time_factor > 1:
         scenario = replace(scenario, time_limit=scenario.time_limit * architecture.time_factor)
     return scenario, ""
-
-
-def _plugs_cpus(scenario: Scenario) -> bool:
-    return any(
-        action.do in ("add-cpu", "remove-cpu") or (action.do == "storm" and action.arguments["cpus"])
-        for action in scenario.actions
-    )
-
-
-def _with_replugged_cpu(scenario: Scenario) -> Scenario:
-    """Return a scenario in which CPU 1 goes offline and online in place of each plugged or unplugged CPU.
-
-    CPU 1 is present when the image is loaded, so no note of it can be missing.
-    """
-    actions: list[Action] = []
-    for action in scenario.actions:
-        cpu = action.arguments.get("cpu", 0)
-        moved = {**action.arguments, "cpu": _REPLUGGED_CPU} if cpu >= scenario.machine.cpus else action.arguments
-        if action.do in ("add-cpu", "remove-cpu"):
-            actions += [replace(action, do=do, arguments=moved) for do in ("offline-cpu", "online-cpu")]
-        else:
-            actions.append(replace(action, arguments=moved))
-
-    def without_cpus(expectation: Expectation) -> Expectation:
-        left = tuple(f for f in expectation.findings if f.cpu is None or f.cpu < scenario.machine.cpus)
-        return replace(expectation, findings=left)
-
-    return replace(
-        scenario,
-        title=f"{scenario.title} (CPU {_REPLUGGED_CPU} goes offline and online in place of CPU hot-plug)",
-        actions=tuple(actions),
-        expect={update: without_cpus(expectation) for update, expectation in scenario.expect.items()},
-    )
 
 
 def _without_dumps_of_gone_memory(scenario: Scenario) -> Scenario:

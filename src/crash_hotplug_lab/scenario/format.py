@@ -34,7 +34,7 @@ UDEV_RULES = ("rhel", "rhel-v6", "debian12")
 """The rules files of the model (:data:`crash_hotplug_lab.model.udev.RULES`)."""
 MEASUREMENTS = ("updates", "kills", "bench", "handler", "watch-idle", "watch-events", "watch-trouble", "watch-forged")
 ARCHITECTURES = ("x86_64", "arm64")
-"""The architectures of QEMU's guests (qemu/guest_architecture.py); the model is an x86_64 machine."""
+"""The architectures of QEMU's guests (qemu/guest_architecture.py) and of model machines (model/arch/supported.py)."""
 MAX_BLOCKS = 1 << 16
 """Memory blocks of a machine; the kernel has 32,768 on a machine of 4 TiB."""
 MAX_PHYSICAL = 1 << 46

@@ -53,7 +53,7 @@ class Hardware:
     kernels: tuple[str, ...] = ()
     """Kernel series.  QEMU boots each of them, or every known kernel without any; the model boots the first."""
     architectures: tuple[str, ...] = ()
-    """Architectures of QEMU's guests, every one without any.  A scenario whose programs or expected words fit one
+    """Architectures of the machines, every one without any.  A scenario whose programs or expected words fit one
     architecture names it."""
     memory: int = 1 << 30
     """Bytes of RAM at boot."""

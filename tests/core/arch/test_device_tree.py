@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crash_hotplug.core.arch.architecture import RamTold
 from crash_hotplug.core.arch.device_tree import DeviceTree, find_device_tree, parse_chosen
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import Kimage, Segment
@@ -71,6 +72,51 @@ def test_device_tree_without_linux_elfcorehdr_names_no_header() -> None:
     assert "was not found" in str(tree.why_cannot_move())
     with pytest.raises(CannotTellError, match="was not found"):
         tree.with_elfcorehdr_at(tree.blob or b"", tree.phys or 0, PLACE)
+
+
+def with_properties(*names: bytes) -> DeviceTree:
+    """Return a tree in which the properties with 16 bytes of value have these names; their values are 1, 2, ..."""
+    strings = b"#size-cells\0#address-cells\0linux,elfcorehdr\0linux,usable-memory-range\0"
+    properties = b"".join(
+        struct.pack(">IIIQQ", 3, 16, strings.index(name), 0x7000_0000 + (number << 20), 0x1000)
+        for number, name in enumerate(names)
+    )
+    root = b"".join(struct.pack(">IIII", 3, 4, at, 2) for at in (0, 12))
+    body = (
+        struct.pack(">II", 1, 0) + root + struct.pack(">I8s", 1, b"chosen") + properties + struct.pack(">III", 2, 2, 9)
+    )
+    header = struct.pack(">10I", 0xD00DFEED, 56 + len(body + strings), 56, 56 + len(body), 40, 17, 16, 0, 0, 0)
+    return DeviceTree(header + bytes(16) + body + strings, 0x1000)
+
+
+def test_first_of_two_properties_counts() -> None:
+    """fdt_getprop() of libfdt returns the first one."""
+    tree = with_properties(b"linux,elfcorehdr", b"linux,elfcorehdr", b"linux,usable-memory-range")
+    assert tree.elfcorehdr_phys == 0x7000_0000
+    segment = tree.blob or b""
+    moved = tree._replace(blob=tree.with_elfcorehdr_at(segment, tree.phys or 0, PLACE))
+    assert moved.elfcorehdr_phys == PLACE.start
+
+
+def test_first_of_two_chosen_nodes_counts() -> None:
+    tree = with_properties(b"linux,elfcorehdr")
+    blob = tree.blob or b""
+    second = struct.pack(">I8s", 1, b"chosen") + struct.pack(">IIIQQ", 3, 16, 44, 0x6000_0000, 0x1000)
+    end = blob.index(struct.pack(">III", 2, 2, 9)) + 4
+    longer = bytearray(blob[:end] + second + struct.pack(">I", 2) + blob[end:])
+    for at in (4, 12):  # totalsize, offset of the strings
+        longer[at : at + 4] = (int.from_bytes(longer[at : at + 4], "big") + len(second) + 4).to_bytes(4, "big")
+    found = DeviceTree(bytes(longer), 0x1000)
+    assert (found.elfcorehdr_phys, found.ram_told) == (0x7000_0000, RamTold.UNREADABLE)
+
+
+@pytest.mark.parametrize(("header", "ram", "why"), [(0, 1, "could not read it"), (0, 0, None)])
+def test_header_outside_of_the_capture_kernels_ram_is_not_found(header: int, ram: int, why: str | None) -> None:
+    names = [b"linux,elfcorehdr", b"linux,usable-memory-range"]
+    tree = with_properties(*names)
+    blob = (tree.blob or b"").replace(struct.pack(">Q", 0x7010_0000), struct.pack(">Q", 0x7000_0000 + (ram << 20)))
+    found = DeviceTree(blob, 0x1000).why_elfcorehdr_not_found(0x7000_0000 + (header << 20), 680)
+    assert (found is None) if why is None else (why in str(found))
 
 
 def test_elfcorehdr_argument_beside_the_property_is_refused() -> None:

@@ -78,3 +78,46 @@ def test_explore_json_counts_every_state_once(capsys: pytest.CaptureFixture[str]
 def test_unknown_scenario_is_a_sentence_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
     result = run_lab(capsys, "simulate", "no-such-scenario")
     assert result.code == 1
+
+
+def test_arm64_snapshot_is_a_machine_that_status_and_audit_understand(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for scenario, code in (("hot-add", 0), ("file-load", 0)):
+        tree, dumps = str(tmp_path / f"tree-{scenario}"), str(tmp_path)
+        arguments = ("--arch", "arm64", "--policy", "in-place", "--snapshot", tree, "--output", dumps)
+        assert run_lab(capsys, "simulate", scenario, *arguments).code == 0
+        assert run(capsys, "status", "--sysroot", tree).code == code
+        assert run(capsys, "audit", str(tmp_path / "vmcore-in-place"), "--sysroot", tree).code == code
+
+
+def test_simulate_of_arm64_leaves_out_policies_of_the_kernel(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    result = run_lab(capsys, "simulate", "--arch", "arm64", "--json", "--output", str(tmp_path))
+    assert [(r["policy"], r["outcome"]) for r in json.loads(result.out)["results"]] == [
+        ("reload", "accurate dump"),
+        ("in-place", "accurate dump"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("simulate", "hot-add", "--policy", "merged"), "no released arm64 kernel updates the elfcorehdr itself"),
+        (("explore", "hot-add", "--policy", "v6"), "so there is no policy v6"),
+        (("simulate", "v6-hotplug-size"), "cannot run v6-hotplug-size: kexec --hotplug is for kernels that update"),
+        (("explore", "high-and-low-crashkernel"), "the model's arm64 machine has no second reservation"),
+    ],
+)
+def test_scenario_or_policy_that_arm64_cannot_have_is_wrong_usage(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_lab(capsys, *arguments, "--arch", "arm64")
+    assert (result.code, words in result.err) == (2, True)
+
+
+def test_explore_of_arm64_shows_a_table_of_its_policies(capsys: pytest.CaptureFixture[str]) -> None:
+    report = json.loads(run_lab(capsys, "explore", "offline-block", "--arch", "arm64", "--json").out)
+    assert [found["policy"] for found in report["explored"][0]["policies"]] == ["reload", "in-place"]
+    assert all(found["outcomes"]["broken dump"] == 0 for found in report["explored"][0]["policies"])

@@ -14,6 +14,7 @@ from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.iomem import read_iomem
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug_lab.model.arch.x86_64 import X86_64
 from crash_hotplug_lab.model.hotplug import add_cpu, add_memory, offline_block, online_block, online_cpu, remove_memory
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
 from crash_hotplug_lab.model.loader import CaptureKernel
@@ -40,7 +41,7 @@ def captured_profile(name: str) -> MachineProfile:
             firmware.append(FirmwareRange(Range(int(found[1], 16), int(found[2], 16) + 1), found[3]))
     assert read_iomem(sysroot).ram.size == sum(f.range.size for f in firmware if f.name == "System RAM")
     machine = read_machine(sysroot)
-    profile = profile_of(machine, _crash_notes(name), tuple(firmware))
+    profile = profile_of(X86_64, machine, _crash_notes(name), tuple(firmware))
     return replace(
         profile,
         auto_online=True,

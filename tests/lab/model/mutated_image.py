@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -31,12 +32,12 @@ from crash_hotplug.core.loaded_image import read_loaded_image
 from crash_hotplug.core.purgatory import digest_of
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import run
+from crash_hotplug_lab.model.arch.architecture import ModelArchitecture
+from crash_hotplug_lab.model.arch.x86_64 import X86_64
 from crash_hotplug_lab.model.hotplug import add_memory
-from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
-from crash_hotplug_lab.model.profile import default_profile
 from crash_hotplug_lab.model.purgatory import ENTRY_OFFSET, read_purgatory
-from crash_hotplug_lab.model.user_space import Kexec, LoadCall
+from crash_hotplug_lab.model.user_space import Kexec, LoadCall, ModelObservation
 
 MIB = 1 << 20
 DIMM = Range(4 << 30, (4 << 30) + 128 * MIB)
@@ -51,15 +52,16 @@ LOADED = (
 _DIGEST_OFFSET = 0x1000
 """Offset of the digest in the model's purgatory."""
 Draw = st.DrawFn
-Mutation = Callable[[Draw, "MutatedImage"], None]
+Mutation = Callable[[Draw, Any], None]
 
 
 @functools.cache
-def _booted(release: str, loader: LoadCall, has_dimm: bool) -> ModelMachine:
-    machine = boot(default_profile(release))
+def booted(release: str, loader: LoadCall, has_dimm: bool, arch: ModelArchitecture = X86_64) -> ModelMachine:
+    """Return a machine with a loaded image, of which only copies may be changed."""
+    machine = boot(arch.default_profile(release))
     if has_dimm:
         run(add_memory(machine, "dimm", DIMM))
-    run(Kexec(small_capture_kernel(), loader).load(machine))
+    run(Kexec(arch.small_capture_kernel(4), loader).load(machine))
     return machine
 
 
@@ -68,14 +70,13 @@ def read_image(machine: ModelMachine) -> CrashImage:
     assert machine.crash_image is not None
     view = machine.kernel_view()
     low = view.ram.intersect(RangeList([view.architecture.backup_region_source]))
-    return read_loaded_image(
-        view.architecture, machine.crash_image.kimage, view.crashkernel, low[0], machine.memory.read
-    )
+    kimage, source = machine.crash_image.kimage, next(iter(low), None)
+    return read_loaded_image(view.architecture, kimage, view.crashkernel, source, ModelObservation(machine).read_phys)
 
 
 @dataclass
-class MutatedImage:
-    """The parts of a loaded image that a mutation changes.
+class MutatedHeader:
+    """The elfcorehdr of a loaded image, which a mutation changes.
 
     A place is never described a few bytes too small: its notes may fit all the same, and only the panic shows it.
     Purgatory's own variables stay as they are: ``status`` does not check the code of the image.
@@ -86,6 +87,42 @@ class MutatedImage:
     """Physical address of the elfcorehdr."""
     elf_header: ElfHeader
     entries: list[ProgramHeader]
+
+    def write_header(self) -> None:
+        """Write the header back into the image."""
+        self.entries = [ProgramHeader(*(field % (1 << 64) for field in entry)) for entry in self.entries]
+        entries = pack_program_headers(self.entries)
+        self.machine.memory.write(self.place, self.elf_header.to_bytes() + entries + bytes(4 * 56))
+        size = min(64 + 56 * self.elf_header.e_phnum, 1 << 20)
+        self.machine.whole_headers.add(self.machine.memory.read(self.place, size))
+
+    def write_digest(self) -> None:
+        """Write the digest of the whole image into its purgatory."""
+        memory = self.machine.memory
+        assert self.machine.crash_image is not None
+        entry = self.machine.crash_image.kimage.entry_phys
+        regions = read_purgatory(memory, entry).regions
+        memory.write(entry - ENTRY_OFFSET + _DIGEST_OFFSET, digest_of(regions, memory.read))
+
+    @property
+    def is_no_core_header(self) -> bool:
+        """Whether the header cannot be found in the image."""
+        return not self.elf_header.e_ident.startswith(b"\x7fELF") or self.elf_header.e_type != 4
+
+    @property
+    def backup(self) -> int | None:
+        """The number of the entry that points to the backup region."""
+        return next((n for n, p in enumerate(self.entries) if p.p_type == PT_LOAD and p.p_offset != p.p_paddr), None)
+
+    def count_entries(self) -> None:
+        """Let the ELF header announce the entries that there are."""
+        self.elf_header = self.elf_header._replace(e_phnum=len(self.entries))
+
+
+@dataclass
+class MutatedImage(MutatedHeader):
+    """The parts of an x86_64 image that a mutation changes."""
+
     boot_params_phys: int
     cmdline_phys: int
     cmdline: str
@@ -98,7 +135,7 @@ class MutatedImage:
 
         :param has_dimm: whether :data:`DIMM` is plugged in when it is loaded
         """
-        machine = _booted(release, loader, has_dimm).copy()
+        machine = booted(release, loader, has_dimm).copy()
         machine.whole_headers = set()
         image = read_image(machine)
         header = parse_elfcorehdr(image.elfcorehdr)
@@ -123,9 +160,7 @@ class MutatedImage:
     def write(self) -> None:
         """Write the parts back into the image, and the digest of the whole."""
         memory = self.machine.memory
-        self.entries = [ProgramHeader(*(field % (1 << 64) for field in entry)) for entry in self.entries]
-        entries = pack_program_headers(self.entries)
-        memory.write(self.place, self.elf_header.to_bytes() + entries + bytes(4 * 56))
+        self.write_header()
         memory.write(self.cmdline_phys, self.cmdline.encode()[: PAGE - 1].ljust(PAGE, b"\0"))
         page = bytearray(memory.read(self.boot_params_phys, PAGE))
         table = self.e820[:E820_MAX]
@@ -135,12 +170,12 @@ class MutatedImage:
         if not self.has_boot_params:
             page[MAGIC] ^= 1
         memory.write(self.boot_params_phys, bytes(page))
-        assert self.machine.crash_image is not None
-        entry = self.machine.crash_image.kimage.entry_phys
-        regions = read_purgatory(memory, entry).regions
-        memory.write(entry - ENTRY_OFFSET + _DIGEST_OFFSET, digest_of(regions, memory.read))
-        size = min(64 + 56 * self.elf_header.e_phnum, 1 << 20)
-        self.machine.whole_headers.add(memory.read(self.place, size))
+        self.write_digest()
+
+    @property
+    def boot_story(self) -> str:
+        """Command line and memory map, for people."""
+        return f"{self.cmdline!r}\n{self.e820}"
 
     @property
     def elfcorehdr_arguments(self) -> int:
@@ -152,44 +187,34 @@ class MutatedImage:
     @property
     def is_unreadable(self) -> bool:
         """Whether the places of the header or of the command line cannot be found in the image."""
-        is_core = self.elf_header.e_ident.startswith(b"\x7fELF") and self.elf_header.e_type == 4
-        return not self.has_boot_params or not is_core
-
-    @property
-    def backup(self) -> int | None:
-        """The number of the entry that points to the backup region."""
-        return next((n for n, p in enumerate(self.entries) if p.p_type == PT_LOAD and p.p_offset != p.p_paddr), None)
-
-    def count_entries(self) -> None:
-        """Let the ELF header announce the entries that there are."""
-        self.elf_header = self.elf_header._replace(e_phnum=len(self.entries))
+        return not self.has_boot_params or self.is_no_core_header
 
 
-def _number(draw: Draw, image: MutatedImage) -> int:
+def _number(draw: Draw, image: MutatedHeader) -> int:
     return draw(st.integers(0, len(image.entries) - 1))
 
 
-def entry_missing(draw: Draw, image: MutatedImage) -> None:
+def entry_missing(draw: Draw, image: MutatedHeader) -> None:
     """A PT_LOAD or PT_NOTE is missing."""
     if len(image.entries) > 1:
         del image.entries[_number(draw, image)]
         image.count_entries()
 
 
-def entry_twice(draw: Draw, image: MutatedImage) -> None:
+def entry_twice(draw: Draw, image: MutatedHeader) -> None:
     """A PT_LOAD or PT_NOTE is there twice, next to itself or at the end."""
     number = _number(draw, image)
     image.entries.insert(draw(st.sampled_from((number, len(image.entries)))), image.entries[number])
     image.count_entries()
 
 
-def entry_moved(draw: Draw, image: MutatedImage) -> None:
+def entry_moved(draw: Draw, image: MutatedHeader) -> None:
     """An entry stands elsewhere in the table."""
     entry = image.entries.pop(_number(draw, image))
     image.entries.insert(draw(st.integers(0, len(image.entries))), entry)
 
 
-def entry_changed(draw: Draw, image: MutatedImage) -> None:
+def entry_changed(draw: Draw, image: MutatedHeader) -> None:
     """A place, a size or an address of an entry is another one."""
     number = _number(draw, image)
     entry = image.entries[number]
@@ -208,7 +233,7 @@ def entry_changed(draw: Draw, image: MutatedImage) -> None:
         image.entries[number] = _sized(draw, entry, ("p_filesz", "p_memsz") if field == "size" else (field,))
 
 
-def note_changed(draw: Draw, image: MutatedImage) -> None:
+def note_changed(draw: Draw, image: MutatedHeader) -> None:
     """A PT_NOTE has another place or another size."""
     numbers = [number for number, p in enumerate(image.entries) if p.p_type == PT_NOTE]
     if numbers:
@@ -219,13 +244,13 @@ def note_changed(draw: Draw, image: MutatedImage) -> None:
         image.entries[number] = _placed(draw, image, entry) if is_moved else _sized(draw, entry, both)
 
 
-def _places(image: MutatedImage, entry: ProgramHeader, now: int) -> list[int]:
+def _places(image: MutatedHeader, entry: ProgramHeader, now: int) -> list[int]:
     near = [max(0, now + by) for by in (PAGE, -PAGE, MIB)]
     there = [image.place, image.place - 16 * PAGE, DIMM.start, NO_MEMORY, entry.p_paddr, 64 * MIB]
     return [0, PAGE, 0x5000, *there, *near]
 
 
-def _placed(draw: Draw, image: MutatedImage, entry: ProgramHeader) -> ProgramHeader:
+def _placed(draw: Draw, image: MutatedHeader, entry: ProgramHeader) -> ProgramHeader:
     place = draw(st.sampled_from(_places(image, entry, entry.p_paddr)))
     return entry._replace(p_offset=place, p_paddr=place)
 
@@ -235,7 +260,7 @@ def _sized(draw: Draw, entry: ProgramHeader, fields: tuple[str, ...]) -> Program
     return entry._replace(**{field: size for field in fields})  # noqa: C420 mypy takes fromkeys' values for None
 
 
-def elf_header_changed(draw: Draw, image: MutatedImage) -> None:
+def elf_header_changed(draw: Draw, image: MutatedHeader) -> None:
     """A field of the ELF header is another one, the number of entries among them."""
     header, entries = image.elf_header, len(image.entries)
     idents = [b"\x7fELF" + rest for rest in (b"\2\1\1\3", b"\1\1\1\0", b"\2\1\2\0", b"\2\2\1\0")]
@@ -306,7 +331,11 @@ def zero_page_unknown(_draw: Draw, image: MutatedImage) -> None:
     image.has_boot_params = False
 
 
-MUTATIONS: tuple[Mutation, ...] = (
+HEADER_MUTATIONS: tuple[Mutation, ...] = (
     *(entry_missing, entry_twice, entry_moved, entry_changed, note_changed, elf_header_changed),
+)
+"""Mutations of a :class:`MutatedHeader`."""
+MUTATIONS: tuple[Mutation, ...] = (
+    *HEADER_MUTATIONS,
     *(command_line_changed, memory_map_changed, backup_region_changed, zero_page_unknown),
 )

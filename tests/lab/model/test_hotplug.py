@@ -10,6 +10,7 @@ import pytest
 
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import Step, Steps, run
+from crash_hotplug_lab.model.arch.x86_64 import default_profile
 from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.events import Event, EventKind
 from crash_hotplug_lab.model.hotplug import (
@@ -30,7 +31,6 @@ from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.notifier import NotifierChain
 from crash_hotplug_lab.model.policies import V6, Merged
-from crash_hotplug_lab.model.profile import default_profile
 from crash_hotplug_lab.model.udev import RULES, crash_hotplug_attribute
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall
 

@@ -13,13 +13,14 @@ from crash_hotplug.core.image import Kimage, Segment
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import run
 from crash_hotplug.core.update import Outcome
+from crash_hotplug_lab.model.arch.x86_64 import default_profile
 from crash_hotplug_lab.model.events import Event, EventKind, Handled
 from crash_hotplug_lab.model.hotplug import add_memory
 from crash_hotplug_lab.model.in_kernel import handle_event
 from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.policies import POLICIES, V6, KernelPolicy, Merged, policy_named
-from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, default_profile
+from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall, keep_accurate
 
 MEMORY = Event(EventKind.MEMORY_ONLINE)

@@ -10,12 +10,13 @@ import pytest
 from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.steps import run
+from crash_hotplug_lab.model.arch.x86_64 import default_profile
 from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.kexec_syscalls import KEXEC_UPDATE_ELFCOREHDR, crash_flags, kexec_file_load, kexec_load
 from crash_hotplug_lab.model.kimage import KexecSegment
 from crash_hotplug_lab.model.loader import parse_hotplug_size, small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
-from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ, default_profile
+from crash_hotplug_lab.model.profile import CRASH_HOTPLUG_ELFCOREHDR_SZ
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall
 
 

@@ -10,6 +10,7 @@ import pytest
 from crash_hotplug.core.elf import parse_notes
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import run
+from crash_hotplug_lab.model.arch.x86_64 import default_profile
 from crash_hotplug_lab.model.explore import explore
 from crash_hotplug_lab.model.hotplug import add_cpu, add_memory, online_cpu
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
@@ -17,7 +18,6 @@ from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.panic import DumpOutcome, panic
 from crash_hotplug_lab.model.policies import Merged
-from crash_hotplug_lab.model.profile import default_profile
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall
 from crash_hotplug_lab.scenario.records import Action, Scenario
 

@@ -13,12 +13,12 @@ import pytest
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import run
 from crash_hotplug.core.update import Outcome
+from crash_hotplug_lab.model.arch.x86_64 import default_profile
 from crash_hotplug_lab.model.hotplug import add_memory
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
 from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.policies import V6, Merged
-from crash_hotplug_lab.model.profile import default_profile
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall
 
 ROOT = Path(__file__).parents[3]

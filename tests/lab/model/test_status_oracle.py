@@ -45,6 +45,7 @@ from tests.lab.model.mutated_image import (
     note_changed,
     read_image,
 )
+from tests.lab.model.mutated_tree import MutatedTree
 from tests.lab.planted_fault import planted
 
 FEW = 1_000
@@ -58,14 +59,14 @@ class Case:
     """A machine with a mutated image."""
 
     story: list[str]
-    image: MutatedImage
+    image: MutatedImage | MutatedTree
     sees_absent_cpus: bool
     """Whether the addresses of the notes of CPUs that are not plugged in can be read."""
 
     def _repr_pretty_(self, printer: RepresentationPrinter, _cycle: bool) -> None:
         """Print the story: hypothesis reports a failure by it."""
         entries = "\n".join(map(str, self.image.entries))
-        printer.text(f"{'; '.join(self.story)}\n{self.image.cmdline!r}\n{self.image.e820}\n{entries}")
+        printer.text(f"{'; '.join(self.story)}\n{self.image.boot_story}\n{entries}")
 
 
 @st.composite

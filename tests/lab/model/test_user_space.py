@@ -12,12 +12,12 @@ from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import Step, Steps, run
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug_lab.model.actions import STARTS
+from crash_hotplug_lab.model.arch.x86_64 import default_profile
 from crash_hotplug_lab.model.hotplug import add_memory
 from crash_hotplug_lab.model.kexec_syscalls import kexec_file_load
 from crash_hotplug_lab.model.loader import small_capture_kernel
 from crash_hotplug_lab.model.machine import ModelMachine, boot
 from crash_hotplug_lab.model.panic import DumpOutcome, panic
-from crash_hotplug_lab.model.profile import default_profile
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall, keep_accurate
 
 FILES = small_capture_kernel()

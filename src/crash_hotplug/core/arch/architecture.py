@@ -162,6 +162,8 @@ class Architecture(NamedTuple):
     """The first release whose kernels may update the header themselves; None where no released kernel does."""
     describes_offline_blocks: bool
     """Whether every header describes memory blocks that are plugged in but offline; where not, some leave them out."""
+    reads_gone_memory: bool
+    """Whether a read of physical memory that is not there returns anything; where not, it ends the capture kernel."""
     unmaps_image_before: tuple[int, int] | None
     """The first release (major, minor) whose kernels leave the segments of a loaded image readable; None: all do."""
     reservation_advice: str | None

@@ -130,6 +130,7 @@ ARM64 = Architecture(
     updated_by_kernel_since=None,
     # As powerpc's handler (849599b702ef), the handler that was posted for arm64 leaves out a block that goes offline.
     describes_offline_blocks=False,
+    reads_gone_memory=False,  # synchronous external abort
     # 0d124e96051b ("arm64: kdump : take off the protection on crashkernel memory region") removed
     # arch_kexec_protect_crashkres().
     unmaps_image_before=(6, 4),

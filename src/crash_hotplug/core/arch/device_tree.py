@@ -73,7 +73,7 @@ def _parse_chosen(blob: bytes) -> Chosen | None:
         if token == _BEGIN_NODE:
             node = _name_at(blob, at)
             depth += 1
-            is_chosen = depth == _CHOSEN and node.split(b"@")[0] == b"chosen"
+            is_chosen = depth == _CHOSEN and node.split(b"@")[0] == b"chosen" and not has_chosen
             has_chosen |= is_chosen
             at = (at + len(node) + 4) & ~3
         elif token == _END_NODE:
@@ -86,7 +86,7 @@ def _parse_chosen(blob: bytes) -> Chosen | None:
             if value.end > len(blob):
                 return None
             if is_chosen and depth == _CHOSEN:
-                values[name] = value
+                values.setdefault(name, value)  # fdt_getprop() of libfdt returns the first one
             elif depth == 1 and name in cells and length == 4:
                 cells[name] = int.from_bytes(blob[value.start : value.end], "big")
             at = (value.end + 3) & ~3
@@ -217,11 +217,19 @@ class DeviceTree(NamedTuple):
                 f"the capture kernel would look for its elfcorehdr at {place.start:#x}, but the image has it at "
                 f"{elfcorehdr_phys:#x}"
             )
+        return self._why_not_whole(place, size)
+
+    def _why_not_whole(self, place: Range, size: int) -> str | None:
+        """Return why the capture kernel cannot read a header of *size* bytes at *place*; None where it can."""
         if place.size < size:
             return (
                 f"the capture kernel's device tree gives its elfcorehdr {place.size} bytes, but the header has {size}: "
                 "the capture kernel would overwrite the rest"
             )
+        usable = RangeList(self._ranges(_USABLE))
+        # elfcorehdr_read() reads it through the direct map, which has the capture kernel's RAM only.
+        if usable and not usable.covers(RangeList([Range(place.start, place.start + size)])):
+            return f"the capture kernel's RAM does not have its elfcorehdr at {place.start:#x}: it could not read it"
         return None
 
     def elfcorehdr_room(self, start: int, listed: int | None, bounds: Iterable[int]) -> int | None:

@@ -69,6 +69,7 @@ X86_64 = Architecture(
     variable_read_by=lambda _code, _virt: None,
     updated_by_kernel_since="6.6",
     describes_offline_blocks=True,
+    reads_gone_memory=True,
     unmaps_image_before=None,
     reservation_advice="rules of thumb for x86_64: kdump-utils reserves 256 MiB for 2 to 64 GiB of RAM and 512 MiB "
     "above, kdump-tools 128 MiB (Debian 12)",
