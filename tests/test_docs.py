@@ -21,6 +21,8 @@ import pytest
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.core.verdict import Verdict
+from tests import family_trees
+from tests.cli.running import run
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -93,6 +95,22 @@ def test_example_is_found_with_its_output_where_the_page_says_so() -> None:
     block = "```console\n$ true\n$ echo a\na\nb\n```\n"
     assert list(examples(f"Text.\n\n<!-- tested -->\n{block}")) == [Example("true", ""), Example("echo a", "a\nb\n")]
     assert list(examples(f"Text.\n\n{block}")) == []
+
+
+@pytest.mark.parametrize(("page", "family"), [("debian", "debian"), ("rhel", "redhat"), ("suse", "opensuse")])
+def test_guide_quotes_doctor(page: str, family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = ""
+    for kernel in (family_trees.UNAWARE, family_trees.AWARE):
+        tree = family_trees.build(tmp_path / kernel, family, kernel)
+        printed += run(capsys, "doctor", "--sysroot", tree).out
+        family_trees.install_service(tree, active=True)
+        for arguments in ([], ["--fix"], []):
+            printed += run(capsys, "doctor", *arguments, "--sysroot", tree).out
+    quoted = re.findall(
+        r"^(?:HANDLED|NOT HANDLED|changed|  crash-hotplug doctor).*", (ROOT / f"docs/guide-{page}.md").read_text(), re.M
+    )
+    assert len(quoted) >= 3
+    assert [line for line in quoted if line not in printed.splitlines()] == []
 
 
 def test_metrics_page_lists_each_metric_that_the_service_writes() -> None:

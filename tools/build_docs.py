@@ -34,6 +34,8 @@ from crash_hotplug_lab.cli.main import CRASH_HOTPLUG_LAB  # noqa: E402
 
 STAGED_FROM_TOP = ("CONTRIBUTING.md", "NEWS.md", "SECURITY.md")
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)")
+FILE_NAME_AS_LABEL = re.compile(r"\[[\w./-]+\.md\](?=\([^)]*\.md\))")
+"""The label of a link that is the name of the page; Sphinx puts the page's title in the place of an empty label."""
 LISTED_LINK = re.compile(r"^(?:- |\| )\[([^]]*)\]\(([^):]+\.md)\)")
 """A link to a page that begins an item of a list or a row of a table."""
 
@@ -63,7 +65,7 @@ def stage_page(source: PurePosixPath) -> str:
         target = site_path(PurePosixPath(os.path.normpath(source.parent / found[1])))
         return os.path.relpath(target, place.parent)
 
-    text = LINK.sub(site_link, (ROOT / source).read_text())
+    text = FILE_NAME_AS_LABEL.sub("[]", LINK.sub(site_link, (ROOT / source).read_text()))
     return text + "".join(tables_of_contents(text) if place.name == "index.md" else ())
 
 
@@ -71,7 +73,8 @@ def tables_of_contents(text: str) -> Iterator[str]:
     """Yield a table of contents for each part of an index page whose list or table has links to pages."""
     for part in re.split(r"^#+ ", text, flags=re.MULTILINE):
         heading, *lines = part.splitlines() or [""]
-        pages = [f"{found[1]} <{found[2]}>" for line in lines if (found := LISTED_LINK.match(line))]
+        links = [found for line in lines if (found := LISTED_LINK.match(line))]
+        pages = [f"{link[1]} <{link[2]}>" if link[1] else link[2] for link in links]
         if pages:
             yield "\n".join(["", "```{toctree}", ":hidden:", f":caption: {heading}", "", *pages, "```", ""])
 
@@ -91,7 +94,8 @@ def markdown(page: ReferencePage) -> str:
             elif isinstance(part, Definition):
                 lines += [f"`{part.term}`", f": {part.meaning}", ""]
             elif isinstance(part, Preformatted):
-                lines += ["```text", *(line.removeprefix("  ") for line in part.lines), "```", ""]
+                lines += ["```{code-block} text", ":class: wrapped", ""]
+                lines += [*(line.removeprefix("  ") for line in part.lines), "```", ""]
     return "\n".join([*lines, "", "[Exit codes](../exit-codes.md) has an example of each."])
 
 
