@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
+from crash_hotplug.cli.command_tree import read_commands
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.core.verdict import Verdict
@@ -61,6 +62,7 @@ def outputs(commands: list[str], directory: Path) -> list[str]:
         (directory / name).symlink_to(ROOT / name)
     lines = [f"{command}\n(code=$?; echo '{END}'; exit $code)" for command in commands]
     environment = {"PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "COLUMNS": "80"}
+    environment["TMPDIR"] = str(directory)
     shell = ["bash", "-c", "\n".join(lines)]
     ran = subprocess.run(shell, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT, text=True, check=False)  # fmt: skip
@@ -129,6 +131,15 @@ def test_commands_page_lists_every_command() -> None:
     programs = (build_docs["CRASH_HOTPLUG"], build_docs["CRASH_HOTPLUG_LAB"])
     names = {f"{program.name} {command}" for program in programs for command in program.commands}
     assert set(re.findall(r"^\| `(crash-hotplug[^`]*)` \|", page, re.MULTILINE)) == names
+
+
+def test_page_of_each_command_has_every_option() -> None:
+    build_docs = runpy.run_path(str(ROOT / "tools/build_docs.py"))
+    for program in (build_docs["CRASH_HOTPLUG"], build_docs["CRASH_HOTPLUG_LAB"]):
+        for command in read_commands(program)[1:]:
+            page = build_docs["markdown"](build_docs["command_page"](command))
+            terms = set(re.findall(r"^`(.*)`\n: ", page, re.MULTILINE))
+            assert terms == {argument.invocation for argument in (*command.options, *command.positionals)}
 
 
 def test_site_has_links_that_lead_to_its_own_pages() -> None:
