@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
 
-.PHONY: run test test-pythons lint coverage mutants lab lab-arm64 lab-full lab-debian fuzz oracle bench-core man install deb try-deb rpm clean python
+.PHONY: run test test-pythons lint coverage mutants lab lab-arm64 lab-full lab-debian fuzz oracle bench-core man docs install deb try-deb rpm clean python
 
 # Hot-plugs and panics a machine in memory under three policies, and audits each dump.
 run: python
@@ -66,6 +66,11 @@ bench-core: $(VENV)/ready
 man: python
 	PYTHONPATH=src $(PYTHON) -m crash_hotplug.cli.man_page build/man
 
+# The documentation, in build/docs; a warning of Sphinx is an error.
+docs: $(VENV)/ready
+	$(VENV)/bin/python tools/build_docs.py build/docs
+	@echo build/docs/index.html
+
 # Installs the files of a server: command, service, man pages, completions, docs.  tools/install.py has the list.
 install: python
 	$(PYTHON) tools/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --python-directory "$(PYTHONDIR)"
@@ -117,5 +122,5 @@ python:
 $(VENV)/ready: pyproject.toml | python
 	@$(PYTHON) -m venv --help >/dev/null 2>&1 && $(PYTHON) -c 'import ensurepip' 2>/dev/null || sh tools/debian-packages.sh python3-venv
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[test,lab]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[test,lab,docs]'
 	@touch $@

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from crash_hotplug.cli.arguments import build_parser
-from crash_hotplug.cli.main import CRASH_HOTPLUG
+from crash_hotplug.cli.main import CRASH_HOTPLUG, Program
 
 
 class Value(enum.Enum):
@@ -57,9 +57,9 @@ class Command:
     """All other arguments."""
 
 
-def read_commands() -> list[Command]:
+def read_commands(program: Program = CRASH_HOTPLUG) -> list[Command]:
     """Read the parsers: the program itself comes first, then every command."""
-    parser = build_parser(CRASH_HOTPLUG)
+    parser = build_parser(program)
     found = [_command("", "", parser)]
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
