@@ -356,11 +356,17 @@ def verdict(old: State, new: State | None, now: State, calls: int | None) -> str
 
 
 def what_was_there(plan: UpdatePlan) -> tuple[int, list[NewSegment], int]:
-    """Return what undoes a plan: entry point, segments that it does not keep, as they are now, and flags."""
+    """Return what undoes a plan: entry point, segments that it does not keep, as they are now, and flags.
+
+    Where the plan moves the kernel it is every segment: beside the kernel in its old place the control pages of that
+    load would overwrite what is not listed.
+    """
     image, _machine = loaded_image()
     if image is None or image.kimage is None:
         sys.exit("no image is loaded")
     kept = {segment.start for segment in plan.kept}
+    if {s.phys for s in image.kimage.segments} - kept - {s.phys for s in plan.segments} - {image.elfcorehdr_phys}:
+        kept = set()
     with Kcore(Sysroot()) as kcore:
         segments = [
             NewSegment(s.phys, kcore.read_phys(s.phys, s.memsz), s.memsz, "as it was")
