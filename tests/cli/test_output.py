@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.cli.output import print_json, printable
+from crash_hotplug.cli.output import limited, print_json, printable
 from tests.cli.running import run, run_lab
 from tests.trees import tree
 
@@ -80,3 +80,8 @@ def test_title_and_path_of_a_scenario_are_printed_safely(capsys: pytest.CaptureF
     assert "\n  more\\x07 lines\n" in ran.out
     assert "/d\\x1b[2J" in ran.out
     assert_safe(ran.out + ran.err)
+
+
+@pytest.mark.parametrize(("lines", "last"), [(20, "line 19"), (21, "... and 1 more (--json lists all)")])
+def test_lines_over_twenty_are_counted(lines: int, last: str) -> None:
+    assert limited([f"line {number}" for number in range(lines)])[-1] == last
