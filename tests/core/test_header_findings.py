@@ -115,9 +115,12 @@ def test_parts_that_no_loader_writes_are_notes() -> None:
     header = expected_elfcorehdr(machine(), Loader.KERNEL)
     entries = header.program_headers
     assert unusual(header) == []
-    assert unusual(header._replace(elf_header=header.elf_header._replace(e_flags=1))) == [
-        "the ELF header has e_flags 0x1 (a loader writes 0x0)"
+    assert unusual(header._replace(elf_header=header.elf_header._replace(e_flags=2))) == [
+        "the ELF header has e_flags 0x2 (a loader writes 0x0)"
     ]
+    incomplete = header._replace(elf_header=header.elf_header._replace(e_flags=1))
+    assert unusual(incomplete) == []
+    assert [f.kind for f in compare_header(machine(), incomplete, Loader.KERNEL).findings] == [Kind.MALFORMED]
     ident = header.elf_header.e_ident
     assert unusual(header._replace(elf_header=header.elf_header._replace(e_ident=ident[:-1] + b"\1"))) == [
         f"the ELF header has e_ident {ident[:-1].hex(' ')} 01 (a loader writes {ident.hex(' ')})"

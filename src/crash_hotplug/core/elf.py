@@ -23,6 +23,8 @@ PF_RWX = 7
 ET_CORE = 4
 PN_XNUM = 0xFFFF
 """``e_phnum`` with this value means that the count is elsewhere, so an elfcorehdr has fewer entries than this."""
+DUMP_INCOMPLETE = 1
+"""``DUMP_ELF_INCOMPLETE`` of makedumpfile, in ``e_flags``: the dump ends early, because the disk was full."""
 NT_PRSTATUS = 1
 
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")

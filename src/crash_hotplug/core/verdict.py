@@ -12,6 +12,7 @@ from enum import Enum
 
 from crash_hotplug.core.arch.architecture import RamTold
 from crash_hotplug.core.elf import (
+    DUMP_INCOMPLETE,
     PF_RWX,
     PROGRAM_HEADER_SIZE,
     PT_LOAD,
@@ -394,7 +395,10 @@ def compare_backup_region(machine: Machine, undescribed: RangeList, loader: Load
 
 
 def _shape_findings(header: ElfCoreHeader) -> Iterator[Finding]:
-    """Yield the defects of PT_LOADs that are independent of the machine."""
+    """Yield the defects of header and PT_LOADs that are independent of the machine."""
+    if header.elf_header.e_flags & DUMP_INCOMPLETE:
+        # /proc/vmcore has the e_flags of the header that was loaded.
+        yield Finding(Kind.MALFORMED, "the ELF header has e_flags 1: tools would take the dump for an incomplete one")
     for p in header.program_headers:
         if p.p_type != PT_LOAD:
             continue
@@ -412,6 +416,7 @@ def _shape_findings(header: ElfCoreHeader) -> Iterator[Finding]:
 def _unusual_notes(machine: Machine, header: ElfCoreHeader) -> Iterator[Finding]:
     """Yield a note for each part of *header* that no loader writes; a field that already is a finding has none."""
     meant = core_header(machine.architecture.machine_number, len(header.program_headers))
+    meant = meant._replace(e_flags=header.elf_header.e_flags & DUMP_INCOMPLETE)
     if header.elf_header != meant:
         yield Finding(Kind.UNUSUAL, f"the ELF header has {_differences(header.elf_header, meant)}")
     texts = -len(header.ram_headers)

@@ -19,6 +19,7 @@ from crash_hotplug.core.dump.vmcore import (
     Vmcore,
 )
 from crash_hotplug.core.elf import (
+    DUMP_INCOMPLETE,
     ELF_HEADER_SIZE,
     PT_LOAD,
     PT_NOTE,
@@ -40,9 +41,6 @@ from crash_hotplug.core.verdict import (
     compare_kernel_text,
     overlap_findings,
 )
-
-_INCOMPLETE = 1
-"""``DUMP_ELF_INCOMPLETE`` of makedumpfile, in ``e_flags``."""
 
 
 class _ElfVmcore(NamedTuple):
@@ -103,11 +101,9 @@ class ElfVmcore(_ElfVmcore, Vmcore):
         result.findings.extend(_malformed(self))
         result.findings.extend(overlap_findings(self.headers.ram_headers))
         result.findings.extend(_misplaced(self))
-        if self.headers.elf_header.e_flags & _INCOMPLETE:
-            sentence = "makedumpfile marked this dump as incomplete: it ran out of space"
-            # makedumpfile leaves the entries behind the last segment empty; /proc/vmcore has its loader's e_flags.
-            is_cut = self.announced_size > self.file_size or any(p.p_type == 0 for p in self.headers.program_headers)
-            (result.findings if is_cut else result.notes).append(Finding(Kind.TRUNCATED, sentence))
+        if self.headers.elf_header.e_flags & DUMP_INCOMPLETE:
+            sentence = "this dump is marked as incomplete (e_flags 1): makedumpfile ran out of space"
+            result.findings.append(Finding(Kind.TRUNCATED, sentence))
 
     def add_addresses(self, result: Comparison) -> None:
         """Check that the kernel text is described."""
