@@ -18,7 +18,6 @@ from crash_hotplug.cli.output import (
     print_labelled,
     print_verdict,
     print_verdict_line,
-    printable,
     ranges_json,
 )
 from crash_hotplug.cli.picture import add_picture, check_picture, headline, write_picture
@@ -189,9 +188,9 @@ def _picture(audit: _Audit) -> Picture:
     title, vmcore, result = headline(audit.verdict, audit.sentence), audit.vmcore, audit.result
     names = f"crash-hotplug audit {' '.join(audit.names)}"
     if vmcore is None or result is None:
-        return Picture(title, printable(names), remark="The dump was not read.")
+        return Picture(title, names, remark="The dump was not read.")
     subtitle = f"{names}: {vmcore.architecture.name}, kernel {vmcore.kernel_release or 'not known'}"
-    return audit_picture(title, printable(subtitle), vmcore, audit.machine, result)
+    return audit_picture(title, subtitle, vmcore, audit.machine, result)
 
 
 def _compare_with_tree(sysroot: Sysroot, vmcore: Vmcore, result: Comparison) -> Machine:

@@ -34,7 +34,7 @@ def check_picture(path: str | None) -> None:
 
 def headline(word: str, sentence: str) -> str:
     """Return the title of a picture: the first line of the report."""
-    return printable(f"{word.upper()}: {sentence}")
+    return f"{word.upper()}: {sentence}"
 
 
 def write_picture(path: str, picture: Picture) -> None:
@@ -46,4 +46,14 @@ def write_picture(path: str, picture: Picture) -> None:
     from crash_hotplug.core.picture.svg import to_svg  # noqa: PLC0415
     from crash_hotplug.linux.atomic_file import write_atomically  # noqa: PLC0415
 
-    write_atomically(path, to_svg(picture).encode("utf-8"))
+    write_atomically(path, to_svg(printable_picture(picture)).encode("utf-8"))
+
+
+def printable_picture(picture: Picture) -> Picture:
+    """Return *picture* with every text escaped that may come from a file."""
+    return picture._replace(
+        title=printable(picture.title),
+        subtitle=printable(picture.subtitle),
+        others=tuple(map(printable, picture.others)),
+        remark=printable(picture.remark),
+    )

@@ -14,7 +14,6 @@ from crash_hotplug.cli.output import (
     print_json,
     print_labelled,
     print_verdict,
-    printable,
     ranges_json,
 )
 from crash_hotplug.cli.picture import add_picture, check_picture, headline, write_picture
@@ -148,7 +147,7 @@ def _picture(judged: _Judged) -> Picture:
     machine = with_capture_ram(assessed.machine, assessed.image)
     subtitle = f"crash-hotplug status, {machine.architecture.name}, kernel {machine.kernel_release or 'not known'}"
     assessment = assessed.assessment
-    return status_picture(title, printable(subtitle), machine, assessment.header, assessment.comparison)
+    return status_picture(title, subtitle, machine, assessment.header, assessment.comparison)
 
 
 def verdict_sentence(comparison: Comparison) -> str:

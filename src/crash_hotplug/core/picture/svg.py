@@ -69,7 +69,7 @@ _MEANINGS = {
 def to_svg(picture: Picture, ids: str = "") -> str:
     """Return the picture as the text of an SVG file.
 
-    :param picture: its title and subtitle have printable characters only
+    :param picture: its texts have printable characters only
     :param ids: begins the names of the patterns: they have to be unique in a page with several pictures
     """
     return _Drawing(ids).draw(picture)
@@ -108,7 +108,7 @@ class _Drawing:
         if picture.others:
             self._heading("Other findings")
             for sentence in picture.others:
-                self._paragraph(sentence)
+                self._paragraph(f"\N{BULLET} {sentence}")
         self._legend(picture)
         return self._document(picture)
 
@@ -204,7 +204,7 @@ class _Drawing:
         for state in (state for state in State if state in self._states):
             self._box(state, _MARGIN, self._y, 34, 18)
             total = totals.get(state)
-            size = f" ({human_size(total.size)} in {count(total.ranges, 'range')})" if total is not None else ""
+            size = "" if total is None else f" ({_sum(total)})"
             words = f'<tspan font-weight="bold">{escape(state.value)}</tspan>: {escape(_MEANINGS[state] + size)}'
             self._out.append(
                 f'<text class="legend" x="{_MARGIN + 46}" y="{self._y + 14}" font-size="13">{words}</text>'
@@ -253,6 +253,10 @@ def _cut(text: str) -> str:
     return text if len(text) <= _TITLE_LIMIT else f"{text[:_TITLE_LIMIT]} ..."
 
 
+def _sum(part: Part) -> str:
+    return f"{human_size(part.size)} in {part.ranges:,} {'range' if part.ranges == 1 else 'ranges'}"
+
+
 def _cpu_labels(row: CpuRow) -> list[str]:
     """Return the labels of the boxes: numbers, or runs of them in the kernel's list format."""
     if not row.numbers:
@@ -265,10 +269,7 @@ def _cpu_labels(row: CpuRow) -> list[str]:
 
 def _description(picture: Picture) -> str:
     """Return the content of the picture in words, for a screen reader."""
-    sentences = [
-        f"{part.state.value}: {human_size(part.size)} of memory in {count(part.ranges, 'range')}"
-        for part in picture.memory
-    ]
+    sentences = [f"{part.state.value}: {_sum(part)} of memory" for part in picture.memory]
     sentences += [f"{row.state.value}: {count(row.total, 'CPU')}" for row in picture.cpus]
     sentences += [f"{part.state.value}: {human_size(part.size)} of pages" for part in picture.shares]
     return ". ".join(sentences) or picture.remark
