@@ -53,7 +53,7 @@ _MEANINGS = {
     State.SAVED: "described, and in the dump",
     State.LEFT_OUT: "described, and not in the dump",
     State.MISSING: "there and not described: no dump has it",
-    State.GONE: "described, and no RAM (any more)",
+    State.GONE: "described, but there is no RAM",
     State.RESERVED_DESCRIBED: "described, although the capture kernel uses it",
     State.CRASHKERNEL: "reserved for the capture kernel, and in no dump",
     State.CMA: "the capture kernel uses it too (crashkernel=SIZE,cma): in no dump",
@@ -173,10 +173,9 @@ class _Drawing:
 
     def _share_bar(self, picture: Picture) -> None:
         shares = picture.shares
-        total = sum(part.size for part in shares)
         self._heading(f"Pages of the described memory{picture.dump_level}")
         self._row_of_boxes(shares, 28, _WIDTH - 2 * _MARGIN)
-        words = (f"{p.state.value} {human_size(p.size)} ({100 * p.size / total:.0f} %)" for p in shares)
+        words = (f"{part.state.value} {human_size(part.size)}" for part in shares)
         self._y += 48
         self._text(_MARGIN, self._y, ", ".join(words), "")
 
