@@ -9,6 +9,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from crash_hotplug.cli.picture import printable_picture
+from crash_hotplug.core.picture.states import Picture
 from tests.cli.running import run
 from tests.core.dump.saved_dumps import SavedDump, saved_dump
 from tests.machines import machine
@@ -138,3 +140,9 @@ def test_link_is_not_followed(capsys: pytest.CaptureFixture[str], tmp_path: Path
     (tmp_path / "now.svg").symlink_to(target)
     ran = run(capsys, "status", "--sysroot", tree("6.1-c", 0), "--picture", tmp_path / "now.svg")
     assert (ran.code, target.read_text()) == (1, "kept")
+
+
+def test_every_text_of_a_picture_is_escaped() -> None:
+    hostile, escaped = "a\x1b[31m\ufffe\ud800", "a\\x1b[31m\\ufffe\\ud800"
+    picture = printable_picture(Picture(hostile, hostile, others=(hostile,), remark=hostile))
+    assert picture == Picture(escaped, escaped, others=(escaped,), remark=escaped)
