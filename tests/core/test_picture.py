@@ -276,8 +276,9 @@ def test_many_other_findings_are_counted() -> None:
 
 def test_every_state_has_a_look_of_its_own() -> None:
     memory = {state: RangeList([(n << 20, (n + 1) << 20)]) for n, state in enumerate(State)}
-    text = to_svg(with_memory(Picture("T", "S"), memory), "a-")
-    drawing = ET.fromstring(text)
+    text = to_svg(with_memory(Picture("T", "S"), memory), inline="a-")
+    assert text.startswith('<svg class="picture" '), "HTML knows the namespace"
+    drawing = ET.fromstring(text.replace("<svg", f'<svg xmlns="{SVG[1:-1]}"', 1))
     looks = {}
     for box in boxes_of(drawing):
         pattern = next(p for p in drawing.iter(f"{SVG}pattern") if f"url(#{p.get('id')})" == box.get("fill"))

@@ -66,13 +66,13 @@ _MEANINGS = {
 }
 
 
-def to_svg(picture: Picture, ids: str = "") -> str:
+def to_svg(picture: Picture, inline: str = "") -> str:
     """Return the picture as the text of an SVG file.
 
     :param picture: its texts have printable characters only
-    :param ids: begins the names of the patterns: they have to be unique in a page with several pictures
+    :param inline: for an element in an HTML page instead: begins the names of patterns, which are unique in a page
     """
-    return _Drawing(ids).draw(picture)
+    return _Drawing(inline).draw(picture)
 
 
 def escape(text: str) -> str:
@@ -84,8 +84,8 @@ def escape(text: str) -> str:
 class _Drawing:
     """The elements of a drawing from top to bottom."""
 
-    def __init__(self, ids: str) -> None:
-        self._ids = ids
+    def __init__(self, inline: str) -> None:
+        self._ids = inline
         self._out: list[str] = []
         self._y = 16
         self._states: dict[State, None] = {}
@@ -229,9 +229,10 @@ class _Drawing:
 
     def _document(self, picture: Picture) -> str:
         height = self._y + 16
+        namespace = "" if self._ids else ' xmlns="http://www.w3.org/2000/svg"'
         patterns = "".join(self._pattern(state) for state in self._states)
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:g}" width="{_WIDTH}" '
+            f'<svg{namespace} class="picture" viewBox="0 0 {_WIDTH} {height:g}" width="{_WIDTH}" '
             f'height="{height:g}" role="img" font-family="{_FONT}" font-size="14" fill="#111">\n'
             f"<title>{escape(_cut(picture.title))}</title>\n<desc>{escape(_description(picture))}</desc>\n"
             f'<defs>{patterns}</defs>\n<rect width="{_WIDTH}" height="{height:g}" fill="#fff"/>\n'
