@@ -146,3 +146,11 @@ def test_every_text_of_a_picture_is_escaped() -> None:
     hostile, escaped = "a\x1b[31m\ufffe\ud800", "a\\x1b[31m\\ufffe\\ud800"
     picture = printable_picture(Picture(hostile, hostile, others=(hostile,), remark=hostile))
     assert picture == Picture(escaped, escaped, others=(escaped,), remark=escaped)
+
+
+def test_picture_that_cannot_be_written_is_refused_before_a_dump_is_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ran = run(capsys, "audit", tmp_path / "no-dump", "--picture", tmp_path)
+    assert ran.code == 1
+    assert "exists and is not a regular file" in ran.err
