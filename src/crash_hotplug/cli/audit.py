@@ -20,6 +20,7 @@ from crash_hotplug.cli.output import (
     print_verdict_line,
     ranges_json,
 )
+from crash_hotplug.cli.picture import add_picture, check_picture, headline, write_picture
 from crash_hotplug.core.dump.diskdump import LEAVES_PAGES_OUT
 from crash_hotplug.core.dump.formats import join_split_dumps, parse_vmcore
 from crash_hotplug.core.dump.vmcore import Vmcore, audit_vmcore, compare_vmcore
@@ -40,6 +41,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from crash_hotplug.core.picture.states import Picture
+
 DESCRIPTION = """\
 Reads the headers, notes and page bitmaps of a dump (a file, /proc/vmcore, or - for standard input) and reports its
 contents and whether it is well formed and whole.  No page is read.  With --sysroot it also reports what the dump lacks
@@ -56,6 +59,7 @@ examples:
   crash-hotplug audit /proc/vmcore --sysroot /root/before-the-panic
   crash-hotplug audit part1 part2 part3
   ssh server cat /var/crash/vmcore.flat | crash-hotplug audit -
+  crash-hotplug audit vmcore --sysroot /root/before-the-panic --picture lost.svg
   crash-hotplug audit --json /var/crash/*/vmcore
 """
 _STANDARD_INPUT = "-"
@@ -73,12 +77,15 @@ class _Audit(NamedTuple):
     sentence: str
     vmcore: Vmcore | None = None
     result: Comparison | None = None
+    machine: Machine | None = None
+    """The machine with which it was compared."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("vmcore", metavar="VMCORE", nargs="+", help="a dump, or a part of a split one; - reads a pipe")
     parser.add_argument("--sysroot", metavar="DIR", help="compare with the machine in this saved tree")
+    add_picture(parser)
     add_json(parser)
 
 
@@ -88,10 +95,15 @@ def run(arguments: argparse.Namespace) -> int:
     :return: 0 where no check found a defect, 4 where one did, 5 where one could not be made; of several dumps the worst
     """
     names: list[str] = arguments.vmcore
+    check_picture(arguments.picture)
     if names.count(_STANDARD_INPUT) > 1:
         raise UsageError("standard input can be only one of the dumps")
     sysroot = None if arguments.sysroot is None else Sysroot(arguments.sysroot)
     audits = _audits(names, sysroot)
+    if arguments.picture is not None:
+        if len(audits) > 1:
+            raise UsageError(f"--picture draws one dump, and {len(audits)} are given")
+        write_picture(arguments.picture, _picture(audits[0]))
     is_line_each = len(names) > 1 and (len(audits) > 1 or arguments.json or audits[0].vmcore is None)
     for audit in audits:
         if arguments.json and is_line_each:
@@ -144,11 +156,10 @@ def _audit(vmcore: Vmcore, names: Sequence[str], sysroot: Sysroot | None) -> _Au
     :raise CrashHotplugError: it cannot be compared with the saved tree
     """
     result = audit_vmcore(vmcore)
-    if sysroot is not None:
-        _compare_with_tree(sysroot, vmcore, result)
+    machine = None if sysroot is None else _compare_with_tree(sysroot, vmcore, result)
     verdict = result.verdict
     sentence = _sentence(vmcore, result, verdict, sysroot is not None)
-    return _Audit(tuple(names), exit_codes.of_verdict(verdict), verdict.value, sentence, vmcore, result)
+    return _Audit(tuple(names), exit_codes.of_verdict(verdict), verdict.value, sentence, vmcore, result, machine)
 
 
 def _failed(error: CrashHotplugError, names: Sequence[str]) -> _Audit:
@@ -170,15 +181,30 @@ def _print_report(audit: _Audit) -> None:
     print_comparison(result)
 
 
-def _compare_with_tree(sysroot: Sysroot, vmcore: Vmcore, result: Comparison) -> None:
+def _picture(audit: _Audit) -> Picture:
+    # Imported here: without --picture it is not needed.
+    from crash_hotplug.core.picture.states import Picture, audit_picture  # noqa: PLC0415
+
+    title, vmcore, result = headline(audit.verdict, audit.sentence), audit.vmcore, audit.result
+    names = f"crash-hotplug audit {' '.join(audit.names)}"
+    if vmcore is None or result is None:
+        return Picture(title, names, remark="The dump was not read.")
+    subtitle = f"{names}: {vmcore.architecture.name}, kernel {vmcore.kernel_release or 'not known'}"
+    return audit_picture(title, subtitle, vmcore, audit.machine, result)
+
+
+def _compare_with_tree(sysroot: Sysroot, vmcore: Vmcore, result: Comparison) -> Machine:
+    """Add what the dump lacks to *result*, and return the machine that crashed."""
     machine: Machine = read_machine(sysroot)
     try:
         image = read_crash_image(sysroot, machine.crashkernel)
     except CannotTellError:
         compare_vmcore(vmcore, machine, None, Loader.KERNEL, result)
-        return
+        return machine
     loaded = parse_elfcorehdr(image.elfcorehdr)
-    compare_vmcore(vmcore, with_capture_ram(machine, image), loaded, loader_of(loaded, image), result)
+    machine = with_capture_ram(machine, image)
+    compare_vmcore(vmcore, machine, loaded, loader_of(loaded, image), result)
+    return machine
 
 
 def _sentence(vmcore: Vmcore, result: Comparison, verdict: Verdict, compared: bool) -> str:

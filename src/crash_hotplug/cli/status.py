@@ -16,10 +16,13 @@ from crash_hotplug.cli.output import (
     print_verdict,
     ranges_json,
 )
+from crash_hotplug.cli.picture import add_picture, check_picture, headline, write_picture
 from crash_hotplug.core.errors import CannotTellError, InputError
+from crash_hotplug.core.expected import with_capture_ram
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.verdict import Assessment, Comparison, Kind, Verdict, assess
 from crash_hotplug.linux.crash_image import read_crash_image
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from crash_hotplug.core.arch.architecture import Architecture
+    from crash_hotplug.core.picture.states import Picture
 
 DESCRIPTION = """\
 Compares the elfcorehdr of the loaded crash image with the machine as it is now.  The first line says
@@ -42,6 +46,7 @@ EXAMPLES = """\
 examples:
   crash-hotplug status                          this machine, as root
   crash-hotplug status --sysroot case-4711/     a saved tree
+  crash-hotplug status --picture now.svg        a picture of memory and CPUs besides
   crash-hotplug status --json | jq .verdict
 """
 _LOADERS = {
@@ -54,7 +59,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add_sysroot(parser)
     parser.add_argument("--elfcorehdr", metavar="FILE", help="judge this header instead of the loaded one")
+    add_picture(parser)
     add_json(parser)
+
+
+class _Assessed(NamedTuple):
+    """A machine, its loaded image, and the comparison of the two."""
+
+    machine: Machine
+    image: CrashImage
+    assessment: Assessment
+    in_place: dict[str, Any] | None
+    """Whether the image can be updated in place, for JSON; None where no running kernel was asked."""
+
+
+class _Judged(NamedTuple):
+    """The verdict, and what it is based on."""
+
+    state: KexecState
+    verdict: Verdict
+    sentence: str
+    assessed: _Assessed | None = None
+    """None where no header was compared."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,36 +88,41 @@ def run(arguments: argparse.Namespace) -> int:
 
     :return: the exit code of the verdict
     """
+    check_picture(arguments.picture)
     sysroot = Sysroot(arguments.sysroot)
     given = None if arguments.elfcorehdr is None else read_input(arguments.elfcorehdr, "the elfcorehdr")
     try:
-        return _run(arguments, sysroot, given)
+        judged = _judge(sysroot, given)
     except InputError as error:
         if given is None and sysroot.is_live:  # no bad input: the kernel's own file is truncated or hidden
             raise CannotTellError(str(error)) from error
         raise
+    if arguments.picture is not None:
+        write_picture(arguments.picture, _picture(judged))
+    if arguments.json:
+        print_json(_report(judged))
+    else:
+        _show(judged)
+    return exit_codes.of_verdict(judged.verdict)
 
 
-def _run(arguments: argparse.Namespace, sysroot: Sysroot, given: bytes | None) -> int:
+def _judge(sysroot: Sysroot, given: bytes | None) -> _Judged:
     state = read_kexec_state(sysroot)
     if state.image_loaded is False and given is None:
-        return _show_no_image(arguments, state)
+        return _Judged(state, Verdict.NO_IMAGE, _no_image_sentence(state))
     try:
         if sysroot.is_live and state.image_loaded is None and given is None:
             raise CannotTellError("/sys/kernel has no kexec_crash_loaded: this kernel was built without kexec")
         machine = read_machine(sysroot)
         image = read_crash_image(sysroot, machine.crashkernel) if given is None else CrashImage(given)
     except CannotTellError as error:
-        return _show_cannot_tell(arguments, state, str(error))
+        return _Judged(state, Verdict.CANNOT_TELL, str(error))
     assessment = assess(machine, image)
     live = sysroot.is_live and given is None
     in_place = _in_place(sysroot, image, machine) if live else None
-    if arguments.json:
-        report = _report(machine, image, state, assessment)
-        print_json(report if in_place is None else {**report, "in_place": in_place})
-    else:
-        _show(machine, image, state, assessment, in_place)
-    return exit_codes.of_verdict(assessment.comparison.verdict)
+    comparison = assessment.comparison
+    assessed = _Assessed(machine, image, assessment, in_place)
+    return _Judged(state, comparison.verdict, verdict_sentence(comparison), assessed)
 
 
 def _loaded_sentence(state: KexecState) -> str:
@@ -100,25 +131,23 @@ def _loaded_sentence(state: KexecState) -> str:
     return "one is loaded"
 
 
-def _show_cannot_tell(arguments: argparse.Namespace, state: KexecState, reason: str) -> int:
-    if arguments.json:
-        print_json(_without_assessment(Verdict.CANNOT_TELL, reason, state))
-    else:
-        print_verdict(Verdict.CANNOT_TELL, reason)
-        print()
-        print_labelled("Crash image", [_loaded_sentence(state)])
-    return exit_codes.CANNOT_TELL
-
-
-def _show_no_image(arguments: argparse.Namespace, state: KexecState) -> int:
+def _no_image_sentence(state: KexecState) -> str:
     reserved = f"{human_size(state.reserved_size)} are reserved for one" if state.reserved_size else ""
     hint = reserved or "and no memory is reserved for one (crashkernel=)"
-    sentence = f"none is loaded; a panic now leaves no dump ({hint})"
-    if arguments.json:
-        print_json(_without_assessment(Verdict.NO_IMAGE, sentence, state))
-    else:
-        print_verdict(Verdict.NO_IMAGE, sentence)
-    return exit_codes.NO_IMAGE
+    return f"none is loaded; a panic now leaves no dump ({hint})"
+
+
+def _picture(judged: _Judged) -> Picture:
+    # Imported here: without --picture it is not needed, and status has to start fast.
+    from crash_hotplug.core.picture.states import Picture, status_picture  # noqa: PLC0415
+
+    title, assessed = headline(judged.verdict.value, judged.sentence), judged.assessed
+    if assessed is None:
+        return Picture(title, "crash-hotplug status", remark="No header was compared with the machine.")
+    machine = with_capture_ram(assessed.machine, assessed.image)
+    subtitle = f"crash-hotplug status, {machine.architecture.name}, kernel {machine.kernel_release or 'not known'}"
+    assessment = assessed.assessment
+    return status_picture(title, subtitle, machine, assessment.header, assessment.comparison)
 
 
 def verdict_sentence(comparison: Comparison) -> str:
@@ -179,20 +208,20 @@ def _in_place_line(in_place: dict[str, Any]) -> str:
     return f"{word or 'cannot be updated in place'}: {in_place['reason']}"
 
 
-def _show(
-    machine: Machine,
-    image: CrashImage,
-    state: KexecState,
-    assessment: Assessment,
-    in_place: dict[str, Any] | None,
-) -> None:
-    print_verdict(assessment.comparison.verdict, verdict_sentence(assessment.comparison))
+def _show(judged: _Judged) -> None:
+    print_verdict(judged.verdict, judged.sentence)
+    if judged.assessed is None:
+        if judged.verdict is Verdict.CANNOT_TELL:
+            print()
+            print_labelled("Crash image", [_loaded_sentence(judged.state)])
+        return
+    machine, image, assessment, in_place = judged.assessed
     print()
     print_labelled("CPUs", [_cpu_line(machine, assessment)])
     print_labelled("Memory", _memory_lines(machine, assessment))
     where = [] if in_place is None else [_in_place_line(in_place)]
     print_labelled("Crash image", [*_image_lines(image, assessment), *where])
-    print_labelled("Kernel", _kernel_lines(machine, state))
+    print_labelled("Kernel", _kernel_lines(machine, judged.state))
     print_comparison(assessment.comparison)
 
 
@@ -237,11 +266,13 @@ def _kernel_lines(machine: Machine, state: KexecState) -> Iterator[str]:
         yield "kernel.kexec_load_disabled: no image can be loaded until the next boot"
 
 
-def _report(machine: Machine, image: CrashImage, state: KexecState, assessment: Assessment) -> dict[str, Any]:
+def _report(judged: _Judged) -> dict[str, Any]:
+    report = {"command": "status", "verdict": judged.verdict.value, "reason": judged.sentence}
+    if judged.assessed is None:  # the kernel's files say whether an image is loaded
+        return {**report, "kernel": _kernel_json(None, judged.state, None)}
+    machine, image, assessment, in_place = judged.assessed
     return {
-        "command": "status",
-        "verdict": assessment.comparison.verdict.value,
-        "reason": verdict_sentence(assessment.comparison),
+        **report,
         "cpus": {
             "possible": [cpu.number for cpu in machine.cpus],
             "present": [cpu.number for cpu in machine.present_cpus],
@@ -266,14 +297,10 @@ def _report(machine: Machine, image: CrashImage, state: KexecState, assessment: 
             "room": assessment.room,
             "cmdline": image.cmdline,
         },
-        "kernel": _kernel_json(machine.kernel_release, state, machine.architecture),
+        "kernel": _kernel_json(machine.kernel_release, judged.state, machine.architecture),
         **comparison_items(assessment.comparison),
+        **({} if in_place is None else {"in_place": in_place}),
     }
-
-
-def _without_assessment(verdict: Verdict, reason: str, state: KexecState) -> dict[str, Any]:
-    """Return the report for JSON where no image was judged: the kernel's files say whether one is loaded."""
-    return {"command": "status", "verdict": verdict.value, "reason": reason, "kernel": _kernel_json(None, state, None)}
 
 
 def _kernel_json(release: str | None, state: KexecState, architecture: Architecture | None) -> dict[str, Any]:

@@ -44,12 +44,17 @@ def cpu_list(numbers: Iterable[int], limit: int | None = None) -> str:
     >>> cpu_list([2, 0, 1, 8]), cpu_list([1, 3, 5, 6], limit=2)
     ('0-2,8', '1,3 and 2 more')
     """
+    shown, left = cpu_runs(numbers, limit)
+    return f"{','.join(shown)} and {left:,} more" if left else ",".join(shown)
+
+
+def cpu_runs(numbers: Iterable[int], limit: int | None = None) -> tuple[list[str], int]:
+    """Return the parts of :func:`cpu_list`, and how many CPUs are in the parts beyond *limit*."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    shown = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs[:limit])
-    left = sum(last - first + 1 for first, last in runs[len(runs[:limit]) :])
-    return f"{shown} and {left:,} more" if left else shown
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in runs[:limit]]
+    return shown, sum(last - first + 1 for first, last in runs[len(shown) :])

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""A picture of the physical memory map, described against present, as SVG: one bar for each moment of a run."""
+"""The physical memory map of a run, described against present: a bar for each moment, and a picture of the vmcore."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
+from crash_hotplug.core.picture.states import CpuRow, Picture, State, with_memory
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.sizes import human_size
 
@@ -58,6 +60,22 @@ def svg(bars: list[Bar]) -> str:
             last = x
             out.append(f'<text class="mark" x="{x:.1f}" y="{height - 8:.0f}">{address:#x}</text>')
     return "".join([*out, "</svg>"])
+
+
+def dump_picture(title: str, subtitle: str, dump: Bar, missing_cpus: Iterable[int]) -> Picture:
+    """Return the picture of a vmcore, as ``audit --picture`` draws it."""
+    parts = dump.parts()
+    memory = {
+        State.MISSING: parts["missing"],
+        State.GONE: parts["gone"],
+        State.CRASHKERNEL: parts["crash"],
+        State.SAVED: parts["ok"],
+    }
+    drawn = RangeList(r for ranges in memory.values() for r in ranges)
+    memory[State.LOW_MEMORY] = dump.present.exclude(drawn)
+    numbers = tuple(sorted(missing_cpus))
+    cpus = (CpuRow(State.MISSING, numbers, len(numbers)),) if numbers else ()
+    return with_memory(Picture(title, subtitle, gap="hole: not described", cpus=cpus), memory)
 
 
 def legend() -> str:

@@ -8,8 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from crash_hotplug.cli.picture import printable_picture
+from crash_hotplug.core.picture.svg import to_svg
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.sizes import count
+from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.qemu import memory_picture
 from crash_hotplug_lab.qemu.memory_picture import Bar
 from crash_hotplug_lab.qemu.plan import KNOWN_BROKEN
@@ -26,10 +29,10 @@ table { border-collapse: collapse; width: 100%; } td, th { text-align: left; pad
 .outcome { font-weight: 600; text-transform: uppercase; }
 .pass { color: var(--ok); } .fail, .broken { color: var(--missing); }
 .fault { color: var(--gone); } .skip, .recorded { color: var(--crash); }
-svg.memory { width: 100%; margin: .6em 0; } svg text { font-size: 12px; fill: currentColor; }
-svg .mark { font-size: 10px; }
-svg .gap { font-size: 10px; opacity: .6; } rect.ok { fill: var(--ok); } rect.missing { fill: var(--missing); }
-rect.gone { fill: var(--gone); } rect.crash { fill: var(--crash); }
+svg.memory { width: 100%; margin: .6em 0; } .memory text { font-size: 12px; fill: currentColor; }
+.memory .mark { font-size: 10px; } .memory .gap { font-size: 10px; opacity: .6; }
+.memory .ok { fill: var(--ok); } .memory .missing { fill: var(--missing); } .memory .gone { fill: var(--gone); }
+.memory .crash { fill: var(--crash); } svg.picture { max-width: 100%; height: auto; }
 .key { display: inline-block; width: .9em; height: .9em; margin: 0 .4em 0 1em; vertical-align: -1px; }
 .key.ok { background: var(--ok); } .key.missing { background: var(--missing); } .key.gone { background: var(--gone); }
 .key.crash { background: var(--crash); } .legend { margin-left: -1em; font-size: .9em; } details { margin: .4em 0; }
@@ -83,6 +86,8 @@ def _section(result: Result) -> str:
     bars = _bars(result)
     if bars:
         parts.append(memory_picture.svg(bars))
+    if result.dump and bars:
+        parts.append(f"<details open><summary>vmcore</summary>{_dump_picture(result, bars[-1])}</details>")
     if result.events:
         rows = "".join(
             f'<tr><td class="n">{e.at:.1f} s</td><td><code>{escape(e.what)}</code></td><td>{escape(e.detail)}</td></tr>'
@@ -108,7 +113,7 @@ def _sentence(text: str) -> str:
 
 
 def _bars(result: Result) -> list[Bar]:
-    bars = [
+    return [
         Bar(
             moment.name.replace("-", " "),
             RangeList(moment.ram),
@@ -117,9 +122,16 @@ def _bars(result: Result) -> list[Bar]:
         )
         for moment in result.moments
     ]
-    if result.dump and bars:
-        bars.append(Bar("vmcore", bars[-1].present, RangeList(result.dump), bars[-1].crashkernel))
-    return bars
+
+
+def _dump_picture(result: Result, last: Bar) -> str:
+    """Draw the vmcore against the machine at the last moment before the panic."""
+    findings = [] if result.audit is None else result.audit["findings"]
+    missing = {finding["cpu"] for finding in findings if finding["kind"] == Kind.CPU_MISSING.value and "cpu" in finding}
+    dump = Bar("vmcore", last.present, RangeList(result.dump), last.crashkernel)
+    title = f"{result.outcome.upper()}: {result.reason}"
+    picture = memory_picture.dump_picture(title, f"the vmcore of {result.name}", dump, missing)
+    return to_svg(printable_picture(picture), inline=f"{result.name}-")
 
 
 def _known_broken() -> str:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Pictures of a verdict: memory and CPUs by state, as SVG."""
