@@ -423,7 +423,7 @@ class Bench:
         )
         with contextlib.ExitStack() as patched:
             for module, name, replaced in (
-                (status, "Sysroot", lambda _directory: self.fake.sysroot),
+                (status, "open_sysroot", lambda _directory: self.fake.sysroot),
                 (update, "LiveMachine", self._machine),
                 (update, "RELOAD_PARTS", parts),
                 (watch, "Sysroot", lambda: self.fake.sysroot),

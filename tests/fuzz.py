@@ -9,12 +9,19 @@ a failure.
 from __future__ import annotations
 
 import argparse
+import bz2
+import gzip
+import io
+import lzma
 import random
 import sys
+import tarfile
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 from crash_hotplug.core.arch.boot_params import ZeroPage
@@ -29,6 +36,7 @@ from crash_hotplug.core.image import CrashImage, parse_kimage
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.verdict import Comparison, assess, compare_header
+from crash_hotplug.linux.archive import ArchiveSysroot
 from crash_hotplug.linux.crash_image import find_crash_image, read_crash_image
 from crash_hotplug.linux.kexec_state import read_cma_ranges, read_kexec_state
 from crash_hotplug.linux.machine_reader import read_machine
@@ -136,6 +144,13 @@ class Targets:
         self.trees = [MemoryTree(str(tree(name, state))) for name in NAMES for state in range(len(STATES))]
         self.machines: list[Machine] = [read_machine(sysroot) for sysroot in self.trees]
         self.vmcores = [vmcore_head(name).read_bytes() for name in NAMES]
+        self._directory = tempfile.TemporaryDirectory()
+        self.archive_file = Path(self._directory.name) / "case"
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.add(tree(NAMES[0], 1), "case")
+        compressors = (bytes, gzip.compress, bz2.compress, lzma.compress)
+        self.archives = [compress(packed.getvalue()) for compress in compressors]
         small = saved_dump(machine(), 2, release=b"", notes=registers(2))
         parts = [replace(small, part=(0, 0x400)), replace(small, part=(0x400, small.max_mapnr))]
         dumps = [small, *parts, replace(small, version=5, erased=b"erase"), replace(small, lost=3, status=9)]
@@ -184,6 +199,13 @@ class Targets:
         finally:
             sysroot.changed.clear()
 
+    def archive(self, randomness: random.Random) -> None:
+        """Read a mutated archive of a saved tree, plain or compressed; half of the changes hit its first headers."""
+        data = randomness.choice(self.archives)
+        head = randomness.choice([2048, len(data)])
+        self.archive_file.write_bytes(mutate(data[:head], randomness) + data[head:])
+        read_machine(ArchiveSysroot(str(self.archive_file)))
+
     def image(self, randomness: random.Random) -> None:
         """Mutated boot_params, command line and kimage."""
         at = randomness.randrange(len(self.trees))
@@ -230,7 +252,7 @@ def fuzz(inputs: int, seed: int, say: Callable[[str], None]) -> dict[str, int]:
     randomness = random.Random(seed)
     targets = Targets()
     kinds = [targets.header, targets.header, targets.vmcore, targets.vmcore, targets.saved_tree, targets.image]
-    kinds += [targets.live, targets.configuration, targets.compressed_dump, targets.compressed_dump]
+    kinds += [targets.live, targets.configuration, targets.compressed_dump, targets.compressed_dump, targets.archive]
     counts = {"answered": 0, "refused": 0}
     slowest = 0.0
     tracemalloc.start()

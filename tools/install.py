@@ -37,6 +37,7 @@ COPIED = {
     "packaging/systemd/*.service": "lib/systemd/system",
     "packaging/prometheus/*": "share/doc/crash-hotplug/prometheus",
     "packaging/grafana/*": "share/doc/crash-hotplug/grafana",
+    "packaging/sos/*.py": "share/crash-hotplug/sos",
     "docs/*.*": "share/doc/crash-hotplug/docs",
     "docs/evidence/*": "share/doc/crash-hotplug/docs/evidence",
     "docs/schema/*": "share/crash-hotplug/schema",

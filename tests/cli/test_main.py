@@ -91,7 +91,7 @@ def test_options_that_do_not_fit_together_are_wrong_usage(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("status", "--sysroot", "/nowhere"), "/nowhere is not a directory"),
+        (("status", "--sysroot", "/nowhere"), "/nowhere cannot be opened: No such file or directory"),
         (("status", "--sysroot", "/etc"), "/etc is not a saved tree"),
         (("status", "--elfcorehdr", "/nowhere"), "the elfcorehdr /nowhere cannot be opened: there is no such file"),
         (("status", "--elfcorehdr", "/etc"), "the elfcorehdr /etc is not a regular file"),

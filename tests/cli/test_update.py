@@ -282,7 +282,7 @@ def test_update_and_status_have_the_same_exit_code_where_a_kernel_file_is_broken
     fake: FakeKexec, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(update, "RELOAD_PARTS", ReloadParts(lambda _loaded: None, lambda: None, user=lambda: 0))
-    monkeypatch.setattr("crash_hotplug.cli.status.Sysroot", lambda _directory: LiveTree(str(fake.root)))
+    monkeypatch.setattr("crash_hotplug.cli.status.open_sysroot", lambda _directory: LiveTree(str(fake.root)))
     monkeypatch.setattr("crash_hotplug.linux.kallsyms._live", {})
     commands = (["status"], ["update"], ["update", "--strategy", "in-place"], ["update", "--dry-run"])
     name, change = FAULTS[fault]
@@ -302,7 +302,7 @@ def test_status_reads_each_file_of_the_live_machine_once_for_verdict_and_in_plac
             read_paths.append(path)
             return super().read(path, limit)
 
-    monkeypatch.setattr("crash_hotplug.cli.status.Sysroot", lambda _directory: Counted(str(fake.root)))
+    monkeypatch.setattr("crash_hotplug.cli.status.open_sysroot", lambda _directory: Counted(str(fake.root)))
     monkeypatch.setattr("crash_hotplug.linux.kallsyms._live", {})
     monkeypatch.setattr("crash_hotplug.linux.loading.live_machine.machine_name", lambda: "x86_64")
     ran = run(capsys, "status", "--json")

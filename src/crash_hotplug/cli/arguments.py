@@ -79,7 +79,11 @@ def _add_command(parser: argparse.ArgumentParser, program: Program, name: str) -
 
 def add_sysroot(parser: argparse.ArgumentParser) -> None:
     """Add ``--sysroot``."""
-    parser.add_argument("--sysroot", metavar="DIR", help="read this saved tree instead of the live machine")
+    parser.add_argument(
+        "--sysroot",
+        metavar="DIR|ARCHIVE",
+        help="read this saved tree (a directory, or a tar archive such as a sosreport) instead of the live machine",
+    )
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:

@@ -34,7 +34,7 @@ from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.verdict import Comparison, Verdict
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.machine_reader import read_machine
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.sysroot import Sysroot, open_sysroot
 from crash_hotplug.linux.vmcore_file import STDIN, VmcoreFile, VmcorePipe
 
 TYPE_CHECKING = False
@@ -84,7 +84,7 @@ class _Audit(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("vmcore", metavar="VMCORE", nargs="+", help="a dump, or a part of a split one; - reads a pipe")
-    parser.add_argument("--sysroot", metavar="DIR", help="compare with the machine in this saved tree")
+    parser.add_argument("--sysroot", metavar="DIR|ARCHIVE", help="compare with the machine in this saved tree")
     add_picture(parser)
     add_json(parser)
 
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_picture(arguments.picture)
     if names.count(_STANDARD_INPUT) > 1:
         raise UsageError("standard input can be only one of the dumps")
-    sysroot = None if arguments.sysroot is None else Sysroot(arguments.sysroot)
+    sysroot = None if arguments.sysroot is None else open_sysroot(arguments.sysroot)
     audits = _audits(names, sysroot)
     if arguments.picture is not None:
         if len(audits) > 1:

@@ -20,7 +20,7 @@ from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
 from crash_hotplug.linux.doctor.fix import FixPlan, apply_fix, plan_fix, tell_udev, undo_fix
 from crash_hotplug.linux.doctor.rooted_files import read_state
 from crash_hotplug.linux.loading.live_machine import machine_name
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.sysroot import Sysroot, open_sysroot
 
 DESCRIPTION = """\
 Reports what will handle the next hot-plug of CPUs or memory (the kernel, a udev rule or crash-hotplug's
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     :return: 0 if the next hot-plug will be handled, 4 if not, 3 without an image, 5 if that is not known
     :raise UsageError: --dry-run has nothing to show
     """
-    sysroot = Sysroot(arguments.sysroot)
+    sysroot = open_sysroot(arguments.sysroot)
     if arguments.fix or arguments.undo:
         if sysroot.is_live and not arguments.dry_run and os.geteuid() != 0:
             action = "--fix" if arguments.fix else "--undo"
@@ -113,7 +113,7 @@ def _tell_udev(sysroot: Sysroot, arguments: argparse.Namespace, changed: Sequenc
 
 def _diffs(sysroot: Sysroot, plan: FixPlan) -> Iterator[str]:
     for wanted in plan.wanted:
-        now = read_state(sysroot.directory or "/", wanted.path)
+        now = read_state(sysroot.root_for_writing(), wanted.path)
         before = [] if now is None else now.content.decode("utf-8", "replace").splitlines(keepends=True)
         after = wanted.content.decode("utf-8", "replace").splitlines(keepends=True)
         yield from difflib.unified_diff(before, after, "/dev/null" if now is None else wanted.path, wanted.path)

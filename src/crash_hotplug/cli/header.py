@@ -20,7 +20,7 @@ from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.kexec_state import read_image_loaded
 from crash_hotplug.linux.machine_reader import read_machine
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.sysroot import Sysroot, open_sysroot
 
 DESCRIPTION = """\
 Builds the elfcorehdr that describes the machine as it is now and writes it to a file.  Nothing is loaded.
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.output == "-" and arguments.json:
         raise exit_codes.UsageError("--json requires a file (-o FILE): standard output gets the header itself")
-    sysroot = Sysroot(arguments.sysroot)
+    sysroot = open_sysroot(arguments.sysroot)
     machine = read_machine(sysroot)
     image = _base_image(arguments, sysroot, machine)
     if image is not None:

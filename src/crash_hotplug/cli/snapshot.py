@@ -14,7 +14,7 @@ from crash_hotplug.cli.output import print_json, printable
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.snapshot import take_snapshot, write_directory, write_tar
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.sysroot import open_sysroot
 
 DESCRIPTION = """\
 Saves the parts of /proc and /sys that the other commands read, and the headers of the loaded crash image,
@@ -25,6 +25,7 @@ EXAMPLES = """\
 examples:
   crash-hotplug snapshot -o case-4711.tar.gz    one file to send, as root
   crash-hotplug snapshot -o case-4711           a directory, for status --sysroot case-4711
+  crash-hotplug snapshot --sysroot sosreport-host-2026-11-27.tar.xz -o case-4711.tar.gz
 """
 _ARCHIVES = (".tar.gz", ".tgz")
 
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     is_archive = output.endswith(_ARCHIVES)
     if not is_archive and output.endswith((".tar", ".zip", ".xz")):
         raise InputError(f"{output} names an archive of another kind; a directory or FILE.tar.gz can be written")
-    snapshot = take_snapshot(Sysroot(arguments.sysroot))
+    snapshot = take_snapshot(open_sysroot(arguments.sysroot))
     if is_archive:
         top = os.path.basename(output)[: -len(".tar.gz") if output.endswith(".tar.gz") else -len(".tgz")] or "snapshot"
         packed = io.BytesIO()

@@ -28,7 +28,7 @@ from crash_hotplug.core.verdict import Assessment, Comparison, Kind, Verdict, as
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state
 from crash_hotplug.linux.machine_reader import read_machine
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.sysroot import Sysroot, open_sysroot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ EXAMPLES = """\
 examples:
   crash-hotplug status                          this machine, as root
   crash-hotplug status --sysroot case-4711/     a saved tree
+  crash-hotplug status --sysroot case.tar.xz    the same in a tar archive, or a sosreport
   crash-hotplug status --picture now.svg        a picture of memory and CPUs besides
   crash-hotplug status --json | jq .verdict
 """
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     :return: the exit code of the verdict
     """
     check_picture(arguments.picture)
-    sysroot = Sysroot(arguments.sysroot)
+    sysroot = open_sysroot(arguments.sysroot)
     given = None if arguments.elfcorehdr is None else read_input(arguments.elfcorehdr, "the elfcorehdr")
     try:
         judged = _judge(sysroot, given)

@@ -22,6 +22,7 @@ from crash_hotplug.linux.doctor import diagnosis
 from crash_hotplug.linux.doctor.config_files import ACTIVE, RULES_DIRECTORIES, UNIT_DIRECTORIES
 from crash_hotplug.linux.doctor.kdump_family import KdumpSettings, append_default_line
 from crash_hotplug.linux.doctor.rooted_files import exists, to_bytes
+from crash_hotplug.linux.loading.load import RECORD
 from crash_hotplug.linux.running_architecture import running_architecture
 from crash_hotplug.linux.sysroot import LARGE, Sysroot
 
@@ -50,7 +51,13 @@ def take_snapshot(sysroot: Sysroot) -> Snapshot:
     reserved = iomem.read_iomem(sysroot).crashkernel
     cpu_numbers = [cpu.number for cpu in cpus.read_cpus(sysroot) if cpu.present]
     _copy(sysroot, snapshot, iomem.PATH, LARGE)
-    for path in (machine_reader.CMDLINE, machine_reader.RELEASE, kexec_state.VMCOREINFO, *kexec_state.STATE_FILES):
+    for path in (
+        machine_reader.CMDLINE,
+        machine_reader.RELEASE,
+        kexec_state.VMCOREINFO,
+        *kexec_state.STATE_FILES,
+        RECORD,
+    ):
         _copy(sysroot, snapshot, path)
     for name in _CPU_FILES:
         _copy(sysroot, snapshot, f"{cpus.DIRECTORY}/{name}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Reading files of a machine: the live one, or a tree that ``snapshot`` saved.
+"""Reading files of a machine: the live one, or a tree that ``snapshot`` saved (archive.py has packed ones).
 
 A saved tree comes from another person.  Every file is therefore read by this module: only if it is a regular file,
 only up to a limit, and without waiting for a writer.
@@ -22,6 +22,10 @@ SMALL = 64 << 10
 """More than any sysfs attribute has."""
 LARGE = 64 << 20
 """More than /proc/iomem or /proc/kallsyms have."""
+MOST_LINKS = 40
+"""MAXSYMLINKS of the kernel."""
+SOS_SNAPSHOT = "sos_commands/crash_hotplug/snapshot"
+"""Where the plugin of packaging/sos puts the tree of ``snapshot`` in a sosreport."""
 _PART = 1 << 20
 _LINE = 256
 """Bytes; more than a number, an address or a state has."""
@@ -54,6 +58,24 @@ class Sysroot:
     def locate(self, path: str) -> str:
         """Return where the file with the absolute *path* of the machine lies, for messages."""
         return path if self.directory is None else os.path.join(self.directory, path.lstrip("/"))
+
+    def root_for_writing(self) -> str:
+        """Return the directory below which files of the machine may be changed.
+
+        :raise InputError: the tree is in an archive
+        """
+        return self.directory or "/"
+
+    def read_link(self, path: str) -> str | None:
+        """Return where a link leads; None for anything else.  No directory on the way to it is a link."""
+        try:
+            return os.readlink(f"{self.directory or ''}{path}")
+        except (OSError, ValueError):  # not a link, or nothing there
+            return None
+
+    def has_name(self, path: str) -> bool:
+        """Whether a directory has this name, whatever it is.  No directory on the way to it is a link."""
+        return os.path.lexists(f"{self.directory or ''}{path}")
 
     def _inside(self, path: str) -> str:
         """Return the place of a file, after a check that it lies in the tree.
@@ -135,6 +157,29 @@ class Sysroot:
         except OSError:
             found = {}
         return DirectoryOfMany(self, path, located, found)
+
+
+def open_sysroot(name: str | None) -> Sysroot:
+    """Return the live machine for None, otherwise the saved tree in a directory or tar archive.
+
+    In a sosreport, the tree that the sos plugin saved is preferred to the files that sos itself collected.
+
+    :raise CannotTellError: it may not be read
+    :raise InputError: it is neither, has no saved tree, or exceeds a bound of archive.py
+    """
+    if name is None:
+        return Sysroot()
+    try:
+        is_directory = stat.S_ISDIR(os.stat(name).st_mode)
+    except OSError as error:
+        raise InputError(f"{name} cannot be opened: {error.strerror}") from error
+    if not is_directory:
+        from crash_hotplug.linux.archive import ArchiveSysroot  # noqa: PLC0415 (tarfile takes 10 ms to import)
+
+        return ArchiveSysroot(name)
+    real = os.path.realpath(os.path.join(name, SOS_SNAPSHOT))
+    is_sosreport = os.path.isdir(real) and real.startswith(os.path.realpath(name).rstrip("/") + "/")
+    return Sysroot(real if is_sosreport else name)
 
 
 class DirectoryOfMany:

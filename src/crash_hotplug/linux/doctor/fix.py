@@ -115,7 +115,7 @@ def plan_fix(sysroot: Sysroot, diagnosis: Diagnosis) -> FixPlan:
     :raise CannotTellError: a file may not be read
     :raise InputError: a file is invalid
     """
-    root = _root(sysroot)
+    root = sysroot.root_for_writing()
     manifest = _read_manifest(root) or Manifest()
     plan = FixPlan()
     wanted = [_wanted_rules(sysroot, file, manifest) for file in diagnosis.rules]
@@ -125,10 +125,6 @@ def plan_fix(sysroot: Sysroot, diagnosis: Diagnosis) -> FixPlan:
         if file is not None:
             _add(root, manifest, plan, file)
     return plan
-
-
-def _root(sysroot: Sysroot) -> str:
-    return sysroot.directory or "/"
 
 
 def _add(root: str, manifest: Manifest, plan: FixPlan, wanted: WantedFile) -> None:
@@ -210,7 +206,7 @@ def apply_fix(sysroot: Sysroot, plan: FixPlan) -> None:
 
     :raise CrashHotplugError: a file cannot be written, or another doctor is running
     """
-    root = _root(sysroot)
+    root = sysroot.root_for_writing()
     if not plan.wanted:
         return
     made = missing_directories(root, DIRECTORY)
@@ -243,7 +239,7 @@ def undo_fix(sysroot: Sysroot, dry_run: bool = False) -> Undone:
 
     :raise CrashHotplugError: a file cannot be written, or another doctor is running
     """
-    root = _root(sysroot)
+    root = sysroot.root_for_writing()
     undone = Undone()
     manifest = _read_manifest(root)
     if manifest is None:

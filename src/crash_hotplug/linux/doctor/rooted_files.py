@@ -17,12 +17,10 @@ from dataclasses import dataclass
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.linux.atomic_file import temporary_prefix, write_atomically
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.sysroot import MOST_LINKS, Sysroot
 
 NULL = "/dev/null"
 """A link to it disables a unit or a rules file."""
-_MOST_LINKS = 40
-"""MAXSYMLINKS of the kernel."""
 _LIMIT = 1 << 20
 """Bytes; no configuration file is larger."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -33,7 +31,6 @@ def resolve(sysroot: Sysroot, path: str) -> str:
 
     :raise InputError: the links form a circle
     """
-    root = sysroot.directory or ""
     left = path.split("/")
     resolved = ""
     links = 0
@@ -44,14 +41,13 @@ def resolve(sysroot: Sysroot, path: str) -> str:
         if part == "..":
             resolved = os.path.dirname(resolved).rstrip("/")
             continue
-        try:
-            target = os.readlink(f"{root}{resolved}/{part}")
-        except (OSError, ValueError):  # not a link, or nothing there
+        target = sysroot.read_link(f"{resolved}/{part}")
+        if target is None:
             resolved = f"{resolved}/{part}"
             continue
         links += 1
-        if links > _MOST_LINKS:
-            raise InputError(f"{path} leads through more than {_MOST_LINKS} symbolic links")
+        if links > MOST_LINKS:
+            raise InputError(f"{path} leads through more than {MOST_LINKS} symbolic links")
         resolved = "" if target.startswith("/") else resolved
         left = target.split("/") + left
     return resolved or "/"
@@ -85,7 +81,7 @@ def to_bytes(text: str) -> bytes:
 def exists(sysroot: Sysroot, path: str) -> bool:
     """Whether there is anything at *path*, even a link that leads nowhere."""
     parent, name = os.path.split(path)
-    return os.path.lexists(f"{sysroot.directory or ''}{resolve(sysroot, parent)}/{name}")
+    return sysroot.has_name(f"{resolve(sysroot, parent).rstrip('/')}/{name}")
 
 
 @dataclass(frozen=True)

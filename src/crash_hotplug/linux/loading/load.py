@@ -31,6 +31,8 @@ from crash_hotplug.linux.sysroot import Sysroot
 DIRECTORY = "/run/crash-hotplug"
 """Directory of the record, which lasts until the next boot."""
 _NAME = "loaded.json"
+RECORD = f"{DIRECTORY}/{_NAME}"
+"""What load did, for a person who reads a saved tree."""
 _LIMIT = 64 << 10
 
 
