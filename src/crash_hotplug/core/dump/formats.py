@@ -42,6 +42,10 @@ def _parse(source: ByteSource, flattening: Flattening | None) -> DiskdumpVmcore 
     for magic, (format_name, hint) in _OTHER_FORMATS.items():
         if start.startswith(magic):
             raise InputError(f"{WHAT} is {format_name}; {hint}")
+    if len(start) == _SIGNATURE_SIZE and start[:4] != b"\x7fELF":
+        raise InputError(
+            f"{WHAT} is not an ELF file, and not in makedumpfile's format: it starts with {start[:4].hex(' ')}"
+        )
     return parse_elf_vmcore(source, flattening)
 
 
