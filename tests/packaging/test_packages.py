@@ -109,7 +109,7 @@ def files_in(listing: str, column: int) -> set[str]:
     return {re.sub(r"^/usr|\.gz$", "", name) for name in names}
 
 
-def test_pip_installs_both_commands_and_nothing_else(tmp_path: Path) -> None:
+def test_pip_installs_both_commands_the_schemas_and_nothing_else(tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     binaries = tmp_path / "venv" / "bin"
     before = {path.name for path in binaries.iterdir()}
@@ -120,5 +120,7 @@ def test_pip_installs_both_commands_and_nothing_else(tmp_path: Path) -> None:
     packages = {path.name.split("-")[0] for path in (tmp_path / "venv").glob("lib/python3*/site-packages/*")}
     packages -= {"pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils"}
     assert packages == {"crash_hotplug", "crash_hotplug_lab"}
-    assert not (tmp_path / "venv" / "share").exists()
+    share = tmp_path / "venv" / "share"
+    shared = {path.relative_to(share) for path in share.rglob("*") if path.is_file()}
+    assert shared == {Path("crash-hotplug/schema", path.name) for path in (ROOT / "docs/schema").glob("*.json")}
     assert sys.prefix not in shown
