@@ -95,7 +95,7 @@ def _searchers(jobs: int | None) -> Iterator[ProcessPoolExecutor]:
         try:
             yield pool
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Then the pool's thread ends, and is waited for: Python 3.9 writes at its exit into a pipe that it closes.
             for searcher in multiprocessing.active_children():
                 searcher.terminate()
             raise
