@@ -141,7 +141,7 @@ def test_words_are_those_of_the_code(schema: dict[str, Any], own: type[Enum]) ->
         (place("common", "policy"), POLICIES),
         (place("list", "update"), UPDATES),
         (place("run", "run", "loader"), [*LOADERS, "kdump-tools"]),
-        (place("update", "planned", "outcome"), update.DRY_RUN_OUTCOMES.values()),
+        (place("update", "planned", "outcome"), update.DRY_RUN_CODES),
         (place("doctor", "diagnosed", "next_hotplug", "change"), [change.label for change in Change]),
     ],
 )

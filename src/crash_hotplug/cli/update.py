@@ -50,13 +50,14 @@ _CODES = {
     Outcome.NOT_LOADED: exit_codes.NO_IMAGE,
     Outcome.CANNOT_TELL: exit_codes.CANNOT_TELL,
 }
-DRY_RUN_OUTCOMES = {
-    exit_codes.DONE: "planned",
-    exit_codes.FAILED: Outcome.REFUSED.value,
-    exit_codes.NO_IMAGE: Outcome.NOT_LOADED.value,
-    exit_codes.CANNOT_TELL: Outcome.NO_ROOM.value,
+_PLANNED = "planned"
+DRY_RUN_CODES = {
+    _PLANNED: exit_codes.DONE,
+    Outcome.REFUSED.value: exit_codes.FAILED,
+    Outcome.NOT_LOADED.value: exit_codes.NO_IMAGE,
+    Outcome.NO_ROOM.value: exit_codes.CANNOT_TELL,
 }
-"""The outcome of a dry run for JSON, by its exit code."""
+"""The exit code of a dry run, by its outcome for JSON."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,17 +157,23 @@ def _steps(machine: LiveMachine, strategy: str, wants: Wants) -> Steps[Report]:
 class DryRun(NamedTuple):
     """The result of a dry run: the plan of an update in place, or the reason why there is none."""
 
-    code: int
+    outcome: str
+    """A key of :data:`DRY_RUN_CODES`."""
     sentence: str
     plan: UpdatePlan | None = None
     call: CallTime | None = None
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return DRY_RUN_CODES[self.outcome]
 
 
 def dry_run(machine: LiveMachine, wants: Wants, as_json: bool) -> int:
     """Print the plan of an update in place; nothing is locked and nothing changed."""
     found = _plan(machine, wants)
     if as_json:
-        report: dict[str, Any] = {"command": "update", "outcome": DRY_RUN_OUTCOMES[found.code]}
+        report: dict[str, Any] = {"command": "update", "outcome": found.outcome}
         report["reason"] = found.sentence
         print_json({**report, "plan": None if found.plan is None else _plan_json(found.plan, found.call)})
     else:
@@ -181,19 +188,19 @@ def _plan(live: LiveMachine, wants: Wants) -> DryRun:
 
     refused = live.why_refused()
     if refused is not None:
-        return DryRun(exit_codes.FAILED, refused)
+        return DryRun(Outcome.REFUSED.value, refused)
     if live.image_loaded() is False:
-        return DryRun(exit_codes.NO_IMAGE, "no crash image is loaded")
+        return DryRun(Outcome.NOT_LOADED.value, "no crash image is loaded")
     with closing(live.observe()) as observation:
         if not observation.identity():
-            return DryRun(exit_codes.NO_IMAGE, "no crash image is loaded")
+            return DryRun(Outcome.NOT_LOADED.value, "no crash image is loaded")
         image, machine = observation.image(), observation.machine()
         decision = decide(image, machine, observation.read_phys, wants)
         if decision.outcome is Outcome.UNCHANGED:
-            return DryRun(exit_codes.DONE, f"nothing to do: {decision.sentence}")
+            return DryRun(_PLANNED, f"nothing to do: {decision.sentence}")
         if decision.outcome is not Outcome.UPDATED:
-            code = exit_codes.CANNOT_TELL if decision.outcome is Outcome.NO_ROOM else exit_codes.FAILED
-            return DryRun(code, decision.sentence)
+            outcome = Outcome.NO_ROOM if decision.outcome is Outcome.NO_ROOM else Outcome.REFUSED  # TORN, too
+            return DryRun(outcome.value, decision.sentence)
         plan = make_plan(decision, image, machine, observation.read_phys, progress)
     how = ""
     if decision.move is not None:
@@ -202,7 +209,7 @@ def _plan(live: LiveMachine, wants: Wants) -> DryRun:
         how = f"present CPUs only, because the header cannot move: {decision.why_stays}; "
     what = f"would list {count(len(plan.segments), 'segment')} and copy {human_size(plan.bytes_copied)}: "
     entries = count((len(decision.header) - ELF_HEADER_SIZE) // PROGRAM_HEADER_SIZE, "entry", "entries")
-    return DryRun(exit_codes.DONE, how + what + entries, plan, estimate_call(plan, machine.crashkernel))
+    return DryRun(_PLANNED, how + what + entries, plan, estimate_call(plan, machine.crashkernel))
 
 
 def _show_plan(plan: UpdatePlan, call: CallTime) -> None:
