@@ -20,7 +20,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -41,7 +41,7 @@ from crash_hotplug.linux.crash_image import find_crash_image, read_crash_image
 from crash_hotplug.linux.kexec_state import read_cma_ranges, read_kexec_state
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
-from tests.core.dump.saved_dumps import flattened, registers, saved_dump
+from tests.core.dump.saved_dumps import InMemory, flattened, registers, saved_dump
 from tests.family_trees import FAMILIES
 from tests.machines import machine
 from tests.trees import NAMES, STATES, tree, vmcore_head
@@ -60,20 +60,6 @@ NASTY = [
     b"9" * 40,
     b"\x7fELF",
 ]
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """A vmcore in memory."""
-
-    data: bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        return self.data[offset : offset + length] if 0 <= offset < len(self.data) else b""
 
 
 class MemoryTree(Sysroot):

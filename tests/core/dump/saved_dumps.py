@@ -27,7 +27,7 @@ class InMemory:
         return len(self.data)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        return self.data[offset : offset + length]
+        return self.data[offset : offset + length] if 0 <= offset < len(self.data) else b""
 
 
 class Forward(InMemory):
