@@ -90,6 +90,11 @@ class Note(NamedTuple):
     type: int
     descriptor: bytes
 
+    @property
+    def has_registers(self) -> bool:
+        """Whether a CPU saved its registers in it."""
+        return self.type == NT_PRSTATUS and self.name == b"CORE"
+
 
 def core_header(machine_number: int, program_headers: int) -> ElfHeader:
     """Return the header of an ELF64 core file with that many program headers, as the kernel fills it in."""

@@ -246,10 +246,15 @@ def _path_of(member: tarfile.TarInfo, name: str) -> str:
 
     :raise InputError: it has ".."
     """
-    parts = [part for part in member.name.split("/") if part not in ("", ".")]
-    if ".." in parts:
+    path = _absolute(member.name)
+    if ".." in path.split("/"):
         raise InputError(f"{name} has a member that leads out of it: {member.name[:200]}")
-    return "".join(f"/{part}" for part in parts)
+    return path
+
+
+def _absolute(name: str) -> str:
+    """Return a name with a leading slash, without empty parts and "."."""
+    return "".join(f"/{part}" for part in name.split("/") if part not in ("", "."))
 
 
 def _contents_of(
@@ -260,7 +265,7 @@ def _contents_of(
     if member.issym():
         return _Link(member.linkname)
     if member.islnk():
-        linked = kept.get("/" + "/".join(part for part in member.linkname.split("/") if part not in ("", ".")))
+        linked = kept.get(_absolute(member.linkname))
         return linked if isinstance(linked, bytes) else _Refused("is a hard link to a file that is not in the tree")
     if not member.isreg():
         return _Refused("is not a regular file")

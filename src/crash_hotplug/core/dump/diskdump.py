@@ -25,7 +25,7 @@ from crash_hotplug.core.dump.vmcore import (
     Flattening,
     Vmcore,
 )
-from crash_hotplug.core.elf import NT_PRSTATUS, Note, parse_notes
+from crash_hotplug.core.elf import Note, parse_notes
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import Range, RangeList
@@ -68,7 +68,7 @@ class DiskdumpFile(NamedTuple):
     def is_beginning(self) -> bool:
         """Whether this is only the beginning of the file: its headers, hardly more."""
         if self.flattening is not None:
-            return not self.flattening.has_end and self.flattening.stream_size <= HEAD_LIMIT
+            return self.flattening.is_beginning
         descriptors = 0 if self.saved is None else self.saved.own * DESCRIPTOR_SIZE
         return self.size <= HEAD_LIMIT and self.size < self.header.descriptors_offset + descriptors
 
@@ -300,7 +300,7 @@ def _architecture_of(notes: Sequence[Note]) -> Architecture:
 
     :raise InputError: none that is supported
     """
-    sizes = {len(note.descriptor) for note in notes if note.type == NT_PRSTATUS and note.name == b"CORE"}
+    sizes = {len(note.descriptor) for note in notes if note.has_registers}
     name = _PRSTATUS_NAMES.get(sizes.pop(), "") if len(sizes) == 1 else ""
     architecture = architecture_named(name)
     if architecture is None:

@@ -91,7 +91,7 @@ class ElfVmcore(_ElfVmcore, Vmcore):
         announced = max((p.p_offset + p.p_filesz for p in kept), default=0)
         loads = [p.p_offset + p.p_filesz for p in self.headers.program_headers if p.p_type == PT_LOAD and p.p_filesz]
         if self.flattening is not None:
-            is_beginning = not self.flattening.has_end and self.flattening.stream_size <= HEAD_LIMIT
+            is_beginning = self.flattening.is_beginning
         else:
             is_beginning = bool(loads) and self.file_size < min(loads) and self.file_size <= HEAD_LIMIT
         return (DumpFile(self.file_size, announced, is_beginning, flattening=self.flattening),)

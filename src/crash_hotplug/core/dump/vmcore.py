@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crash_hotplug.core.arch.architecture import Architecture
-from crash_hotplug.core.elf import NT_PRSTATUS, Note
+from crash_hotplug.core.elf import Note
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.loader import Loader
@@ -54,6 +54,11 @@ class Flattening(NamedTuple):
     """Bytes in the stream."""
     has_end: bool
     """Whether the record that ends it is there."""
+
+    @property
+    def is_beginning(self) -> bool:
+        """Whether this is only the beginning of a stream: the dump's headers, hardly more."""
+        return not self.has_end and self.stream_size <= HEAD_LIMIT
 
 
 class DumpFile(NamedTuple):
@@ -152,7 +157,7 @@ class Vmcore(Protocol):
     @property
     def saved_cpus(self) -> int:
         """How many CPUs saved registers.  Notes are positional: they do not name the CPU."""
-        return sum(1 for n in self.notes if n.type == NT_PRSTATUS and n.name == b"CORE")
+        return sum(note.has_registers for note in self.notes)
 
     @property
     def holes(self) -> RangeList:
@@ -236,7 +241,7 @@ def _note_findings(vmcore: Vmcore) -> Iterator[Finding]:
     """Yield what is wrong with the notes of a vmcore that has all of them."""
     if not vmcore.vmcoreinfo_text and vmcore.why_no_notes is None:
         yield Finding(Kind.WRONG_VMCOREINFO, "it contains no vmcoreinfo: tools cannot read the dump")
-    registers = [note for note in vmcore.notes if note.type == NT_PRSTATUS and note.name == b"CORE"]
+    registers = [note for note in vmcore.notes if note.has_registers]
     twice = len(registers) - len(set(registers))
     if twice:  # no two CPUs have the same stack pointer
         sentence = f"{count(twice, 'CPU has', 'CPUs have')} the registers of another one: the header described it twice"
