@@ -20,8 +20,8 @@ from crash_hotplug_lab.scenario.records import Action, Expectation, Scenario
 _MIB = 1 << 20
 _WRITTEN_FOR = 128 * _MIB
 """Bytes in the memory blocks for which scenarios are written."""
-_FIXED = ("command", "shell", "measure", "storm")
-"""Steps whose programs or expected words may depend on the CPUs that were plugged."""
+_FIXED = ("measure", "storm")
+"""Steps whose programs plug CPUs themselves, or count those that were plugged."""
 _LARGEST_VMEMMAP = 4
 """Share of the RAM at boot that struct pages of the DIMMs may take: one part of this many."""
 _STRUCT_PAGE, _PAGE = 64, 4096

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.verdict import Kind
+from crash_hotplug.linux.machine_reader import read_machine
+from crash_hotplug.linux.sysroot import open_sysroot
 from crash_hotplug_lab.qemu import dump
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.results import Result, RunOutcome
 from crash_hotplug_lab.scenario.records import Expectation, Scenario
 
 if TYPE_CHECKING:
+    from crash_hotplug.core.machine import Machine
     from crash_hotplug_lab.qemu.guest_run import Observed
 
 
@@ -85,8 +88,7 @@ def _judge_no_dump(result: Result, seen: Observed) -> None:
 
 
 def _judge_dump(result: Result, expectation: Expectation, seen: Observed, vmcore: Path, snapshot: Path) -> None:
-    status = dump.own_command("status", "--sysroot", str(snapshot), "--json")
-    _judge_truth(result, seen, status)
+    _judge_truth(result, seen, read_machine(open_sysroot(str(snapshot))))
     report = dump.audit(vmcore, snapshot)
     result.dump = dump.ranges(vmcore, seen.architecture)
     result.audit = without_sentences(report)
@@ -111,11 +113,11 @@ def _judge_dump(result: Result, expectation: Expectation, seen: Observed, vmcore
     _judge_registers(result, expectation, seen, dump.cpus(vmcore, seen.architecture))
 
 
-def _judge_truth(result: Result, seen: Observed, status: dict[str, Any]) -> None:
-    """Compare the guest's snapshot with the CPUs and DIMMs that QEMU plugged."""
-    present = len(status["cpus"]["present"])
+def _judge_truth(result: Result, seen: Observed, machine: Machine) -> None:
+    """Compare the guest's snapshot, as the product reads it, with the CPUs and DIMMs that QEMU plugged."""
+    present = len(machine.present_cpus)
     result.check("CPUs: QMP and the snapshot agree", present == seen.cpu_count, f"{seen.cpu_count} and {present}")
-    ram = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for r in status["memory"]["ram"])
+    ram = machine.ram
     plugged = RangeList(Range(start, end) for start, end, _ in seen.plugged)
     gone = RangeList(Range(*r) for r in seen.dimms.values()).exclude(plugged)
     agree = not plugged.exclude(ram) and not ram.intersect(gone)

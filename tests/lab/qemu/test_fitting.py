@@ -48,6 +48,13 @@ def test_fit_moves_the_panic_from_a_plugged_cpu_to_cpu_1() -> None:
     assert steps(fitted)[-1] == "panic 1"
 
 
+def test_fit_keeps_commands_and_refusals_where_a_cpu_is_replaced() -> None:
+    for name in ("refusals", "without-privilege", "layout-from-table"):
+        fitted, refusal = fit(plan.read(name), kernel("6.12.0", "arm64"))
+        assert refusal == "", name
+        assert not {"add-cpu", "remove-cpu"} & {action.do for action in fitted.actions}
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

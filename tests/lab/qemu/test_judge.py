@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crash_hotplug.linux.machine_reader import read_machine
+from crash_hotplug.linux.sysroot import open_sysroot
 from crash_hotplug_lab.qemu import judge
 from crash_hotplug_lab.qemu.dump import SavedCpu
 from crash_hotplug_lab.qemu.guest_run import Observed
 from crash_hotplug_lab.qemu.results import Result
 from crash_hotplug_lab.scenario.file import read_scenario
+from tests.trees import arm64_tree
 
 DIMM = (0x1_0000_0000, 0x1_1000_0000)
 
@@ -72,6 +76,22 @@ def test_judge_passes_only_a_missing_dump_where_none_is_expected(seen: Observed,
     result = Result("flipped-byte", "", "6.1", "", "", "c", "nothing")
     judge.judge(result, read_scenario("flipped-byte"), seen)
     assert result.outcome == outcome
+
+
+def test_plugged_hardware_is_compared_where_the_kernel_hides_the_image(tmp_path: Path) -> None:
+    """Kernels of arm64 before 6.4 unmap it, so status compares no header and reports neither CPUs nor memory."""
+    tree = tmp_path / "tree"
+    shutil.copytree(arm64_tree("arm64-6.1-c", 1), tree, ignore=shutil.ignore_patterns("kcore", "crash-image"))
+    machine = read_machine(open_sysroot(str(tree)))
+    dimm = (0x8000_0000, 0xA000_0000)
+    plugged = [(*dimm, "d0")]
+    for seen, agree in (
+        (Observed(cpu_count=2, plugged=plugged, dimms={"d0": dimm}), [True, True]),
+        (Observed(cpu_count=3, plugged=[], dimms={"d0": dimm}), [False, False]),
+    ):
+        result = Result("hot-add", "", "arm64-5.10", "", "", "c", "nothing")
+        judge._judge_truth(result, seen, machine)
+        assert [check.ok for check in result.checks] == agree
 
 
 BUSY = tuple(range(8))
