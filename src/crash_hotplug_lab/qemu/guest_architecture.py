@@ -32,6 +32,8 @@ class Source:
     """Whether the lab builds the kernel, with CONFIG_KEXEC_FILE, from the source package."""
     options: tuple[str, ...] = ()
     """More lines of the configuration of a kernel that the lab builds."""
+    patches: tuple[str, ...] = ()
+    """Files in ``qemu/patches`` that are applied to the source of a kernel that the lab builds, in this order."""
     block_size: int = 0
     """Bytes in a memory block of a guest with less than 64 GiB, if not those of the architecture."""
 
@@ -106,6 +108,12 @@ class GuestArchitecture:
     """Kind of its kernel images, for messages."""
     release_of: Callable[[bytes], str | None]
     """Return the release of a kernel's image; None where it is no image for this architecture."""
+    compiler: str
+    """Package of the compiler that builds its kernels."""
+    cross_compile: str
+    """Prefix of that compiler's programs (CROSS_COMPILE)."""
+    built_image: str
+    """Path of the image in a built kernel's tree; its last component is the target of make."""
 
     def in_cache(self, name: str) -> str:
         """Return the name of a directory in the cache; the names of x86_64 have no suffix."""
@@ -166,6 +174,21 @@ X86_64 = GuestArchitecture(
         "6.18": Source("trixie", "trixie-backports"),
         "7.2": Source("sid"),
         "7.3": Source("trixie", "trixie-backports"),
+        "7.2b": Source("trixie", "trixie-backports", series="7.2", is_built=True),
+        "7.2p": Source(
+            "trixie",
+            "trixie-backports",
+            series="7.2",
+            is_built=True,
+            patches=("x86-leave-out-offline-memory.patch", "x86-keep-backup-region.patch"),
+        ),
+        "7.2n": Source(
+            "trixie",
+            "trixie-backports",
+            series="7.2",
+            is_built=True,
+            patches=("normalise-at-load.patch",),
+        ),
     },
     triplet="x86_64-linux-gnu",
     dynamic_loader="usr/lib64/ld-linux-x86-64.so.2",
@@ -197,6 +220,9 @@ X86_64 = GuestArchitecture(
     large_blocks_before=(0, 0),
     image_name="x86 kernel image (bzImage)",
     release_of=_release_of_bzimage,
+    compiler="gcc",
+    cross_compile="",
+    built_image="arch/x86/boot/bzImage",
 )
 
 ARM64 = GuestArchitecture(
@@ -246,6 +272,9 @@ ARM64 = GuestArchitecture(
     large_blocks_before=(5, 12),  # f0b13ee23241 "arm64/sparsemem: reduce SECTION_SIZE_BITS"
     image_name="arm64 kernel image (Image)",
     release_of=_release_of_arm64_image,
+    compiler="gcc-aarch64-linux-gnu",
+    cross_compile="aarch64-linux-gnu-",
+    built_image="arch/arm64/boot/Image",
 )
 
 ARCHITECTURES = {architecture.name: architecture for architecture in (X86_64, ARM64)}

@@ -9,7 +9,7 @@ import pytest
 
 from crash_hotplug_lab.qemu import kernel_build, kernels
 from crash_hotplug_lab.qemu.errors import LabError
-from crash_hotplug_lab.qemu.guest_architecture import ARM64
+from crash_hotplug_lab.qemu.guest_architecture import ARCHITECTURES, ARM64
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kernel_of_a_package_is_not_built() -> None:
-    with pytest.raises(LabError, match=r"the lab does not build a kernel 6\.12; it builds 6\.1f, 6\.12f"):
+    with pytest.raises(
+        LabError, match=r"the lab does not build a kernel 6\.12; it builds 7\.2b, 7\.2p, 7\.2n, 6\.1f, 6\.12f"
+    ):
         kernel_build.build("6.12", print)
 
 
@@ -36,9 +38,29 @@ def test_option_that_the_source_does_not_set_is_named() -> None:
 
 
 def test_configuration_has_kexec_file_load_and_takes_dimms() -> None:
-    fragment = kernel_build._FRAGMENT.read_text()
+    fragment = kernel_build.configuration(ARM64.kernels["6.12f"], ARM64, "6.12f")
     for option in ("KEXEC_FILE", "PROC_VMCORE", "ACPI_HOTPLUG_MEMORY", "MEMORY_HOTREMOVE", "PROC_KCORE"):
         assert f"CONFIG_{option}=y\n" in fragment
+
+
+def test_every_architecture_has_its_part_of_the_configuration() -> None:
+    for key, architecture in kernel_build.built_kernels().items():
+        lines = kernel_build.configuration(architecture.kernels[key], architecture, key).splitlines()
+        options = [line.partition("=")[0] for line in lines if line.startswith("CONFIG_")]
+        assert len(options) == len(set(options)), key
+        assert f'CONFIG_LOCALVERSION="-{key}"' in lines
+        assert "CONFIG_KEXEC_FILE" in options
+
+
+def test_every_patch_is_there_and_a_kernel_is_built_with_it() -> None:
+    named = {patch for arch in ARCHITECTURES.values() for source in arch.kernels.values() for patch in source.patches}
+    assert named == {path.name for path in (Path(kernel_build.__file__).parent / "patches").iterdir()}
+
+
+def test_two_built_kernels_have_two_keys() -> None:
+    """`kernel build KEY` names no architecture."""
+    keys = [key for arch in ARCHITECTURES.values() for key, source in arch.kernels.items() if source.is_built]
+    assert len(keys) == len(kernel_build.built_kernels())
 
 
 def test_kernel_with_large_pages_has_larger_memory_blocks(tmp_path: Path) -> None:
@@ -51,7 +73,7 @@ def test_built_kernel_is_found_in_the_cache() -> None:
     image = bytearray(0x1000)
     image[0x38:0x3C] = b"ARM\x64"
     image[0x800:0x900] = b"Linux version 6.12.1-6.12f (lab@lab) #1".ljust(0x100, b"\0")
-    built = kernel_build._keep("6.12f", "6.12.1-1", bytes(image), "trixie")
+    built = kernel_build._keep("6.12f", "6.12.1-1", bytes(image), "trixie", ARM64)
     assert kernels.ready("6.12f", ARM64) == built
     assert (built.release, built.name, built.is_built, built.series_key) == (
         "6.12.1-6.12f",
@@ -60,4 +82,4 @@ def test_built_kernel_is_found_in_the_cache() -> None:
         "6.12",
     )
     with pytest.raises(LabError, match="made no kernel image"):
-        kernel_build._keep("6.1f", "6.1.1-1", b"nothing", "bookworm")
+        kernel_build._keep("6.1f", "6.1.1-1", b"nothing", "bookworm", ARM64)
