@@ -24,8 +24,12 @@ RUN_SOS = """
 import os, sys
 import sos.report.plugins
 from sos import SoS
-from sos.policies import LinuxPolicy
-from sos.policies.debian import DebianPolicy
+try:
+    from sos.policies.distros import LinuxPolicy
+    from sos.policies.distros.debian import DebianPolicy
+except ImportError:  # sos 4.0
+    from sos.policies import LinuxPolicy
+    from sos.policies.debian import DebianPolicy
 sos.report.plugins.__path__.append(sys.argv[1])
 LinuxPolicy.PATH = DebianPolicy.PATH = os.environ["PATH"]
 SoS(sys.argv[2:]).execute()
