@@ -171,11 +171,13 @@ class Look:
             header = read(at, min(size, _HEADER))
         purgatory = kimage.segment_at(kimage.entry_phys)
         code = b"" if purgatory is None else read(purgatory.phys, purgatory.memsz)
+        # By place only: the same segment is passed with another bufsz when it is put back
+        places = {(s.phys, s.memsz) for s in (*self._unlisted, *kimage.segments)}
         ends = tuple(
             read(place, _PAGE)
-            for s in sorted({*self._unlisted, *kimage.segments})
-            for place in (s.phys, s.phys + s.memsz - _PAGE)
-            if at is None or s.memsz > _HEADER
+            for phys, memsz in sorted(places)
+            for place in (phys, phys + memsz - _PAGE)
+            if at is None or memsz > _HEADER
         )
         return (kimage.entry_phys, read(self._boot.phys, self._boot.memsz), header, code, ends)
 
