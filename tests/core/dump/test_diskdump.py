@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.dump import page_descriptors
 from crash_hotplug.core.dump.diskdump import DiskdumpVmcore
 from crash_hotplug.core.dump.formats import join_split_dumps, parse_vmcore
@@ -363,6 +364,12 @@ def test_parts_of_other_dumps_are_other_dumps() -> None:
     assert [positions for _vmcore, positions in whole] == [[0], [1]]
 
 
+@pytest.mark.parametrize("machine", [b"64", b"h64", b"\xff\x1b[31m", b"Unknown"])
+def test_architecture_is_that_of_the_registers_where_utsname_names_none(machine: bytes) -> None:
+    """Makedumpfile 1.6.8 (Debian 11) copies the utsname of Linux 5.11 and newer from 4 bytes too far."""
+    assert parsed(replace(SMALL, utsname_machine=machine)).architecture is X86_64
+
+
 def changed(offset: int, form: str, *values: int) -> SavedDump:
     return replace(SMALL, changes={offset: struct.pack(form, *values)})
 
@@ -371,7 +378,8 @@ def changed(offset: int, form: str, *values: int) -> SavedDump:
     ("dump", "sentence"),
     [
         (replace(SMALL, utsname_machine=b"i686"), r"is for i686; supported are x86_64, aarch64"),
-        (replace(SMALL, utsname_machine=b"\xff\x1b[31m"), "is for an unknown architecture"),
+        (replace(SMALL, utsname_machine=b"s390x"), "is for s390x"),
+        (replace(SMALL, utsname_machine=b"\xff\x1b[31m", notes=[]), "does not tell its architecture"),
         (changed(428, "<i", 0), "its blocks have 0 bytes"),
         (changed(428, "<i", -4096), "its blocks have -4096 bytes"),
         (changed(428, "<i", 512), "its blocks have 512 bytes"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 
 from crash_hotplug.core.arch.architecture import Architecture
-from crash_hotplug.core.arch.supported import NAMES, architecture_named
+from crash_hotplug.core.arch.supported import NAMES, architecture_named, is_other_machine
 from crash_hotplug.core.dump.page_bitmap import bitmap_size
 from crash_hotplug.core.dump.vmcore import NOTES_LIMIT, WHAT, ByteSource
 from crash_hotplug.core.errors import CannotTellError, InputError
@@ -30,8 +30,6 @@ _RELEASE, _MACHINE = 2, 4
 _SUB_HEADER = struct.Struct("<QiiQQqQqQqQQQQ")
 _SUB_HEADER_SIZES = {1: 12, 2: 32, 3: 48, 4: 64, 5: 80, 6: 104}
 """Bytes of the sub-header by version: each version appends fields."""
-_UNKNOWN_MACHINE = "Unknown"
-"""``utsname.machine`` of QEMU's ``dump-guest-memory``."""
 _PAGE_SIZES = (4096, 16384, 65536)
 _BITMAP_LIMIT = 2 << 30
 """A bitmap of more bytes, those of 64 TiB in pages of 4 KiB, is not read."""
@@ -46,7 +44,8 @@ class DiskdumpHeader(NamedTuple):
     version: int
     kernel_release: str | None
     architecture: Architecture | None
-    """None where QEMU wrote the dump, which does not know the kernel."""
+    """None where utsname does not name one: QEMU does not know the kernel, and makedumpfile 1.6.8 copies the utsname of
+    Linux 5.11 and newer from 4 bytes too far."""
     status: int
     block_size: int
     """Bytes in a block, which is a page."""
@@ -107,10 +106,10 @@ def _parse_main_header(data: bytes) -> _MainHeader:
     (version,) = _VERSION.unpack_from(data, len(SIGNATURE))
     if version not in _SUB_HEADER_SIZES:
         raise InputError(f"{WHAT} is a compressed dump of version {version}; known are 1 to {max(_SUB_HEADER_SIZES)}")
-    machine = _utsname(data, _MACHINE)
-    architecture = architecture_named(machine or "")
-    if architecture is None and machine != _UNKNOWN_MACHINE:
-        raise InputError(f"{WHAT} is for {machine or 'an unknown architecture'}; supported are {NAMES}")
+    machine = _utsname(data, _MACHINE) or ""
+    if is_other_machine(machine):
+        raise InputError(f"{WHAT} is for {machine}; supported are {NAMES}")
+    architecture = architecture_named(machine)
     header = _MainHeader(version, _utsname(data, _RELEASE), architecture, *_NUMBERS.unpack_from(data, _NUMBERS_AT))
     if header.block_size not in _PAGE_SIZES:
         sizes = ", ".join(map(str, _PAGE_SIZES))
