@@ -65,7 +65,7 @@ def _refusal(scenario: Scenario, arch: ModelArchitecture) -> str | None:
 
 
 def _kernels(scenario: Scenario, arch: ModelArchitecture) -> tuple[str, ...]:
-    return tuple(series for series in scenario.machine.kernels if not _unmaps_image(series, arch))
+    return tuple(series for series in scenario.machine.series if not _unmaps_image(series, arch))
 
 
 def _asks_for_handler(scenario: Scenario) -> bool:

@@ -101,7 +101,7 @@ def _kernel_for(scenario: Scenario, policy_name: str, arch: ModelArchitecture) -
     """Return the kernel's release: the scenario's, or for v6 and merged one with that handler."""
     if policy_name == "v6":
         return V6_KERNEL
-    release = next((f"{series}.0-model" for series in scenario.machine.kernels), arch.default_kernel)
+    release = next((f"{series}.0-model" for series in scenario.machine.series), arch.default_kernel)
     has_merged = arch.default_profile(release).crash_hotplug is CrashHotplug.MERGED
     return MERGED_KERNEL if policy_name == "merged" and not has_merged else release
 

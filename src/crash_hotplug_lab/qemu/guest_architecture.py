@@ -171,6 +171,7 @@ X86_64 = GuestArchitecture(
         "5.10": Source("bullseye"),
         "6.1": Source("bookworm"),
         "6.12": Source("trixie"),
+        "6.17": Source("trixie", "trixie-backports"),
         "6.18": Source("trixie", "trixie-backports"),
         "7.2": Source("sid"),
         "7.3": Source("trixie", "trixie-backports"),

@@ -133,7 +133,7 @@ def plan(
     runs = []
     for scenario in scenarios:
         for kernel in kernels:
-            if scenario.machine.kernels and kernel.series_key not in scenario.machine.kernels:
+            if scenario.machine.kernels and not {kernel.key, kernel.series_key} & {*scenario.machine.kernels}:
                 continue
             for loader in _loaders(scenario, kernel, loaders):
                 if scenario.load.loaders and loader not in scenario.load.loaders:

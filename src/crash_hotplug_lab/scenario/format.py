@@ -113,9 +113,9 @@ def one_of(choices: Iterable[str]) -> Read:
 
 
 def kernel(value: object) -> str:
-    """Read a kernel's series."""
-    if not isinstance(value, str) or not re.fullmatch(r"\d{1,3}\.\d{1,3}", value):
-        raise ValueError(f"{value!r} is not a kernel series such as 6.1")
+    """Read a kernel's series, or the key of one of the lab's kernels."""
+    if not isinstance(value, str) or not re.fullmatch(r"\d{1,3}\.\d{1,3}(-?[a-z0-9]{1,8})?", value):
+        raise ValueError(f"{value!r} is not a kernel series such as 6.1, or a kernel of the lab such as 7.2b")
     return value
 
 

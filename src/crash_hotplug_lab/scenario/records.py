@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -51,7 +52,8 @@ class Hardware:
     """``[machine]``: the machine at boot, and its kernels."""
 
     kernels: tuple[str, ...] = ()
-    """Kernel series.  QEMU boots each of them, or every known kernel without any; the model boots the first."""
+    """Kernel series (``6.1``), or kernels of the lab (``7.2b``).  QEMU boots each of them, without any every known one;
+    the model boots the first series."""
     architectures: tuple[str, ...] = ()
     """Architectures of the machines, every one without any.  A scenario whose programs or expected words fit one
     architecture names it."""
@@ -76,6 +78,11 @@ class Hardware:
     """Pages that the guest reserves at boot; each splits a range of its RAM."""
     crashkernel_cma: int = 0
     """Bytes of ``crashkernel=SIZE,cma`` (Linux 6.17 and newer): RAM that the capture kernel uses too; 0 for none."""
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The kernels without what the lab adds to the name of a series."""
+        return tuple(found for kernel in self.kernels for found in re.findall(r"^\d+\.\d+", kernel))
 
 
 @dataclass(frozen=True)
