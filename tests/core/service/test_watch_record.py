@@ -90,7 +90,7 @@ def test_status_line_begins_with_the_verdict() -> None:
     record = WatchRecord("1.0", started=1000.0)
     assert record.status_line() == "first look"
     record.add(UPDATED, "event", 1002.0, 0.5)
-    assert record.status_line().startswith("accurate: a panic now would be dumped completely (1 update")
+    assert record.status_line() == "accurate: a panic now would be dumped completely (1 update, 0 events)"
 
 
 def test_metrics_count_verifications_and_tell_when_the_last_one_was_right() -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from crash_hotplug.core.service.metrics import Family, exposition
+from crash_hotplug.core.sizes import count
 from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.core.verdict import Verdict
 
@@ -116,9 +117,8 @@ class WatchRecord:
         if self.last is None:
             return "first look"
         updates = sum(number for (_, result), number in self.updates.items() if result in ("updated", "reloaded"))
-        return (
-            f"{self.last.verdict.value}: {self.last.sentence} ({updates} updates, {sum(self.events.values())} events)"
-        )
+        done = f"{count(updates, 'update')}, {count(sum(self.events.values()), 'event')}"
+        return f"{self.last.verdict.value}: {self.last.sentence} ({done})"
 
     def metrics(self) -> str:
         """Return what the textfile collector reads."""
