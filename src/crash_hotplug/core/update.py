@@ -21,7 +21,6 @@ from contextlib import closing
 from enum import Enum
 
 from crash_hotplug.core.arch.architecture import whole_pages
-from crash_hotplug.core.arch.cmdline import has_argument
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, entries_that_fit
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
 from crash_hotplug.core.expected import header_to_write
@@ -261,8 +260,9 @@ def why_not_updatable(image: CrashImage, machine: Machine) -> str | None:
     """Return why *image* cannot be updated in place, without hashing anything; None where it can."""
     if machine.memory_encryption is not None:
         return _why_encrypted(machine.memory_encryption)
-    if has_argument(image.cmdline, "dmcryptkeys"):  # Linux 6.16 and newer
-        return "the image hands LUKS keys to the capture kernel (dmcryptkeys=), which kexec_load would leave readable"
+    keys = None if image.boot is None else image.boot.luks_keys
+    if keys is not None:
+        return f"the image hands LUKS keys to the capture kernel ({keys}), which kexec_load would leave readable"
     return why_no_plan(image, machine)
 
 

@@ -25,7 +25,7 @@ _TOOLS = ToolSet(
     "trixie-kernel-compilers",
     (
         *{architecture.compiler for architecture in ARCHITECTURES.values()}, "ccache", "make", "flex", "bison", "bc",
-        "m4", "patch", "libssl-dev", "libelf-dev", "zlib1g-dev", "dwarves", "perl", "dash", "coreutils", "sed", "grep",
+        "m4", "patch", "libssl-dev", "libelf-dev", "zlib1g-dev", "dwarves", "perl", "python3", "dash", "coreutils", "sed", "grep",
         "findutils", "mawk", "diffutils", "tar", "xz-utils", "gzip",
     ),
 )  # fmt: skip
@@ -148,8 +148,14 @@ def _run_in_tree(script: str, log: Path) -> None:
     with log.open("ab") as file:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False, timeout=_LIMIT)
     if done.returncode:
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise LabError(f"the kernel cannot be built: {said[-1] if said else 'no output'} ({log})")
+        raise LabError(f"the kernel cannot be built: {why_failed(log.read_text(errors='replace'))} ({log})")
+
+
+def why_failed(output: str) -> str:
+    """Return the line before the first at which make gave up, without make's own words; else the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    given_up = next((at for at, line in enumerate(lines) if "***" in line), len(lines))
+    return lines[given_up - 1] if lines and given_up else "no output"
 
 
 def _keep(key: str, version: str, image: bytes, userland: str, architecture: GuestArchitecture) -> Kernel:

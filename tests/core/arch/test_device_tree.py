@@ -76,7 +76,7 @@ def test_device_tree_without_linux_elfcorehdr_names_no_header() -> None:
 
 def with_properties(*names: bytes) -> DeviceTree:
     """Return a tree in which the properties with 16 bytes of value have these names; their values are 1, 2, ..."""
-    strings = b"#size-cells\0#address-cells\0linux,elfcorehdr\0linux,usable-memory-range\0"
+    strings = b"#size-cells\0#address-cells\0linux,elfcorehdr\0linux,usable-memory-range\0linux,dmcryptkeys\0"
     properties = b"".join(
         struct.pack(">IIIQQ", 3, 16, strings.index(name), 0x7000_0000 + (number << 20), 0x1000)
         for number, name in enumerate(names)
@@ -87,6 +87,11 @@ def with_properties(*names: bytes) -> DeviceTree:
     )
     header = struct.pack(">10I", 0xD00DFEED, 56 + len(body + strings), 56, 56 + len(body), 40, 17, 16, 0, 0, 0)
     return DeviceTree(header + bytes(16) + body + strings, 0x1000)
+
+
+def test_luks_keys_are_those_that_the_kernel_names() -> None:
+    assert device_tree().luks_keys is None
+    assert with_properties(b"linux,dmcryptkeys").luks_keys == "linux,dmcryptkeys"
 
 
 def test_first_of_two_properties_counts() -> None:

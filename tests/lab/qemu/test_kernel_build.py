@@ -37,6 +37,15 @@ def test_option_that_the_source_does_not_set_is_named() -> None:
     assert kernel_build.missing_options(fragment, fragment) == []
 
 
+def test_build_that_fails_is_reported_by_what_made_make_give_up() -> None:
+    output = (
+        "  CC a.o\nenv: 'python3': No such file\nmake[4]: *** [Makefile:156: defs.h] Error 127\n  LD b.o\nmake: *** 2\n"
+    )
+    assert kernel_build.why_failed(output) == "env: 'python3': No such file"
+    assert kernel_build.why_failed("tar: broken\n\n") == "tar: broken"
+    assert kernel_build.why_failed("") == "no output"
+
+
 def test_configuration_has_kexec_file_load_and_takes_dimms() -> None:
     fragment = kernel_build.configuration(ARM64.kernels["6.12f"], ARM64, "6.12f")
     for option in ("KEXEC_FILE", "PROC_VMCORE", "ACPI_HOTPLUG_MEMORY", "MEMORY_HOTREMOVE", "PROC_KCORE"):

@@ -69,6 +69,10 @@ class BootDescription(Protocol):
         """Whether no more RAM than :attr:`ram` may be told elsewhere, where it is told."""
 
     @property
+    def luks_keys(self) -> str | None:
+        """Name of what leads the capture kernel to keys of encrypted disks in the image; None where nothing does."""
+
+    @property
     def needed_ram(self) -> tuple[Range, ...]:
         """Physical ranges that have to be RAM of the capture kernel: this description, its initrd."""
 

@@ -283,6 +283,11 @@ class ZeroPage(NamedTuple):
         return 0 < len(e820_table(self.page or b"")) < E820_MAX
 
     @property
+    def luks_keys(self) -> str | None:
+        """``dmcryptkeys=`` (arch/x86/kernel/kexec-bzimage64.c, Linux 6.16 and newer)."""
+        return "dmcryptkeys=" if has_argument(self.cmdline, "dmcryptkeys") else None
+
+    @property
     def needed_ram(self) -> tuple[Range, ...]:
         """The zero page, and the initrd."""
         own = () if self.phys is None else (Range(self.phys, self.phys + PAGE),)

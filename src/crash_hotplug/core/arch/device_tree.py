@@ -35,6 +35,7 @@ _CHOSEN = 2
 _ELFCOREHDR = "linux,elfcorehdr"
 _USABLE = "linux,usable-memory-range"
 _INITRD = ("linux,initrd-start", "linux,initrd-end")
+_LUKS_KEYS = "linux,dmcryptkeys"
 _FROM_KERNEL = "linux,booted-from-kexec"
 """A property that the kernel's loader writes (``of_kexec_alloc_and_setup_fdt()`` in drivers/of/kexec.c)."""
 
@@ -195,6 +196,11 @@ class DeviceTree(NamedTuple):
     def ram_is_whole(self) -> bool:
         """There is one property."""
         return True
+
+    @property
+    def luks_keys(self) -> str | None:
+        """``linux,dmcryptkeys`` (drivers/of/kexec.c)."""
+        return None if self._value(_LUKS_KEYS) is None else _LUKS_KEYS
 
     @property
     def needed_ram(self) -> tuple[Range, ...]:
