@@ -25,8 +25,8 @@ _TOOLS = ToolSet(
     "trixie-kernel-compilers",
     (
         *{architecture.compiler for architecture in ARCHITECTURES.values()}, "ccache", "make", "flex", "bison", "bc",
-        "m4", "patch", "libssl-dev", "libelf-dev", "zlib1g-dev", "dwarves", "perl", "python3", "dash", "coreutils", "sed", "grep",
-        "findutils", "mawk", "diffutils", "tar", "xz-utils", "gzip",
+        "m4", "patch", "libssl-dev", "libelf-dev", "zlib1g-dev", "dwarves", "perl", "python3", "dash", "coreutils",
+        "sed", "grep", "findutils", "mawk", "diffutils", "tar", "xz-utils", "gzip",
     ),
 )  # fmt: skip
 _LINKS = {"usr/bin/awk": "mawk"}
