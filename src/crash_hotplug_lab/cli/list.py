@@ -45,7 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
             "kernel_releases": {key: kernel.release if kernel else None for key, kernel in ready.items()},
             "loaders": LOADERS,
             "scenarios": {s.name: {"title": s.title, "updates": list(s.expect)} for s in expected},
-            "known_broken": [vars(known) for known in plan.KNOWN_BROKEN],
+            "known_broken": [
+                {**vars(known), "finds": [kind.value for kind in known.finds]} for known in plan.KNOWN_BROKEN
+            ],
             "model_scenarios": {s.name: {"title": s.title, "policies": s.policies} for s in modelled},
         })  # fmt: skip
         return exit_codes.DONE

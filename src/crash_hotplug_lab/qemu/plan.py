@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.fitting import fit
 from crash_hotplug_lab.qemu.kernels import Kernel
@@ -51,7 +52,9 @@ class Known:
     updates: tuple[str, ...] = UPDATES
     """Ways of updating with which it does not work."""
     runs: bool = False
-    """Whether it is run nevertheless, and must leave no dump; otherwise it is skipped."""
+    """Whether it is run nevertheless; otherwise it is skipped."""
+    finds: tuple[Kind, ...] = ()
+    """Kinds of findings that the audit of its dump must have besides; without any it must leave no dump."""
 
     def matches(self, scenario: str, kernel: str, loader: str, update: str) -> bool:
         """Return whether a run is this combination."""
@@ -83,6 +86,16 @@ KNOWN_BROKEN: tuple[Known, ...] = (
         "cannot read; an update in place corrects it",
         ("nothing", "reload"),
         runs=True,
+    ),
+    Known(
+        "*",
+        "arm64-5.10",
+        "c",
+        "kexec-tools of bookworm (2.0.25) writes an elfcorehdr with wrong virtual addresses; an update in place "
+        "corrects it",
+        ("nothing", "reload"),
+        runs=True,
+        finds=(Kind.WRONG_KERNEL_TEXT, Kind.WRONG_DIRECT_MAP),
     ),
 )
 """Shown by ``list`` and in every report; the first that matches counts."""
@@ -165,5 +178,6 @@ def _run(scenario: Scenario, kernel: Kernel, loader: str, update: str, refusal: 
         return PlannedRun(scenario, kernel, loader, update, refusal)
     if not known.runs:
         return PlannedRun(scenario, kernel, loader, update, known.reason)
-    expect = {**scenario.expect, update: Expectation(dump=False, fault=known.reason)}
+    wanted = scenario.expect[update] if known.finds else Expectation(dump=False)
+    expect = {**scenario.expect, update: replace(wanted, fault=known.reason, fault_kinds=known.finds)}
     return PlannedRun(replace(scenario, expect=expect), kernel, loader, update)

@@ -121,6 +121,8 @@ class Expectation:
     """The complete set of expected findings."""
     fault: str = ""
     """The fault of the kernel that causes the findings; empty for a negative control."""
+    fault_kinds: tuple[Kind, ...] = ()
+    """Kinds of findings that the fault adds, whatever they are about."""
     record: bool = False
     """Whether the result (complete, stale or no dump) is only recorded, for panics at a random moment."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.qemu import guest_run, plan
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.kernels import Kernel
@@ -92,6 +93,15 @@ def test_plan_has_only_updates_with_an_expectation() -> None:
 
 def test_in_place_runs_with_every_loader() -> None:
     assert planned("hot-add", "6.12", ["all"], ["in-place"]) == [(name, "in-place", False) for name in ("c", "s", "ch")]
+
+
+def test_header_of_kexec_tools_that_can_be_read_is_a_fault_with_findings_of_its_own() -> None:
+    one = replace(kernel("5.10"), arch="arm64")
+    update_of = {run.update: run for run in plan.plan([plan.read("hot-add")], [one], ["c"], [])}
+    expected = update_of["reload"].scenario.expect["reload"]
+    assert (expected.dump, expected.fault_kinds) == (True, (Kind.WRONG_KERNEL_TEXT, Kind.WRONG_DIRECT_MAP))
+    assert update_of["nothing"].scenario.expect["nothing"].findings
+    assert update_of["in-place"].scenario.expect["in-place"].fault == ""
 
 
 def test_unknown_loader_is_a_sentence() -> None:
