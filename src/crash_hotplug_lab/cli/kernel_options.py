@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crash_hotplug.cli.exit_codes import UsageError
+from crash_hotplug.core.errors import InputError
 from crash_hotplug_lab.scenario.format import ARCHITECTURES
 
 if TYPE_CHECKING:  # qemu/ needs the lab's extras, and --help does not
@@ -35,6 +37,7 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
         "--kernel", action="append", default=[], metavar="K", help="key (`crash-hotplug-lab list`), all, or a vmlinuz"
     )
     parser.add_argument("--modules", metavar="DIR", help="directory of the modules of a kernel given as a file")
+    parser.add_argument("--kexec", metavar="FILE", help="a statically linked kexec, in place of the userland's")
     parser.add_argument("--userland", metavar="RELEASE", help=f"userland of such a kernel ({_USERLAND})")
 
 
@@ -50,7 +53,7 @@ def kernel_keys(given: list[str], architecture: GuestArchitecture) -> list[str]:
 def chosen_kernels(arguments: argparse.Namespace, default: list[str]) -> list[Kernel]:
     """Fetch and return the kernels that the options choose.
 
-    :raise InputError: a kernel is not known
+    :raise InputError: a kernel is not known, or kexec is no static program
     :raise UsageError: a kernel is a file and its modules are not given, or the reverse
     """
     from crash_hotplug_lab.cli.progress import say  # noqa: PLC0415
@@ -66,10 +69,25 @@ def chosen_kernels(arguments: argparse.Namespace, default: list[str]) -> list[Ke
         raise UsageError("--userland goes with a kernel that is a file (--kernel and --modules)")
     if files and not arguments.modules:
         raise UsageError(f"{files[0]} is a file; its modules have to be named as well (--modules DIR)")
+    kexec = None if arguments.kexec is None else _program(arguments.kexec)
     found: list[Kernel] = session.prepare([name for name in chosen if name not in files], say, False, architecture)
     if files:
         userland = arguments.userland or _USERLAND
         session.prepare_userland(userland, say, False, architecture)
         found.append(kernels.own(Path(files[0]), Path(arguments.modules), userland, architecture))
         session.prepare([], say, False, architecture)
-    return found
+    return [replace(kernel, kexec=kexec) for kernel in found]
+
+
+def _program(name: str) -> Path:
+    """Return the path of a program that needs nothing of a guest.
+
+    :raise InputError: it is no file, or no static ELF program
+    """
+    try:
+        head = Path(name).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}") from None
+    if head[:4] != b"\x7fELF" or b"\0/lib" in head[:4096]:
+        raise InputError(f"{name} is not a statically linked program")
+    return Path(name)

@@ -57,6 +57,10 @@ def build(kernel: Kernel, scratch: Path) -> Path:
     (part / "boot").mkdir()
     (part / "boot/capture.img").write_bytes(_compressed(capture))
     shutil.copyfile(kernel.vmlinuz, part / "boot/vmlinuz")
+    if kernel.kexec is not None:
+        (part / "usr/bin").mkdir(parents=True)
+        shutil.copyfile(kernel.kexec, part / "usr/bin/kexec")
+        (part / "usr/bin/kexec").chmod(0o755)
     for room in ("in_guest", "experiments"):
         for script in sorted((_LAB / room).glob("*.py")):
             shutil.copyfile(script, part / "lab" / script.name)

@@ -14,6 +14,7 @@ import re
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from crash_hotplug_lab.qemu.debian import Archive, cache_dir, unpack
 from crash_hotplug_lab.qemu.errors import LabError
@@ -39,6 +40,8 @@ class Kernel:
     """Debian release of the guest's userland."""
     arch: str = X86_64.name
     """Name of its architecture."""
+    kexec: Path | None = None
+    """A statically linked kexec program that loads its crash images, in place of the userland's; None for that one."""
 
     @property
     def architecture(self) -> GuestArchitecture:
@@ -120,7 +123,7 @@ def fetch(key: str, architecture: GuestArchitecture = X86_64) -> Kernel:
 
 def record(kernel: Kernel) -> None:
     """Write where a kernel of the cache is, for :func:`ready`."""
-    content = {name: str(value) for name, value in asdict(kernel).items()}
+    content = {name: str(value) for name, value in asdict(kernel).items() if value is not None}
     _record(kernel.key, kernel.architecture).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -128,7 +131,7 @@ def ready(key: str, architecture: GuestArchitecture = X86_64) -> Kernel | None:
     """Return a known kernel that was fetched before, or None."""
     _source(key, architecture)
     try:
-        content: dict[str, str] = json.loads(_record(key, architecture).read_text())
+        content: dict[str, Any] = json.loads(_record(key, architecture).read_text())
         vmlinuz, modules = Path(content.pop("vmlinuz")), Path(content.pop("modules"))
         kernel = Kernel(vmlinuz=vmlinuz, modules=modules, **content)
     except (OSError, ValueError, KeyError, TypeError):

@@ -113,6 +113,18 @@ def test_options_that_do_not_fit_together_are_wrong_usage(
     assert words in ran.err
 
 
+@pytest.mark.usefixtures("extra")
+def test_kexec_of_ones_own_has_to_be_a_static_program(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")  # nothing may be fetched here
+    dynamic = tmp_path / "kexec"
+    dynamic.write_bytes(b"\x7fELF" + bytes(500) + b"\0/lib64/ld-linux-x86-64.so.2\0")
+    for file, words in ((tmp_path / "none", "cannot read"), (dynamic, "is not a statically linked program")):
+        ran = run_lab(capsys, "run", "--kexec", file)
+        assert (ran.code, ran.out, words in ran.err) == (1, "", True)
+
+
 def test_sentence_about_a_missing_extra_names_its_package() -> None:
     extra = re.search(r"^lab = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
     assert extra is not None

@@ -77,6 +77,12 @@ def test_known_broken_header_of_kexec_tools_is_run_and_has_to_leave_no_dump() ->
                         "watch": (True, False)}  # fmt: skip
 
 
+def test_kexec_of_ones_own_has_none_of_the_faults_of_debians() -> None:
+    own = replace(kernel("6.1"), arch="arm64", kexec=Path("kexec"))
+    (run,) = plan.plan([plan.read("hot-add")], [own], ["c"], ["reload"])
+    assert (run.scenario.expect["reload"].dump, run.scenario.expect["reload"].fault) == (True, "")
+
+
 def test_plan_for_arm64_has_the_loader_of_its_kernels_and_names_the_architecture() -> None:
     arm64 = replace(kernel("6.12"), arch="arm64")
     runs = plan.plan([plan.read("hot-add")], [arm64], [], [])
