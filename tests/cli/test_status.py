@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import run
-from tests.trees import NAMES, tree
+from tests.trees import NAMES, copied_tree, tree
 
 
 @pytest.fixture
@@ -165,3 +165,19 @@ def test_tree_without_the_command_line_is_cannot_tell(capsys: pytest.CaptureFixt
     ran = run(capsys, "status", "--sysroot", tmp_path / "copy")
     assert ran.code == 0
     assert "Not checked\n  whether the capture kernel finds this header: its command line was not given" in ran.out
+
+
+def test_memory_that_hyper_v_or_xen_adds_is_missing_from_the_middle_of_a_line_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Both drivers add blocks with MHP_MERGE_RESOURCE, so no line of /proc/iomem begins at the new memory."""
+    root = copied_tree("6.12-s", 1, tmp_path / "tree")
+    assert run(capsys, "status", "--sysroot", root).code == 0
+    iomem = root / "proc/iomem"
+    text = iomem.read_text()
+    merged = text.replace("100000000-10fffffff : System RAM", "100000000-117ffffff : System RAM")
+    assert merged != text
+    iomem.write_text(merged)
+    ran = run(capsys, "status", "--sysroot", root)
+    assert ran.code == 4
+    assert "128 MiB at 0x110000000 is not described" in ran.out
