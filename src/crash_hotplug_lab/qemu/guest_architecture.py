@@ -36,6 +36,8 @@ class Source:
     """Files in ``qemu/patches`` that are applied to the source of a kernel that the lab builds, in this order."""
     block_size: int = 0
     """Bytes in a memory block of a guest with less than 64 GiB, if not those of the architecture."""
+    has_crash_hotplug: bool = False
+    """Whether a patch makes the kernel update the elfcorehdr by itself, where the architecture's kernels do not."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,22 @@ ARM64 = GuestArchitecture(
             is_built=True,
             options=("CONFIG_ARM64_64K_PAGES=y", "CONFIG_ARM64_VA_BITS_48=y"),
             block_size=512 * _MIB,  # SECTION_SIZE_BITS is 29
+        ),
+        "7.2hf": Source(
+            "trixie",
+            "trixie-backports",
+            series="7.2",
+            is_built=True,
+            patches=("arm64-crash-hotplug-one-block.patch",),
+            has_crash_hotplug=True,
+        ),
+        "7.2hpf": Source(
+            "trixie",
+            "trixie-backports",
+            series="7.2",
+            is_built=True,
+            patches=("arm64-crash-hotplug-one-block.patch", "arm64-leave-out-offline-memory.patch"),
+            has_crash_hotplug=True,
         ),
     },
     triplet="aarch64-linux-gnu",

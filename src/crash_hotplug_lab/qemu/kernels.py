@@ -68,6 +68,9 @@ class Kernel:
     @property
     def has_crash_hotplug(self) -> bool:
         """Whether the kernel keeps its own elfcorehdr up to date (CONFIG_CRASH_HOTPLUG)."""
+        source = self.architecture.kernels.get(self.key)
+        if source is not None and source.has_crash_hotplug:
+            return True
         since = self.architecture.crash_hotplug_since
         return since is not None and self.series >= since
 
