@@ -323,3 +323,25 @@ def test_image_with_volume_keys_makes_a_reload_uncertain(capsys: pytest.CaptureF
     to_do = run(capsys, "doctor", "--sysroot", tree, "--json").json["to_do"]
     assert any(sentence.startswith("after a hot-plug: echo 1 > /sys/kernel/config/crash_dm") for sentence in to_do)
     assert not any("setup-crypttab" in sentence for sentence in to_do)
+
+
+def test_el10_kernel_without_kexec_load_updates_all_but_removed_memory(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its configuration has kexec_file_load and CRASH_HOTPLUG; what the kernel leaves, the service reloads."""
+    tree = build(tmp_path / "tree", "redhat", AWARE)
+    (tree / "proc/sys/kernel/osrelease").write_text("6.12.0-55.el10.x86_64\n")
+    (tree / "usr/lib/modules/6.12.0-55.el10.x86_64").mkdir(parents=True)
+    config = tree / "usr/lib/modules/6.12.0-55.el10.x86_64/config"
+    config.write_text("# CONFIG_KEXEC is not set\nCONFIG_KEXEC_FILE=y\nCONFIG_CRASH_HOTPLUG=y\n")
+    assert run(capsys, "doctor", "--sysroot", tree).code == 4
+    install_service(tree, active=True)
+    report = run(capsys, "doctor", "--sysroot", tree, "--json").json
+    assert report["verdict"] == "handled"
+    reasons = {change["change"]: change["reason"] for change in report["next_hotplug"]}
+    assert reasons["added memory"] == f"the kernel updates the header, and {SERVICE} checks it"
+    assert reasons["removed memory"].startswith(f"{SERVICE} reloads the image (kdumpctl reload): this kernel was built")
+    (tree / "usr/bin/kdumpctl").unlink()
+    report = run(capsys, "doctor", "--sysroot", tree, "--json").json
+    assert (report["verdict"], report["next_hotplug"][3]["handled"]) == ("not handled", False)
+    assert "nor reload it" in report["reason"]
