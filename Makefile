@@ -5,6 +5,8 @@ VENV := .venv
 PREFIX ?= /usr/local
 DESTDIR ?=
 PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
+INTERPRETER ?= /usr/bin/python3
+SETTINGS ?=
 
 .PHONY: run test test-pythons lint coverage mutants lab lab-arm64 lab-full lab-debian fuzz oracle bench-core man docs install deb try-deb rpm clean python
 
@@ -73,7 +75,8 @@ docs: $(VENV)/ready
 
 # Installs the files of a server: command, service, man pages, completions, docs.  tools/install.py has the list.
 install: python
-	$(PYTHON) tools/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --python-directory "$(PYTHONDIR)"
+	$(PYTHON) tools/install.py --destdir "$(DESTDIR)" --prefix "$(PREFIX)" --python-directory "$(PYTHONDIR)" \
+		--interpreter "$(INTERPRETER)" $(if $(SETTINGS),--settings-file "$(SETTINGS)")
 
 # One .deb for every Debian from 11 on, in dist/; the same bytes each time.
 deb:

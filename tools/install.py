@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 LAUNCHER = """\
-#!/usr/bin/python3 -IS
+#!{interpreter} -IS
 import sys
 
 sys.path.append("{directory}")
@@ -53,13 +53,19 @@ COMPLETIONS = {
 """Where each shell looks for its completions, under the prefix."""
 
 
-def install(destdir: str, prefix: str, python_directory: str) -> None:
-    """Install everything below *destdir*; the other two are absolute paths on the machine it is made for."""
+def install(destdir: str, prefix: str, python_directory: str, interpreter: str, settings_file: str | None) -> None:
+    """Install everything below *destdir*; the others are absolute paths on the machine it is made for.
+
+    :param interpreter: a Python of version 3.9 or newer
+    :param settings_file: where the settings of the service go; None where there is none
+    """
     root = Path(f"{destdir}/{prefix}")
     package = Path(f"{destdir}/{python_directory}") / "crash_hotplug"
     shutil.rmtree(package, ignore_errors=True)
     _copy_tree(ROOT / "src" / "crash_hotplug", package)
-    _write(root / "bin" / "crash-hotplug", LAUNCHER.format(directory=python_directory), 0o755)
+    _write(root / "bin" / "crash-hotplug", LAUNCHER.format(interpreter=interpreter, directory=python_directory), 0o755)
+    if settings_file is not None:
+        _write(Path(f"{destdir}/{settings_file}"), (ROOT / "packaging/systemd/crash-hotplug.settings").read_bytes())
     for pattern, directory in COPIED.items():
         for path in sorted(ROOT.glob(pattern)):
             _write(root / directory / path.name, _for_prefix(path, prefix))
@@ -104,9 +110,12 @@ def main() -> None:
     parser.add_argument("--destdir", default="", metavar="DIR", help="put before every path (for packages)")
     parser.add_argument("--prefix", default="/usr/local", metavar="DIR", help="(/usr/local)")
     parser.add_argument("--python-directory", metavar="DIR", help="of the Python package (PREFIX/lib/crash-hotplug)")
+    parser.add_argument("--interpreter", default="/usr/bin/python3", metavar="FILE", help="(/usr/bin/python3)")
+    parser.add_argument("--settings-file", metavar="FILE", help="of the service: not installed without this option")
     chosen = parser.parse_args()
     os.umask(0o022)
-    install(chosen.destdir, chosen.prefix, chosen.python_directory or f"{chosen.prefix}/lib/crash-hotplug")
+    python_directory = chosen.python_directory or f"{chosen.prefix}/lib/crash-hotplug"
+    install(chosen.destdir, chosen.prefix, python_directory, chosen.interpreter, chosen.settings_file)
 
 
 if __name__ == "__main__":

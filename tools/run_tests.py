@@ -27,7 +27,11 @@ PACKAGES = ["pytest", "hypothesis", "jsonschema", "pyelftools", "pytest-benchmar
 GUESTS = "tests/lab/qemu/test_real_kernels.py"
 EXPLORE = "tests/lab/model/test_explore.py"
 FAULTS = "tests/lab/model/test_planted_faults.py"
-DISTRIBUTIONS = ("tests/packaging/test_packages.py", "tests/lab/qemu/test_doctor_debian.py")
+DISTRIBUTIONS = (
+    "tests/packaging/test_packages.py",
+    "tests/packaging/test_rpm.py",
+    "tests/lab/qemu/test_doctor_debian.py",
+)
 MUTANTS = "tests/test_mutants.py"
 ELSEWHERE = (GUESTS, EXPLORE, FAULTS, MUTANTS, *DISTRIBUTIONS)
 """Files with a job of their own; every other file belongs to the pure tests, a new one too."""

@@ -12,7 +12,17 @@ from crash_hotplug.linux.doctor import fix
 from crash_hotplug.linux.doctor.diagnosis import read_diagnosis
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.cli.running import run
-from tests.family_trees import AWARE, NAMES, SERVICE, UNAWARE, build, install_service, photograph
+from tests.family_trees import (
+    AWARE,
+    NAMES,
+    SERVICE,
+    UNAWARE,
+    build,
+    install_makedumpfile,
+    install_service,
+    mount_encrypted,
+    photograph,
+)
 
 DEBIAN_RULES = "/lib/udev/rules.d/50-kdump-tools.rules"
 FAILS = f"udev's reload ({DEBIAN_RULES}) fails silently: systemd-udevd's sandbox does not let it load an image"
@@ -264,3 +274,74 @@ def test_escape_sequences_out_of_files_are_not_printed(capsys: pytest.CaptureFix
     ran = run(capsys, "doctor", "--sysroot", tree, "--fix", "--dry-run")
     assert "\\x1b[31mred" in ran.out
     assert "\x1b" not in ran.out
+
+
+def test_makedumpfile_that_is_too_old_for_the_kernel_is_reported(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tree = install_makedumpfile(install_service(build(tmp_path / "tree", "debian"), active=True), "1.7.9")
+    said = run(capsys, "doctor", "--sysroot", tree, "--json").json
+    assert {"topic": "Dump", "sentence": "makedumpfile 1.7.9", "source": "/usr/bin/makedumpfile"} in said["facts"]
+    assert not any("makedumpfile" in sentence for sentence in said["to_do"])
+    (tree / "proc/sys/kernel/osrelease").write_text("7.3.4+deb14-amd64\n")
+    ran = run(capsys, "doctor", "--sysroot", tree)
+    shown = " ".join(ran.out.split())
+    assert "too old for Linux 7.1 and newer unless the distribution added commit f50c015" in shown
+    assert "install a makedumpfile newer than 1.7.9, load the image again, and until then use -d 1" in shown
+    (tree / "usr/bin/makedumpfile").write_bytes(b"\x7fELF")
+    assert "the version of makedumpfile is not known" in run(capsys, "doctor", "--sysroot", tree).out
+    (tree / "usr/bin/makedumpfile").unlink()
+    assert "makedumpfile is not installed" in run(capsys, "doctor", "--sysroot", tree).out
+
+
+def test_encrypted_volume_that_takes_the_dump_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "redhat", AWARE), active=True)
+    before = run(capsys, "doctor", "--sysroot", tree)
+    assert "encrypted" not in before.out
+    mount_encrypted(tree, {"/": "/dev/mapper/vg-root"})
+    ran = run(capsys, "doctor", "--sysroot", tree)
+    shown = " ".join(ran.out.split())
+    assert "/var/crash, which takes the dump, is on the encrypted volume luks-0123  [/proc/self/mountinfo" in " ".join(
+        ran.out.split("\n")
+    )
+    assert "kdumpctl setup-crypttab" in shown
+    assert ran.code == before.code
+
+
+def test_image_with_volume_keys_makes_a_reload_uncertain(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = install_service(build(tmp_path / "tree", "redhat", AWARE), active=True)
+    assert run(capsys, "doctor", "--sysroot", tree).code == 0
+    mount_encrypted(tree, {"/": "/dev/mapper/vg-root"})
+    with (tree / "crash-image/cmdline").open("r+") as file:
+        cmdline = file.read().rstrip("\n")
+        file.seek(0)
+        file.write(f"{cmdline} dmcryptkeys=0x39f00000")
+    ran = run(capsys, "doctor", "--sysroot", tree)
+    assert (ran.code, ran.out.split(":")[0]) == (5, "CANNOT TELL")
+    assert "removed memory: crash-hotplug.service reloads the image (kdumpctl reload)" in ran.out.splitlines()[0]
+    assert "where the volume key of the dump target requires a passphrase" in ran.out.splitlines()[0]
+    to_do = run(capsys, "doctor", "--sysroot", tree, "--json").json["to_do"]
+    assert any(sentence.startswith("after a hot-plug: echo 1 > /sys/kernel/config/crash_dm") for sentence in to_do)
+    assert not any("setup-crypttab" in sentence for sentence in to_do)
+
+
+def test_el10_kernel_without_kexec_load_updates_all_but_removed_memory(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its configuration has kexec_file_load and CRASH_HOTPLUG; what the kernel leaves, the service reloads."""
+    tree = build(tmp_path / "tree", "redhat", AWARE)
+    (tree / "proc/sys/kernel/osrelease").write_text("6.12.0-55.el10.x86_64\n")
+    (tree / "usr/lib/modules/6.12.0-55.el10.x86_64").mkdir(parents=True)
+    config = tree / "usr/lib/modules/6.12.0-55.el10.x86_64/config"
+    config.write_text("# CONFIG_KEXEC is not set\nCONFIG_KEXEC_FILE=y\nCONFIG_CRASH_HOTPLUG=y\n")
+    assert run(capsys, "doctor", "--sysroot", tree).code == 4
+    install_service(tree, active=True)
+    report = run(capsys, "doctor", "--sysroot", tree, "--json").json
+    assert report["verdict"] == "handled"
+    reasons = {change["change"]: change["reason"] for change in report["next_hotplug"]}
+    assert reasons["added memory"] == f"the kernel updates the header, and {SERVICE} checks it"
+    assert reasons["removed memory"].startswith(f"{SERVICE} reloads the image (kdumpctl reload): this kernel was built")
+    (tree / "usr/bin/kdumpctl").unlink()
+    report = run(capsys, "doctor", "--sysroot", tree, "--json").json
+    assert (report["verdict"], report["next_hotplug"][3]["handled"]) == ("not handled", False)
+    assert "nor reload it" in report["reason"]

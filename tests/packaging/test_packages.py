@@ -104,7 +104,8 @@ def test_deb_prerm_undoes_doctor_before_the_program_is_removed(deb: Path, tmp_pa
 def files_in(listing: str, column: int) -> set[str]:
     """Return the files of a listing, with the differences between the distributions' directories removed."""
     names = {line.split()[column].lstrip(".") for line in listing.splitlines() if not line.startswith("d")}
-    names = {name.replace("/site-packages/", "/dist-packages/") for name in names}
+    names = {name.replace("/site-packages/", "/dist-packages/") for name in names if "/__pycache__/" not in name}
+    names = {name.replace("/etc/sysconfig/", "/etc/default/") for name in names}
     names = {name.replace("/site-functions/", "/vendor-completions/") for name in names}
     return {re.sub(r"^/usr|\.gz$", "", name) for name in names}
 

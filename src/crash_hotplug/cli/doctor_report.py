@@ -15,6 +15,7 @@ from crash_hotplug.core.doctor.udev_rules import WRITTEN_BY
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.linux import btf_file, kexec_state, machine_reader, memory_hotplug
+from crash_hotplug.linux.doctor import dump_saving
 from crash_hotplug.linux.doctor.config_files import RulesFile, Unit
 from crash_hotplug.linux.doctor.diagnosis import AUTO_ONLINE, KPTR_RESTRICT, OPTIONS, UDEVD, Diagnosis
 from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings
@@ -123,6 +124,7 @@ def facts(diagnosis: Diagnosis) -> list[Fact]:
         "Reserved": _reserved,
         "udev rules": _rules,
         "kdump": _kdump,
+        "Dump": _dump,
         "Service": _service,
     }
     return [Fact(topic, *found) for topic, find in topics.items() for found in find(diagnosis)]
@@ -264,6 +266,8 @@ def _kdump(diagnosis: Diagnosis) -> Facts:
         yield _unit_sentence(diagnosis.kdump), diagnosis.kdump.path or _UNIT_PLACES
     if settings.text is None:
         yield "there is no settings file: the tool's defaults apply", family.settings
+    if settings.is_off:
+        yield f"{family.switch} is 0 or not set: no crash image is loaded at boot", family.settings
     yield _arguments_sentence(settings), family.settings
     has = {True: "will have", None: "may lack", False: "will lack"}[settings.next_has_no_memhotplug]
     by = f" ({family.append}, line {append.line})" if append and append.value else ""
@@ -277,6 +281,25 @@ def _arguments_sentence(settings: KdumpSettings) -> str:
     if arguments.value is None:
         return f"only a shell can expand {name} (line {arguments.line}): the system call is not known"
     return f'{name}="{arguments.value}" (line {arguments.line})'
+
+
+def _dump(diagnosis: Diagnosis) -> Facts:
+    saving = diagnosis.saving
+    if saving.program is None:
+        yield "makedumpfile is not installed: its version is not known", "the directories of programs"
+    elif saving.version is None:
+        yield "the version of makedumpfile is not known: the program contains none", saving.program
+    else:
+        yield f"makedumpfile {saving.version}", saving.program
+        for lack in saving.shortcomings:
+            first = ".".join(map(str, lack.kernel))
+            sentence = f"too old for Linux {first} and newer unless the distribution added commit {lack.commit}"
+            yield f"makedumpfile is {sentence}: {lack.effect}", f"{saving.program}, {machine_reader.RELEASE}"
+    if saving.encrypted is not None:
+        sentence = f"{saving.directory}, which takes the dump, is on the encrypted volume {saving.encrypted}"
+        yield sentence, f"{dump_saving.MOUNTS}, {dump_saving.BLOCK_DEVICES}"
+    if diagnosis.situation.hands_over_keys:
+        yield "the image hands volume keys to the capture kernel; a reload needs them again", "its command line"
 
 
 def _service(diagnosis: Diagnosis) -> Facts:
@@ -296,16 +319,41 @@ def _unit_sentence(unit: Unit) -> str:
 
 def advice(diagnosis: Diagnosis) -> list[str]:
     """Return the next actions for a person, each a sentence or a command."""
+    return [*_advice_for_hotplug(diagnosis), *_advice_for_dump(diagnosis)]
+
+
+def _advice_for_hotplug(diagnosis: Diagnosis) -> list[str]:
     situation, settings = diagnosis.situation, diagnosis.settings
     if not diagnosis.service.is_installed:
         return [f"install the crash-hotplug package: its {SERVICE} keeps the image accurate"]
     found = []
+    if settings is not None and settings.is_off:
+        found.append(
+            f"set {settings.family.switch}=1 in {settings.family.settings}; systemctl restart {settings.family.unit}"
+        )
     next_has = None if settings is None else settings.next_has_no_memhotplug
     if next_has is False or any(situation.reloads.values()):
         found.append("crash-hotplug doctor --fix    (disables the reloads of udev; --undo restores every file)")
     found += advice_after_fix(diagnosis)
     if situation.capture_kernel_claims_dimms and settings is not None and next_has:
         found.append(f"{settings.family.reload}    (the loaded capture kernel lacks {NO_MEMHOTPLUG})")
+    return found
+
+
+def _advice_for_dump(diagnosis: Diagnosis) -> list[str]:
+    saving = diagnosis.saving
+    found = []
+    for lack in saving.shortcomings:
+        newer = f"install a makedumpfile newer than {'.'.join(map(str, lack.last))}"
+        found.append(f"{newer}, load the image again, and until then {lack.way_out}    ({lack.effect})")
+    if diagnosis.situation.hands_over_keys:
+        reuse, load = f"{dump_saving.KEYS}/reuse", "kdumpctl reload"
+        why = "a reload without it asks for the volume keys again; kdump-udev-throttler never writes it"
+        found.append(f"after a hot-plug: echo 1 > {reuse}; {load}; echo 0 > {reuse}    ({why})")
+    elif saving.encrypted is not None:
+        keys = "let kdumpctl hand the volume key over (kdumpctl setup-crypttab; Linux 6.16 and newer)"
+        why = f"after a panic the capture kernel waits for the passphrase of {saving.encrypted}"
+        found.append(f"save the dump to a volume without encryption or to another machine, or {keys}    ({why})")
     return found
 
 

@@ -145,3 +145,17 @@ def test_memory_that_the_kernel_leaves_in_the_header_is_named() -> None:
 
 def test_sandbox_without_the_capability_lets_no_reload_work() -> None:
     assert set(handled(replace(UDEV, sandbox=Sandbox.NO_CAPABILITY)).values()) == {False}
+
+
+def test_reload_of_an_image_with_volume_keys_may_fail() -> None:
+    """A reload needs the keys again (kdumpctl's prepare_luks()); an update by the kernel keeps them."""
+    assert verdict(replace(UDEV, hands_over_keys=True)) is None
+    assert "asks for the volume keys again" in sentences(replace(UDEV, hands_over_keys=True))
+    only_a_reload = replace(
+        SERVICE, in_place=False, in_place_reason="the image hands LUKS keys", reload_tool="kdumpctl reload"
+    )
+    assert verdict(only_a_reload) is True
+    assert verdict(replace(only_a_reload, hands_over_keys=True)) is None
+    assert "reloads the image (kdumpctl reload)" in sentences(replace(only_a_reload, hands_over_keys=True))
+    by_kernel = replace(only_a_reload, hands_over_keys=True, kernel_updates={"cpu": True, "memory": True})
+    assert handled(by_kernel) == {"CPU_ADDED": True, "CPU_REMOVED": True, "MEMORY_ADDED": True, "MEMORY_REMOVED": None}

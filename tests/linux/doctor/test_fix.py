@@ -34,9 +34,22 @@ from crash_hotplug.linux.doctor.fix import (
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.family_trees import AWARE, FAMILIES, NAMES, UNAWARE, build, install_service, photograph
 
-RULES = {"debian": "50-kdump-tools.rules", "redhat": "98-kexec.rules", "opensuse": "70-kdump.rules"}
+RULES = {
+    "debian": "50-kdump-tools.rules",
+    "ubuntu": "50-kdump-tools.rules",
+    "alt": "50-kdump-tools.rules",
+    "redhat": "98-kexec.rules",
+    "opensuse": "70-kdump.rules",
+}
+SETTINGS = {
+    "debian": "etc/default/kdump-tools",
+    "ubuntu": "etc/default/kdump-tools",
+    "alt": "etc/sysconfig/kdump-tools",
+}
 VENDOR = {
     "debian": "lib/udev/rules.d/50-kdump-tools.rules",
+    "ubuntu": "usr/lib/udev/rules.d/50-kdump-tools.rules",
+    "alt": "usr/lib/udev/rules.d/50-kdump-tools.rules",
     "redhat": "usr/lib/udev/rules.d/98-kexec.rules",
     "opensuse": "usr/lib/kdump/70-kdump.rules",
 }
@@ -287,9 +300,9 @@ def test_undo_after_fix_restores_generated_trees(
         if admin is not None:
             path.parent.mkdir(parents=True)
             path.symlink_to(admin) if admin == "/dev/null" else path.write_text(admin, errors="surrogateescape")
-        settings_file = tree / ("etc/default/kdump-tools" if family == "debian" else "etc/sysconfig/kdump")
+        settings_file = tree / SETTINGS.get(family, "etc/sysconfig/kdump")
         if appended is not None:
-            name = "KDUMP_CMDLINE_APPEND" if family == "debian" else "KDUMP_COMMANDLINE_APPEND"
+            name = "KDUMP_COMMANDLINE_APPEND" if settings_file.name == "kdump" else "KDUMP_CMDLINE_APPEND"
             settings_file.write_text(f"{settings_file.read_text()}{name}={appended}")
         settings_file.chmod(mode)
         before = photograph(tree)

@@ -12,6 +12,7 @@ from crash_hotplug.core.doctor.settings_files import Sandbox
 from crash_hotplug.core.doctor.udev_rules import Reload, UEvent
 
 SERVICE = "crash-hotplug.service"
+_NEEDS_KEYS = "which fails and leaves no image where the volume key of the dump target requires a passphrase"
 _CLAIMS_DIMMS = (
     "the loaded capture kernel uses DIMMs as its own memory (its command line lacks acpi_no_memhotplug), so a dump "
     "lacks them"
@@ -61,6 +62,9 @@ class Situation:
     """For each unit that a rule asks for: whether it is active."""
     capture_kernel_claims_dimms: bool | None
     """Whether the loaded capture kernel would use hot-added DIMMs as its own memory (docs/elfcorehdr.md)."""
+    hands_over_keys: bool = False
+    """Whether the loaded image hands volume keys (LUKS) to the capture kernel.  A reload needs them again, and kdumpctl
+    lets them expire 300 s after a load."""
 
 
 class Forecast(NamedTuple):
@@ -109,14 +113,15 @@ def _updated_by(situation: Situation, change: Change) -> tuple[bool | None, str]
     return _by_udev(situation, udev)
 
 
-def _by_service(situation: Situation, change: Change) -> tuple[bool, str]:
+def _by_service(situation: Situation, change: Change) -> tuple[bool | None, str]:
     by_kernel = situation.kernel_updates.get(change.subsystem)
     if by_kernel and change is not Change.MEMORY_REMOVED:
         return True, f"the kernel updates the header, and {SERVICE} checks it"
     if situation.in_place is not False:
         return True, f"{SERVICE} {'removes it from' if by_kernel else 'updates'} the header in place"
     if situation.reload_tool is not None:
-        return True, f"{SERVICE} reloads the image ({situation.reload_tool}): {situation.in_place_reason}"
+        sentence = f"{SERVICE} reloads the image ({situation.reload_tool}): {situation.in_place_reason}"
+        return (None, f"{sentence}; {_NEEDS_KEYS}") if situation.hands_over_keys else (True, sentence)
     return False, f"{SERVICE} can neither update the image in place ({situation.in_place_reason}) nor reload it"
 
 
@@ -171,4 +176,5 @@ def _judge(situation: Situation, reload: Reload) -> tuple[bool | None, str]:
         return None, f"{it} does nothing unless {unit} is active, and whether it is active is not known"
     if not reload.certain:
         return None, f"udev may start a reload ({reload.path}): doctor cannot evaluate a condition of the rule"
-    return True, ""
+    keys = f"{it} asks for the volume keys again, {_NEEDS_KEYS}"
+    return (None, keys) if situation.hands_over_keys else (True, "")

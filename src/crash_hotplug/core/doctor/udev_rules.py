@@ -23,8 +23,9 @@ _TOKEN = re.compile(
 _RELOAD = re.compile(
     r"kdumpctl|kdump-config|kdump-udev-throttler|/kdump/load(?:-once)?\.sh|(?:^|[\s/'\"])kexec(?:$|[\s'\"])"
 )
-_SYSTEMCTL_VERB = re.compile(r"\b(?:re)?(?:start|load)\b")
-_NEEDS_ACTIVE = re.compile(r"systemctl is-active (\S+\.service) \|\| exit 0")
+_SHELL = re.compile(r"(?:^|[\s/])(?:ba|da)?sh\s+-c\b")
+_SYSTEMCTL_VERB = re.compile(r"(?:\s+-\S+)*\s+(?:[a-z]+-)*(?:re)?(?:start|load)\b")
+_NEEDS_ACTIVE = re.compile(r"systemctl(?: is-active (\S+\.service) \|\| exit 0|(?: -\S+)* try-restart (\S+\.service))")
 _CAT = re.compile(r"(?:/usr)?/bin/cat (/[^\s;|&]+)")
 _LATE = {"PROGRAM": 1, "RESULT": 2}
 _UNKNOWN = object()
@@ -102,7 +103,7 @@ class Reload(NamedTuple):
     def needs_active(self) -> str | None:
         """The unit that has to be active, because the command does nothing without it."""
         found = _NEEDS_ACTIVE.search(self.program)
-        return found[1] if found else None
+        return (found[1] or found[2]) if found else None
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,10 @@ def _systemctl_starts(text: str) -> list[str]:
     """Return the commands that have systemd start, restart or reload a unit, without the word ``systemctl``."""
     if "systemctl" not in text:
         return []
-    commands = (command.partition("systemctl")[2] for command in re.split(r"[;&|\n]", text))
-    return [command for command in commands if _SYSTEMCTL_VERB.search(command)]
+    # udev starts a rule's program without a shell: what follows a semicolon is an argument.  A whole file has lines.
+    separators = r"[;&|\n]" if _SHELL.search(text) or "\n" in text else r"\n"
+    commands = (command.partition("systemctl")[2] for command in re.split(separators, text))
+    return [command for command in commands if _SYSTEMCTL_VERB.match(command)]
 
 
 def parse_rules(text: str) -> list[Rule]:

@@ -13,6 +13,7 @@ from crash_hotplug.core.doctor.udev_rules import Reload, RuleContext, UEvent, fi
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.update import why_not_updatable
 from crash_hotplug.core.verdict import Assessment, assess
 from crash_hotplug.linux import btf_file, kallsyms, kcore, machine_reader, memory_hotplug
 from crash_hotplug.linux.crash_image import POINTER_SYMBOLS, find_pointer, read_crash_image
@@ -27,6 +28,7 @@ from crash_hotplug.linux.doctor.config_files import (
     read_rules_files,
     read_unit,
 )
+from crash_hotplug.linux.doctor.dump_saving import DumpSaving, hands_over_keys, read_dump_saving
 from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings, read_kdump_settings
 from crash_hotplug.linux.doctor.rooted_files import exists, read_config
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state, why_locked_down, why_no_load
@@ -76,6 +78,7 @@ class Diagnosis:
     udevd: Unit
     service: Unit
     kdump: Unit | None
+    saving: DumpSaving
     situation: Situation
 
 
@@ -111,6 +114,7 @@ def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
         sandbox=None if udevd.path is None else sandbox_of(list(udevd.texts.values())),
         active_units={unit: is_active(sysroot, unit) for unit in asked if unit is not None},
         capture_kernel_claims_dimms=_claims_dimms(sysroot, loaded),
+        hands_over_keys=loaded is not None and hands_over_keys(loaded.image),
     )
     return Diagnosis(
         is_live=sysroot.is_live,
@@ -129,6 +133,7 @@ def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
         udevd=udevd,
         service=service,
         kdump=None if settings is None else read_unit(sysroot, settings.family.unit),
+        saving=read_dump_saving(sysroot, settings, release, config),
         situation=situation,
     )
 
@@ -195,12 +200,12 @@ def _can_update_in_place(
     sysroot: Sysroot, state: KexecState, config: KernelConfig | None, loaded: LoadedImage | None
 ) -> tuple[bool | None, str | None]:
     """Tell whether the service could update the image in place, and why not."""
-    if config is not None and not config.has("CONFIG_KEXEC"):
-        return False, f"this kernel was built without kexec_load (no CONFIG_KEXEC in {config.path})"
-    locked_down = why_locked_down(state)
-    if locked_down is not None:
-        return False, locked_down
+    forbidden = _why_kexec_load_is_forbidden(state, config)
+    if forbidden is not None:
+        return False, forbidden
     if not sysroot.is_live:
+        if loaded is not None and hands_over_keys(loaded.image):
+            return False, why_not_updatable(loaded.image, loaded.machine)
         return None, "a saved tree does not show whether the image can be updated in place"
     if loaded is None:
         return None, "the loaded image cannot be read"
@@ -209,6 +214,12 @@ def _can_update_in_place(
     except CannotTellError as error:
         return None, str(error)
     return reason is None, reason
+
+
+def _why_kexec_load_is_forbidden(state: KexecState, config: KernelConfig | None) -> str | None:
+    if config is not None and not config.has("CONFIG_KEXEC"):
+        return f"this kernel was built without kexec_load (no CONFIG_KEXEC in {config.path})"
+    return why_locked_down(state)
 
 
 def _reload_tool(sysroot: Sysroot, settings: KdumpSettings | None) -> str | None:

@@ -45,7 +45,7 @@ from crash_hotplug.linux.sysroot import Sysroot
 DIRECTORY = "/var/lib/crash-hotplug"
 MANIFEST = f"{DIRECTORY}/doctor.json"
 _SCHEMA = 1
-_MAY_CHANGE = re.compile(r"/etc/(?:udev/rules\.d/[^/\0]+\.rules|default/kdump-tools|sysconfig/kdump)")
+_MAY_CHANGE = re.compile(r"/etc/(?:udev/rules\.d/[^/\0]+\.rules|default/kdump-tools|sysconfig/kdump(?:-tools)?)")
 """No other file is ever written or restored, whatever a manifest says."""
 _MAY_MAKE = re.compile(r"/(?:etc|var)(?:/[\w.-]+)*")
 """Directories that a manifest may name."""

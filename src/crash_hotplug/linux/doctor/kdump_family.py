@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The three families of kdump tools: their files, and the settings with which they load the next crash image."""
+"""The families of kdump tools: their files, and the settings with which they load the next crash image."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class Family(NamedTuple):
     """More arguments for kexec."""
     passes_no_memhotplug: bool = False
     """Whether the tool itself passes acpi_no_memhotplug, unless *whole* is set."""
+    switch: str | None = None
+    """The setting without which the tool loads nothing: 0 or unset turns it off."""
 
 
 DEBIAN = Family(
@@ -51,7 +53,14 @@ DEBIAN = Family(
     append="KDUMP_CMDLINE_APPEND",
     whole="KDUMP_CMDLINE",
     arguments="KDUMP_KEXEC_ARGS",
+    switch="USE_KDUMP",
 )
+ALT = DEBIAN._replace(
+    name="kdump-tools (ALT)",
+    other_marks=("/etc/sysconfig/kdump-tools",),
+    settings="/etc/sysconfig/kdump-tools",
+)
+"""ALT's kdump-tools 1.8 is Debian's with another settings file; its kdumpctl shows dumps and loads nothing."""
 OPENSUSE = Family(
     name="kdump (openSUSE)",
     tool="/usr/lib/kdump/load.sh",
@@ -77,7 +86,7 @@ RED_HAT = Family(
     whole="KDUMP_COMMANDLINE",
     arguments="KEXEC_ARGS",
 )
-FAMILIES = (DEBIAN, OPENSUSE, RED_HAT)
+FAMILIES = (DEBIAN, ALT, OPENSUSE, RED_HAT)
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,14 @@ class KdumpSettings:
     """The words that the tool appends where *append* is not set; None where they are not known."""
     whole: Setting | None
     arguments: Setting | None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the settings file turns the tool off; False where there is none, or only a shell can expand it."""
+        if self.text is None or self.family.switch is None:
+            return False
+        switch = read_setting(self.text, self.family.switch)
+        return switch is None or switch.value in ("", "0")
 
     @property
     def appended(self) -> str | None:
@@ -119,19 +136,25 @@ def read_kdump_settings(sysroot: Sysroot) -> KdumpSettings | None:
     :raise CannotTellError: a file may not be read
     :raise InputError: a file is invalid
     """
-    for family in FAMILIES:
-        if any(exists(sysroot, mark) for mark in (family.tool, *family.other_marks)):
-            text = read_config(sysroot, family.settings)
-            append, whole, arguments = (
-                read_setting(text or "", name) for name in (family.append, family.whole, family.arguments)
-            )
-            return KdumpSettings(family, text, append, _append_default(sysroot, family), whole, arguments)
-    return None
+    family = _find_family(sysroot)
+    if family is None:
+        return None
+    text = read_config(sysroot, family.settings)
+    append, whole, arguments = (
+        read_setting(text or "", name) for name in (family.append, family.whole, family.arguments)
+    )
+    return KdumpSettings(family, text, append, _append_default(sysroot, family), whole, arguments)
+
+
+def _find_family(sysroot: Sysroot) -> Family | None:
+    """Return the family by its own files, else by its tool: ALT has a kdump-config and a kdumpctl."""
+    marks = [(family, family.other_marks) for family in FAMILIES] + [(family, (family.tool,)) for family in FAMILIES]
+    return next((family for family, paths in marks if any(exists(sysroot, path) for path in paths)), None)
 
 
 def _append_default(sysroot: Sysroot, family: Family) -> str | None:
     """Return the words that kdump-config appends if the setting is empty; the other tools append none."""
-    if family is not DEBIAN:
+    if family.tool != DEBIAN.tool:
         return ""
     script = read_config(sysroot, family.tool) or ""
     found = re.search(rf'^{family.append}=\$\{{{family.append}:="([^"$`\\]*)"\}}', script, re.MULTILINE)
