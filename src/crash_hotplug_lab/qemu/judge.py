@@ -17,6 +17,9 @@ from crash_hotplug_lab.scenario.records import Expectation, Scenario
 if TYPE_CHECKING:
     from crash_hotplug_lab.qemu.guest_run import Observed
 
+BLOCK = 128 << 20
+"""Bytes in the memory blocks for which scenarios are written."""
+
 
 def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
     """Fill in the checks, outcome and reason of the result, the plugged DIMMs and the findings of the audit."""
@@ -108,6 +111,9 @@ def _judge_dump(result: Result, expectation: Expectation, seen: Observed, vmcore
         else:
             shown = "nothing" if read is None else hex(read)
             result.check("planted word", read == value, f"{value:#x} at phys {phys:#x}; the vmcore has {shown}")
+    for start, end in seen.unplugged:
+        found = dump.contents(vmcore, start, end)
+        result.check("memory that is not plugged reads as zeros", found == dump.ZEROS, f"{start:#x} to {end:#x}: {found}")
     _judge_registers(result, expectation, seen, dump.cpus(vmcore, seen.architecture))
 
 
@@ -151,7 +157,10 @@ def wanted_findings(expectation: Expectation, dimms: Mapping[str, tuple[int, int
     memory: dict[str, list[Range]] = {}
     for finding in expectation.findings:
         if finding.dimm is not None:
-            memory.setdefault(finding.kind.value, []).append(Range(*dimms[finding.dimm]))
+            start, end = dimms[finding.dimm]
+            if finding.block is not None:
+                start, end = start + finding.block * BLOCK, start + (finding.block + 1) * BLOCK
+            memory.setdefault(finding.kind.value, []).append(Range(start, end))
         else:
             wanted.add((finding.kind.value, finding.cpu))
     for kind, ranges in memory.items():
