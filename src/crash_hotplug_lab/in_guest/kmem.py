@@ -55,7 +55,7 @@ def make_device_dax() -> None:
     seed = namespace.parent / (namespace.parent / "dax_seed").read_text().strip()
     unbind(namespace)
     write(seed / "uuid", str(uuid.uuid4()))
-    write(seed / "mode", "mem")  # struct pages of the device itself are not kept on it
+    write(seed / "mode", "ram")  # its struct pages, if any, are in RAM and not on the device
     write(seed / "align", str(2 << 20))
     write(seed / "namespace", namespace.name)
     write(_ND / "drivers/dax_pmem/bind", seed.name)

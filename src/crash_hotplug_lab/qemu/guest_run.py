@@ -128,8 +128,8 @@ class GuestRun(Guest):
         """Ask QEMU what is plugged.  Of a virtio-mem device the guest has whole memory blocks, the last in part."""
         block = await self.block_size()
         for start, end, name in await self.machine.dimms():
-            if name in self._kmem:
-                start, end = self.dimms[name]  # noqa: PLW2901 the guest has less of an NVDIMM than QEMU
+            if name in self._kmem:  # the guest has less of an NVDIMM than QEMU, and nothing once kmem has released it
+                start, end = self.dimms[name] if name in self.seen.online else (start, start)  # noqa: PLW2901
             whole = -(-end // block) * block
             if start < end:
                 self.seen.plugged.append((start, whole, name))

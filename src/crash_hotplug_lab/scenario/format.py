@@ -253,7 +253,7 @@ ACTIONS: dict[str, ActionKind] = {
     "command": ActionKind(("run",), ("code", "says", "uid", "image", "if-exists"), QEMU),
     "shell": ActionKind(("run",), ("if-exists",), QEMU),
     "measure": ActionKind(("what", "number"), ("of",), QEMU),
-    "storm": ActionKind(("dimms", "size", "cpus", "keeper"), (), QEMU),
+    "storm": ActionKind(("dimms", "size", "cpus", "keeper"), ("name",), QEMU),
     "shift-kcore": ActionKind(("number",), (), QEMU),
     "panic": ActionKind(("cpu",), ("after-step",)),
     "panic-within": ActionKind(("cpu", "seconds"), (), QEMU),
