@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """In the guest: gives an NVDIMM to the kmem driver as RAM, and takes it away again, as ndctl and daxctl do.
 
-``kmem.py add NAME`` prints start and end of the new RAM; ``kmem.py remove NAME`` offlines and removes it.  The guest has
+``kmem.py add`` prints start and end of the new RAM; ``kmem.py remove`` takes it offline and removes it.  The guest has
 one NVDIMM.  Its namespace becomes a device-dax device (Documentation/driver-api/nvdimm), which the kmem driver takes
 (drivers/dax/kmem.c).
 """

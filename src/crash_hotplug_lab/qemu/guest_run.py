@@ -271,7 +271,7 @@ class GuestRun(Guest):
     async def _add_kmem(self, action: Action) -> None:
         name = action.arguments["name"]
         self._kmem.add(name)
-        self._plugged(name, await memory_devices.give_to_kmem(self, name))
+        self._plugged(name, await memory_devices.give_to_kmem(self))
         start, end = self.dimms[name]
         await self.wait_online(name, bring_online=True)
         self.seen.online.add(name)

@@ -81,12 +81,12 @@ async def resize(guest: Guest, name: str, size: int) -> tuple[int, int]:
     return start, -(-(start + size) // block) * block
 
 
-async def give_to_kmem(guest: Guest, name: str) -> tuple[int, int]:
-    """Let the kmem driver of the guest add an NVDIMM as RAM; return its physical range, which lacks the first block.
+async def give_to_kmem(guest: Guest) -> tuple[int, int]:
+    """Let the kmem driver of the guest add its NVDIMM as RAM; return its physical range, which lacks the first block.
 
     :raise GuestError: the guest's kernel refuses
     """
-    start, end = (await guest.run("python3", _KMEM, "add", name)).split()
+    start, end = (await guest.run("python3", _KMEM, "add")).split()
     return int(start), int(end)
 
 
@@ -95,4 +95,4 @@ async def take_from_kmem(guest: Guest, name: str) -> None:
 
     :raise GuestError: the guest's kernel refuses
     """
-    await guest.until(partial(guest.run, "python3", _KMEM, "remove", name), f"kmem to release {name}")
+    await guest.until(partial(guest.run, "python3", _KMEM, "remove"), f"kmem to release {name}")

@@ -16,7 +16,16 @@ from typing import Any, Union
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.linux.sysroot import open_regular, read_all
 from crash_hotplug_lab.scenario import simple_toml
-from crash_hotplug_lab.scenario.format import ACTIONS, ENDS, KEYS, LOAD_KEYS, MACHINE_KEYS, MAX_BLOCKS, MEMORY_DEVICES, UPDATES
+from crash_hotplug_lab.scenario.format import (
+    ACTIONS,
+    ENDS,
+    KEYS,
+    LOAD_KEYS,
+    MACHINE_KEYS,
+    MAX_BLOCKS,
+    MEMORY_DEVICES,
+    UPDATES,
+)
 from crash_hotplug_lab.scenario.records import HOTPLUG_ACTOR, Action, Expectation, Expected, Hardware, Loading, Scenario
 
 DIRECTORY = Path(__file__).parent.parent / "scenarios"
