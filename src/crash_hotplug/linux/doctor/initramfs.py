@@ -52,7 +52,7 @@ def has_module(sysroot: Sysroot, path: str, module: str) -> bool:
     file = sysroot.open(path)
     if file is None:
         raise CannotTellError(f"{sysroot.locate(path)} does not exist")
-    wanted = re.compile(rf"(?:^|/){module.replace('_', '[_-]')}\.ko(?:\.\w+)?")
+    wanted = re.compile(rf"(?:^|/){module.replace('_', '[_-]')}\.ko(?:\.\w+)?$")
     with file:
         try:
             return any(wanted.search(name) for name in _names(file, sysroot.locate(path)))
@@ -100,12 +100,13 @@ def _uncompressed(program: str, raw: BinaryIO, offset: int, located: str) -> Ite
         raise CannotTellError(f"{located} is compressed with {program}, and there is no program {program}")
     raw.seek(offset)
     process = subprocess.Popen([found, "-dc"], stdin=raw, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         yield process.stdout
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 def _skip_zeros(file: io.BufferedReader) -> bytes:
