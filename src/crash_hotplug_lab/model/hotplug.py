@@ -146,7 +146,6 @@ def resize_virtio_mem(machine: ModelMachine, name: str, requested: int) -> Steps
         raise ModelError(errno.EINVAL, f"{name} has less than {requested} bytes")
     more = wanted.exclude(device.plugged)
     if more:
-        del machine.devices[name]
         yield from _plug(machine, replace(device, plugged=device.plugged.union(more)), more)
     for block in reversed(_blocks(machine, device.plugged.exclude(wanted))):
         if machine.blocks[block]:
@@ -166,7 +165,8 @@ def _take_block(machine: ModelMachine, name: str, block: int) -> None:
 
 
 def _plug(machine: ModelMachine, device: MemoryDevice, added: RangeList | None = None) -> Steps[None]:
-    """Plug a device, or only a part of it that it did not have before."""
+    """Plug a device, or only the part *added* of one that is there."""
+    others = [other for other in machine.devices.values() if added is None or other.name != device.name]
     added = device.plugged if added is None else added
     size = machine.profile.block_size
     if any(r.start % size or r.end % size for r in added) or not added:
@@ -175,10 +175,8 @@ def _plug(machine: ModelMachine, device: MemoryDevice, added: RangeList | None =
         raise ModelError(errno.E2BIG, f"{device.name} ends behind the last physical address, {MAX_PHYSICAL - 1:#x}")
     if len(machine.blocks) + added.size // size > MAX_BLOCKS:
         raise ModelError(errno.ENOMEM, f"with {device.name} the machine would have over {MAX_BLOCKS} memory blocks")
-    taken = RangeList(entry.range for entry in machine.profile.firmware).union(
-        other.range for other in machine.devices.values()
-    )
-    if device.name in machine.devices or taken.intersect(RangeList([device.range])):
+    taken = RangeList(entry.range for entry in machine.profile.firmware).union(other.range for other in others)
+    if device.name in [other.name for other in others] or taken.intersect(RangeList([device.range])):
         raise ModelError(errno.EEXIST, f"the place or the name of {device.name} is taken")
     machine.memory.plug(added)
     machine.devices[device.name] = device
