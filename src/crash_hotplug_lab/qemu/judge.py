@@ -128,6 +128,12 @@ def _judge_truth(result: Result, seen: Observed, status: dict[str, Any]) -> None
     gone = RangeList(Range(*r) for r in seen.dimms.values()).exclude(plugged)
     agree = not plugged.exclude(ram) and not ram.intersect(gone)
     result.check("memory: QMP and the snapshot agree", agree, f"{len(seen.plugged)} DIMMs plugged")
+    if seen.unplugged:
+        noted = [note for note in status["notes"] if note["kind"] == Kind.MEMORY_NOT_PLUGGED.value]
+        found = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for note in noted for r in note["ranges"])
+        described = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for r in status["memory"]["described"])
+        wanted = RangeList(Range(*r) for r in seen.unplugged).intersect(described)
+        result.check("memory that is not plugged: QMP and status agree", found == wanted, f"{found}")
 
 
 def _judge_registers(result: Result, expectation: Expectation, seen: Observed, cpus: list[dump.SavedCpu]) -> None:

@@ -103,3 +103,11 @@ def test_missing_file_and_missing_program_are_cannot_tell(tmp_path: Path, monkey
     monkeypatch.setattr(initramfs, "SEARCH", "/nonexistent")
     with pytest.raises(CannotTellError, match="compressed with zstd, and there is no program zstd"):
         found(tmp_path, b"\x28\xb5\x2f\xfd" + bytes(16))
+
+
+@pytest.mark.parametrize("image", ["squash-root.img", "squashfs-root.img", "erofs-root.img"])
+def test_image_of_dracut_with_the_other_files_is_cannot_tell(tmp_path: Path, image: str) -> None:
+    words = f"the files are in {image} in it, .* `lsinitrd {PLACE} . grep virtio_mem` shows"
+    with pytest.raises(CannotTellError, match=words):
+        found(tmp_path, archive("init", image, "usr/lib/modules/6.1/kernel/drivers/block/loop.ko"))
+    assert has_module(Sysroot(str(tmp_path)), PLACE, "loop")

@@ -32,6 +32,8 @@ _LONGEST_NAME = 4096
 """PATH_MAX, which the kernel allows as well."""
 _TRAILER = "TRAILER!!!"
 _MAGIC_SIZE = 6
+_IMAGE = re.compile(r"(?:^|/)(?:squash|squashfs|erofs)-root\.img$")
+"""The file system image in which dracut's modules squash and squash-erofs keep all but the first files."""
 
 _COMPRESSIONS: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
@@ -55,9 +57,17 @@ def has_module(sysroot: Sysroot, path: str, module: str) -> bool:
     wanted = re.compile(rf"(?:^|/){module.replace('_', '[_-]')}\.ko(?:\.\w+)?$")
     with file:
         try:
-            return any(wanted.search(name) for name in _names(file, sysroot.locate(path)))
+            image = None
+            for name in _names(file, sysroot.locate(path)):
+                if wanted.search(name):
+                    return True
+                image = name if _IMAGE.search(name) else image
         except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
             raise CannotTellError(f"{sysroot.locate(path)} is not an initramfs that can be read: {error}") from error
+    if image is not None:
+        where = f"the files are in {image} in it, which cannot be read here"
+        raise CannotTellError(f"{where}; `lsinitrd {path} | grep {module}` shows whether the driver is there")
+    return False
 
 
 def _names(raw: BinaryIO, located: str) -> Iterator[str]:
