@@ -25,8 +25,8 @@ from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Cpu, KernelText, Machine, NoteRegion
-from crash_hotplug.core.ranges import Range
-from crash_hotplug.core.verdict import Comparison, Kind, Verdict, assess, compare_header
+from crash_hotplug.core.ranges import Range, RangeList
+from crash_hotplug.core.verdict import IN_DUMP, Comparison, Kind, Verdict, assess, compare_header, compare_memory
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot
@@ -561,3 +561,42 @@ def test_empty_pt_load_at_another_place_is_no_wrong_source() -> None:
     result = compare_header(machine(), with_empty, Loader.KERNEL)
     assert (kinds(result), Kind.UNUSUAL in [note.kind for note in result.notes]) == ([], True)
     assert kinds(compare_header(machine(), changed(header, number, p_offset=1), Loader.KERNEL)) == [Kind.WRONG_SOURCE]
+
+
+PARTLY = machine(ram=WITH_DIMM)._replace(not_plugged=RangeList([(DIMM[0] + 128 * MIB, DIMM[1] - 2 * MIB)]))
+
+
+def test_described_memory_that_is_not_plugged_is_a_note() -> None:
+    result = compared(PARTLY, PARTLY)
+    (note,) = [note for note in result.notes if note.kind is Kind.MEMORY_NOT_PLUGGED]
+    assert result.verdict is Verdict.ACCURATE
+    assert note.sentence == (
+        "126 MiB at 0x108000000 is described, but virtio-mem has not plugged it: a dump would have zeros there, or "
+        "leave it out as offline pages"
+    )
+    assert note.ranges == (Range(DIMM[0] + 128 * MIB, DIMM[1] - 2 * MIB),)
+    in_dump = Comparison()
+    compare_memory(PARTLY, PARTLY.dumpable_ram, in_dump, IN_DUMP)
+    assert in_dump.notes[0].sentence.endswith("had not plugged it: zeros there, or pages left out, are no loss")
+
+
+def test_several_ranges_that_are_not_plugged_are_one_note() -> None:
+    ranges = RangeList((DIMM[0] + at * MIB, DIMM[0] + (at + 2) * MIB) for at in range(0, 128, 4))
+    now = machine(ram=WITH_DIMM)._replace(not_plugged=ranges)
+    (note,) = [note for note in compared(now, now).notes if note.kind is Kind.MEMORY_NOT_PLUGGED]
+    assert note.sentence.startswith("64 MiB in 32 ranges from 0x100000000 on is described, but virtio-mem")
+    assert note.ranges == tuple(ranges)
+
+
+def test_memory_that_is_neither_plugged_nor_described_has_no_note() -> None:
+    result = compared(machine(), PARTLY)
+    assert kinds(result) == [Kind.MEMORY_MISSING]
+    assert Kind.MEMORY_NOT_PLUGGED not in [note.kind for note in result.notes]
+
+
+def test_unknown_plugged_memory_does_not_change_the_verdict() -> None:
+    unknown = machine(ram=WITH_DIMM)._replace(not_plugged=None)
+    result = compared(unknown, unknown)
+    assert (result.verdict, result.unchecked) == (Verdict.ACCURATE, [])
+    assert result.left_out == ["which memory of virtio-mem is plugged: /proc/kpageflags was not readable, or not saved"]
+    assert compared(machine(), machine()).left_out == []

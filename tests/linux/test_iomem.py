@@ -72,6 +72,10 @@ def test_system_ram_at_any_depth_and_of_any_kind() -> None:
     assert iomem.kernel_code_phys == 0x100_0000
 
 
+def test_ram_of_virtio_mem_is_known_as_such() -> None:
+    assert parse_iomem(TEXT).virtio_mem == RangeList([(0x1_8800_0000, 0x1_9000_0000)])
+
+
 def test_crashkernel_may_have_two_ranges() -> None:
     text = "00000000-0fffffff : System RAM\n  01000000-01ffffff : Crash kernel\n  08000000-08ffffff : Crash kernel\n"
     assert len(parse_iomem(text).crashkernel) == 2

@@ -15,7 +15,7 @@ from crash_hotplug.core.doctor.udev_rules import WRITTEN_BY
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.linux import btf_file, kexec_state, machine_reader, memory_hotplug
-from crash_hotplug.linux.doctor import dump_saving
+from crash_hotplug.linux.doctor import dump_saving, virtio_mem
 from crash_hotplug.linux.doctor.config_files import RulesFile, Unit
 from crash_hotplug.linux.doctor.diagnosis import AUTO_ONLINE, KPTR_RESTRICT, OPTIONS, UDEVD, Diagnosis
 from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings
@@ -122,6 +122,7 @@ def facts(diagnosis: Diagnosis) -> list[Fact]:
         "Limits": _limits,
         "Crash image": _image,
         "Reserved": _reserved,
+        "virtio-mem": _virtio_mem,
         "udev rules": _rules,
         "kdump": _kdump,
         "Dump": _dump,
@@ -215,6 +216,24 @@ def _reserved(diagnosis: Diagnosis) -> Facts:
     if loaded is not None:
         advice = loaded.machine.architecture.reservation_advice
         yield f"{human_size(loaded.machine.ram.size)} of RAM" + (f"; {advice}" if advice else ""), "/proc/iomem"
+
+
+def _virtio_mem(diagnosis: Diagnosis) -> Facts:
+    found = diagnosis.virtio_mem
+    if found is None:
+        return
+    devices = f"{count(len(found.devices), 'device')} ({', '.join(found.devices)})"
+    yield f"{devices}: a memory block that is plugged in part is described as a whole", virtio_mem.DEVICES
+    source = found.initramfs or "the capture kernel's initramfs"
+    driver = f"the driver {virtio_mem.DRIVER}"
+    if found.has_driver:
+        has = f"the capture kernel has {driver}" + (f": {found.reason}" if found.reason else "")
+        yield f"{has}, so it does not read memory that is not plugged", source
+    elif found.has_driver is None:
+        yield f"whether the capture kernel has {driver} is not known: {found.reason}", source
+    else:
+        reads = "it reads memory that is not plugged, which the hypervisor may refuse or has to provide"
+        yield f"the capture kernel lacks {driver}: {reads}", source
 
 
 def _rules(diagnosis: Diagnosis) -> Facts:
@@ -324,8 +343,9 @@ def advice(diagnosis: Diagnosis) -> list[str]:
 
 def _advice_for_hotplug(diagnosis: Diagnosis) -> list[str]:
     situation, settings = diagnosis.situation, diagnosis.settings
+    driver = _driver_advice(diagnosis)
     if not diagnosis.service.is_installed:
-        return [f"install the crash-hotplug package: its {SERVICE} keeps the image accurate"]
+        return [f"install the crash-hotplug package: its {SERVICE} keeps the image accurate", *driver]
     found = []
     if settings is not None and settings.is_off:
         found.append(
@@ -337,7 +357,16 @@ def _advice_for_hotplug(diagnosis: Diagnosis) -> list[str]:
     found += advice_after_fix(diagnosis)
     if situation.capture_kernel_claims_dimms and settings is not None and next_has:
         found.append(f"{settings.family.reload}    (the loaded capture kernel lacks {NO_MEMHOTPLUG})")
-    return found
+    return [*found, *driver]
+
+
+def _driver_advice(diagnosis: Diagnosis) -> list[str]:
+    """Return how to add the virtio-mem driver to the capture kernel's initramfs, where it is known to be missing."""
+    found, settings = diagnosis.virtio_mem, diagnosis.settings
+    if found is None or found.has_driver is not False or settings is None:
+        return []
+    command = settings.family.add_driver.format(driver=virtio_mem.DRIVER, release=diagnosis.release)
+    return [f"{command}    (the capture kernel lacks {virtio_mem.DRIVER})"]
 
 
 def _advice_for_dump(diagnosis: Diagnosis) -> list[str]:

@@ -80,6 +80,9 @@ class Machine(NamedTuple):
     reserves_cma: bool = False
     """Whether the kernel was given ``crashkernel=SIZE,cma`` (Linux 6.17 and newer)."""
 
+    not_plugged: RangeList | None = RangeList()
+    """Physical ranges of *ram* that virtio-mem has not plugged; None where that cannot be told."""
+
     @property
     def present_cpus(self) -> tuple[Cpu, ...]:
         """The CPUs that are plugged in."""

@@ -54,6 +54,7 @@ class Kind(str, Enum):
     CPU_SAVED_NOTHING = "cpu-saved-nothing"
     MEMORY_MISSING = "memory-missing"
     MEMORY_OFFLINE_NOT_DESCRIBED = "memory-offline-not-described"
+    MEMORY_NOT_PLUGGED = "memory-not-plugged"
     MEMORY_GONE = "memory-described-but-gone"
     CRASHKERNEL_DESCRIBED = "crashkernel-described"
     BACKUP_REGION_DROPPED = "backup-region-dropped"
@@ -266,17 +267,20 @@ class Wording(NamedTuple):
     missing: str
     gone: str
     reserved: str
+    not_plugged: str
 
 
 BEFORE_PANIC = Wording(
     "is not described: a dump would lack that memory",
     "is described but gone: saving the dump would read memory that is not there, which can fail or hang",
     "is described but reserved: a dump would hold the capture kernel's own memory",
+    "is described, but virtio-mem has not plugged it: a dump would have zeros there, or leave it out as offline pages",
 )
 IN_DUMP = Wording(
     "is not described: the dump lacks that memory",
     "was described but gone: its bytes in the dump are not memory contents",
     "was described but reserved: the dump has the capture kernel's own memory there",
+    "was described, but virtio-mem had not plugged it: zeros there, or pages left out, are no loss",
 )
 
 
@@ -350,6 +354,17 @@ def compare_memory(machine: Machine, described: RangeList, result: Comparison, w
         result.findings.append(Finding(Kind.MEMORY_GONE, f"{_placed(gone)} {wording.gone}", (gone,)))
     for own in reserved:
         result.findings.append(Finding(Kind.CRASHKERNEL_DESCRIBED, f"{_placed(own)} {wording.reserved}", (own,)))
+    _note_not_plugged(machine, described, result, wording)
+
+
+def _note_not_plugged(machine: Machine, described: RangeList, result: Comparison, wording: Wording) -> None:
+    """Note the described memory that virtio-mem has not plugged; the kernel and all loaders describe whole blocks."""
+    if machine.not_plugged is None:
+        result.left_out.append("which memory of virtio-mem is plugged: /proc/kpageflags was not readable, or not saved")
+    elif ranges := machine.not_plugged.intersect(described):
+        several = f"{human_size(ranges.size)} in {len(ranges):,} ranges from {ranges[0].start:#x} on"
+        subject = several if len(ranges) > 1 else _placed(ranges[0])
+        result.notes.append(Finding(Kind.MEMORY_NOT_PLUGGED, f"{subject} {wording.not_plugged}", tuple(ranges)))
 
 
 def _offline_ram(machine: Machine) -> RangeList:
@@ -363,10 +378,8 @@ def _compare_low_memory(machine: Machine, header: ElfCoreHeader, loader: Loader,
     low = machine.dumpable_ram.intersect(RangeList([machine.architecture.backup_region_source]))
     gone = header.ram.intersect(RangeList([machine.architecture.excluded_low_memory])).exclude(machine.ram)
     for stale in gone:
-        sentence = (
-            f"{_placed(stale)} is described but not RAM: saving the dump would read addresses that are not memory"
-        )
-        result.findings.append(Finding(Kind.MEMORY_GONE, sentence, (stale,)))
+        lost = "is described but not RAM: saving the dump would read addresses that are not memory"
+        result.findings.append(Finding(Kind.MEMORY_GONE, f"{_placed(stale)} {lost}", (stale,)))
     compare_backup_region(machine, low.exclude(header.ram), loader, result)
 
 

@@ -25,6 +25,8 @@ class Iomem(NamedTuple):
     crashkernel: RangeList
     kernel_code_phys: int | None
     """Physical address of ``_text``."""
+    virtio_mem: RangeList = RangeList()
+    """The RAM that the virtio-mem driver added, which is RAM above as well."""
 
 
 def read_iomem(sysroot: Sysroot) -> Iomem:
@@ -51,6 +53,7 @@ def read_iomem(sysroot: Sysroot) -> Iomem:
 def parse_iomem(text: str, name: str = PATH) -> Iomem:
     """Parse the text of /proc/iomem; errors as :func:`read_iomem`."""
     ram: list[tuple[int, int]] = []
+    virtio_mem: list[tuple[int, int]] = []
     crashkernel: list[tuple[int, int]] = []
     kernel_code: int | None = None
     masked = True
@@ -66,6 +69,8 @@ def parse_iomem(text: str, name: str = PATH) -> Iomem:
         # Driver-added RAM is "System RAM (kmem)" or "System RAM (virtio_mem)"; the kernel describes it too.
         if resource.startswith("System RAM"):
             ram.append((start, end))
+            if resource == "System RAM (virtio_mem)":
+                virtio_mem.append((start, end))
         elif resource.startswith("Crash kernel"):
             crashkernel.append((start, end))
         elif resource == "Kernel code" and kernel_code is None:
@@ -74,4 +79,4 @@ def parse_iomem(text: str, name: str = PATH) -> Iomem:
         raise CannotTellError(f"every address in {name} is 0: the kernel hides them without CAP_SYS_ADMIN; run as root")
     if not ram:
         raise InputError(f"{name} lists no System RAM")
-    return Iomem(RangeList(ram), RangeList(crashkernel), kernel_code)
+    return Iomem(RangeList(ram), RangeList(crashkernel), kernel_code, RangeList(virtio_mem))

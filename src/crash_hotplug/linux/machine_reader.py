@@ -18,6 +18,7 @@ from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.kexec_state import read_cma_ranges, read_vmcoreinfo_place
 from crash_hotplug.linux.memory_hotplug import read_memory_blocks
+from crash_hotplug.linux.page_flags import read_not_plugged
 from crash_hotplug.linux.running_architecture import running_architecture
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -35,8 +36,10 @@ def read_machine(sysroot: Sysroot) -> Machine:
     """
     kcore = _open_kcore(sysroot)
     try:
-        return read_described_machine(sysroot, kcore, read_iomem(sysroot))._replace(
+        iomem = read_iomem(sysroot)
+        return read_described_machine(sysroot, kcore, iomem)._replace(
             memory_blocks=read_memory_blocks(sysroot),
+            not_plugged=read_not_plugged(sysroot, iomem.virtio_mem),
             acpi_memory_devices=memory_hotplug.count_present_acpi_devices(sysroot),
         )
     finally:
@@ -45,7 +48,7 @@ def read_machine(sysroot: Sysroot) -> Machine:
 
 
 def read_described_machine(sysroot: Sysroot, kcore: Kcore | None, iomem: Iomem) -> Machine:
-    """Read the facts that a header describes; memory blocks and ACPI devices, one file each, are left out.
+    """Read the facts that a header describes; memory blocks, ACPI devices and page flags, many files, are left out.
 
     :param kcore: the open /proc/kcore; None where it cannot be read
     :param iomem: the contents of /proc/iomem; errors as :func:`read_machine`

@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_hotplug
+from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_hotplug, page_flags
 from crash_hotplug.linux.atomic_file import write_private_tree
 from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
-from crash_hotplug.linux.doctor import diagnosis
+from crash_hotplug.linux.doctor import diagnosis, virtio_mem
 from crash_hotplug.linux.doctor.config_files import ACTIVE, RULES_DIRECTORIES, UNIT_DIRECTORIES
 from crash_hotplug.linux.doctor.kdump_family import KdumpSettings, append_default_line
 from crash_hotplug.linux.doctor.rooted_files import exists, to_bytes
@@ -48,7 +48,8 @@ def take_snapshot(sysroot: Sysroot) -> Snapshot:
     :raise InputError: a file is not in the kernel's format
     """
     snapshot = Snapshot()
-    reserved = iomem.read_iomem(sysroot).crashkernel
+    memory = iomem.read_iomem(sysroot)
+    reserved = memory.crashkernel
     cpu_numbers = [cpu.number for cpu in cpus.read_cpus(sysroot) if cpu.present]
     _copy(sysroot, snapshot, iomem.PATH, LARGE)
     for path in (
@@ -69,6 +70,9 @@ def take_snapshot(sysroot: Sysroot) -> Snapshot:
         _copy(sysroot, snapshot, f"{memory_hotplug.BLOCKS}/{name}/state")
     for name in memory_hotplug.acpi_device_names(sysroot):
         _copy(sysroot, snapshot, f"{memory_hotplug.ACPI_DEVICES}/{name}/status")
+    not_plugged = page_flags.read_not_plugged(sysroot, memory.virtio_mem)
+    if memory.virtio_mem and not_plugged is not None:
+        snapshot.files[page_flags.SAVED] = page_flags.not_plugged_json(not_plugged)
     if sysroot.is_live:
         snapshot.files[machine_reader.ARCHITECTURE] = f"{running_architecture().name}\n".encode()
     _save_kernel_addresses(sysroot, snapshot)
@@ -106,6 +110,8 @@ def _doctor_files(sysroot: Sysroot, found: diagnosis.Diagnosis) -> dict[str, byt
     directories = (*RULES_DIRECTORIES, *UNIT_DIRECTORIES, ACTIVE)
     texts = {f"{directory}/{_EMPTY}": "" for directory in directories if exists(sysroot, directory)}
     texts.update({rules.path: rules.text for rules in found.rules})
+    if found.virtio_mem is not None:
+        texts.update({f"{virtio_mem.DEVICES}/{device}/{_EMPTY}": "" for device in found.virtio_mem.devices})
     active = [unit for unit, is_active in found.situation.active_units.items() if is_active]
     for unit in filter(None, (found.udevd, found.service, found.kdump)):
         texts.update(unit.texts)

@@ -22,6 +22,7 @@ from crash_hotplug_lab.model.hotplug import (
     online_cpu,
     remove_cpu,
     remove_memory,
+    resize_virtio_mem,
 )
 from crash_hotplug_lab.model.machine import MemoryDevice, ModelMachine
 from crash_hotplug_lab.model.user_space import Kexec, LoadCall
@@ -70,7 +71,10 @@ def _add_kmem(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any])
 
 
 def _add_virtio_mem(machine: ModelMachine, kexec: Kexec, arguments: Mapping[str, Any]) -> Steps[None]:
-    yield from add_virtio_mem(machine, arguments["name"], _place(machine, arguments), arguments["blocks"])
+    name = arguments["name"]
+    yield from add_virtio_mem(machine, name, _place(machine, arguments), arguments.get("blocks", ()))
+    if "requested" in arguments:
+        yield from resize_virtio_mem(machine, name, arguments["requested"])
 
 
 def _device(machine: ModelMachine, name: str) -> MemoryDevice:
@@ -135,6 +139,7 @@ STARTS: dict[str, Start] = {
     "add-dimm": _add_dimm,
     "add-kmem": _add_kmem,
     "add-virtio-mem": _add_virtio_mem,
+    "resize-virtio-mem": lambda m, k, a: resize_virtio_mem(m, a["name"], a["requested"]),
     "remove-dimm": lambda m, k, a: remove_memory(m, a["name"]),
     "online-block": lambda m, k, a: online_block(m, _block(m, a)),
     "offline-block": lambda m, k, a: offline_block(m, _block(m, a)),

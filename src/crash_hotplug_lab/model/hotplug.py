@@ -119,32 +119,75 @@ def add_virtio_mem(machine: ModelMachine, name: str, memory: Range, blocks: Iter
     plugged = RangeList((memory.start + i * size, memory.start + (i + 1) * size) for i in blocks)
     if not RangeList([memory]).covers(plugged):
         raise ModelError(errno.EINVAL, f"{name} has no such blocks")
-    yield from _plug(machine, MemoryDevice(name, memory, plugged, VIRTIO_MEM_RAM))
+    device = MemoryDevice(name, memory, plugged, VIRTIO_MEM_RAM)
+    if plugged:
+        yield from _plug(machine, device)
+    else:
+        machine.devices[name] = device
+        yield Step(f"{name}: nothing is plugged")
 
 
-def _plug(machine: ModelMachine, device: MemoryDevice) -> Steps[None]:
+def resize_virtio_mem(machine: ModelMachine, name: str, requested: int) -> Steps[None]:
+    """Plug or unplug memory of a virtio-mem device, as its driver does (drivers/virtio/virtio_mem.c).
+
+    It plugs the lowest blocks first.  It unplugs the highest first, and takes each offline and away before the next.  A
+    memory block that is plugged in part is RAM as a whole.
+
+    :param requested: bytes that shall be plugged, from the beginning of the device
+    :raise ModelError: there is no such device (ENODEV); otherwise as :func:`add_memory` and :func:`offline_block`
+    """
+    device = machine.devices.get(name)
+    if device is None:
+        raise ModelError(errno.ENODEV, f"there is no memory device {name}")
+    size, start = machine.profile.block_size, device.range.start
+    end = start + -(-requested // size) * size
+    wanted = RangeList([Range(start, end)] if requested else [])
+    if not RangeList([device.range]).covers(wanted):
+        raise ModelError(errno.EINVAL, f"{name} has less than {requested} bytes")
+    more = wanted.exclude(device.plugged)
+    if more:
+        yield from _plug(machine, replace(device, plugged=device.plugged.union(more)), more)
+    for block in reversed(_blocks(machine, device.plugged.exclude(wanted))):
+        if machine.blocks[block]:
+            yield from offline_block(machine, block)
+        _take_block(machine, name, block)
+        yield Step(f"{name}: memory{block} gone from /proc/iomem")
+
+
+def _take_block(machine: ModelMachine, name: str, block: int) -> None:
+    """Remove one offline block of a device, with its uevent."""
+    device, gone = machine.devices[name], RangeList([block_range(machine, block)])
+    del machine.blocks[block]
+    machine.send_uevent(Event(EventKind.MEMORY_REMOVE, memory=gone[0]))
+    machine.devices[name] = replace(device, plugged=device.plugged.exclude(gone))
+    machine.memory.unplug(gone)
+    machine.update_mem_section()
+
+
+def _plug(machine: ModelMachine, device: MemoryDevice, added: RangeList | None = None) -> Steps[None]:
+    """Plug a device, or only the part *added* of one that is there."""
+    others = [other for other in machine.devices.values() if added is None or other.name != device.name]
+    added = device.plugged if added is None else added
     size = machine.profile.block_size
-    if any(r.start % size or r.end % size for r in device.plugged) or not device.plugged:
+    if any(r.start % size or r.end % size for r in added) or not added:
         raise ModelError(errno.EINVAL, f"{device.name} does not consist of whole memory blocks of {size} bytes")
     if device.range.end > MAX_PHYSICAL:
         raise ModelError(errno.E2BIG, f"{device.name} ends behind the last physical address, {MAX_PHYSICAL - 1:#x}")
-    if len(machine.blocks) + device.plugged.size // size > MAX_BLOCKS:
+    if len(machine.blocks) + added.size // size > MAX_BLOCKS:
         raise ModelError(errno.ENOMEM, f"with {device.name} the machine would have over {MAX_BLOCKS} memory blocks")
-    taken = RangeList(entry.range for entry in machine.profile.firmware).union(
-        other.range for other in machine.devices.values()
-    )
-    if device.name in machine.devices or taken.intersect(RangeList([device.range])):
+    taken = RangeList(entry.range for entry in machine.profile.firmware).union(other.range for other in others)
+    if device.name in [other.name for other in others] or taken.intersect(RangeList([device.range])):
         raise ModelError(errno.EEXIST, f"the place or the name of {device.name} is taken")
-    machine.memory.plug(device.plugged)
+    machine.memory.plug(added)
     machine.devices[device.name] = device
     machine.update_mem_section()
     yield Step(f"{device.name}: in /proc/iomem")
-    for block in _blocks(machine, device.plugged):
+    for block in _blocks(machine, added):
         machine.blocks[block] = False
         machine.send_uevent(Event(EventKind.MEMORY_ADD, memory=block_range(machine, block)))
     yield Step(f"{device.name}: blocks and uevents add")
     if machine.profile.auto_online:
-        for block in _blocks(machine, device.plugged):
+        for block in _blocks(machine, added):
             yield from online_block(machine, block)
 
 

@@ -118,6 +118,25 @@ def word_at(vmcore: Path, phys: int) -> int | None:
     return None
 
 
+ZEROS, NOT_DESCRIBED = "zeros", "not described"
+
+
+def contents(vmcore: Path, start: int, end: int) -> str:
+    """Say what the vmcore holds in a physical range: ``zeros``, ``not described``, or the number of other bytes."""
+    other = 0
+    with vmcore.open("rb") as file:
+        headers = [segment.header for segment in ELFFile(file).iter_segments("PT_LOAD")]
+        found = [h for h in headers if h["p_paddr"] <= start and end <= h["p_paddr"] + h["p_filesz"]]
+        if not found:
+            return NOT_DESCRIBED
+        file.seek(found[0]["p_offset"] + start - found[0]["p_paddr"])
+        while start < end:
+            piece = file.read(min(1 << 20, end - start))
+            other += len(piece) - piece.count(0)
+            start += len(piece)
+    return f"{other} bytes are not 0" if other else ZEROS
+
+
 @dataclass(frozen=True)
 class ImageAddresses:
     """Physical addresses of the parts of a loaded crash image, from a snapshot."""

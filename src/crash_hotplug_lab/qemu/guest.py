@@ -113,11 +113,20 @@ class Guest:
         for block in await self.blocks(dimm):
             await self.until(partial(self._check_online, block, bring_online), f"{dimm} to come online")
 
+    async def wait_present(self, dimm: str) -> None:
+        """Wait until the last memory block of a DIMM is there; the kernel makes them in order."""
+        last = (await self.blocks(dimm))[-1]
+        await self.until(partial(self.read, f"{last}/state"), f"{dimm} to appear")
+
     async def blocks(self, dimm: str) -> list[str]:
         """Return the sysfs directories of a DIMM's memory blocks (Documentation/admin-guide/mm/memory-hotplug)."""
-        size = int(await self.read(f"{_MEMORY}/block_size_bytes"), 16)
+        size = await self.block_size()
         start, end = self.dimms[dimm]
         return [f"{_MEMORY}/memory{number}" for number in range(start // size, end // size)]
+
+    async def block_size(self) -> int:
+        """Return the bytes in a memory block of the guest."""
+        return int(await self.read(f"{_MEMORY}/block_size_bytes"), 16)
 
     async def _check_online(self, block: str, bring_online: bool) -> None:
         state = await self.read(f"{block}/state")

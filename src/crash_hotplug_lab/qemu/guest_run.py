@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from crash_hotplug_lab.qemu import dump, keepers
+from crash_hotplug_lab.qemu import dump, keepers, memory_devices
 from crash_hotplug_lab.qemu.command_steps import take_command, take_shell
 from crash_hotplug_lab.qemu.errors import GuestError
 from crash_hotplug_lab.qemu.guest import Guest, said
@@ -48,6 +48,8 @@ class Observed:
     """Removed DIMMs whose place is still empty."""
     plugged: list[tuple[int, int, str]] = field(default_factory=list)
     """DIMMs that QEMU had at the panic."""
+    unplugged: list[tuple[int, int]] = field(default_factory=list)
+    """Ranges of memory blocks that virtio-mem plugged in part: described as RAM, and not plugged."""
     cpu_count: int = 0
     """CPUs that QEMU had at the panic."""
     words: list[tuple[int, int]] = field(default_factory=list)
@@ -79,9 +81,12 @@ class GuestRun(Guest):
         self.panicked = False
         self._scenario, self._loader, self._update = scenario, loader, update
         self._paced_at = 0.0
+        self._kmem: set[str] = set()
+        """Names of NVDIMMs that the kmem driver was given."""
         self._actions = {
             "add-cpu": self._add_cpu, "remove-cpu": self._remove_cpu, "online-cpu": self._online_cpu,
-            "offline-cpu": self._offline_cpu, "add-dimm": self._add_dimm,
+            "offline-cpu": self._offline_cpu, "add-dimm": self._add_dimm, "add-kmem": self._add_kmem,
+            "add-virtio-mem": self._resize_virtio_mem, "resize-virtio-mem": self._resize_virtio_mem,
             "remove-dimm": self._remove_dimm, "offline-block": self._offline_block, "online-block": self._online_block,
             "plant": self._plant, "busy": self._busy, "load": self._load_step, "update": self._update_step,
             "command": self._command, "shell": self._shell, "look": self._look_step,
@@ -110,13 +115,26 @@ class GuestRun(Guest):
             await self._look("before-panic")
         if self._update == "watch":
             self.event("watch's log", await keepers.watch_log(self._agent))
-        self.seen.plugged, self.seen.cpu_count = await self.machine.dimms(), await self.machine.cpu_count()
+        await self._see_plugged()
+        self.seen.cpu_count = await self.machine.cpu_count()
         words = await self._agent.order("where")
         self.seen.words = [(now, value) for now, (_, value) in zip(words, self.seen.words)]
         await self._take(self._scenario.actions[-1])
         if self._scenario.ends_without_dump:
             return
         await self.machine.wait_dumped(self._scenario.time_limit)
+
+    async def _see_plugged(self) -> None:
+        """Ask QEMU what is plugged.  Of a virtio-mem device the guest has whole memory blocks, the last in part."""
+        block = await self.block_size()
+        for start, end, name in await self.machine.dimms():
+            if name in self._kmem:  # the guest has less of an NVDIMM than QEMU, and nothing once kmem has released it
+                start, end = self.dimms[name] if name in self.seen.online else (start, start)  # noqa: PLW2901
+            whole = -(-end // block) * block
+            if start < end:
+                self.seen.plugged.append((start, whole, name))
+            if start < end < whole:
+                self.seen.unplugged.append((end, whole))
 
     async def _live_until_it_panics(self) -> None:
         """Take steps until the panic that one of them armed; only completed steps count as plugged."""
@@ -235,16 +253,50 @@ class GuestRun(Guest):
 
     async def _add_dimm(self, action: Action) -> None:
         name, size, address = action.arguments["name"], action.arguments["size"], action.arguments.get("address", 0)
-        start, end = self.dimms[name] = await self.machine.add_dimm(name, size, address)
-        self.seen.gone = {n: r for n, r in self.seen.gone.items() if r[0] >= end or r[1] <= start}
+        self._plugged(name, await self.machine.add_dimm(name, size, address, action.arguments.get("node", 0)))
+        start, end = self.dimms[name]
+        if action.arguments.get("leave-offline"):
+            await self.wait_present(name)
+            self.event(str(action), f"phys {start:#x} to {end:#x}, offline")
+            return
         await self.wait_online(name, bring_online=True)
         self.seen.online.add(name)
         self.event(str(action), f"phys {start:#x} to {end:#x}, online")
 
+    def _plugged(self, name: str, place: tuple[int, int]) -> None:
+        """Record the place of memory that was plugged."""
+        start, end = self.dimms[name] = place
+        self.seen.gone = {n: r for n, r in self.seen.gone.items() if r[0] >= end or r[1] <= start}
+
+    async def _add_kmem(self, action: Action) -> None:
+        name = action.arguments["name"]
+        self._kmem.add(name)
+        self._plugged(name, await memory_devices.give_to_kmem(self))
+        start, end = self.dimms[name]
+        await self.wait_online(name, bring_online=True)
+        self.seen.online.add(name)
+        self.event(str(action), f"phys {start:#x} to {end:#x}, online")
+
+    async def _resize_virtio_mem(self, action: Action) -> None:
+        name, size = action.arguments["name"], action.arguments.get("requested", 0)
+        start, end = await memory_devices.resize(self, name, size)
+        if start == end:
+            if name in self.seen.online:
+                self.seen.gone[name] = self.dimms[name]
+            self.seen.online.discard(name)
+            self.event(str(action), "nothing is plugged")
+            return
+        self._plugged(name, (start, end))
+        await self.wait_online(name, bring_online=True)
+        self.seen.online.add(name)
+        self.event(str(action), f"{size:#x} bytes from phys {start:#x} on; the memory blocks end at {end:#x}")
+
     async def _remove_dimm(self, action: Action) -> None:
         name = action.arguments["name"]
         self.seen.online.discard(name)
-        if not await self.machine.remove(name):
+        if name in self._kmem:
+            await memory_devices.take_from_kmem(self, name)
+        elif not await self.machine.remove(name):
             raise GuestError(f"the guest did not release {name}")
         self.seen.gone[name] = self.seen.dimms[name]
         self.event(str(action), "removed")

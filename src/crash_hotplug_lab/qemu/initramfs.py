@@ -14,6 +14,7 @@ import re
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,11 +38,13 @@ _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "tkinter", "ensurepip", "pyd
 _TRAILER = "TRAILER!!!"
 
 
-def build(kernel: Kernel, scratch: Path) -> Path:
+def build(kernel: Kernel, scratch: Path, modules: Iterable[str] = (), capture_modules: Iterable[str] = ()) -> Path:
     """Write the initramfs for a run of a kernel below ``scratch`` and return its path.
 
     It holds the userland, the kernel's modules, the kernel and the capture kernel's initrd to load, and this checkout.
 
+    :param modules: names of modules beside those of the disk
+    :param capture_modules: the same for the capture kernel
     :raise LabError: the userland was not fetched
     """
     architecture = kernel.architecture
@@ -49,10 +52,10 @@ def build(kernel: Kernel, scratch: Path) -> Path:
     if base is None:
         raise LabError(f"the userland of Debian {kernel.userland} was not fetched; run `crash-hotplug-lab fetch`")
     tree = _tree_of(kernel.userland, architecture)
-    modules = modules_in_load_order(kernel.modules, MODULES)
     part, capture = scratch / "initramfs", scratch / "capture-root"
-    make_root(capture, "init", modules, find_program(tree, "busybox"))
-    make_root(part, "init", modules)
+    needed = modules_in_load_order(kernel.modules, (*MODULES, *capture_modules))
+    make_root(capture, "init", needed, find_program(tree, "busybox"))
+    make_root(part, "init", modules_in_load_order(kernel.modules, (*MODULES, *modules)))
     (part / "lab/agent-port").write_text(f"/dev/{architecture.agent_port}\n")
     (part / "boot").mkdir()
     (part / "boot/capture.img").write_bytes(_compressed(capture))

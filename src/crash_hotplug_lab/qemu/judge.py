@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from crash_hotplug.core.machine import Machine
     from crash_hotplug_lab.qemu.guest_run import Observed
 
+BLOCK = 128 << 20
+"""Bytes in the memory blocks for which scenarios are written."""
+
 
 def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
     """Fill in the checks, outcome and reason of the result, the plugged DIMMs and the findings of the audit."""
@@ -114,6 +117,11 @@ def _judge_dump(result: Result, expectation: Expectation, seen: Observed, vmcore
         else:
             shown = "nothing" if read is None else hex(read)
             result.check("planted word", read == value, f"{value:#x} at phys {phys:#x}; the vmcore has {shown}")
+    for start, end in seen.unplugged:
+        held = dump.contents(vmcore, start, end)
+        described = held != dump.NOT_DESCRIBED
+        result.check("memory that is not plugged reads as zeros", held == dump.ZEROS or not described,
+                     f"{start:#x} to {end:#x}: {held}")  # fmt: skip
     _judge_registers(result, expectation, seen, dump.cpus(vmcore, seen.architecture))
 
 
@@ -126,6 +134,12 @@ def _judge_truth(result: Result, seen: Observed, machine: Machine) -> None:
     gone = RangeList(Range(*r) for r in seen.dimms.values()).exclude(plugged)
     agree = not plugged.exclude(ram) and not ram.intersect(gone)
     result.check("memory: QMP and the snapshot agree", agree, f"{len(seen.plugged)} DIMMs plugged")
+    if seen.unplugged:
+        noted = [note for note in status["notes"] if note["kind"] == Kind.MEMORY_NOT_PLUGGED.value]
+        found = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for note in noted for r in note["ranges"])
+        described = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for r in status["memory"]["described"])
+        wanted = RangeList(Range(*r) for r in seen.unplugged).intersect(described)
+        result.check("memory that is not plugged: QMP and status agree", found == wanted, f"{found}")
 
 
 def _judge_registers(result: Result, expectation: Expectation, seen: Observed, cpus: list[dump.SavedCpu]) -> None:
@@ -157,7 +171,10 @@ def wanted_findings(expectation: Expectation, dimms: Mapping[str, tuple[int, int
     memory: dict[str, list[Range]] = {}
     for finding in expectation.findings:
         if finding.dimm is not None:
-            memory.setdefault(finding.kind.value, []).append(Range(*dimms[finding.dimm]))
+            start, end = dimms[finding.dimm]
+            if finding.block is not None:
+                start, end = start + finding.block * BLOCK, start + (finding.block + 1) * BLOCK
+            memory.setdefault(finding.kind.value, []).append(Range(start, end))
         else:
             wanted.add((finding.kind.value, finding.cpu))
     for kind, ranges in memory.items():

@@ -70,6 +70,8 @@ async def _values(agent: Agent, name: str) -> list[float]:
 async def storm(machine: QemuMachine, agent: Agent, action: Action, limit: float) -> StormRecord:
     """Plug all DIMMs and CPUs as fast as QEMU takes them, and wait for the keeper; return the guest's measurement.
 
+    With the name of a virtio-mem device, it is requested to have as much memory as the DIMMs, by one resize.
+
     :raise GuestError: it failed, or did not end within *limit* seconds
     """
     dimms, size, cpus = (int(action.arguments[key]) for key in ("dimms", "size", "cpus"))
@@ -77,8 +79,12 @@ async def storm(machine: QemuMachine, agent: Agent, action: Action, limit: float
     end = time.monotonic() + limit
     await agent.order("spawn", argv=program, log=_STORM_LOG)
     await _line(agent, "ready", end)
+    device = action.arguments.get("name")
+    if device is not None:
+        path = f"/machine/peripheral/{device}"
+        await machine.qmp("qom-set", path=path, property="requested-size", value=dimms * size)
     for number in range(max(dimms, cpus)):
-        if number < dimms:
+        if device is None and number < dimms:
             await machine.add_dimm(f"storm{number}", size)
         if number < cpus:
             await machine.add_cpu(f"storm-cpu{number}")

@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from crash_hotplug_lab.qemu.kernels import Kernel
 
 MIB = 1 << 20
 _MAX_MEMORY = 64 << 30
+_RESERVED = 8 << 30
+"""Largest RAM at boot for which the host reserves memory; of more, a guest uses only a part."""
 _SLOTS = 16
 """Default number of slots for DIMMs; QEMU allows 256."""
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
@@ -44,8 +47,14 @@ class QemuMachine:
 
     def __init__(self, kernel: Kernel, initramfs: Path, out: Path, memory: int = 1 << 30, cpus: int = 2,
                  ram_holes: int = 0, slots: int = 0, max_memory: int = 32 << 30,
-                 counts_instructions: bool = False, crashkernel_cma: int = 0) -> None:  # fmt: skip
-        """Describe the machine; ``out`` takes the serial log and the dump's disk."""
+                 counts_instructions: bool = False, crashkernel_cma: int = 0, nodes: int = 1, append: str = "",
+                 devices: Sequence[str] = ()) -> None:  # fmt: skip
+        """Describe the machine; ``out`` takes the serial log and the dump's disk.
+
+        :param nodes: NUMA nodes; RAM and CPUs at boot are in the first
+        :param append: more words of the kernel's command line
+        :param devices: more options of QEMU
+        """
         self.kernel = kernel
         self.out = out
         self.serial_log = out / "serial.log"
@@ -58,6 +67,9 @@ class QemuMachine:
         self._max_memory = max_memory
         self._counts_instructions = counts_instructions
         self._crashkernel_cma = crashkernel_cma
+        self._nodes = nodes
+        self._more_words = append
+        self._devices = devices
         self._run = Path(tempfile.mkdtemp(prefix="crash-hotplug-"))  # UNIX socket paths are at most 107 bytes
         self._qmp = QMPClient("lab")
         self._process: asyncio.subprocess.Process | None = None
@@ -88,15 +100,25 @@ class QemuMachine:
             *host_tools.qemu(architecture), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             *self._accelerator(kvm), *architecture.machine(self.kernel.series, kvm, self._counts_instructions),
             "-m", f"{self._memory // MIB}M,slots={self._slots},maxmem={self._max_memory >> 30}G",
-            "-smp", f"{self._cpus}{architecture.topology}",
+            "-smp", f"{self._cpus}{architecture.topology}", *self._ram(),
             "-kernel", str(self.kernel.vmlinuz), "-initrd", str(self._initramfs), "-append", self._append(shell),
             "-gdb", f"unix:{self.gdb_socket},server=on,wait=off",
             "-qmp", f"unix:{self._run / 'qmp'},server=on,wait=off",
             "-serial", "mon:stdio" if shell else f"file:{self.serial_log}",
             "-chardev", f"socket,id=agent,path={self.agent_socket},server=on,wait=off", "-serial", "chardev:agent",
             "-drive", f"if=none,id=dump,file={self.dump},format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap",
-            "-device", architecture.disk,
+            "-device", architecture.disk, *self._devices,
         ]  # fmt: skip
+
+    def _ram(self) -> list[str]:
+        """Return the options that place the RAM at boot in the first of several nodes, or that leave it unreserved."""
+        if self._nodes == 1 and self._memory <= _RESERVED:
+            return []
+        backend = ["-object", f"memory-backend-ram,id=ram,size={self._memory},reserve=off"]
+        if self._nodes == 1:
+            return [*backend, "-machine", "memory-backend=ram"]
+        others = [word for node in range(1, self._nodes) for word in ("-numa", f"node,nodeid={node}")]
+        return [*backend, "-numa", "node,nodeid=0,memdev=ram", *others]
 
     def _accelerator(self, kvm: bool) -> list[str]:
         if self._counts_instructions:
@@ -117,6 +139,7 @@ class QemuMachine:
             # one page every 2 MiB from 64 MiB on, below the place that crashkernel= finds
             holes = ",".join(f"4K${(64 << 20) + hole * (2 << 20):#x}" for hole in range(self._ram_holes))
             words = f"{words} memmap={holes}"
+        words = f"{words} {self._more_words}".rstrip()
         return f"{words} lab=shell" if shell else words
 
     async def __aenter__(self) -> QemuMachine:
@@ -177,10 +200,10 @@ class QemuMachine:
                 return index
         raise GuestError("every CPU slot of the machine is taken")
 
-    async def add_dimm(self, name: str, size: int, address: int = 0) -> tuple[int, int]:
+    async def add_dimm(self, name: str, size: int, address: int = 0, node: int = 0) -> tuple[int, int]:
         """Plug a DIMM of ``size`` bytes, at a physical address where one is given; return its physical range."""
-        await self.qmp("object-add", qom_type="memory-backend-ram", id=f"mem-{name}", size=size)
-        place = {"addr": address} if address else {}
+        await self.qmp("object-add", qom_type="memory-backend-ram", id=f"mem-{name}", size=size, reserve=False)
+        place = {key: value for key, value in (("addr", address), ("node", node)) if value}
         await self.qmp("device_add", driver="pc-dimm", id=name, memdev=f"mem-{name}", **place)
         for start, end, device in await self.dimms():
             if device == name:
@@ -205,11 +228,15 @@ class QemuMachine:
         return True
 
     async def dimms(self) -> list[tuple[int, int, str]]:
-        """Return physical start, end and name of each plugged DIMM, as QEMU reports them."""
+        """Return physical start, end and name of each plugged DIMM, as QEMU reports them.
+
+        Of a virtio-mem device it is the plugged part, which the guest's driver takes from the region's beginning.
+        """
         found = []
         for device in await self.qmp("query-memory-devices"):
             data = device["data"]
-            found.append((data["addr"], data["addr"] + data["size"], data.get("id", "")))
+            start = data["memaddr"] if "memaddr" in data else data["addr"]
+            found.append((start, start + data["size"], data.get("id", "")))
         return sorted(found)
 
     async def wait_dumped(self, timeout: float) -> None:

@@ -21,6 +21,7 @@ from crash_hotplug_lab.qemu.guest_run import GuestRun
 from crash_hotplug_lab.qemu.judge import judge
 from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.qemu.machine import QemuMachine
+from crash_hotplug_lab.qemu.memory_devices import boot_options, modules_of
 from crash_hotplug_lab.qemu.plan import PlannedRun
 from crash_hotplug_lab.qemu.results import Result, RunOutcome
 from crash_hotplug_lab.scenario.records import Scenario
@@ -135,11 +136,12 @@ async def run_once(kernel: Kernel, scenario: Scenario, loader: str, update: str,
     result = Result(scenario.name, scenario.title, kernel.name, kernel.version, kernel.release, loader, update)
     result.files, result.number = directory.name, number
     begin = time.monotonic()
-    image = initramfs.build(kernel, directory)
+    image = initramfs.build(kernel, directory, modules_of(scenario), scenario.load.capture_modules)
     hardware = scenario.machine
     qemu = QemuMachine(kernel, image, directory, hardware.memory, hardware.cpus, hardware.ram_holes,
                        scenario.most_dimms, hardware.max_memory, scenario.counts_instructions,
-                       hardware.crashkernel_cma)  # fmt: skip
+                       hardware.crashkernel_cma, hardware.nodes, hardware.append,
+                       boot_options(scenario))  # fmt: skip
     guest = GuestRun(qemu, scenario, loader, update, directory, result, say)
     try:
         async with qemu:

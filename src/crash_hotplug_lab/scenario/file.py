@@ -16,7 +16,16 @@ from typing import Any, Union
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.linux.sysroot import open_regular, read_all
 from crash_hotplug_lab.scenario import simple_toml
-from crash_hotplug_lab.scenario.format import ACTIONS, ENDS, KEYS, LOAD_KEYS, MACHINE_KEYS, MAX_BLOCKS, UPDATES
+from crash_hotplug_lab.scenario.format import (
+    ACTIONS,
+    ENDS,
+    KEYS,
+    LOAD_KEYS,
+    MACHINE_KEYS,
+    MAX_BLOCKS,
+    MEMORY_DEVICES,
+    UPDATES,
+)
 from crash_hotplug_lab.scenario.records import HOTPLUG_ACTOR, Action, Expectation, Expected, Hardware, Loading, Scenario
 
 DIRECTORY = Path(__file__).parent.parent / "scenarios"
@@ -249,7 +258,7 @@ def _expect(file: _File, raw: object, actions: tuple[Action, ...]) -> dict[str, 
     """Read every ``[expect.UPDATE]``."""
     file.values(("expect",), raw, (), UPDATES)
     assert isinstance(raw, dict)
-    dimms = [action.arguments["name"] for action in actions if action.do == "add-dimm"]
+    dimms = [action.arguments["name"] for action in actions if action.do in MEMORY_DEVICES]
     return {update: _expectation(file, ("expect", update), table, dimms) for update, table in raw.items()}
 
 
@@ -258,8 +267,8 @@ def _expectation(file: _File, place: Place, raw: dict[str, Any], dimms: list[str
     findings = []
     for number, table in enumerate(file.tables((*place, "findings"), raw.get("findings", []))):
         at = (*place, "findings", number)
-        found = file.values(at, table, ("kind",), ("cpu", "dimm"))
+        found = file.values(at, table, ("kind",), ("cpu", "dimm", "block"))
         if found.get("dimm") not in (None, *dimms):
             raise file.error((*at, "dimm"), f"no step adds the DIMM {found['dimm']}")
-        findings.append(Expected(found["kind"], found.get("cpu"), found.get("dimm")))
+        findings.append(Expected(found["kind"], found.get("cpu"), found.get("dimm"), found.get("block")))
     return Expectation(findings=tuple(findings), **values)

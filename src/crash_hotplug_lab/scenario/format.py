@@ -41,6 +41,8 @@ MAX_PHYSICAL = 1 << 46
 """End of the physical addresses of x86_64 with page tables of four levels (MAX_PHYSMEM_BITS)."""
 ENDS = ("panic", "panic-within", "end")
 """The actions that end a scenario; each scenario has one of them."""
+MEMORY_DEVICES = ("add-dimm", "add-kmem", "add-virtio-mem")
+"""The actions that add memory under a name."""
 
 Read = Callable[[object], Any]
 """Converts a value of a TOML file.
@@ -163,12 +165,15 @@ KEYS: dict[str, Key] = {
     "max-memory": Key(size()),
     "ram-holes": Key(number(), QEMU),
     "crashkernel-cma": Key(size(_MIB), QEMU),
+    "nodes": Key(number(1, 8)),
+    "append": Key(text, QEMU),
     # [load]
     "loaders": Key(list_of(one_of(LOADERS))),
     "hotplug-size": Key(size(1), MODEL),
     "udev": Key(one_of(UDEV_RULES), MODEL),
     "kernel-pages": Key(number(1, 4096), MODEL),
     "capture-without": Key(list_of(text), QEMU),
+    "capture-modules": Key(list_of(text), QEMU),
     # [[step]]
     "name": Key(text),
     "size": Key(size(1)),
@@ -176,6 +181,10 @@ KEYS: dict[str, Key] = {
     "dimm": Key(text),
     "block": Key(number()),
     "blocks": Key(list_of(number()), MODEL),
+    "requested": Key(size()),
+    "node": Key(number(0, 7)),
+    "options": Key(text, QEMU),
+    "leave-offline": Key(flag, QEMU),
     "cpu": Key(number()),
     "online": Key(flag, MODEL),
     "loader": Key(one_of(KEXECS), MODEL),
@@ -208,8 +217,8 @@ KEYS: dict[str, Key] = {
 
 MACHINE_KEYS = ("kernels", "architectures", "memory", "cpus", "possible-cpus", "crashkernel", "crashkernel-low",
                 "crashkernel-cma", "block-size", "auto-online", "max-memory-ranges", "max-memory",
-                "ram-holes")  # fmt: skip
-LOAD_KEYS = ("loaders", "hotplug-size", "udev", "kernel-pages", "capture-without")
+                "ram-holes", "nodes", "append")  # fmt: skip
+LOAD_KEYS = ("loaders", "hotplug-size", "udev", "kernel-pages", "capture-without", "capture-modules")
 
 
 class ActionKind(NamedTuple):
@@ -225,9 +234,10 @@ ACTIONS: dict[str, ActionKind] = {
     "remove-cpu": ActionKind(("cpu",)),
     "online-cpu": ActionKind(("cpu",)),
     "offline-cpu": ActionKind(("cpu",)),
-    "add-dimm": ActionKind(("name", "size"), ("address",)),
-    "add-kmem": ActionKind(("name", "size"), ("address",), MODEL),
-    "add-virtio-mem": ActionKind(("name", "size", "blocks"), ("address",), MODEL),
+    "add-dimm": ActionKind(("name", "size"), ("address", "node", "leave-offline")),
+    "add-kmem": ActionKind(("name", "size"), ("address",)),
+    "add-virtio-mem": ActionKind(("name", "size"), ("requested", "blocks", "address", "node", "options")),
+    "resize-virtio-mem": ActionKind(("name", "requested")),
     "remove-dimm": ActionKind(("name",)),
     "online-block": ActionKind(("dimm", "block")),
     "offline-block": ActionKind(("dimm", "block")),
@@ -243,7 +253,7 @@ ACTIONS: dict[str, ActionKind] = {
     "command": ActionKind(("run",), ("code", "says", "uid", "image", "if-exists"), QEMU),
     "shell": ActionKind(("run",), ("if-exists",), QEMU),
     "measure": ActionKind(("what", "number"), ("of",), QEMU),
-    "storm": ActionKind(("dimms", "size", "cpus", "keeper"), (), QEMU),
+    "storm": ActionKind(("dimms", "size", "cpus", "keeper"), ("name",), QEMU),
     "shift-kcore": ActionKind(("number",), (), QEMU),
     "panic": ActionKind(("cpu",), ("after-step",)),
     "panic-within": ActionKind(("cpu", "seconds"), (), QEMU),

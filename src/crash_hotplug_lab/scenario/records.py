@@ -42,7 +42,7 @@ def _shown(key: str, value: object) -> str:
         return f"{key}={str(value).lower()}"
     if isinstance(value, int) and key == "address":
         return hex(value)
-    if isinstance(value, int) and key == "size":
+    if isinstance(value, int) and key in ("size", "requested"):
         return f"{value // _MIB}M" if value % _MIB == 0 else str(value)
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
@@ -78,6 +78,10 @@ class Hardware:
     """Pages that the guest reserves at boot; each splits a range of its RAM."""
     crashkernel_cma: int = 0
     """Bytes of ``crashkernel=SIZE,cma`` (Linux 6.17 and newer): RAM that the capture kernel uses too; 0 for none."""
+    nodes: int = 1
+    """NUMA nodes.  The RAM and the CPUs at boot are in the first."""
+    append: str = ""
+    """More words of the kernel's command line."""
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -100,15 +104,19 @@ class Loading:
     """Pages of the model's capture kernel."""
     capture_without: tuple[str, ...] = ()
     """Words left out of the capture kernel's command line."""
+    capture_modules: tuple[str, ...] = ()
+    """Modules that the capture kernel loads before it reads the dump, beside those of its disk."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """One finding that the audit must report, about a CPU or about the whole range of a DIMM."""
+    """One finding that the audit must report, about a CPU, or about a DIMM or one block of it."""
 
     kind: Kind
     cpu: int | None = None
     dimm: str | None = None
+    block: int | None = None
+    """The only memory block of that DIMM that it is about; None for all."""
 
 
 @dataclass(frozen=True)

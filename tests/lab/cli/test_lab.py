@@ -139,7 +139,10 @@ def test_sentence_about_a_missing_extra_names_its_package() -> None:
     ("arguments", "words"),
     [
         (("run", "nonsense"), "there is no scenario nonsense"),
-        (("run", "virtio-mem"), "QEMU cannot run virtio-mem: only the model has the step add-virtio-mem vm0"),
+        (
+            ("run", "virtio-mem"),
+            "only the model has the key blocks of the step add-virtio-mem vm0",
+        ),
         (("simulate", "flipped-byte"), "the model cannot run flipped-byte: only QEMU has the step flip boot_params"),
         (("guest", "--release", "potato"), "no Debian potato can be built"),
         (("guest", "--deb", "/nonexistent.deb"), "there is no package file"),

@@ -25,6 +25,7 @@ from crash_hotplug_lab.model.hotplug import (
     online_cpu,
     remove_cpu,
     remove_memory,
+    resize_virtio_mem,
 )
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler
 from crash_hotplug_lab.model.loader import small_capture_kernel
@@ -99,6 +100,25 @@ def test_hotplug_of_driver_added_and_sparse_memory() -> None:
     assert list(machine.blocks.values()).count(False) == 5
 
 
+def test_virtio_mem_plugs_the_lowest_blocks_and_unplugs_the_highest_one_at_a_time() -> None:
+    machine = booted()
+    region = Range(8 << 30, 9 << 30)
+    run(add_virtio_mem(machine, "virtio0", region, ()))
+    assert not machine.devices["virtio0"].plugged
+    run(resize_virtio_mem(machine, "virtio0", 2 * BLOCK + 1))
+    assert machine.devices["virtio0"].plugged == RangeList([(8 << 30, (8 << 30) + 3 * BLOCK)])
+    heard: list[object] = []
+    size = listener(heard, lambda: machine.ram.intersect(RangeList([region])).size // BLOCK)
+    machine.memory_chain.register("test", size)
+    run(resize_virtio_mem(machine, "virtio0", 0))
+    assert heard == [(EventKind.MEMORY_OFFLINE, 3), (EventKind.MEMORY_OFFLINE, 2), (EventKind.MEMORY_OFFLINE, 1)]
+    assert machine.uevents[-1].memory == Range(8 << 30, (8 << 30) + BLOCK)
+    assert not machine.ram.intersect(RangeList([region]))
+    with pytest.raises(ModelError, match="has less than"):
+        run(resize_virtio_mem(machine, "virtio0", 2 << 30))
+    assert "virtio0" in machine.devices
+
+
 @pytest.mark.parametrize(
     ("action", "number"),
     [
@@ -117,6 +137,7 @@ def test_hotplug_of_driver_added_and_sparse_memory() -> None:
         (lambda m: offline_block(m, 0), errno.EBUSY),
         (lambda m: remove_memory(m, "d"), errno.ENODEV),
         (lambda m: add_virtio_mem(m, "v", DIMM, (7,)), errno.EINVAL),
+        (lambda m: resize_virtio_mem(m, "v", BLOCK), errno.ENODEV),
     ],
 )
 def test_hotplug_refuses_impossible_actions(action: Callable[[ModelMachine], Steps[None]], number: int) -> None:

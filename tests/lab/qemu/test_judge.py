@@ -156,3 +156,9 @@ def test_recorded_dump_is_complete_or_stale(
     seen = Observed(dimms={"d0": DIMM}, online=online, gone=gone, vmcore=Path("vmcore"))
     judge.judge(result, read_scenario("panic-in-50-updates"), seen)
     assert (result.outcome, result.reason) == ("recorded", reason)
+
+
+def test_expected_finding_may_be_about_one_block_of_a_device() -> None:
+    expectation = read_scenario("virtio-mem-shrink").expect["kernel"]
+    wanted = judge.wanted_findings(expectation, {"vm0": (4 << 30, (4 << 30) + (512 << 20))})
+    assert wanted == {("memory-described-but-gone", (4 << 30, (4 << 30) + (128 << 20)))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ def command(
     counts_instructions: bool = False,
     arch: str = "x86_64",
     crashkernel_cma: int = 0,
+    **more: Any,  # noqa: ANN401 arguments of QemuMachine
 ) -> str:
     kernel = Kernel("k", "1", release, tmp_path / "vmlinuz", tmp_path, "trixie", arch)
     made = QemuMachine(
@@ -34,6 +36,7 @@ def command(
         tmp_path,
         counts_instructions=counts_instructions,
         crashkernel_cma=crashkernel_cma,
+        **more,
     )
     return " ".join(made.command())
 
@@ -88,3 +91,36 @@ def test_command_reserves_a_cma_range_beside_the_crash_kernel_where_the_scenario
     assert " crashkernel=192M " in with_cma
     assert " crashkernel=96M,cma " in with_cma
     assert "M,cma" not in command(tmp_path, "7.3.4")
+
+
+def test_command_has_the_ram_at_boot_in_the_first_of_several_nodes(tmp_path: Path) -> None:
+    made = command(tmp_path, "6.12.0", nodes=2)
+    assert "-object memory-backend-ram,id=ram,size=1073741824,reserve=off -numa node,nodeid=0,memdev=ram " in made
+    assert "-numa node,nodeid=1" in made
+    assert "-numa" not in command(tmp_path, "6.12.0")
+
+
+def test_command_reserves_no_host_memory_for_a_large_guest(tmp_path: Path) -> None:
+    made = command(tmp_path, "6.12.0", memory=64 << 30)
+    assert "memory-backend-ram,id=ram,size=68719476736,reserve=off -machine memory-backend=ram" in made
+    assert "reserve=off" not in command(tmp_path, "6.12.0", memory=8 << 30)
+
+
+def test_command_has_the_words_and_devices_of_the_scenario(tmp_path: Path) -> None:
+    made = command(tmp_path, "6.12.0", append="memmap_on_memory=1", devices=("-device", "nvdimm"))
+    assert "rdinit=/init memmap_on_memory=1 " in made
+    assert made.endswith("-device nvdimm")
+
+
+def test_memory_devices_are_listed_with_the_plugged_part_of_virtio_mem(tmp_path: Path) -> None:
+    made = QemuMachine(Kernel("k", "1", "6.1.0", tmp_path, tmp_path, "trixie", "x86_64"), tmp_path, tmp_path)
+
+    async def answer(_command: str, **_arguments: object) -> list[dict[str, Any]]:
+        virtio = {"id": "vm0", "memaddr": 8 << 30, "size": 300 << 20, "max-size": 2 << 30}
+        return [{"type": "virtio-mem", "data": virtio}, {"data": {"id": "d0", "addr": 4 << 30, "size": 1 << 28}}]
+
+    made.qmp = answer  # type: ignore[method-assign,assignment]
+    assert asyncio.run(made.dimms()) == [
+        (4 << 30, (4 << 30) + (1 << 28), "d0"),
+        (8 << 30, (8 << 30) + (300 << 20), "vm0"),
+    ]

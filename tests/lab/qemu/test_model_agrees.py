@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from crash_hotplug.cli.output import comparison_json
+from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.verdict import Kind
-from crash_hotplug_lab.model.machine import ModelMachine
+from crash_hotplug_lab.model.machine import MemoryDevice, ModelMachine
 from crash_hotplug_lab.model.panic import Panic, panic
 from crash_hotplug_lab.model.simulation import Simulation, run_scenario
 from crash_hotplug_lab.qemu import plan
 from crash_hotplug_lab.qemu.judge import found_findings, wanted_findings
-from crash_hotplug_lab.scenario.format import MODEL
+from crash_hotplug_lab.scenario.format import MEMORY_DEVICES, MODEL
 from crash_hotplug_lab.scenario.records import Scenario
 
 RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "recorded.json").read_text())["runs"]
@@ -78,6 +79,12 @@ def test_model_has_the_findings_and_places_of_the_recorded_run(run: dict[str, An
         assert [hex(device.range.start), hex(device.range.end)] == run["dimms"][name]
 
 
+def place(device: MemoryDevice) -> tuple[int, int]:
+    """Return the range of a device's plugged memory, which QEMU's run knows; of an empty device the whole range."""
+    plugged = device.plugged or RangeList([device.range])
+    return plugged[0].start, plugged[-1].end
+
+
 KERNELS_OF = {"nothing": ("6.1",), "kernel": ("6.12",), "reload": ("6.1",), "in-place": ("6.1", "6.12"),
               "watch": ("6.1", "6.12")}  # fmt: skip
 """Kernels on which model and QEMU update alike: from 6.6 on, the model's udev rule leaves a reload to the kernel."""
@@ -97,7 +104,7 @@ EXPECTED = [
 def test_model_has_exactly_the_findings_that_a_scenario_expects(scenario: Scenario, kernel: str, update: str) -> None:
     loader = next(iter(scenario.load.loaders), "s" if kernel == "6.12" else "c")
     machine, came_to = model_panic(scenario, kernel, loader, update)
-    added = [action.arguments for action in scenario.actions if action.do == "add-dimm"]
+    added = [action.arguments for action in scenario.actions if action.do in MEMORY_DEVICES]
     gone = {dimm["name"]: (4 << 30, (4 << 30) + dimm["size"]) for dimm in added}  # alone in its time
-    dimms = {name: (device.range.start, device.range.end) for name, device in machine.devices.items()}
+    dimms = {name: place(device) for name, device in machine.devices.items()}
     assert found_findings(findings(came_to)) == wanted_findings(scenario.expect[update], {**gone, **dimms})

@@ -17,6 +17,7 @@ from crash_hotplug_lab.scenario.records import Action, Hardware, Loading, Scenar
     [
         (Action("add-dimm", {"name": "d0", "size": 256 << 20, "address": 1 << 32}), "add-dimm d0 256M 0x100000000"),
         (Action("add-virtio-mem", {"name": "v", "size": 1000, "blocks": (0, 2)}), "add-virtio-mem v 1000 0,2"),
+        (Action("resize-virtio-mem", {"name": "v", "requested": 300 << 20}), "resize-virtio-mem v 300M"),
         (Action("load", {"flock": False}), "load flock=false"),
         (Action("update"), "update"),
     ],

@@ -31,6 +31,7 @@ from crash_hotplug.linux.doctor.config_files import (
 from crash_hotplug.linux.doctor.dump_saving import DumpSaving, hands_over_keys, read_dump_saving
 from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings, read_kdump_settings
 from crash_hotplug.linux.doctor.rooted_files import exists, read_config
+from crash_hotplug.linux.doctor.virtio_mem import VirtioMem, read_virtio_mem
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state, why_locked_down, why_no_load
 from crash_hotplug.linux.loading.live_machine import LiveMachine, why_live_image_not_updatable
 from crash_hotplug.linux.loading.reload import can_reload, find_reload_tool
@@ -79,6 +80,7 @@ class Diagnosis:
     service: Unit
     kdump: Unit | None
     saving: DumpSaving
+    virtio_mem: VirtioMem | None
     situation: Situation
 
 
@@ -134,6 +136,7 @@ def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
         service=service,
         kdump=None if settings is None else read_unit(sysroot, settings.family.unit),
         saving=read_dump_saving(sysroot, settings, release, config),
+        virtio_mem=read_virtio_mem(sysroot, config, settings, release),
         situation=situation,
     )
 

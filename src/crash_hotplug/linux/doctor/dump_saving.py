@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from crash_hotplug.core.arch.cmdline import has_argument
 from crash_hotplug.core.doctor.makedumpfile import Shortcoming, Version, find_shortcomings, find_version
 from crash_hotplug.core.doctor.settings_files import read_setting
 from crash_hotplug.core.errors import CrashHotplugError
@@ -82,8 +81,8 @@ def read_dump_saving(
 
 
 def hands_over_keys(image: CrashImage) -> bool:
-    """Whether an image hands volume keys (LUKS) to the capture kernel, by its command line."""
-    return has_argument(image.cmdline, "dmcryptkeys")
+    """Whether an image hands volume keys (LUKS) to the capture kernel."""
+    return image.boot is not None and image.boot.luks_keys is not None
 
 
 def _version_in(sysroot: Sysroot, program: str) -> Version | None:

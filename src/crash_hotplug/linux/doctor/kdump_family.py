@@ -36,6 +36,10 @@ class Family(NamedTuple):
     """Replaces the command line that the tool would build."""
     arguments: str
     """More arguments for kexec."""
+    initramfs: tuple[str, ...]
+    """Places of the capture kernel's initramfs; ``{release}`` stands for the kernel's release."""
+    add_driver: str
+    """How a person adds the driver ``{driver}`` to it and loads it."""
     passes_no_memhotplug: bool = False
     """Whether the tool itself passes acpi_no_memhotplug, unless *whole* is set."""
     switch: str | None = None
@@ -54,6 +58,9 @@ DEBIAN = Family(
     whole="KDUMP_CMDLINE",
     arguments="KDUMP_KEXEC_ARGS",
     switch="USE_KDUMP",
+    initramfs=("/var/lib/kdump/initrd.img-{release}", "/boot/initrd.img-{release}"),
+    add_driver="echo {driver} >> /etc/initramfs-tools/modules && /etc/kernel/postinst.d/kdump-tools {release} "
+    "&& kdump-config reload",
 )
 ALT = DEBIAN._replace(
     name="kdump-tools (ALT)",
@@ -72,6 +79,9 @@ OPENSUSE = Family(
     append="KDUMP_COMMANDLINE_APPEND",
     whole="KDUMP_COMMANDLINE",
     arguments="KEXEC_OPTIONS",
+    initramfs=("/var/lib/kdump/initrd", "/boot/initrd-{release}-kdump"),
+    add_driver="echo 'add_drivers+=\" {driver} \"' > /etc/dracut.conf.d/{driver}.conf && mkdumprd -f "
+    "&& systemctl restart kdump.service",
     passes_no_memhotplug=True,
 )
 RED_HAT = Family(
@@ -85,6 +95,8 @@ RED_HAT = Family(
     append="KDUMP_COMMANDLINE_APPEND",
     whole="KDUMP_COMMANDLINE",
     arguments="KEXEC_ARGS",
+    initramfs=("/boot/initramfs-{release}kdump.img", "/var/lib/kdump/initramfs-{release}kdump.img"),
+    add_driver="echo extra_modules {driver} >> /etc/kdump.conf && kdumpctl restart",
 )
 FAMILIES = (DEBIAN, ALT, OPENSUSE, RED_HAT)
 

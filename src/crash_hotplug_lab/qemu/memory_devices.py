@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""Memory devices that are in a guest from its boot on, and give it memory later: virtio-mem, and NVDIMMs for kmem.
+
+A virtio-mem device has a region of physical addresses, and plugs blocks of its own size (2 MiB by default) in it when
+QEMU requests another size.  The guest's driver adds whole memory blocks (128 MiB), so the last may be plugged in part.
+The kmem driver gives the guest an NVDIMM as RAM (in_guest/kmem.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from crash_hotplug_lab.qemu.errors import GuestError
+from crash_hotplug_lab.qemu.guest import Guest
+from crash_hotplug_lab.scenario.records import Action, Scenario
+
+_KMEM = "/lab/kmem.py"
+_RESIZE_LIMIT = 300.0
+"""Seconds that a guest may take to plug or unplug memory."""
+_DRIVERS = {
+    "add-virtio-mem": ("virtio_mem",),
+    "add-kmem": ("nfit", "nd_pmem", "dax_pmem", "device_dax", "kmem"),
+}
+
+
+def modules_of(scenario: Scenario) -> tuple[str, ...]:
+    """Return the modules that a guest needs for the memory devices of a scenario."""
+    kinds = dict.fromkeys(action.do for action in scenario.actions)
+    return tuple(module for kind in kinds for module in _DRIVERS.get(kind, ()))
+
+
+def boot_options(scenario: Scenario) -> list[str]:
+    """Return QEMU's options for the memory devices of a scenario."""
+    options: list[str] = []
+    for action in scenario.actions:
+        if action.do in _DRIVERS:
+            options += _device(action)
+    if any(action.do == "add-kmem" for action in scenario.actions):
+        options += ["-machine", "nvdimm=on"]
+    return options
+
+
+def _device(action: Action) -> Iterator[str]:
+    given = action.arguments
+    name, memory = given["name"], f"mem-{given['name']}"
+    # reserve=off: memory that the guest never touches costs the host nothing
+    backend = f"memory-backend-ram,id={memory},size={given['size']},reserve=off"
+    words = {"id": name, "memdev": memory}
+    if action.do == "add-virtio-mem":
+        driver, address = "virtio-mem-pci", "memaddr"
+        words["requested-size"] = "0"
+    else:
+        driver, address = "nvdimm", "addr"
+    if "address" in given:
+        words[address] = str(given["address"])
+    if "node" in given:
+        words["node"] = str(given["node"])
+    device = ",".join([driver, *(f"{key}={value}" for key, value in words.items())])
+    yield from ("-object", backend, "-device", ",".join(filter(None, [device, given.get("options", "")])))
+
+
+async def resize(guest: Guest, name: str, size: int) -> tuple[int, int]:
+    """Request another size of a virtio-mem device, and wait until the guest has plugged or unplugged that much.
+
+    :return: the physical range that the guest has of it: the driver plugs the lowest blocks first and unplugs the
+        highest first; the last memory block may be plugged in part; empty at size 0
+    :raise GuestError: the guest does not reach the size
+    """
+    path = f"/machine/peripheral/{name}"
+    await guest.machine.qmp("qom-set", path=path, property="requested-size", value=size)
+
+    async def reached() -> None:
+        plugged = await guest.machine.qmp("qom-get", path=path, property="size")
+        if plugged != size:
+            raise GuestError(f"{plugged} of {size} bytes are plugged")
+
+    await guest.until(reached, f"{name} to have {size} bytes", _RESIZE_LIMIT)
+    start = int(await guest.machine.qmp("qom-get", path=path, property="memaddr"))
+    block = await guest.block_size()
+    return start, -(-(start + size) // block) * block
+
+
+async def give_to_kmem(guest: Guest) -> tuple[int, int]:
+    """Let the kmem driver of the guest add its NVDIMM as RAM; return its physical range, which lacks the first block.
+
+    :raise GuestError: the guest's kernel refuses
+    """
+    start, end = (await guest.run("python3", _KMEM, "add")).split()
+    return int(start), int(end)
+
+
+async def take_from_kmem(guest: Guest, name: str) -> None:
+    """Take an NVDIMM away from the kmem driver, which removes its RAM.
+
+    :raise GuestError: the guest's kernel refuses
+    """
+    await guest.until(partial(guest.run, "python3", _KMEM, "remove"), f"kmem to release {name}")
