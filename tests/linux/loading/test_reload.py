@@ -140,6 +140,12 @@ def test_outside_this_unit_uses_systemd_run_inside_a_unit_only(monkeypatch: pyte
     assert outside_this_unit({"INVOCATION_ID": "0123"}) == []
 
 
+def test_reload_outside_has_the_keyring_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it kdumpctl runs kexec through sudo."""
+    monkeypatch.setattr("shutil.which", lambda name, path: f"/usr/bin/{name}")
+    assert "--property=KeyringMode=shared" in outside_this_unit({"INVOCATION_ID": "0123"})
+
+
 def test_reload_outside_searches_no_other_packages() -> None:
     flags = reload._COMMAND[: reload._COMMAND.index("-c")]
     code = "import sys; print('site' in sys.modules, sys.flags.isolated)"

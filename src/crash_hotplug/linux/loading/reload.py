@@ -32,6 +32,9 @@ _COMMAND = (sys.executable, "-IS", "-c", _START, _HERE, "update", "--strategy", 
 _SECONDS = 330
 """A little longer than the reload itself may take."""
 _WAKE_SECONDS = 5
+_KEYRING = "--property=KeyringMode=shared"
+"""As kdump.service has it: kdumpctl 1.0.44 looks for root's user keyring among those of its session, and where it is not
+there, runs kexec through sudo, which may not be installed: then no image is loaded."""
 
 
 class ReloadTool(NamedTuple):
@@ -167,7 +170,7 @@ def outside_this_unit(environ: Mapping[str, str] = os.environ) -> list[str]:
     runner = shutil.which("systemd-run", path="/usr/bin:/bin")
     if runner is None or "INVOCATION_ID" not in environ:
         return []
-    return [runner, "--quiet", "--wait", "--collect", "--pipe", "--"]
+    return [runner, "--quiet", "--wait", "--collect", "--pipe", _KEYRING, "--"]
 
 
 def _report(reason: str, code: int, out: bytes, err: bytes) -> Report:
