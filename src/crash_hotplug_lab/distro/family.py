@@ -36,7 +36,7 @@ class Family:
     unit: str
     """The unit that loads the crash image."""
     reload: tuple[str, ...]
-    """The command with which an administrator loads the image again."""
+    """The command with which an administrator loads the image again, as ``doctor --fix`` names it."""
     race: tuple[str, ...]
     """The reload that runs beside updates."""
     lock: str
@@ -89,7 +89,7 @@ RED_HAT = Family(
     mark="kdumpctl",
     settings="settings-redhat",
     unit="kdump.service",
-    reload=("kdumpctl", "restart"),
+    reload=("kdumpctl", "reload"),
     race=("kdumpctl", "reload"),
     lock="/run/lock/kdump",
     says="kdumpctl",

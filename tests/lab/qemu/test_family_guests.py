@@ -18,7 +18,6 @@ from crash_hotplug_lab.distro.family import FAMILIES, Family, read_sources
 from crash_hotplug_lab.distro.image import MEMORY, DebianImage
 from crash_hotplug_lab.distro.sides import WITHOUT
 
-
 pytestmark = pytest.mark.lab
 ROOT = Path(__file__).parent.parent.parent.parent
 ONE = run.Plugged("short", 1, 256 << 20, 1, MEMORY, panics=False)
