@@ -168,7 +168,7 @@ async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | Non
 
 
 async def _fix_and_undo(guest: DebianGuest, result: Result) -> None:
-    """Let ``doctor`` fix the guest, undo that, and fix it again; load the capture kernel if its command line changed."""
+    """Let ``doctor`` fix the guest, undo that, and fix it again; load an image if its command line changed."""
     before = await guest.digests()
     for what in ("--fix", "--undo", "--fix"):
         done = await guest.own("doctor", what)

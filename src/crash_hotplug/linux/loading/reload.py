@@ -33,8 +33,8 @@ _SECONDS = 330
 """A little longer than the reload itself may take."""
 _WAKE_SECONDS = 5
 _KEYRING = "--property=KeyringMode=shared"
-"""As kdump.service has it: kdumpctl 1.0.44 looks for root's user keyring among those of its session, and where it is not
-there, runs kexec through sudo, which may not be installed: then no image is loaded."""
+"""As kdump.service has it.  Where kdumpctl (1.0.44) does not find root's user keyring in its session, it runs kexec
+through sudo; where sudo is not installed, that loads no image."""
 
 
 class ReloadTool(NamedTuple):
