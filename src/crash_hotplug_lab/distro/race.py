@@ -52,13 +52,14 @@ async def race(guest: DebianGuest, result: Result, rounds: int) -> None:
     result.check(f"accurate within {_ACCURATE_LIMIT:.0f} s of each round", not late, "; ".join(late))
 
 
-def overlaps(calls: list[KexecCall], margin: float) -> int:
-    """Count the loads of this project within so many seconds of a call of kexec(8)."""
+def overlaps(calls: list[KexecCall]) -> str:
+    """Say how many loads of this project came within a second of a call of kexec(8), and how many calls failed."""
     own = [call for call in calls if call.program != "kexec"]
     others = [call for call in calls if call.program == "kexec"]
-    return sum(
-        any(other.start - margin < call.end and call.start < other.end + margin for other in others) for call in own
-    )
+    near = sum(any(other.start - 1.0 < call.end and call.start < other.end + 1.0 for other in others) for call in own)
+    failed = sum(not call.succeeded for call in calls)
+    beside = f"{near} of {len(own)} loads of crash-hotplug within 1 s of one of {len(others)} calls of kexec"
+    return f"{beside}; {failed} failed"
 
 
 async def _begin(guest: DebianGuest, delay: float, name: str, *command: str) -> None:

@@ -110,6 +110,8 @@ async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result,
     journal = judge.journal_since(await guest.journal(), mark)
     recorded = judge.Recorded(guest.family, await guest.events(), journal, await guest.kexec_calls(), spent)
     guest.event("figures", recorded.figures(side))
+    if side == LOCKS:
+        guest.event("overlaps", race.overlaps(recorded.calls))
     judge.judge_hotplug(result, side, recorded, (guest.directory / "loaded", guest.directory / "before-panic"))
     if plugged.panics:
         word = secrets.randbits(64)
