@@ -21,6 +21,8 @@ _SPREAD = 3.0
 """Seconds within which each round begins a reload, an update and a hot-plug."""
 _ACCURATE_LIMIT = 15.0
 """Seconds after the last reload until ``status`` has to say that the image is accurate."""
+_HELD = 8
+"""Seconds for which another process holds the lock of the family's tool; an update by hand waits for 10 s."""
 _LOG = "/run/crash-hotplug-lab"
 
 
@@ -29,6 +31,7 @@ async def race(guest: DebianGuest, result: Result, rounds: int) -> None:
 
     After each round the image has to be whole (``update --verify full`` hashes it) and accurate.
     """
+    await _check_lock(guest, result)
     outcomes: Counter[str] = Counter()
     late: list[str] = []
     for number in range(rounds):
@@ -60,6 +63,22 @@ def overlaps(calls: list[KexecCall]) -> str:
     failed = sum(not call.succeeded for call in calls)
     beside = f"{near} of {len(own)} loads of crash-hotplug within 1 s of one of {len(others)} calls of kexec"
     return f"{beside}; {failed} failed"
+
+
+async def _check_lock(guest: DebianGuest, result: Result) -> None:
+    """Let an update in place wait for the lock of the family's tool, which another process holds."""
+    lock, unit = guest.family.lock, "lab-lock-update.service"
+    await guest.run("systemd-run", "-q", f"--unit={unit}", "flock", lock, "sleep", str(_HELD))
+
+    async def is_taken() -> None:
+        if (await guest.answer("flock", "-n", lock, "true"))["rc"] == 0:
+            raise GuestError(f"the lock {lock} is free")
+
+    await guest.until(is_taken, f"the lock {lock} to be taken")
+    done = await guest.own("update", "--strategy", "in-place")
+    held = (await guest.answer("systemctl", "is-active", unit))["out"].strip()
+    said = f"{done['seconds']} s: {(done['out'] or done['err']).strip()}"
+    result.check(f"an update in place waits for the lock {lock}", done["rc"] == 0 and held != "active", said)
 
 
 async def _begin(guest: DebianGuest, delay: float, name: str, *command: str) -> None:
