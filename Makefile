@@ -8,7 +8,12 @@ PYTHONDIR ?= $(PREFIX)/lib/crash-hotplug
 INTERPRETER ?= /usr/bin/python3
 SETTINGS ?=
 
-.PHONY: run test test-pythons lint coverage mutants lab lab-arm64 lab-full lab-debian fuzz oracle bench-core man docs install deb try-deb rpm clean python
+# The sources of kdump-utils (github.com/rhkdump/kdump-utils) and of openSUSE's kdump (github.com/openSUSE/kdump), which
+# this project does not carry: a directory or a tar file each.
+KDUMP_UTILS ?=
+KDUMP ?=
+
+.PHONY: run test test-pythons lint coverage mutants lab lab-arm64 lab-full lab-debian lab-redhat lab-suse fuzz oracle bench-core man docs install deb try-deb rpm clean python
 
 # Hot-plugs and panics a machine in memory under three policies, and audits each dump.
 run: python
@@ -114,6 +119,24 @@ lab-full: $(VENV)/ready
 lab-debian: $(VENV)/ready deb
 	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
 	$(VENV)/bin/crash-hotplug-lab guest --deb dist/crash-hotplug_*_all.deb
+
+# The same guest with Red Hat's kdump-utils, whose sources KDUMP_UTILS names.
+lab-redhat: $(VENV)/ready deb
+	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
+	@if [ -z "$(KDUMP_UTILS)" ]; then \
+		echo "lab-redhat is skipped: it needs the sources of kdump-utils (make lab-redhat KDUMP_UTILS=PATH)"; \
+	else \
+		$(VENV)/bin/crash-hotplug-lab guest redhat --kdump-utils "$(KDUMP_UTILS)" --deb dist/crash-hotplug_*_all.deb; \
+	fi
+
+# The same guest with openSUSE's kdump, whose sources KDUMP names.
+lab-suse: $(VENV)/ready deb
+	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
+	@if [ -z "$(KDUMP)" ]; then \
+		echo "lab-suse is skipped: it needs the sources of openSUSE's kdump (make lab-suse KDUMP=PATH)"; \
+	else \
+		$(VENV)/bin/crash-hotplug-lab guest suse --kdump "$(KDUMP)" --deb dist/crash-hotplug_*_all.deb; \
+	fi
 
 clean:
 	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

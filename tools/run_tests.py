@@ -25,6 +25,7 @@ SUPPORTED = [(3, minor) for minor in range(9, 14)]
 PACKAGES = ["pytest", "hypothesis", "jsonschema", "pyelftools", "pytest-benchmark"]
 
 GUESTS = "tests/lab/qemu/test_real_kernels.py"
+FAMILIES = "tests/lab/qemu/test_family_guests.py"
 EXPLORE = "tests/lab/model/test_explore.py"
 FAULTS = "tests/lab/model/test_planted_faults.py"
 DISTRIBUTIONS = (
@@ -33,7 +34,7 @@ DISTRIBUTIONS = (
     "tests/lab/qemu/test_doctor_debian.py",
 )
 MUTANTS = "tests/test_mutants.py"
-ELSEWHERE = (GUESTS, EXPLORE, FAULTS, MUTANTS, *DISTRIBUTIONS)
+ELSEWHERE = (GUESTS, FAMILIES, EXPLORE, FAULTS, MUTANTS, *DISTRIBUTIONS)
 """Files with a job of their own; every other file belongs to the pure tests, a new one too."""
 
 ON_EVERY_PYTHON = (
@@ -78,6 +79,7 @@ def jobs() -> Iterator[Job]:
     """Yield every job; those that take longest come first, and guests wait more than they compute."""
     yield Job("guests of 6.1", (GUESTS, "-k", "not 6.12-"))
     yield Job("guests of 6.12", (GUESTS, "-k", "6.12-"))
+    yield Job("guests of families", (FAMILIES,))
     yield Job("pure tests", tuple(word for path in ELSEWHERE for word in ("--ignore", path)))
     yield Job("planted faults", (FAULTS,))
     yield Job("mutants", (MUTANTS,))

@@ -25,7 +25,7 @@ elfcorehdr room to grow, excludes it from purgatory's digest and describes every
 is replaced.  If the kernel refuses the new image, crash-hotplug puts the previous one back.
 
 The command line is recorded in /run/crash-hotplug, for `crash-hotplug update --strategy reload` on machines
-without kdumpctl and kdump-config.
+without kdumpctl, kdump-config and openSUSE's load-once.sh.
 """
 EXAMPLES = """\
 examples:

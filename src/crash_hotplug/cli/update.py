@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         choices=("auto", "in-place", "reload"),
         default="auto",
-        help="in-place, or reload with kdumpctl, kdump-config, or the record of `crash-hotplug load`; "
+        help="in-place, or reload with kdumpctl, kdump-config, load-once.sh, or the record of `crash-hotplug load`; "
         "auto (default) reloads only if an update in place is impossible, and unloads an image for a moment where the "
         "kernel has unmapped it (arm64 before 6.4)",
     )

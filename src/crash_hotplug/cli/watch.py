@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         choices=("auto", "in-place", "reload"),
         default="auto",
-        help="how to correct a header: in-place, or reload with kdumpctl, kdump-config, or the record of "
+        help="how to correct a header: in-place, or reload with kdumpctl, kdump-config, load-once.sh, or the record of "
         "`crash-hotplug load`; auto (default) reloads only if an update in place is impossible, after the last event",
     )
     parser.add_argument(

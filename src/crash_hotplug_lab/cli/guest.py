@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``crash-hotplug-lab guest``: boots a full Debian guest, without this package and with it."""
+"""``crash-hotplug-lab guest``: boots a full guest, without this package and with it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,41 @@ from crash_hotplug.cli.exit_codes import UsageError
 from crash_hotplug.cli.output import printable
 from crash_hotplug.core.errors import InputError
 from crash_hotplug_lab.cli.main import needs_extras
-from crash_hotplug_lab.distro.sides import LAST_RESORT, RELOAD, RULE, SIDES, WITH, WITHOUT
+from crash_hotplug_lab.distro.family import DEBIAN, FAMILIES, RED_HAT, SUSE, Family, Sources, read_sources
+from crash_hotplug_lab.distro.sides import RULE, SIDES, WITHOUT
 
 if TYPE_CHECKING:
     from crash_hotplug_lab.qemu.results import Result
 
 DESCRIPTION = """\
-Boots a full Debian (systemd, udev, kdump-tools) under QEMU, plugs four DIMMs and two CPUs, and panics on one
-of the added CPUs.  kdump-tools saves the dump.  Runs Debian as it is and, with --deb, with
-this project's package installed.  The first run builds the guest's image without root and keeps it in the cache.
+Boots a full Debian (systemd, udev) with the kdump tools of a family of distributions under QEMU, plugs four DIMMs
+and two CPUs, and panics on one of the added CPUs.  The family's tools save the dump.  Runs the guest as it is and,
+with --deb, with this project's package installed.  The first run builds the guest's image without root and keeps it
+in the cache.  redhat and suse need the sources of their tools, which this project does not carry.
 """
 EXAMPLES = """\
 examples:
   crash-hotplug-lab guest                                    Debian 12 as it is
   crash-hotplug-lab guest --deb dist/crash-hotplug_*.deb     and with the package
   crash-hotplug-lab guest --release trixie --side without
+  crash-hotplug-lab guest redhat --kdump-utils kdump-utils-63f248c.tar.gz
+  crash-hotplug-lab guest suse --kdump opensuse-kdump-34da4b8.tar.gz
 """
+_SOURCES = {RED_HAT.name: "--kdump-utils", SUSE.name: "--kdump"}
+"""The option that names the sources of a family's tools."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
+    parser.add_argument(
+        "family", nargs="?", choices=tuple(FAMILIES), default=DEBIAN.name,
+        help="whose kdump tools: Debian's kdump-tools (default), Red Hat's kdump-utils, or openSUSE's kdump",
+    )  # fmt: skip
+    for family in (RED_HAT, SUSE):
+        parser.add_argument(
+            _SOURCES[family.name], metavar="PATH",
+            help=f"the sources of {family.project}, as a directory or a tar file; for {family.name}",
+        )  # fmt: skip
     parser.add_argument("--release", default="bookworm", metavar="R", help="bullseye, bookworm (default) or trixie")
     parser.add_argument(
         "--deb", metavar="FILE", help="this project's package; without it only the sides that need none are run"
@@ -58,15 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.build and (arguments.side or arguments.deb or arguments.storm or arguments.output):
         raise UsageError("--build only builds the image: it runs no side, installs no package and writes no results")
-    if arguments.deb and arguments.side in (WITHOUT, RULE):
-        raise UsageError(f"the side `{arguments.side}` installs no package: it does not go with --deb")
+    family = FAMILIES[arguments.family]
+    sources = _read_sources(arguments, family)
     deb = Path(arguments.deb) if arguments.deb else None
-    if deb is not None and not deb.is_file():
-        raise InputError(f"there is no package file {deb}")
-    sides = [arguments.side] if arguments.side else list(SIDES) if deb else [WITHOUT, RULE]
-    if deb is None and sides[0] in (WITH, RELOAD, LAST_RESORT):
-        raise UsageError(f"the side `{sides[0]}` needs the package file to install (--deb FILE; `make deb` builds it)")
-    image = images.build(arguments.release, say, arguments.rebuild)
+    sides = _sides(arguments.side, family, deb)
+    image = images.build(images.DebianImage(arguments.release, family, sources), say, arguments.rebuild)
     if arguments.build:
         print(image.disk)
         return exit_codes.DONE
@@ -74,15 +85,52 @@ def run(arguments: argparse.Namespace) -> int:
     plugged = one_run.STORM if arguments.storm else one_run.FEW
     done: list[Result] = []
     for side in sides:
-        own = directory / f"debian-{image.release}-{side}"
+        own = directory / f"{family.name}-{image.release}-{side}"
         own.mkdir(parents=True, exist_ok=True)
-        say(f"Debian {images.RELEASES[image.release]}, {side} this package")
+        say(f"{family.title % images.RELEASES[image.release]}: {side}, {SIDES[side]}")
         result = asyncio.run(one_run.run(image, side, deb, own, lambda what: say(f"  {what}"), plugged))
         done.append(result)
         results.write(done, directory, session.facts())
         _print(result)
     print(report.write(done, directory, session.facts()))
     return exit_codes.FAILED if session.exit_failed(done) else exit_codes.DONE
+
+
+def _read_sources(arguments: argparse.Namespace, family: Family) -> Sources | None:
+    """Read the sources of the family's tools; None for Debian's, which are a package.
+
+    :raise UsageError: they are not given, or those of another family are
+    """
+    for name, option in _SOURCES.items():
+        given = getattr(arguments, option[2:].replace("-", "_"))
+        if name == family.name and given is None:
+            what = f"the sources of {family.project}, which this project does not carry"
+            raise UsageError(f"{family.name} needs {what} ({option} PATH)")
+        if name != family.name and given is not None:
+            raise UsageError(f"{option} is for `{name}`: it does not go with `{family.name}`")
+        if given is not None:
+            return read_sources(family, Path(given))
+    return None
+
+
+def _sides(side: str | None, family: Family, deb: Path | None) -> list[str]:
+    """Return the sides to run.
+
+    :raise UsageError: options do not fit together
+    :raise InputError: there is no package file
+    """
+    need_none = [known for known in (WITHOUT, RULE) if known in family.sides]
+    if side is not None and side not in family.sides:
+        raise UsageError(f"{family.name} has no side `{side}`: it has {', '.join(family.sides)}")
+    if deb is not None and side in need_none:
+        raise UsageError(f"the side `{side}` installs no package: it does not go with --deb")
+    if deb is not None and not deb.is_file():
+        raise InputError(f"there is no package file {deb}")
+    if side is None:
+        return list(family.sides) if deb else need_none
+    if deb is None and side not in need_none:
+        raise UsageError(f"the side `{side}` needs the package file to install (--deb FILE; `make deb` builds it)")
+    return [side]
 
 
 def _print(result: Result) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One run of a full Debian guest, with or without this package: hot-plug, a panic, and the dump of kdump-tools.
+"""One run of a full guest, with or without this package: hot-plug, a panic, and the dump of the family's tools.
 
 Without the package, the distribution's udev rule has to keep the crash image up to date; with it, the service does,
 after ``doctor --fix``.
@@ -14,19 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from crash_hotplug_lab.distro import judge
+from crash_hotplug_lab.distro import judge, race
+from crash_hotplug_lab.distro.family import DEBIAN
 from crash_hotplug_lab.distro.guest import DebianGuest, saved_dumps
 from crash_hotplug_lab.distro.image import MEMORY, RELEASES, DebianImage, DebianMachine
-from crash_hotplug_lab.distro.sides import LAST_RESORT, RELOAD, RULE, SIDES, WITH, WITHOUT
+from crash_hotplug_lab.distro.sides import LAST_RESORT, LOCKS, RELOAD, RULE, SIDES, WITHOUT
 from crash_hotplug_lab.qemu.errors import GuestError, LabError
 from crash_hotplug_lab.qemu.results import Result
 
 SERVICE = "crash-hotplug.service"
-_UDEV = "systemd-udevd.service"
 _LIMIT = 1800.0
+_RACE_LIMIT = 4000.0
 _DUMP_LIMIT = 900.0
-_LOCK = "/var/crash/kdump_lock"
 _LOCKED_SECONDS = 20
+_ROUNDS = 50
+"""Of reloads beside updates."""
 _RELOADS_OVER = 60
 """Seconds after the last event until the service has waited for quiet and reloaded."""
 
@@ -36,6 +38,7 @@ class Plugged:
     """The CPUs and DIMMs that are plugged into a guest."""
 
     name: str
+    """The second part of the results' name, behind the family's."""
     dimms: int
     dimm_size: int
     """Bytes."""
@@ -46,8 +49,8 @@ class Plugged:
     """Whether the guest panics afterwards."""
 
 
-FEW = Plugged("debian-guest", 4, 256 << 20, 2, MEMORY)
-STORM = Plugged("debian-storm", 16, 2 << 30, 6, 3 << 30, panics=False)
+FEW = Plugged("guest", 4, 256 << 20, 2, MEMORY)
+STORM = Plugged("storm", 16, 2 << 30, 6, 3 << 30, panics=False)
 """256 memory blocks of 128 MiB."""
 
 
@@ -58,23 +61,26 @@ async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, 
     :param deb: the package to install, for every side but ``without`` and ``rule``
     :raise LabError: the lab is not set up; never for a fault of the guest
     """
-    kernel = image.kernel()
-    result = Result(plugged.name, f"Debian {RELEASES[image.release]}, {SIDES[side]}", kernel.key, kernel.version,
-                    kernel.release, "kdump-tools", side)  # fmt: skip
+    kernel, family = image.kernel(), image.family
+    title = f"{family.title % RELEASES[image.release]}, {SIDES[side]}"
+    result = Result(f"{family.name}-{plugged.name}", title, kernel.key, kernel.version, kernel.release,
+                    family.project or "kdump-tools", side)  # fmt: skip
     result.files = directory.name
     begin = time.monotonic()
     disk = image.copy(directory / "disk")
-    machine = DebianMachine(kernel, image.initramfs, disk, directory, memory=plugged.memory)
-    guest = DebianGuest(machine, directory, result, say)
+    slots = plugged.dimms + (_ROUNDS if side == LOCKS else 0)
+    machine = DebianMachine(kernel, image.initramfs, disk, directory, memory=plugged.memory, slots=slots)
+    guest = DebianGuest(machine, family, directory, result, say)
     try:
         async with machine:
-            await asyncio.wait_for(_live(guest, side, deb, result, plugged), _LIMIT)
+            limit = _RACE_LIMIT if side == LOCKS else _LIMIT
+            await asyncio.wait_for(_live(guest, side, deb, result, plugged), limit)
         if plugged.panics:
             _judge_dump(guest, side, result)
     except (GuestError, asyncio.TimeoutError) as error:
-        result.reason = str(error) or f"the time limit of {_LIMIT:.0f} s is over"
+        result.reason = str(error) or "the time limit is over"
     else:
-        judge.conclude(result, side, storm=not plugged.panics)
+        judge.conclude(result, side, storm=not plugged.panics, family=family)
     finally:
         disk.unlink(missing_ok=True)
     result.seconds = round(time.monotonic() - begin, 1)
@@ -87,21 +93,26 @@ async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result,
     await guest.look("loaded")
     await guest.record_events()
     mark = float((await guest.run("cat", "/proc/uptime")).split()[0])
-    keeper = SERVICE if side in (WITH, LAST_RESORT) else _UDEV
-    spent = await guest.cpu_seconds(keeper)
+    spent = await guest.cpu_seconds()
+    if side == LOCKS:
+        await race.race(guest, result, _ROUNDS)
     for number in range(plugged.dimms):
         await guest.add_dimm(f"d{number}", plugged.dimm_size)
     for number in range(plugged.cpus):
         await guest.add_cpu(f"c{number}")
     await guest.run("udevadm", "settle", "--timeout=900", timeout=1000)
     await asyncio.sleep(_RELOADS_OVER if side == LAST_RESORT else 5)
-    guest.event(f"CPU time of {keeper}", f"{await guest.cpu_seconds(keeper) - spent:.1f} s")
+    await guest.reloads_over()
+    spent = await guest.cpu_seconds() - spent
     if side == RELOAD:
         await _reload(guest, result)
     await guest.look("before-panic")
-    events, journal = await guest.events(), judge.journal_since(await guest.journal(), mark)
-    trees = (guest.directory / "loaded", guest.directory / "before-panic")
-    judge.judge_hotplug(result, side, events, journal, trees)
+    journal = judge.journal_since(await guest.journal(), mark)
+    recorded = judge.Recorded(guest.family, await guest.events(), journal, await guest.kexec_calls(), spent)
+    guest.event("figures", recorded.figures(side))
+    if side == LOCKS:
+        guest.event("overlaps", race.overlaps(recorded.calls))
+    judge.judge_hotplug(result, side, recorded, (guest.directory / "loaded", guest.directory / "before-panic"))
     if plugged.panics:
         word = secrets.randbits(64)
         guest.planted = (await guest.plant(f"d{plugged.dimms - 1}", word), word)
@@ -110,29 +121,33 @@ async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result,
 
 def _judge_dump(guest: DebianGuest, side: str, result: Result) -> None:
     assert guest.planted is not None
-    if side == RULE:
+    if side == RULE and guest.family is DEBIAN:
         judge.judge_broken_dump(result, guest.machine.serial_log)
         return
     plugged = (sorted(guest.dimms.values()), guest.cpus)
     try:
-        dumps = saved_dumps(guest.machine.dump, guest.directory)
-        judge.judge_dump(result, side, dumps, guest.directory / "before-panic", plugged, guest.planted)
+        dumps = saved_dumps(guest.family, guest.machine.dump, guest.directory)
+        stale = side == WITHOUT and not guest.family.rule_works
+        judge.judge_dump(result, stale, dumps, guest.directory / "before-panic", plugged, guest.planted)
         for vmcore in dumps:
             vmcore.unlink()
     except LabError as error:
-        result.check("the dump that kdump-tools saved", False, str(error))
+        result.check("the dump that was saved", False, str(error))
 
 
 async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | None) -> None:
     """Let ``doctor`` judge the guest as it is; then prepare the side: install the package, or change udev's unit."""
     await guest.copy_source()
+    family = guest.family
     before = await guest.own("doctor")
     said = (before["out"] or before["err"]).strip()
     guest.event("doctor", said)
     if guest.machine.kernel.has_crash_hotplug:  # an update may not be needed there, depending on the loader
         result.check("doctor has an answer", before["rc"] in (0, 4), said)
+    elif family.rule_works:
+        result.check("doctor says that the rule reloads the image", before["rc"] == 0 and family.rule in said, said)
     else:
-        result.check("doctor says that the rule will fail", before["rc"] == 4 and "50-kdump-tools" in said, said)
+        result.check("doctor says that the rule will fail", before["rc"] == 4 and family.rule in said, said)
     if side == RULE:
         await guest.let_udev("kexec_load", "kexec_file_load")
     if side in (WITHOUT, RULE):
@@ -141,10 +156,7 @@ async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | Non
     await guest.install(deb)
     version, page = await guest.run("crash-hotplug", "--version"), "/usr/share/man/man8/crash-hotplug-watch.8.gz"
     result.check("dpkg -i, --version, man page", (await guest.answer("test", "-s", page))["rc"] == 0, version.strip())
-    fixed = await guest.own("doctor", "--fix")
-    guest.event("doctor --fix", (fixed["out"] or fixed["err"]).strip())
-    result.check("doctor --fix", fixed["rc"] == 0, (fixed["out"] or fixed["err"]).strip())
-    await guest.run("kdump-config", "reload")  # for the capture kernel's new command line
+    await _fix_and_undo(guest, result)
     if side == RELOAD:
         await guest.run("systemctl", "stop", SERVICE)
         return
@@ -157,13 +169,29 @@ async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | Non
     result.check("doctor is content after --fix", after["rc"] == 0, (after["out"] or after["err"]).strip())
 
 
+async def _fix_and_undo(guest: DebianGuest, result: Result) -> None:
+    """Let ``doctor`` fix the guest, undo that, and fix it again; load an image if its command line changed."""
+    before = await guest.digests()
+    for what in ("--fix", "--undo", "--fix"):
+        done = await guest.own("doctor", what)
+        said = (done["out"] or done["err"]).strip()
+        guest.event(f"doctor {what}", said)
+        result.check(f"doctor {what}", done["rc"] == 0, said)
+        if what == "--undo":
+            changed = set(before.splitlines()) ^ set((await guest.digests()).splitlines())
+            result.check("--undo leaves every file as it was", not changed, "; ".join(sorted(changed)))
+    if " ".join(guest.family.reload) in said:  # else the command line is what it was
+        await guest.run(*guest.family.reload, timeout=600)
+
+
 async def _reload(guest: DebianGuest, result: Result) -> None:
-    """Reload through kdump-config while another process has its lock, which kdump-config has to wait for."""
-    await guest.run("systemd-run", "-q", "--unit=lab-lock", "flock", _LOCK, "sleep", str(_LOCKED_SECONDS))
+    """Reload through the family's tool while another process has its lock, which the tool has to wait for."""
+    family = guest.family
+    await guest.run("systemd-run", "-q", "--unit=lab-lock", "flock", family.lock, "sleep", str(_LOCKED_SECONDS))
     done = await guest.own("update", "--strategy", "reload")
     said = (done["out"] or done["err"]).strip()
     guest.event("update --strategy reload", said)
-    result.check("update --strategy reload", done["rc"] == 0 and "kdump-config" in said, said)
+    result.check("update --strategy reload", done["rc"] == 0 and family.says in said, said)
     held = (await guest.answer("systemctl", "is-active", "lab-lock.service"))["out"].strip()
-    result.check("it waited for kdump-config's lock", held != "active", f"{done['seconds']} s; the lock was held "
+    result.check(f"it waited for the lock {family.lock}", held != "active", f"{done['seconds']} s; the lock was held "
                  f"{_LOCKED_SECONDS} s")  # fmt: skip

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""The sides of a full Debian guest: the service, rule or command that keeps its crash image up to date.
+"""The sides of a full guest: the service, rule or command that keeps its crash image up to date.
 
 Imports nothing: the command line needs the names without the lab's extra packages.
 """
 
-WITHOUT, WITH, RELOAD, RULE, LAST_RESORT = "without", "with", "reload", "rule", "last-resort"
+WITHOUT, WITH, RELOAD, RULE, LAST_RESORT, LOCKS = "without", "with", "reload", "rule", "last-resort", "locks"
 SIDES = {
-    WITHOUT: "Debian's own rule",
+    WITHOUT: "the distribution's own rule",
     WITH: "this package's service",
     RELOAD: "update --strategy reload, by hand",
-    RULE: "Debian's own rule, let through udev's sandbox",
+    RULE: "the distribution's own rule, let through udev's sandbox",
     LAST_RESORT: "this package's service, which may only reload",
+    LOCKS: "this package's service, beside reloads at random moments",
 }
 """The description of each in results."""

@@ -17,6 +17,7 @@ from typing import Any
 from elftools.elf.elffile import ELFFile
 
 from crash_hotplug_lab.qemu import host_tools
+from crash_hotplug_lab.qemu.compressed_dump import CompressedDump, is_compressed
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.guest_architecture import X86_64, GuestArchitecture
 
@@ -100,7 +101,12 @@ def cpus(vmcore: Path, architecture: GuestArchitecture = X86_64) -> list[SavedCp
 
 
 def ranges(vmcore: Path, architecture: GuestArchitecture = X86_64) -> list[tuple[int, int]]:
-    """Return the physical ranges of the vmcore without the header of the kernel text, read by pyelftools."""
+    """Return the physical ranges of the vmcore without the header of the kernel text, read by pyelftools.
+
+    Those of a compressed vmcore are read by :class:`CompressedDump`.
+    """
+    if is_compressed(vmcore):
+        return CompressedDump(vmcore).ranges()
     with vmcore.open("rb") as file:
         loads = [s.header for s in ELFFile(file).iter_segments("PT_LOAD")]
     direct = [h for h in loads if h["p_vaddr"] < architecture.text_start]
@@ -108,7 +114,12 @@ def ranges(vmcore: Path, architecture: GuestArchitecture = X86_64) -> list[tuple
 
 
 def word_at(vmcore: Path, phys: int) -> int | None:
-    """Return the 64-bit word at a physical address, read by pyelftools; None where the vmcore does not hold it."""
+    """Return the 64-bit word at a physical address, read by pyelftools; None where the vmcore does not hold it.
+
+    :class:`CompressedDump` reads that of a compressed vmcore.
+    """
+    if is_compressed(vmcore):
+        return CompressedDump(vmcore).word_at(phys)
     with vmcore.open("rb") as file:
         for segment in ELFFile(file).iter_segments("PT_LOAD"):
             header = segment.header

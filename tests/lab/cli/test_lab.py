@@ -89,6 +89,13 @@ def test_run_json_is_the_result_file_with_its_directory(
     [
         (("guest", "--side", "with"), "needs the package file"),
         (("guest", "--side", "without", "--deb", "x.deb"), "the side `without` installs no package"),
+        (
+            ("guest", "redhat"),
+            "redhat needs the sources of kdump-utils, which this project does not carry (--kdump-utils",
+        ),
+        (("guest", "suse", "--kdump-utils", "x"), "--kdump-utils is for `redhat`: it does not go with `suse`"),
+        (("guest", "--kdump", "x"), "--kdump is for `suse`: it does not go with `debian`"),
+        (("guest", "fedora"), "invalid choice: 'fedora'"),
         (("guest", "--build", "--storm"), "--build only builds the image"),
         (("guest", "--build", "-o", "d"), "--build only builds the image"),
         (("run", "--all", "hot-add"), "--all runs every scenario"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The judge of a full Debian guest: uevents as udevadm prints them, the journal, the verdict."""
+"""The judge of a full guest: uevents as udevadm prints them, the journal, the kexec calls, the verdict."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug_lab.distro import judge, sides
+from crash_hotplug_lab.distro.family import DEBIAN, RED_HAT, SUSE, Family
+from crash_hotplug_lab.distro.kexec_calls import KexecCall
 from crash_hotplug_lab.qemu.results import Moment, Result
 
 JOURNAL = """\
@@ -23,6 +25,7 @@ MONITOR = {
 KERNEL[124.000000] online   /devices/system/memory/memory32 (memory)
 KERNEL[125.200000] online   /devices/system/cpu/cpu2 (cpu)
 """,
+    "add": "KERNEL[125.500000] add      /devices/system/cpu/cpu2 (cpu)\n",
     "change": """\
 monitor will print the received events for:
 KERNEL[124.000000] online   /devices/system/memory/memory32 (memory)
@@ -37,23 +40,64 @@ def test_journal_is_cut_at_a_time() -> None:
     assert [at for at, _ in lines] == [121.944169, 124.2, 125.7]
 
 
+def recorded(
+    monitor: str,
+    journal: list[tuple[float, str]] | None = None,
+    calls: list[KexecCall] | None = None,
+    family: Family = DEBIAN,
+) -> judge.Recorded:
+    lines = judge.journal_since(JOURNAL, 100.0) if journal is None else journal
+    return judge.Recorded(family, judge.parse_events(MONITOR[monitor]), lines, calls or [], 2.0)
+
+
 @pytest.mark.parametrize(
     ("last", "seconds"), [("online", 0.5), ("change", 0.2), ("later", None)], ids=["cpu", "not-ours", "unanswered"]
 )
 def test_seconds_until_right_counts_from_the_last_event_of_debians_rule(last: str, seconds: float | None) -> None:
-    events = judge.parse_events(MONITOR[last])
-    found = judge.seconds_until_right(events, judge.journal_since(JOURNAL, 100.0))
+    found = recorded(last).seconds_until_right
     assert found == (None if seconds is None else pytest.approx(seconds))
 
 
-def test_uevents_of_debians_rule_are_told_from_others() -> None:
-    events = judge.parse_events(MONITOR["change"])
-    assert [(event.device, event.is_debians) for event in events] == [("memory32", True), ("memory32", False)]
+@pytest.mark.parametrize(
+    ("family", "device", "action", "reacts"),
+    [
+        (DEBIAN, "memory32", "online", True),
+        (DEBIAN, "memory32", "change", False),
+        (DEBIAN, "cpu2", "online", True),
+        (RED_HAT, "cpu2", "add", True),
+        (RED_HAT, "cpu2", "online", False),
+        (SUSE, "memory32", "add", True),
+        (SUSE, "memory32", "online", False),
+        (SUSE, "cpu2", "add", False),
+    ],
+)
+def test_uevents_of_each_familys_rule_are_told_from_others(
+    family: Family, device: str, action: str, reacts: bool
+) -> None:
+    assert family.reacts_to(device, action) is reacts
 
 
-def test_reloads_are_counted_from_the_journal() -> None:
-    lines = judge.journal_since(JOURNAL, 0.0)
-    assert judge.reloads(lines) == judge.Reloads(unloaded=0, loaded=1, failed=1)
+RELOAD = [KexecCall("kexec", 124.2, 124.3, False, True), KexecCall("kexec", 124.9, 126.2, True, True)]
+"""An unload, and a load that began before the event of the CPU."""
+
+
+def test_reloads_are_counted_from_the_journal_and_the_calls() -> None:
+    ours = KexecCall("python3", 123.0, 123.1, True, True)
+    found = recorded("online", judge.journal_since(JOURNAL, 0.0), [*RELOAD, ours]).reloads
+    assert found == judge.Reloads(unloaded=1, loaded=1, failed=1)
+
+
+@pytest.mark.parametrize(
+    ("side", "figures"),
+    [
+        (sides.WITHOUT, "2 events for the rule; kexec unloaded 1 times and loaded 1 times; 1 reloads failed; stale to "
+                        "the end; 2.000 s without an image; 2.0 s of CPU time"),
+        (sides.WITH, "2 events for the rule; kexec unloaded 1 times and loaded 1 times; 1 reloads failed; stale for "
+                     "0.70 s; 2.000 s without an image; 2.0 s of CPU time"),
+    ],
+)  # fmt: skip
+def test_figures_of_a_side(side: str, figures: str) -> None:
+    assert recorded("online", calls=RELOAD).figures(side) == figures
 
 
 def result_at(verdict: str) -> Result:
@@ -83,10 +127,8 @@ def trees(tmp_path: Path, before: bytes, after: bytes) -> tuple[Path, Path]:
 def test_judge_hotplug_of_one_failed_reload_for_one_event(
     tmp_path: Path, side: str, after: bytes, verdict: str, outcome: str
 ) -> None:
-    journal = judge.journal_since(JOURNAL, 100.0)
-    events = judge.parse_events(MONITOR["change"])
     result = result_at(verdict)
-    judge.judge_hotplug(result, side, events, journal, trees(tmp_path, b"old", after))
+    judge.judge_hotplug(result, side, recorded("change"), trees(tmp_path, b"old", after))
     judge.conclude(result, side, storm=True)
     assert result.outcome == outcome, result.reason
 
@@ -94,10 +136,21 @@ def test_judge_hotplug_of_one_failed_reload_for_one_event(
 def test_judge_hotplug_of_the_service_without_a_reload(tmp_path: Path) -> None:
     journal = [(at, line) for at, line in judge.journal_since(JOURNAL, 100.0) if "kdump-config" not in line]
     result = result_at("accurate")
-    events = judge.parse_events(MONITOR["online"])
-    judge.judge_hotplug(result, sides.WITH, events, journal, trees(tmp_path, b"old", b"new"))
+    judge.judge_hotplug(result, sides.WITH, recorded("online", journal), trees(tmp_path, b"old", b"new"))
     judge.conclude(result, sides.WITH, storm=True)
     assert result.outcome == "pass", result.reason
+
+
+@pytest.mark.parametrize(("ended", "outcome"), [(126.0, "pass"), (125.0, "fail")], ids=["after", "before"])
+def test_judge_hotplug_of_a_rule_that_works_wants_a_reload_after_the_last_event(
+    tmp_path: Path, ended: float, outcome: str
+) -> None:
+    calls = [KexecCall("kexec", 124.5, ended, True, True)]
+    result = result_at("accurate")
+    given = recorded("add", [], calls, RED_HAT)
+    judge.judge_hotplug(result, sides.WITHOUT, given, trees(tmp_path, b"old", b"new"))
+    judge.conclude(result, sides.WITHOUT, storm=True, family=RED_HAT)
+    assert result.outcome == outcome, result.reason
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_reload_without_a_tool_fails(tmp_path: Path) -> None:
     assert find_reload_tool(search=str(tmp_path)) is None
     report = reload_with(tmp_path)
     assert report.outcome is Outcome.FAILED
-    assert "neither kdumpctl nor kdump-config is installed" in report.sentence
+    assert "neither kdumpctl nor kdump-config nor load-once.sh is installed" in report.sentence
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,12 @@ def test_outside_this_unit_uses_systemd_run_inside_a_unit_only(monkeypatch: pyte
     assert outside_this_unit({"INVOCATION_ID": "0123"})[:3] == ["/usr/bin/systemd-run", "--quiet", "--wait"]
     monkeypatch.setattr("shutil.which", lambda name, path: None)
     assert outside_this_unit({"INVOCATION_ID": "0123"}) == []
+
+
+def test_reload_outside_has_the_keyring_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it kdumpctl runs kexec through sudo."""
+    monkeypatch.setattr("shutil.which", lambda name, path: f"/usr/bin/{name}")
+    assert "--property=KeyringMode=shared" in outside_this_unit({"INVOCATION_ID": "0123"})
 
 
 def test_reload_outside_searches_no_other_packages() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.linux.loading import suse_queue
 from crash_hotplug.linux.loading.lock_holder import lock_holder, no_holder_is_root
 from crash_hotplug.linux.sysroot import Sysroot
 
@@ -37,11 +38,16 @@ class LockBusyError(CrashHotplugError):
 def kdump_locks(sysroot: Sysroot = Sysroot()) -> Iterator[None]:
     """Hold every lock whose directory exists, for as long as the block runs; nothing here waits.
 
+    That of openSUSE's load-once.sh has to be free and is not held (suse_queue.py tells why).
+
     :param sysroot: has the /proc that names the holder of a lock
     :raise LockBusyError: another process holds a lock
     :raise CannotTellError: a lock may not be opened
     :raise CrashHotplugError: a lock cannot be opened, made (a read-only or a full disk) or taken
     """
+    holder = suse_queue.queue_holder(sysroot)
+    if holder is not None:
+        raise LockBusyError(_busy(suse_queue.LOCK, holder))
     with ExitStack() as held:
         for path in (RED_HAT, DEBIAN):
             if os.path.isdir(os.path.dirname(path)):
@@ -99,7 +105,10 @@ def _take(descriptor: int, path: str, sysroot: Sysroot) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         if not no_holder_is_root(descriptor, sysroot):
-            holder = lock_holder(descriptor, sysroot)
-            raise LockBusyError(f"the lock {path} is taken: {holder} is loading a crash image") from None
+            raise LockBusyError(_busy(path, lock_holder(descriptor, sysroot))) from None
     except OSError as error:  # ENOLCK: the kernel has no memory for it
         raise CrashHotplugError(f"the lock {path} cannot be taken: {error.strerror}") from error
+
+
+def _busy(path: str, holder: str) -> str:
+    return f"the lock {path} is taken: {holder} is loading a crash image"

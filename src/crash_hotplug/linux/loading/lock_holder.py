@@ -25,6 +25,11 @@ def lock_holder(descriptor: int, sysroot: Sysroot) -> str:
     return "another process"
 
 
+def is_locked(descriptor: int, sysroot: Sysroot) -> bool:
+    """Whether a process holds a lock on an open file; the file may be open by O_PATH only."""
+    return any(file == _file_of(descriptor) for _pid, file in _LOCK.findall(_read(sysroot, LOCKS, LARGE)))
+
+
 def no_holder_is_root(descriptor: int, sysroot: Sysroot) -> bool:
     """Whether processes of other users than root hold the lock on an open file, and no process of root does.
 

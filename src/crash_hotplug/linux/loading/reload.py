@@ -20,6 +20,7 @@ from crash_hotplug.core.steps import Say, Steps, say_nothing
 from crash_hotplug.core.update import CrashMachine, Outcome, Report, take_lock
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy, load_capture_kernel
 from crash_hotplug.linux.loading.load import LoadRecord, read_record
+from crash_hotplug.linux.loading.suse_queue import LOAD_ONCE, reload_by_load_once
 from crash_hotplug.linux.programs import SEARCH, run_tool, why_failed
 
 _HERE = str(Path(crash_hotplug.__file__).parents[1])
@@ -31,38 +32,45 @@ _COMMAND = (sys.executable, "-IS", "-c", _START, _HERE, "update", "--strategy", 
 _SECONDS = 330
 """A little longer than the reload itself may take."""
 _WAKE_SECONDS = 5
+_KEYRING = "--property=KeyringMode=shared"
+"""As kdump.service has it.  Where kdumpctl (1.0.44) does not find root's user keyring in its session, it runs kexec
+through sudo; where sudo is not installed, that loads no image."""
 
 
 class ReloadTool(NamedTuple):
     """A distribution's own wrapper of kexec."""
 
     name: str
-    reload: str
-    """Its argument that reloads the image."""
-    load: str
-    """The one where no image is loaded."""
+    reload: tuple[str, ...]
+    """Its arguments that reload the image."""
+    load: tuple[str, ...]
+    """Those where no image is loaded."""
+    directory: str = ""
+    """Where it lies, if not among root's programs."""
 
 
 TOOLS = (
-    ReloadTool("kdumpctl", "reload", "start"),
-    ReloadTool("kdump-config", "try-reload", "load"),
+    ReloadTool("kdumpctl", ("reload",), ("start",)),
+    ReloadTool("kdump-config", ("try-reload",), ("load",)),
+    ReloadTool("load-once.sh", (), (), os.path.dirname(LOAD_ONCE)),
 )
-"""Fedora's and Red Hat's, then Debian's, whose ``reload`` takes no lock (kdump-tools 1.6.8 to 1.10.7).
+"""Fedora's and Red Hat's; Debian's, whose ``reload`` takes no lock (kdump-tools 1.6.8 to 1.10.7); openSUSE's.
 
-The udev rule of kdump-tools runs ``try-reload``, which takes the lock and reloads only if an image is loaded.
+The udev rule of kdump-tools runs ``try-reload``, which takes the lock and reloads only if an image is loaded.  That of
+openSUSE runs load-once.sh, which takes the lock; kdump.service runs load.sh, which takes none.
 """
 
 
-def find_reload_tool(loaded: bool = True, search: str = SEARCH) -> list[str] | None:
+def find_reload_tool(loaded: bool = True, search: str = "") -> list[str] | None:
     """Return the command line of the first tool that is installed, or None.
 
     :param loaded: whether an image is loaded
-    :param search: directories, separated by colons; PATH may be missing in a service, or name a user's programs
+    :param search: directories, separated by colons, instead of those in which the distributions install their tools
     """
-    for tool in TOOLS:
-        path = shutil.which(tool.name, path=search)
+    for tool in TOOLS:  # not by PATH, which may be missing in a service, or name a user's programs
+        path = shutil.which(tool.name, path=search or tool.directory or SEARCH)
         if path is not None:
-            return [path, tool.reload if loaded else tool.load]
+            return [path, *(tool.reload if loaded else tool.load)]
     return None
 
 
@@ -105,7 +113,10 @@ def _reload_image(machine: CrashMachine, parts: ReloadParts) -> Steps[str]:
     """
     command = parts.find_tool(machine.image_loaded() is not False)
     if command is not None:
-        done = parts.run(command)
+        if os.path.basename(command[0]) == os.path.basename(LOAD_ONCE):
+            done = reload_by_load_once(parts.run, command[0])
+        else:
+            done = parts.run(command)
         if done.returncode:
             raise CrashHotplugError(f"{' '.join(command)} failed: {why_failed(done)}")
         return " ".join(command)
@@ -127,7 +138,7 @@ def reload_outside(
 ) -> Report:
     """Reload in a process of its own, for the watch service: ``crash-hotplug update --strategy reload``.
 
-    The sandbox of the service's unit does not let kdumpctl or kdump-config work; systemd-run leaves it.  The service
+    The sandbox of the service's unit does not let those tools work; systemd-run leaves it.  The service
     itself has to stay awake, for its watchdog.
 
     :param while_waiting: called every few seconds until the reload ends
@@ -159,7 +170,7 @@ def outside_this_unit(environ: Mapping[str, str] = os.environ) -> list[str]:
     runner = shutil.which("systemd-run", path="/usr/bin:/bin")
     if runner is None or "INVOCATION_ID" not in environ:
         return []
-    return [runner, "--quiet", "--wait", "--collect", "--pipe", "--"]
+    return [runner, "--quiet", "--wait", "--collect", "--pipe", _KEYRING, "--"]
 
 
 def _report(reason: str, code: int, out: bytes, err: bytes) -> Report:
