@@ -93,6 +93,8 @@ def _judge_no_dump(result: Result, seen: Observed) -> None:
 
 def _judge_dump(result: Result, expectation: Expectation, seen: Observed, vmcore: Path, snapshot: Path) -> None:
     _judge_truth(result, seen, read_machine(open_sysroot(str(snapshot))))
+    if seen.unplugged:
+        _judge_unplugged(result, seen, dump.own_command("status", "--sysroot", str(snapshot), "--json"))
     report = dump.audit(vmcore, snapshot)
     result.dump = dump.ranges(vmcore, seen.architecture)
     result.audit = without_sentences(report)
@@ -134,12 +136,15 @@ def _judge_truth(result: Result, seen: Observed, machine: Machine) -> None:
     gone = RangeList(Range(*r) for r in seen.dimms.values()).exclude(plugged)
     agree = not plugged.exclude(ram) and not ram.intersect(gone)
     result.check("memory: QMP and the snapshot agree", agree, f"{len(seen.plugged)} DIMMs plugged")
-    if seen.unplugged:
-        noted = [note for note in status["notes"] if note["kind"] == Kind.MEMORY_NOT_PLUGGED.value]
-        found = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for note in noted for r in note["ranges"])
-        described = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for r in status["memory"]["described"])
-        wanted = RangeList(Range(*r) for r in seen.unplugged).intersect(described)
-        result.check("memory that is not plugged: QMP and status agree", found == wanted, f"{found}")
+
+
+def _judge_unplugged(result: Result, seen: Observed, status: dict[str, Any]) -> None:
+    """Compare what status notes as not plugged with what QEMU has not plugged of the described memory."""
+    noted = [note for note in status["notes"] if note["kind"] == Kind.MEMORY_NOT_PLUGGED.value]
+    found = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for note in noted for r in note["ranges"])
+    described = RangeList(Range(int(r["start"], 16), int(r["end"], 16)) for r in status["memory"]["described"])
+    wanted = RangeList(Range(*r) for r in seen.unplugged).intersect(described)
+    result.check("memory that is not plugged: QMP and status agree", found == wanted, f"{found}")
 
 
 def _judge_registers(result: Result, expectation: Expectation, seen: Observed, cpus: list[dump.SavedCpu]) -> None:
