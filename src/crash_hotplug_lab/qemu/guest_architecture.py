@@ -252,6 +252,7 @@ ARM64 = GuestArchitecture(
             series="7.2",
             is_built=True,
             patches=("arm64-crash-hotplug-one-block.patch",),
+            options=("CONFIG_CRASH_HOTPLUG=y",),
             has_crash_hotplug=True,
         ),
         "7.2hpf": Source(
@@ -260,6 +261,7 @@ ARM64 = GuestArchitecture(
             series="7.2",
             is_built=True,
             patches=("arm64-crash-hotplug-one-block.patch", "arm64-leave-out-offline-memory.patch"),
+            options=("CONFIG_CRASH_HOTPLUG=y",),
             has_crash_hotplug=True,
         ),
     },
