@@ -69,10 +69,6 @@ _NO_PURGATORY = "kexec_file_load loads no purgatory on arm64: nothing checks a d
 KNOWN_BROKEN: tuple[Known, ...] = (
     Known("*", "5.10", "ch", "kexec-tools of bullseye has no --hotplug, and neither has the kernel"),
     Known("*", "6.1", "ch", "kexec-tools of bookworm (2.0.25) has no --hotplug, and neither has the kernel"),
-    *(
-        Known(name, "5.10", "*", "QEMU says that memory which is not plugged cannot be read, and 5.10's driver refuses")
-        for name in ("virtio-mem-*", "panic-while-virtio-mem-grows")
-    ),
     Known("*", "arm64-*", "ch", "no kernel has crash hot-plug on arm64"),
     Known("*", "arm64-*[!f]", "s", "Debian's arm64 kernels have no kexec_file_load"),
     Known("killed-*", "arm64-6.1", "*", _UNMAPPED),
