@@ -31,15 +31,9 @@ _KNOWS_INACCESSIBLE = (5, 16)
 
 def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
     """Return the scenario for a kernel's guests, and the reason why they cannot run it; empty where they can."""
-    architecture = kernel.architecture
-    if scenario.machine.architectures and architecture.name not in scenario.machine.architectures:
-        return scenario, f"the scenario is for {', '.join(scenario.machine.architectures)} only"
-    if scenario.machine.ram_holes and architecture is not X86_64:
-        return scenario, f"{architecture.name} kernels have no memmap=, which makes holes in RAM"
-    if not kernel.plugs_dimms and any(action.do == "add-dimm" for action in scenario.actions):
-        return scenario, "the kernel has no ACPI_HOTPLUG_MEMORY, so it takes no DIMM"
-    if kernel.series < _KNOWS_INACCESSIBLE and any(map(_is_inaccessible, scenario.actions)):
-        return scenario, "QEMU's virtio-mem device requires a driver that reads no unplugged memory (Linux 5.16)"
+    architecture, refusal = kernel.architecture, _refusal(scenario, kernel)
+    if refusal:
+        return scenario, refusal
     if not architecture.plugs_cpus and plugs_cpus(scenario):
         if any(action.do in _FIXED for action in scenario.actions):
             return scenario, f"QEMU has no CPU hot-plug on {architecture.name}"
@@ -57,6 +51,20 @@ def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
     if architecture.time_factor > 1:
         scenario = replace(scenario, time_limit=scenario.time_limit * architecture.time_factor)
     return scenario, ""
+
+
+def _refusal(scenario: Scenario, kernel: Kernel) -> str:
+    """Return why a kernel's guests cannot have the machine or the memory devices of a scenario; empty if they can."""
+    architecture = kernel.architecture
+    if scenario.machine.architectures and architecture.name not in scenario.machine.architectures:
+        return f"the scenario is for {', '.join(scenario.machine.architectures)} only"
+    if scenario.machine.ram_holes and architecture is not X86_64:
+        return f"{architecture.name} kernels have no memmap=, which makes holes in RAM"
+    if not kernel.plugs_dimms and any(action.do == "add-dimm" for action in scenario.actions):
+        return "the kernel has no ACPI_HOTPLUG_MEMORY, so it takes no DIMM"
+    if kernel.series < _KNOWS_INACCESSIBLE and any(map(_is_inaccessible, scenario.actions)):
+        return "QEMU's virtio-mem device requires a driver that reads no unplugged memory (Linux 5.16)"
+    return ""
 
 
 def _is_inaccessible(action: Action) -> bool:
