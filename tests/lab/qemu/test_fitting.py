@@ -30,6 +30,8 @@ def steps(scenario: Scenario) -> list[str]:
 
 def test_fit_leaves_every_scenario_of_x86_64_as_it_is() -> None:
     for scenario in plan.bundled():
+        if scenario.machine.architectures == ("arm64",):
+            continue
         with_virtio_mem = any(action.do == "add-virtio-mem" for action in scenario.actions)
         for series in ("6.1.0", "6.12.0") if with_virtio_mem else ("5.10.0", "6.1.0", "6.12.0"):
             assert fit(scenario, kernel(series, "x86_64")) == (scenario, ""), scenario.name
