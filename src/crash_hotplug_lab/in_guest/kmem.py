@@ -14,7 +14,7 @@ import time
 import uuid
 from pathlib import Path
 
-_ND, _DAX = Path("/sys/bus/nd"), Path("/sys/bus/dax")
+_ND, _DAX = Path("/sys/bus/nd"), Path("/sys/bus/dax")  # codespell:ignore nd
 _MEMORY = Path("/sys/devices/system/memory")
 _LIMIT = 30.0
 

@@ -25,17 +25,15 @@ _FIXED = ("measure", "storm")
 _LARGEST_VMEMMAP = 4
 """Share of the RAM at boot that struct pages of the DIMMs may take: one part of this many."""
 _STRUCT_PAGE, _PAGE = 64, 4096
+_KNOWS_INACCESSIBLE = (5, 16)
+"""Series of the first kernel whose virtio-mem driver takes a device with VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE."""
 
 
 def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
     """Return the scenario for a kernel's guests, and the reason why they cannot run it; empty where they can."""
-    architecture = kernel.architecture
-    if scenario.machine.architectures and architecture.name not in scenario.machine.architectures:
-        return scenario, f"the scenario is for {', '.join(scenario.machine.architectures)} only"
-    if scenario.machine.ram_holes and architecture is not X86_64:
-        return scenario, f"{architecture.name} kernels have no memmap=, which makes holes in RAM"
-    if not kernel.plugs_dimms and any(action.do == "add-dimm" for action in scenario.actions):
-        return scenario, "the kernel has no ACPI_HOTPLUG_MEMORY, so it takes no DIMM"
+    architecture, refusal = kernel.architecture, _refusal(scenario, kernel)
+    if refusal:
+        return scenario, refusal
     if not architecture.plugs_cpus and plugs_cpus(scenario):
         if any(action.do in _FIXED for action in scenario.actions):
             return scenario, f"QEMU has no CPU hot-plug on {architecture.name}"
@@ -53,6 +51,25 @@ def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
     if architecture.time_factor > 1:
         scenario = replace(scenario, time_limit=scenario.time_limit * architecture.time_factor)
     return scenario, ""
+
+
+def _refusal(scenario: Scenario, kernel: Kernel) -> str:
+    """Return why a kernel's guests cannot have the machine or the memory devices of a scenario; empty if they can."""
+    architecture = kernel.architecture
+    if scenario.machine.architectures and architecture.name not in scenario.machine.architectures:
+        return f"the scenario is for {', '.join(scenario.machine.architectures)} only"
+    if scenario.machine.ram_holes and architecture is not X86_64:
+        return f"{architecture.name} kernels have no memmap=, which makes holes in RAM"
+    if not kernel.plugs_dimms and any(action.do == "add-dimm" for action in scenario.actions):
+        return "the kernel has no ACPI_HOTPLUG_MEMORY, so it takes no DIMM"
+    if kernel.series < _KNOWS_INACCESSIBLE and any(map(_is_inaccessible, scenario.actions)):
+        return "QEMU's virtio-mem device requires a driver that reads no unplugged memory (Linux 5.16)"
+    return ""
+
+
+def _is_inaccessible(action: Action) -> bool:
+    """Whether a step adds a device with VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE, QEMU's default."""
+    return action.do == "add-virtio-mem" and "unplugged-inaccessible=off" not in action.arguments.get("options", "")
 
 
 def _without_dumps_of_gone_memory(scenario: Scenario) -> Scenario:

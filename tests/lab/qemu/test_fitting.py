@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,19 @@ def steps(scenario: Scenario) -> list[str]:
 
 def test_fit_leaves_every_scenario_of_x86_64_as_it_is() -> None:
     for scenario in plan.bundled():
-        for series in ("5.10.0", "6.1.0", "6.12.0"):
+        if scenario.machine.architectures == ("arm64",):
+            continue
+        with_virtio_mem = any(action.do == "add-virtio-mem" for action in scenario.actions)
+        for series in ("6.1.0", "6.12.0") if with_virtio_mem else ("5.10.0", "6.1.0", "6.12.0"):
             assert fit(scenario, kernel(series, "x86_64")) == (scenario, ""), scenario.name
+
+
+def test_fit_refuses_virtio_mem_where_the_driver_would_refuse_the_device() -> None:
+    grows = plan.read("virtio-mem-grow")
+    assert fit(grows, kernel("5.10.0", "x86_64"))[1].endswith("a driver that reads no unplugged memory (Linux 5.16)")
+    add, *others = grows.actions
+    readable = replace(add, arguments={**add.arguments, "options": "unplugged-inaccessible=off"})
+    assert fit(replace(grows, actions=(readable, *others)), kernel("5.10.0", "x86_64"))[1] == ""
 
 
 def test_fit_replaces_a_plugged_cpu_by_cpu_1_which_no_header_lacks() -> None:

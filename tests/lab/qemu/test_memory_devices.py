@@ -67,10 +67,12 @@ class FakeGuest:
     async def until(self, attempt: Any, what: str, limit: float) -> None:  # noqa: ANN401
         while True:
             try:
-                return await attempt()
+                await attempt()
             except GuestError:
                 if not self.plugged:
                     raise
+            else:
+                return
 
 
 @pytest.mark.parametrize(("size", "end"), [(0, START), (1, START + BLOCK), (300 << 20, START + 3 * BLOCK)])

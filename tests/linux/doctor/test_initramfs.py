@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Callable
 
@@ -16,7 +18,7 @@ import pytest
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.linux.doctor import initramfs
 from crash_hotplug.linux.doctor.initramfs import has_module
-from crash_hotplug.linux.sysroot import Sysroot
+from crash_hotplug.linux.sysroot import Sysroot, open_sysroot
 
 PLACE = "/boot/initrd.img"
 MODULE = "usr/lib/modules/6.12/kernel/drivers/virtio/virtio_mem.ko.xz"
@@ -111,3 +113,14 @@ def test_image_of_dracut_with_the_other_files_is_cannot_tell(tmp_path: Path, ima
     with pytest.raises(CannotTellError, match=words):
         found(tmp_path, archive("init", image, "usr/lib/modules/6.1/kernel/drivers/block/loop.ko"))
     assert has_module(Sysroot(str(tmp_path)), PLACE, "loop")
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS.values(), ids=COMPRESSIONS)
+def test_initramfs_in_a_packed_tree_is_read_too(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    packed = tmp_path / "tree.tar.gz"
+    with tarfile.open(packed, "w:gz") as tree:
+        for name, data in (("tree/proc/cmdline", b"quiet\n"), (f"tree{PLACE}", compress(archive(MODULE)))):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tree.addfile(member, io.BytesIO(data))
+    assert has_module(open_sysroot(str(packed)), PLACE, "virtio_mem")

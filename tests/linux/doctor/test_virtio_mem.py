@@ -95,3 +95,10 @@ def test_doctor_says_that_the_driver_is_not_known(capsys: pytest.CaptureFixture[
     ran = run(capsys, "doctor", "--sysroot", machine(tmp_path, "debian"))
     assert "whether the capture kernel has the driver virtio_mem is not known: there is no" in ran.out
     assert "lacks virtio_mem" not in ran.out
+
+
+def test_saved_tree_keeps_the_devices_and_not_the_initramfs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree = machine(tmp_path, "debian", MODULE)
+    run(capsys, "snapshot", "--sysroot", tree, "-o", tmp_path / "saved")
+    found = read(tmp_path / "saved")
+    assert found == VirtioMem(["virtio1"], None, None, f"there is no {PLACES['debian']}")

@@ -16,6 +16,7 @@ import lzma
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from typing import IO, Any, BinaryIO, Callable
 
@@ -109,7 +110,10 @@ def _uncompressed(program: str, raw: BinaryIO, offset: int, located: str) -> Ite
     if found is None:
         raise CannotTellError(f"{located} is compressed with {program}, and there is no program {program}")
     raw.seek(offset)
-    process = subprocess.Popen([found, "-dc"], stdin=raw, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with tempfile.TemporaryFile() as copy:  # a file in an archive has no descriptor
+        shutil.copyfileobj(raw, copy)
+        copy.seek(0)
+        process = subprocess.Popen([found, "-dc"], stdin=copy, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     try:
         yield process.stdout
