@@ -28,8 +28,8 @@ FORGE = "/usr/bin/crash-hotplug watch --metrics-file /etc/forged.prom"
 """A write into /etc by the program itself, outside the unit's sandbox."""
 DIMM = 256 << 20
 RELOAD_ONLY = 'OPTIONS="--strategy reload"'
-WITH_METRICS = 'OPTIONS="--metrics-file /var/lib/prometheus/node-exporter/crash-hotplug.prom"'
 METRICS = "/var/lib/prometheus/node-exporter"
+WITH_METRICS = f'OPTIONS="--metrics-file {METRICS}/crash-hotplug.prom"'
 INSTALL = f"""\
 METRICS={METRICS}
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C DEBIAN_FRONTEND=noninteractive
@@ -150,9 +150,9 @@ class Trial:
         await self.sh("crash-hotplug doctor --fix; kdump-config reload")
         await self._plug("d0", "in-place: updated")
         self.check("update in place", *await self._last("in-place: updated"))
-        await self.sh(
-            "echo 'OPTIONS=\"--strategy reload\"' > /etc/default/crash-hotplug; systemctl restart crash-hotplug"
-        )
+        said = await self.sh(f"grep -c '^crash_hotplug_' {METRICS}/crash-hotplug.prom")
+        self.check("metrics are written", said.isdigit() and int(said) > 0, f"{said} lines")
+        await self._set_options(RELOAD_ONLY)
         await self._plug("d1", "reload: reloaded")
         self.check("reload by the distribution's tool", *await self._last("reload: reloaded: /usr/sbin/kdump-config"))
         said = await self.sh("crash-hotplug status | head -1")
