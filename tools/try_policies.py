@@ -207,7 +207,7 @@ async def boot(image: DebianImage, policy: Policy, disk: Path, out: Path) -> boo
 
 def main(deb: Path, names: list[str]) -> int:
     """Make the disk and try each policy; the exit code is 1 where a check failed."""
-    image = images.build(RELEASE, lambda what: print(f"... {what}", flush=True))
+    image = images.build(DebianImage(RELEASE), lambda what: print(f"... {what}", flush=True))
     with tempfile.TemporaryDirectory(dir=image.disk.parent) as name:
         out = Path(name)
         make_disk(image, deb, out / "disk")
