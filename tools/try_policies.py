@@ -151,8 +151,8 @@ class Trial:
         self.check("service and kdump-tools are active", said == "active\nactive", " ".join(said.split()))
         context = await self.sh("cat /proc/$(systemctl show -p MainPID --value crash-hotplug)/attr/current")
         self.check("service is confined", context.startswith(self._policy.context), context)
-        await self._set_options(WITH_METRICS)
         await self.sh("crash-hotplug doctor --fix; kdump-config reload")
+        await self._set_options(WITH_METRICS)  # the restarted service is ready when it has taken that image over
         await self._plug("d0", "memory.*in-place: updated")
         self.check("update in place", *await self._last("memory.*in-place: updated"))
         said = await self.sh(f"grep -c '^crash_hotplug_' {METRICS}/crash-hotplug.prom")
