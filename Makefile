@@ -13,7 +13,7 @@ SETTINGS ?=
 KDUMP_UTILS ?=
 KDUMP ?=
 
-.PHONY: run test test-pythons lint coverage mutants lab lab-arm64 lab-full lab-debian lab-redhat lab-suse fuzz oracle bench-core man docs install deb try-deb rpm clean python
+.PHONY: run test test-pythons lint coverage mutants lab lab-arm64 lab-full lab-debian lab-redhat lab-suse fuzz oracle bench-core man docs install deb try-deb rpm try-policies clean python
 
 # Hot-plugs and panics a machine in memory under three policies, and audits each dump.
 run: python
@@ -92,6 +92,11 @@ deb:
 try-deb: deb
 	@sh tools/debian-packages.sh debootstrap
 	@sh tools/try_deb.sh dist/crash-hotplug_*_all.deb
+
+# Both policies in Debian 12 guests that enforce them: update, reload, a forged write.  As root; 15 minutes, emulated.
+try-policies: $(VENV)/ready deb
+	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
+	$(VENV)/bin/python tools/try_policies.py dist/crash-hotplug_*_all.deb
 
 # The .rpm.  rpmlint checks its spec file first.
 rpm:

@@ -38,6 +38,8 @@ COPIED = {
     "packaging/prometheus/*": "share/doc/crash-hotplug/prometheus",
     "packaging/grafana/*": "share/doc/crash-hotplug/grafana",
     "packaging/sos/*.py": "share/crash-hotplug/sos",
+    "packaging/selinux/*": "share/crash-hotplug/selinux",
+    "packaging/apparmor/*": "share/crash-hotplug/apparmor",
     "docs/*.*": "share/doc/crash-hotplug/docs",
     "docs/evidence/*": "share/doc/crash-hotplug/docs/evidence",
     "docs/schema/*": "share/crash-hotplug/schema",

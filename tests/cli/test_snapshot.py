@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.running import run
 from tests.family_trees import NAMES as FAMILIES
-from tests.family_trees import build, install_service
+from tests.family_trees import build, install_makedumpfile, install_service, mount_encrypted
 from tests.trees import NAMES, tree
 
 
@@ -92,14 +92,28 @@ def test_files_that_could_not_be_saved_are_named(capsys: pytest.CaptureFixture[s
     assert "has no elfcorehdr" in ran.json["missing"][0]
 
 
+SETTINGS = {
+    "debian": "etc/default/kdump-tools",
+    "ubuntu": "etc/default/kdump-tools",
+    "alt": "etc/sysconfig/kdump-tools",
+    "redhat": "etc/sysconfig/kdump",
+    "opensuse": "etc/sysconfig/kdump",
+}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("fixed", [False, True])
 def test_saved_tree_has_the_same_diagnosis_as_the_machine(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str, fixed: bool
 ) -> None:
     tree_ = install_service(build(tmp_path / "tree", family), active=fixed)
-    settings = tree_ / ("etc/default/kdump-tools" if family == "debian" else "etc/sysconfig/kdump")
-    settings.write_text(f"{settings.read_text()}FTP_PASSWORD=secret\n")
+    install_makedumpfile(mount_encrypted(tree_, {"/": "/dev/mapper/vg-root"}), "1.7.5")
+    (tree_ / "proc/sys/kernel/osrelease").write_text("7.3.4\n")
+    settings = tree_ / SETTINGS[family]
+    directories = "KDUMP_COREDIR=/srv/dumps\nKDUMP_SAVEDIR=/srv/dumps\n"
+    settings.write_text(f"{settings.read_text()}FTP_PASSWORD=secret\n{directories}")
+    if family == "redhat":
+        (tree_ / "etc/kdump.conf").write_text("path /srv/dumps\n")
     if fixed:
         run(capsys, "doctor", "--sysroot", tree_, "--fix")
     assert run(capsys, "snapshot", "--sysroot", tree_, "-o", tmp_path / "saved").code == 0
@@ -111,6 +125,9 @@ def test_saved_tree_has_the_same_diagnosis_as_the_machine(
         for report in (before, after):  # what stays out of a snapshot: lines of files, and what a file hides
             report["sentence"] = re.sub(r"( \([^()]*line \d+\)| \(hides .*\)|: written by .*)$", "", report["sentence"])
     assert saved["facts"] == first["facts"]
+    assert next(fact["sentence"] for fact in first["facts"] if fact["topic"] == "Dump") == "makedumpfile 1.7.5"
+    on_luks = "/srv/dumps, which takes the dump, is on the encrypted volume luks-0123"
+    assert on_luks in [fact["sentence"] for fact in first["facts"]]
     assert not any(b"secret" in p.read_bytes() for p in (tmp_path / "saved").rglob("*") if p.is_file())
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.rpm_root import RpmRoot
 from tests.packaging.test_packages import RPMLINT
+from tests.packaging.tool_root import ToolRoot
 
 pytestmark = [
     pytest.mark.lab,
@@ -150,15 +150,15 @@ def stub(builder: Builder) -> Path:
 
 
 @pytest.fixture
-def root(builder: Builder, stub: Path) -> Iterator[RpmRoot]:
+def root(builder: Builder, stub: Path) -> Iterator[ToolRoot]:
     """Return a root of EL 9 with the names of its packages, in which presets enable nothing (as Fedora's last one)."""
-    with RpmRoot(builder.packages) as root:
+    with ToolRoot(builder.packages) as root:
         root.run(f"rpm -i /packages/{stub.name}")
         root.write(PRESETS, "disable *\n")
         yield root
 
 
-def install(root: RpmRoot, package: Path) -> None:
+def install(root: ToolRoot, package: Path) -> None:
     root.run(f"rpm -U /packages/{package.name}")
 
 
@@ -170,7 +170,7 @@ def test_package_is_built_and_installed_by_each_distributions_macros(
     stub = builder.stub(distribution)
     lint = subprocess.run([*RPMLINT, str(package)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "1 packages and 0 specfiles checked; 0 errors, 0 warnings" in lint.stdout, lint.stdout
-    with RpmRoot(builder.packages) as root:
+    with ToolRoot(builder.packages) as root:
         refused = root.try_run(f"dnf -y --disablerepo='*' install /packages/{package.name}")
         assert refused[0] != 0
         assert f"nothing provides {distribution.python} >= 3.9" in refused[1]
@@ -190,7 +190,7 @@ def test_package_is_built_and_installed_by_each_distributions_macros(
         assert root.run("find / -xdev -name '*crash?hotplug*' ! -path '/packages/*' ! -path '/var/*'") == ""
 
 
-def test_presets_decide_whether_the_service_is_enabled(root: RpmRoot, old_and_new: tuple[Path, Path]) -> None:
+def test_presets_decide_whether_the_service_is_enabled(root: ToolRoot, old_and_new: tuple[Path, Path]) -> None:
     install(root, old_and_new[0])
     assert root.systemctl_calls() == ["--no-reload preset crash-hotplug.service"]
     assert not root.exists(WANTS)
@@ -202,7 +202,7 @@ def test_presets_decide_whether_the_service_is_enabled(root: RpmRoot, old_and_ne
 
 
 def test_upgrade_restarts_the_service_and_keeps_the_administrators_choice(
-    root: RpmRoot, old_and_new: tuple[Path, Path]
+    root: ToolRoot, old_and_new: tuple[Path, Path]
 ) -> None:
     old, new = old_and_new
     root.write(PRESETS, "enable crash-hotplug.service\ndisable *\n")
@@ -216,7 +216,7 @@ def test_upgrade_restarts_the_service_and_keeps_the_administrators_choice(
     assert root.try_run(f"rpm -U /packages/{old.name}")[0] != 0, "an older version replaced a newer one"
 
 
-def test_settings_file_survives_an_upgrade_if_it_was_changed(root: RpmRoot, old_and_new: tuple[Path, Path]) -> None:
+def test_settings_file_survives_an_upgrade_if_it_was_changed(root: ToolRoot, old_and_new: tuple[Path, Path]) -> None:
     old, new = old_and_new
     install(root, old)
     root.write(SETTINGS, 'OPTIONS="--heartbeat 5"\n')
@@ -228,7 +228,7 @@ def test_settings_file_survives_an_upgrade_if_it_was_changed(root: RpmRoot, old_
     assert not root.exists(SETTINGS)
 
 
-def test_settings_file_that_nobody_changed_is_replaced(root: RpmRoot, old_and_new: tuple[Path, Path]) -> None:
+def test_settings_file_that_nobody_changed_is_replaced(root: ToolRoot, old_and_new: tuple[Path, Path]) -> None:
     install(root, old_and_new[0])
     install(root, old_and_new[1])
     assert "--max-delay 2" in root.run(f"cat {SETTINGS}")
@@ -239,7 +239,7 @@ def test_settings_file_that_nobody_changed_is_replaced(root: RpmRoot, old_and_ne
 
 @pytest.mark.parametrize("remove", ["rpm -e", "dnf -y remove"])
 def test_changes_of_doctor_survive_an_upgrade_and_end_with_the_package(
-    root: RpmRoot, old_and_new: tuple[Path, Path], remove: str
+    root: ToolRoot, old_and_new: tuple[Path, Path], remove: str
 ) -> None:
     install(root, old_and_new[0])
     root.write("/etc/sysconfig/kdump", 'KDUMP_COMMANDLINE_APPEND="irqpoll"\n')

@@ -13,12 +13,14 @@ import tarfile
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from crash_hotplug.core.doctor.makedumpfile import SHORTCOMINGS
+from crash_hotplug.core.doctor.settings_files import Setting
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.linux import cpus, iomem, kallsyms, kcore, kexec_state, machine_reader, memory_hotplug, page_flags
 from crash_hotplug.linux.atomic_file import write_private_tree
 from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
-from crash_hotplug.linux.doctor import diagnosis, virtio_mem
+from crash_hotplug.linux.doctor import diagnosis, dump_saving, virtio_mem
 from crash_hotplug.linux.doctor.config_files import ACTIVE, RULES_DIRECTORIES, UNIT_DIRECTORIES
 from crash_hotplug.linux.doctor.kdump_family import KdumpSettings, append_default_line
 from crash_hotplug.linux.doctor.rooted_files import exists, to_bytes
@@ -96,8 +98,9 @@ def _save_doctor_files(sysroot: Sysroot, snapshot: Snapshot) -> None:
     try:
         found = diagnosis.read_diagnosis(sysroot)
         files = _doctor_files(sysroot, found)
+        files.update(dump_saving.saved_files(found.saving, found.settings))
         if found.settings is not None:
-            files.update(_settings_files(sysroot, found.settings))
+            files.update(_settings_files(sysroot, found.settings, found.saving))
     except CrashHotplugError as error:
         snapshot.missing.append(str(error))
         return
@@ -124,12 +127,13 @@ def _doctor_files(sysroot: Sysroot, found: diagnosis.Diagnosis) -> dict[str, byt
             texts[path] = f"{value}\n"
     config = found.config
     if config is not None:
-        lines = [f"{name}=y\n" if config.has(name) else f"# {name} is not set\n" for name in diagnosis.OPTIONS]
+        names = (*diagnosis.OPTIONS, *(option for lack in SHORTCOMINGS for option in lack.options))
+        lines = [f"{name}=y\n" if config.has(name) else f"# {name} is not set\n" for name in names]
         texts[config.path] = "".join(lines)
     return {path: to_bytes(text) for path, text in texts.items()}
 
 
-def _settings_files(sysroot: Sysroot, settings: KdumpSettings) -> dict[str, bytes]:
+def _settings_files(sysroot: Sysroot, settings: KdumpSettings, saving: dump_saving.DumpSaving) -> dict[str, bytes]:
     family = settings.family
     files = {}
     if exists(sysroot, family.tool):
@@ -139,7 +143,10 @@ def _settings_files(sysroot: Sysroot, settings: KdumpSettings) -> dict[str, byte
             family.append: settings.append,
             family.whole: settings.whole,
             family.arguments: settings.arguments,
+            family.switch: settings.switch,
         }
+        if saving.encrypted is not None and family.directory is not None:
+            given[family.directory] = Setting(0, saving.directory)
         lines = [
             f"{name}={'$(not saved)' if setting.value is None else shlex.quote(setting.value)}\n"
             for name, setting in given.items()

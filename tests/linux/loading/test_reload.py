@@ -47,6 +47,12 @@ def test_installed_tool_is_run(tmp_path: Path, name: str, word: str) -> None:
     assert (tmp_path / "ran").read_text() == f"{word}\n"
 
 
+def test_kdump_config_is_chosen_before_alts_kdumpctl(tmp_path: Path) -> None:
+    for name in ("kdumpctl", "kdump-config"):
+        tool(tmp_path, name, "exit 0")
+    assert find_reload_tool(True, str(tmp_path)) == [str(tmp_path / "kdump-config"), "try-reload"]
+
+
 @pytest.mark.parametrize(("name", "word"), [("kdumpctl", "start"), ("kdump-config", "load")])
 def test_lost_image_is_loaded_by_the_installed_tool(tmp_path: Path, name: str, word: str) -> None:
     """kdump-config try-reload loads nothing where nothing is loaded."""
@@ -76,7 +82,7 @@ def test_reload_without_a_tool_fails(tmp_path: Path) -> None:
     assert find_reload_tool(search=str(tmp_path)) is None
     report = reload_with(tmp_path)
     assert report.outcome is Outcome.FAILED
-    assert "neither kdumpctl nor kdump-config nor load-once.sh is installed" in report.sentence
+    assert "neither kdump-config nor kdumpctl nor load-once.sh is installed" in report.sentence
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from crash_hotplug.core.doctor.settings_files import Sandbox
 from crash_hotplug.core.doctor.udev_rules import Reload, UEvent
 
 SERVICE = "crash-hotplug.service"
-_NEEDS_KEYS = "which fails and leaves no image where the volume key of the dump target requires a passphrase"
+_NEEDS_KEYS = "fails where the volume key of the dump target requires a passphrase"
 _CLAIMS_DIMMS = (
     "the loaded capture kernel uses DIMMs as its own memory (its command line lacks acpi_no_memhotplug), so a dump "
     "lacks them"
@@ -121,7 +121,7 @@ def _by_service(situation: Situation, change: Change) -> tuple[bool | None, str]
         return True, f"{SERVICE} {'removes it from' if by_kernel else 'updates'} the header in place"
     if situation.reload_tool is not None:
         sentence = f"{SERVICE} reloads the image ({situation.reload_tool}): {situation.in_place_reason}"
-        return (None, f"{sentence}; {_NEEDS_KEYS}") if situation.hands_over_keys else (True, sentence)
+        return (None, f"{sentence}; the reload {_NEEDS_KEYS}") if situation.hands_over_keys else (True, sentence)
     return False, f"{SERVICE} can neither update the image in place ({situation.in_place_reason}) nor reload it"
 
 
@@ -176,5 +176,5 @@ def _judge(situation: Situation, reload: Reload) -> tuple[bool | None, str]:
         return None, f"{it} does nothing unless {unit} is active, and whether it is active is not known"
     if not reload.certain:
         return None, f"udev may start a reload ({reload.path}): doctor cannot evaluate a condition of the rule"
-    keys = f"{it} asks for the volume keys again, {_NEEDS_KEYS}"
+    keys = f"{it} asks for the volume keys again: it {_NEEDS_KEYS}, and then no image is loaded"
     return (None, keys) if situation.hands_over_keys else (True, "")

@@ -84,6 +84,11 @@ def find_version(program: bytes) -> Version | None:
     return Version(tuple(int(number) for number in found[1].split(b".")), found[2] is not None)
 
 
+def program_with(version: Version) -> bytes:
+    """Return the part of a program from which :func:`find_version` reads the version."""
+    return f"makedumpfile: version {version} (released on \n".encode()
+
+
 def find_shortcomings(version: Version, release: str, has_option: Callable[[str], bool]) -> list[Shortcoming]:
     """Return the changes that this makedumpfile lacks for a kernel.
 

@@ -12,13 +12,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from crash_hotplug.core.doctor.makedumpfile import Shortcoming, Version, find_shortcomings, find_version
+from crash_hotplug.core.doctor.makedumpfile import (
+    Shortcoming,
+    Version,
+    find_shortcomings,
+    find_version,
+    program_with,
+)
 from crash_hotplug.core.doctor.settings_files import read_setting
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.linux.doctor.config_files import KernelConfig
-from crash_hotplug.linux.doctor.kdump_family import OPENSUSE, RED_HAT, KdumpSettings
-from crash_hotplug.linux.doctor.rooted_files import exists, read_config, resolve
+from crash_hotplug.linux.doctor.kdump_family import KdumpSettings
+from crash_hotplug.linux.doctor.rooted_files import exists, read_config, resolve, to_bytes
 from crash_hotplug.linux.sysroot import Sysroot
 
 PROGRAMS = ("/usr/sbin/makedumpfile", "/usr/bin/makedumpfile", "/sbin/makedumpfile")
@@ -80,6 +86,23 @@ def read_dump_saving(
     )
 
 
+def saved_files(saving: DumpSaving, settings: KdumpSettings | None) -> dict[str, bytes]:
+    """Return small files for a saved tree, from which :func:`read_dump_saving` reads the same.
+
+    The encrypted device stands for all block devices of the machine, and the directory for the rest of kdump.conf.
+    """
+    files = {}
+    if saving.program is not None:
+        files[saving.program] = b"" if saving.version is None else program_with(saving.version)
+    if saving.encrypted is not None:
+        files[MOUNTS] = to_bytes(f"1 0 0:0 / / rw - none /dev/mapper/{saving.encrypted} rw\n")
+        files[f"{BLOCK_DEVICES}/dm-0/dm/name"] = to_bytes(f"{saving.encrypted}\n")
+        files[f"{BLOCK_DEVICES}/dm-0/dm/uuid"] = b"CRYPT-\n"
+        if settings is not None and settings.family.directory is None:
+            files[_RED_HAT_CONF] = to_bytes(f"path {saving.directory}\n")
+    return files
+
+
 def hands_over_keys(image: CrashImage) -> bool:
     """Whether an image hands volume keys (LUKS) to the capture kernel."""
     return image.boot is not None and image.boot.luks_keys is not None
@@ -94,16 +117,13 @@ def _version_in(sysroot: Sysroot, program: str) -> Version | None:
 
 def _dump_directory(sysroot: Sysroot, settings: KdumpSettings) -> str | None:
     """Return the directory of this machine that takes the dump; None where it goes elsewhere, or that is not known."""
-    if settings.family is RED_HAT:
+    if settings.family.directory is None:
         text = read_config(sysroot, _RED_HAT_CONF) or ""
         path = _PATH.search(text)
         return None if _OTHER_TARGET.search(text) else path[1] if path else _DIRECTORY
-    if settings.family is OPENSUSE:
-        directory = _given(settings, "KDUMP_SAVEDIR")
-    elif _given(settings, "SSH") or _given(settings, "NFS"):
+    if _given(settings, "SSH") or _given(settings, "NFS"):
         return None
-    else:
-        directory = _given(settings, "KDUMP_COREDIR")
+    directory = _given(settings, settings.family.directory)
     directory = _DIRECTORY if directory == "" else directory
     if directory is not None and directory.startswith("file://"):
         directory = directory[len("file://") :]

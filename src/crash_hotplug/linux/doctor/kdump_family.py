@@ -44,6 +44,8 @@ class Family(NamedTuple):
     """Whether the tool itself passes acpi_no_memhotplug, unless *whole* is set."""
     switch: str | None = None
     """The setting without which the tool loads nothing: 0 or unset turns it off."""
+    directory: str | None = None
+    """The setting of the directory that takes the dump; None where /etc/kdump.conf has it."""
 
 
 DEBIAN = Family(
@@ -58,6 +60,7 @@ DEBIAN = Family(
     whole="KDUMP_CMDLINE",
     arguments="KDUMP_KEXEC_ARGS",
     switch="USE_KDUMP",
+    directory="KDUMP_COREDIR",
     initramfs=("/var/lib/kdump/initrd.img-{release}", "/boot/initrd.img-{release}"),
     add_driver="echo {driver} >> /etc/initramfs-tools/modules && /etc/kernel/postinst.d/kdump-tools {release} "
     "&& kdump-config reload",
@@ -83,6 +86,7 @@ OPENSUSE = Family(
     add_driver="echo 'add_drivers+=\" {driver} \"' > /etc/dracut.conf.d/{driver}.conf && mkdumprd -f "
     "&& systemctl restart kdump.service",
     passes_no_memhotplug=True,
+    directory="KDUMP_SAVEDIR",
 )
 RED_HAT = Family(
     name="kdumpctl (Red Hat, Fedora)",
@@ -115,12 +119,16 @@ class KdumpSettings:
     arguments: Setting | None
 
     @property
+    def switch(self) -> Setting | None:
+        """The setting that turns the tool on; None where it is not set, or the family has none."""
+        return None if self.family.switch is None else read_setting(self.text or "", self.family.switch)
+
+    @property
     def is_off(self) -> bool:
         """Whether the settings file turns the tool off; False where there is none, or only a shell can expand it."""
         if self.text is None or self.family.switch is None:
             return False
-        switch = read_setting(self.text, self.family.switch)
-        return switch is None or switch.value in ("", "0")
+        return self.switch is None or self.switch.value in ("", "0")
 
     @property
     def appended(self) -> str | None:

@@ -50,11 +50,13 @@ class ReloadTool(NamedTuple):
 
 
 TOOLS = (
-    ReloadTool("kdumpctl", ("reload",), ("start",)),
     ReloadTool("kdump-config", ("try-reload",), ("load",)),
+    ReloadTool("kdumpctl", ("reload",), ("start",)),
     ReloadTool("load-once.sh", (), (), os.path.dirname(LOAD_ONCE)),
 )
-"""Fedora's and Red Hat's; Debian's, whose ``reload`` takes no lock (kdump-tools 1.6.8 to 1.10.7); openSUSE's.
+"""Debian's, whose ``reload`` takes no lock (kdump-tools 1.6.8 to 1.10.7); Fedora's and Red Hat's; openSUSE's.
+
+kdump-config comes first: ALT has it as Debian, and a kdumpctl that only shows dumps (kdump-tools 1.8-alt2).
 
 The udev rule of kdump-tools runs ``try-reload``, which takes the lock and reloads only if an image is loaded.  That of
 openSUSE runs load-once.sh, which takes the lock; kdump.service runs load.sh, which takes none.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A root directory with rpm, dnf and systemctl of Debian 12, into which tests install packages for real.
+"""A root directory with Debian 12's rpm, dnf, systemctl and compilers of SELinux and AppArmor policies, for tests.
 
-Its files come from the lab's cache.  Each :class:`RpmRoot` is an overlay over them in a mount namespace of its own, so
+Its files come from the lab's cache.  Each :class:`ToolRoot` is an overlay over them in a mount namespace of its own, so
 that nothing is left of it, neither there nor on this machine.  chroot(2) and mounts need root.
 """
 
@@ -18,8 +18,10 @@ from crash_hotplug_lab.qemu.debian import Archive, cache_dir, unpack
 from crash_hotplug_lab.qemu.errors import LabError
 from tests.lab.qemu.fetching import one_at_a_time
 
-PACKAGES = ("base-files", "bash", "coreutils", "dash", "diffutils", "dnf", "findutils", "grep", "python3", "rpm", "sed",
-            "systemd")  # fmt: skip
+PACKAGES = (
+    "apparmor", "base-files", "bash", "checkpolicy", "coreutils", "dash", "diffutils", "dnf", "findutils", "gawk",
+    "grep", "m4", "make", "policycoreutils", "python3", "rpm", "sed", "selinux-policy-dev", "semodule-utils", "systemd",
+)  # fmt: skip
 _CALLS = "/var/log/systemctl.calls"
 _SYSTEMCTL = f"""\
 #!/bin/sh
@@ -44,7 +46,7 @@ def base() -> Path:
 
     :raise LabError: the packages cannot be downloaded
     """
-    directory = cache_dir("tools") / "bookworm-rpm"
+    directory = cache_dir("tools") / "bookworm-packaging"
     with one_at_a_time():
         if not directory.exists():
             archive = Archive("bookworm")
@@ -64,8 +66,8 @@ def base() -> Path:
     return directory
 
 
-class RpmRoot:
-    """A shell in a fresh root with an RPM database; use as a context manager."""
+class ToolRoot:
+    """A shell in a fresh root with an empty RPM database; use as a context manager."""
 
     def __init__(self, packages: Path) -> None:
         """Take the directory that appears as /packages.
@@ -88,7 +90,7 @@ class RpmRoot:
             self.close()
             pytest.skip(f"this machine allows no mounts: {said.strip()}")
 
-    def __enter__(self) -> RpmRoot:
+    def __enter__(self) -> ToolRoot:
         """Return itself."""
         return self
 

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: MIT
+"""The SELinux module and the AppArmor profile: both are compiled, and allow what the unit allows."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.test_systemd_unit import settings
+from tests.packaging.tool_root import ToolRoot
+
+ROOT = Path(__file__).parent.parent.parent
+SELINUX, APPARMOR = ROOT / "packaging/selinux", ROOT / "packaging/apparmor"
+MAKE = "make -f /usr/share/selinux/devel/Makefile NAME=devel crash-hotplug.pp"
+PARSE = "apparmor_parser --skip-kernel-load --skip-cache"
+
+
+def profile() -> str:
+    return (APPARMOR / "crash-hotplug").read_text()
+
+
+def rules() -> str:
+    """Return the SELinux module without its comments."""
+    return re.sub(r"^\s*#.*$", "", (SELINUX / "crash-hotplug.te").read_text(), flags=re.MULTILINE)
+
+
+def test_unit_asks_for_the_profile_and_starts_without_it() -> None:
+    assert settings()["AppArmorProfile"] == ["-crash-hotplug"]
+    assert re.search(r"^profile crash-hotplug ", profile(), re.MULTILINE)
+
+
+def test_policies_allow_the_capabilities_of_the_unit() -> None:
+    wanted = {name[len("CAP_") :].lower() for name in settings()["CapabilityBoundingSet"][0].split()}
+    assert wanted <= set(re.findall(r"^  capability (\w+),$", profile(), re.MULTILINE))
+    allowed = " ".join(re.findall(r"allow crash_hotplug_t self:capability2? \{?([\w ]+)", rules())).split()
+    # Root owns the files that the service writes; a directory of another user gets crash_hotplug_metrics_t.
+    assert wanted - set(allowed) == {"dac_override"}
+
+
+@pytest.mark.parametrize("policy", ["profile", "module"])
+def test_policies_allow_no_other_capability_than_the_unit(policy: str) -> None:
+    wanted = {name[len("CAP_") :].lower() for name in settings()["CapabilityBoundingSet"][0].split()}
+    if policy == "profile":
+        allowed = set(re.findall(r"^  capability (\w+),$", profile(), re.MULTILINE))
+    else:
+        allowed = set(" ".join(re.findall(r"allow crash_hotplug_t self:capability2? \{?([\w ]+)", rules())).split())
+    assert allowed - wanted <= {"dac_read_search"}
+
+
+def test_profile_allows_the_writable_paths_of_the_unit() -> None:
+    text = profile().replace("@{run}", "/run")
+    for path in settings()["ReadWritePaths"][0].replace("-/", "/").split():
+        assert re.search(rf"^  {re.escape(path)}/\S+ rwk?,$", text, re.MULTILINE), path
+    written = re.findall(r"^  (/\S+) rw?k?,$", text, re.MULTILINE)
+    assert not [path for path in written if path.startswith("/etc") and "w" in path.rpartition(" ")[2]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[ToolRoot]:
+    """Return a root in which /packages has both policies."""
+    for source in (*SELINUX.iterdir(), *APPARMOR.iterdir()):
+        shutil.copy(source, tmp_path)
+    with ToolRoot(tmp_path) as root:
+        yield root
+
+
+@pytest.mark.lab
+def test_selinux_module_is_compiled_against_the_reference_policy(root: ToolRoot, tmp_path: Path) -> None:
+    root.run(f"cd /packages && {MAKE}")
+    assert (tmp_path / "crash-hotplug.pp").stat().st_size > 10_000
+    contexts = root.run(
+        "cd /packages && semodule_unpackage crash-hotplug.pp module contexts && grep -c crash_hotplug contexts"
+    )
+    assert int(contexts) == len((SELINUX / "crash-hotplug.fc").read_text().splitlines())
+    with (tmp_path / "crash-hotplug.te").open("a") as file:
+        file.write("allow crash_hotplug_t no_such_type_t:file read;\n")
+    code, said = root.try_run(f"cd /packages && {MAKE}")
+    assert code != 0
+    assert "no_such_type_t" in said
+
+
+@pytest.mark.lab
+def test_apparmor_profile_is_compiled(root: ToolRoot, tmp_path: Path) -> None:
+    root.run(f"{PARSE} /packages/crash-hotplug")
+    assert "crash-hotplug" in root.run(f"{PARSE} --names /packages/crash-hotplug").split()
+    text = profile()
+    (tmp_path / "crash-hotplug").write_text(text.replace("capability syslog,", "capability no_such_capability,"))
+    assert root.try_run(f"{PARSE} /packages/crash-hotplug")[0] != 0
