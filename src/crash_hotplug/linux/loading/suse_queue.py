@@ -25,8 +25,8 @@ JOBS = "/run/kdump.jobs"
 _TAKEN = 1
 """Exit code of ``flock -n`` where the lock is taken; a load.sh that fails may end with it, too."""
 _BUSY = "Device or resource busy"
-"""Printed by kexec where the kernel is loading an image: load.sh of kdump.service takes no lock, and an update that began
-before the script took the lock may be at its kexec_load.  load.sh does not try again."""
+"""Printed by kexec where the kernel is loading an image: load.sh of kdump.service takes no lock, and an update that
+began before the script took the lock may be at its kexec_load.  load.sh does not try again."""
 _SECONDS = 300.0
 _PAUSE = 0.2
 
