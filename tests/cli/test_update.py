@@ -247,8 +247,8 @@ def test_recorded_load_is_repeated_without_a_tool(fake: FakeKexec) -> None:
     nothing = reload(None)
     assert (nothing.outcome, loaded) == (Outcome.FAILED, [])
     assert nothing.sentence == (
-        "no kcore; neither kdump-config nor kdumpctl nor load-once.sh is installed, and crash-hotplug load has loaded "
-        "no image since boot"
+        "no kcore; neither kdumpctl nor kdump-config is installed, nor openSUSE's load-once.sh, and crash-hotplug load "
+        "has loaded no image since boot"
     )
     files = CaptureKernel("/boot/k", None, "nr_cpus=1")
     again = reload(LoadRecord(files, Strategy.AUTO, 8192, 0x8000))

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crash_hotplug.cli import exit_codes
+from crash_hotplug.cli.arguments import positive
 from crash_hotplug.cli.exit_codes import UsageError
 from crash_hotplug.cli.output import printable
 from crash_hotplug.core.errors import InputError
 from crash_hotplug_lab.cli.main import needs_extras
 from crash_hotplug_lab.distro.family import DEBIAN, FAMILIES, RED_HAT, SUSE, Family, Sources, read_sources
-from crash_hotplug_lab.distro.sides import RULE, SIDES, WITHOUT
+from crash_hotplug_lab.distro.sides import LOCKS, RULE, SIDES, WITHOUT
 
 if TYPE_CHECKING:
     from crash_hotplug_lab.qemu.results import Result
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--side", choices=tuple(SIDES), help="only this side")
     parser.add_argument("--storm", action="store_true", help="16 DIMMs of 2 GiB and 6 CPUs at once, and no panic")
+    parser.add_argument("--rounds", type=positive, metavar="N", help="rounds of the side `locks` (default: 50)")
     parser.add_argument("--build", action="store_true", help="only build the guest's disk image and print its path")
     parser.add_argument("--rebuild", action="store_true", help="build the image again, from the newest packages")
     parser.add_argument("-o", "--output", metavar="DIR", help="where results go (default: a new one in the cache)")
@@ -73,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.build and (arguments.side or arguments.deb or arguments.storm or arguments.output):
         raise UsageError("--build only builds the image: it runs no side, installs no package and writes no results")
+    if arguments.rounds and arguments.side not in (None, LOCKS):
+        raise UsageError(f"--rounds is about the side `{LOCKS}`: it does not go with `{arguments.side}`")
     family = FAMILIES[arguments.family]
     sources = _read_sources(arguments, family)
     deb = Path(arguments.deb) if arguments.deb else None
@@ -83,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         return exit_codes.DONE
     directory = Path(arguments.output) if arguments.output else session.new_directory()
     plugged = one_run.STORM if arguments.storm else one_run.FEW
+    plugged = replace(plugged, rounds=arguments.rounds or plugged.rounds)
     done: list[Result] = []
     for side in sides:
         own = directory / f"{family.name}-{image.release}-{side}"

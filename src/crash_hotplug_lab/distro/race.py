@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from typing import Any
 
+from crash_hotplug.cli import exit_codes
+from crash_hotplug.core.update import Outcome
 from crash_hotplug_lab.distro.guest import DebianGuest
 from crash_hotplug_lab.distro.kexec_calls import KexecCall
 from crash_hotplug_lab.qemu.errors import GuestError
@@ -21,6 +23,7 @@ _SPREAD = 3.0
 """Seconds within which each round begins a reload, an update and a hot-plug."""
 _ACCURATE_LIMIT = 15.0
 """Seconds after the last reload until ``status`` has to say that the image is accurate."""
+_VERIFY_LIMIT = 120.0
 _HELD = 8
 """Seconds for which another process holds the lock of the family's tool; an update by hand waits for 10 s."""
 _LOG = "/run/crash-hotplug-lab"
@@ -43,10 +46,11 @@ async def race(guest: DebianGuest, result: Result, rounds: int) -> None:
         reloaded, updated = await _ended(guest, "reload"), await _ended(guest, "update")
         outcomes[f"reload {'succeeded' if reloaded[0] == 0 else 'failed'}"] += 1
         outcomes[f"update: {_outcome(updated[1])}"] += 1
+        if reloaded[0] or updated[0] not in (exit_codes.DONE, exit_codes.NO_IMAGE):
+            guest.event(f"round {number}", f"reload: {reloaded[1][-300:]}; update: {updated[1][-600:]}")
         if not await _becomes_accurate(guest):
             late.append(f"round {number}: {(await guest.own('status'))['out'].strip().splitlines()[0]}")
-        verified = await guest.own("update", "--strategy", "in-place", "--verify", "full", "--json")
-        outcomes[f"verified: {_outcome(verified['out'])}"] += 1
+        outcomes[f"verified: {await _verify(guest)}"] += 1
         guest.event(f"round {number + 1} of {rounds}", ", ".join(f"{what} {n}" for what, n in outcomes.items()))
     said = ", ".join(f"{what} {number}" for what, number in sorted(outcomes.items()))
     result.check(f"no torn image in {rounds} rounds", outcomes["verified: mixed"] == 0, said)
@@ -100,6 +104,14 @@ async def _ended(guest: DebianGuest, name: str, limit: float = 300.0) -> tuple[i
 
     await guest.until(has_ended, f"the {name} to end", limit)
     return int(code), await guest.read(f"{_LOG}.{name}")
+
+
+async def _verify(guest: DebianGuest) -> str:
+    """Hash the whole image, as soon as no other process updates or reloads it; return the outcome of that update."""
+    outcome, end = "", time.monotonic() + _VERIFY_LIMIT
+    while not outcome or (outcome == Outcome.LOCK_BUSY.value and time.monotonic() < end):
+        outcome = _outcome((await guest.own("update", "--strategy", "in-place", "--verify", "full", "--json"))["out"])
+    return outcome
 
 
 async def _becomes_accurate(guest: DebianGuest) -> bool:

@@ -27,8 +27,8 @@ _LIMIT = 1800.0
 _RACE_LIMIT = 4000.0
 _DUMP_LIMIT = 900.0
 _LOCKED_SECONDS = 20
-_ROUNDS = 50
-"""Of reloads beside updates."""
+_FIRST_CPUS = 2
+"""CPUs that a guest has from the start."""
 _RELOADS_OVER = 60
 """Seconds after the last event until the service has waited for quiet and reloaded."""
 
@@ -47,6 +47,8 @@ class Plugged:
     """Bytes that the guest has from the start."""
     panics: bool = True
     """Whether the guest panics afterwards."""
+    rounds: int = 50
+    """Rounds of the side ``locks``, which come first; each plugs a DIMM."""
 
 
 FEW = Plugged("guest", 4, 256 << 20, 2, MEMORY)
@@ -68,7 +70,7 @@ async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, 
     result.files = directory.name
     begin = time.monotonic()
     disk = image.copy(directory / "disk")
-    slots = plugged.dimms + (_ROUNDS if side == LOCKS else 0)
+    slots = plugged.dimms + (plugged.rounds if side == LOCKS else 0)
     machine = DebianMachine(kernel, image.initramfs, disk, directory, memory=plugged.memory, slots=slots)
     guest = DebianGuest(machine, family, directory, result, say)
     try:
@@ -95,7 +97,7 @@ async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result,
     mark = float((await guest.run("cat", "/proc/uptime")).split()[0])
     spent = await guest.cpu_seconds()
     if side == LOCKS:
-        await race.race(guest, result, _ROUNDS)
+        await race.race(guest, result, plugged.rounds)
     for number in range(plugged.dimms):
         await guest.add_dimm(f"d{number}", plugged.dimm_size)
     for number in range(plugged.cpus):
@@ -116,7 +118,7 @@ async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result,
     if plugged.panics:
         word = secrets.randbits(64)
         guest.planted = (await guest.plant(f"d{plugged.dimms - 1}", word), word)
-        await guest.panic(guest.cpus[-1], _DUMP_LIMIT)
+        await guest.panic(guest.cpus[-1] if guest.family.panics_on_added_cpu else _FIRST_CPUS - 1, _DUMP_LIMIT)
 
 
 def _judge_dump(guest: DebianGuest, side: str, result: Result) -> None:

@@ -141,6 +141,20 @@ def test_judge_hotplug_of_the_service_without_a_reload(tmp_path: Path) -> None:
     assert result.outcome == "pass", result.reason
 
 
+@pytest.mark.parametrize(
+    ("side", "late", "outcome"),
+    [(sides.WITH, 0.9, "pass"), (sides.WITH, 1.1, "fail"), (sides.LOCKS, 1.1, "pass"), (sides.LOCKS, 16.0, "fail")],
+)
+def test_judge_hotplug_allows_the_service_more_time_after_a_race(
+    tmp_path: Path, side: str, late: float, outcome: str
+) -> None:
+    journal = [(125.2 + late, "guest crash-hotplug[300]: cpu2 online: nothing to do (20 ms)")]
+    result = result_at("accurate")
+    judge.judge_hotplug(result, side, recorded("online", journal), trees(tmp_path, b"old", b"new"))
+    judge.conclude(result, side, storm=True)
+    assert result.outcome == outcome, result.reason
+
+
 @pytest.mark.parametrize(("ended", "outcome"), [(126.0, "pass"), (125.0, "fail")], ids=["after", "before"])
 def test_judge_hotplug_of_a_rule_that_works_wants_a_reload_after_the_last_event(
     tmp_path: Path, ended: float, outcome: str

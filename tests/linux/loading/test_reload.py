@@ -82,7 +82,7 @@ def test_reload_without_a_tool_fails(tmp_path: Path) -> None:
     assert find_reload_tool(search=str(tmp_path)) is None
     report = reload_with(tmp_path)
     assert report.outcome is Outcome.FAILED
-    assert "neither kdump-config nor kdumpctl nor load-once.sh is installed" in report.sentence
+    assert "neither kdumpctl nor kdump-config is installed, nor openSUSE's load-once.sh" in report.sentence
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,17 @@ def test_reload_that_fails_keeps_the_exit_code_of_load_sh(load_once: LoadOnce, c
     assert load_once.reload().returncode == code
 
 
+def test_reload_is_tried_again_while_the_kernel_is_loading_an_image(load_once: LoadOnce) -> None:
+    busy = "echo kexec_load failed: Device or resource busy >&2; exit 255"
+    load_once.write(f"[ $(wc -l < {load_once.loads}) -gt 2 ] || {{ {busy}; }}")
+    assert (load_once.reload().returncode, load_once.loaded) == (0, 3)
+
+
+def test_reload_gives_up_where_the_kernel_is_busy_all_the_time(load_once: LoadOnce) -> None:
+    load_once.write("echo kexec_load failed: Device or resource busy >&2; exit 255")
+    assert load_once.reload(0.5).returncode == 255
+
+
 def test_reload_waits_for_the_lock_and_runs_the_job_that_its_holder_did_not_begin(load_once: LoadOnce) -> None:
     timer = held_for(load_once.lock, 0.5)
     assert load_once.reload().returncode == 0

@@ -101,8 +101,8 @@ def update_by_reload(
     if parts.user() != 0:
         return Report(Outcome.CANNOT_TELL, reason or "only root can reload the crash image")
     if not can_reload(parts):
-        names = " nor ".join(known.name for known in TOOLS)
-        why_not = f"neither {names} is installed, and crash-hotplug load has loaded no image since boot"
+        names = "neither kdumpctl nor kdump-config is installed, nor openSUSE's load-once.sh"
+        why_not = f"{names}, and crash-hotplug load has loaded no image since boot"
         return Report(Outcome.FAILED, f"{reason}; {why_not}" if reason else why_not)
     return (yield from reload(machine, lambda: _reload_image(machine, parts), reason, say))
 

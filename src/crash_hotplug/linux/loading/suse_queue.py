@@ -24,6 +24,9 @@ JOBS = "/run/kdump.jobs"
 """The queue: a line for each reload that no load.sh has begun."""
 _TAKEN = 1
 """Exit code of ``flock -n`` where the lock is taken; a load.sh that fails may end with it, too."""
+_BUSY = "Device or resource busy"
+"""Printed by kexec where the kernel is loading an image: load.sh of kdump.service takes no lock, and an update that
+began before the script took the lock may be at its kexec_load.  load.sh does not try again."""
 _SECONDS = 300.0
 _PAUSE = 0.2
 
@@ -59,16 +62,20 @@ def reload_by_load_once(
     :raise CrashHotplugError: another process has the lock all the time
     """
     deadline = time.monotonic() + seconds
-    done, was_taken = run([tool]), True
-    while done.returncode == _TAKEN and was_taken:
-        was_taken = queue_holder() is not None or _has_jobs()
-        _wait_until_free(tool, deadline)
-        if was_taken and not _has_jobs():
-            return subprocess.CompletedProcess(done.args, 0, done.stdout, done.stderr)
-        # Nobody has done the job, or the exit code is load.sh's own, which then is the same again.
+    is_certain = False
+    while True:
         done = run([tool])
-    _wait_until_free(tool, deadline)
-    return done
+        was_taken = done.returncode == _TAKEN and (queue_holder() is not None or _has_jobs())
+        _wait_until_free(tool, deadline)
+        if was_taken:
+            if not _has_jobs():
+                return subprocess.CompletedProcess(done.args, 0, done.stdout, done.stderr)
+        elif _BUSY in done.stderr and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+        elif done.returncode != _TAKEN or is_certain:
+            return done
+        else:  # the lock was taken and is free again, or load.sh itself failed, as it does again then
+            is_certain = True
 
 
 def _wait_until_free(tool: str, deadline: float) -> None:
