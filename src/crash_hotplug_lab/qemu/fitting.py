@@ -38,6 +38,7 @@ def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
         if any(action.do in _FIXED for action in scenario.actions):
             return scenario, f"QEMU has no CPU hot-plug on {architecture.name}"
         scenario = without_cpu_hotplug(scenario)
+    scenario = _with_corrections(scenario, kernel)
     if not architecture.reads_gone_memory:
         scenario = _without_dumps_of_gone_memory(scenario)
     factor = kernel.block_size // _WRITTEN_FOR
@@ -70,6 +71,15 @@ def _refusal(scenario: Scenario, kernel: Kernel) -> str:
 def _is_inaccessible(action: Action) -> bool:
     """Whether a step adds a device with VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE, QEMU's default."""
     return action.do == "add-virtio-mem" and "unplugged-inaccessible=off" not in action.arguments.get("options", "")
+
+
+def _with_corrections(scenario: Scenario, kernel: Kernel) -> Scenario:
+    """Return a scenario that expects of the kernel no finding that its patches correct."""
+    source, expected = kernel.architecture.kernels.get(kernel.key), scenario.expect.get("kernel")
+    if source is None or expected is None or not source.corrects:
+        return scenario
+    findings = tuple(finding for finding in expected.findings if finding.kind not in source.corrects)
+    return replace(scenario, expect={**scenario.expect, "kernel": replace(expected, findings=findings)})
 
 
 def _without_dumps_of_gone_memory(scenario: Scenario) -> Scenario:

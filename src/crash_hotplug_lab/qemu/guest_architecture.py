@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.qemu.errors import LabError
 
 _MIB = 1 << 20
@@ -34,6 +35,8 @@ class Source:
     """More lines of the configuration of a kernel that the lab builds."""
     patches: tuple[str, ...] = ()
     """Files in ``qemu/patches`` that are applied to the source of a kernel that the lab builds, in this order."""
+    corrects: tuple[Kind, ...] = ()
+    """Kinds of findings that the patches correct: no dump has them whose header the kernel updated."""
     block_size: int = 0
     """Bytes in a memory block of a guest with less than 64 GiB, if not those of the architecture."""
     has_crash_hotplug: bool = False
@@ -184,6 +187,7 @@ X86_64 = GuestArchitecture(
             series="7.2",
             is_built=True,
             patches=("x86-leave-out-offline-memory.patch", "x86-keep-backup-region.patch"),
+            corrects=(Kind.MEMORY_GONE, Kind.BACKUP_REGION_DROPPED),
         ),
         "7.2n": Source(
             "trixie",

@@ -60,6 +60,15 @@ def test_fit_moves_the_panic_from_a_plugged_cpu_to_cpu_1() -> None:
     assert steps(fitted)[-1] == "panic 1"
 
 
+def test_fit_expects_of_a_patched_kernel_no_finding_that_the_patch_corrects() -> None:
+    expected = {
+        key: fit(plan.read("remove-dimm"), replace(kernel("7.2.0", "x86_64"), key=key))[0].expect["kernel"]
+        for key in ("7.2b", "7.2p")
+    }
+    assert [finding.kind for finding in expected["7.2b"].findings] == [Kind.MEMORY_GONE]
+    assert expected["7.2p"].findings == ()
+
+
 def test_fit_keeps_commands_and_refusals_where_a_cpu_is_replaced() -> None:
     for name in ("refusals", "without-privilege", "layout-from-table"):
         fitted, refusal = fit(plan.read(name), kernel("6.12.0", "arm64"))
