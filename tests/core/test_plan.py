@@ -137,29 +137,28 @@ def loaded(control_page: int | None, entry: int = ENTRY) -> Kimage:
 
 @pytest.mark.parametrize("control_page", [0x3300_0001, 0x3300_9000])
 def test_result_with_control_pages_below_what_was_kept_is_right(control_page: int) -> None:
-    check_result(PLAN, loaded(control_page), b"header and room", b"header")
+    check_result(PLAN, loaded(control_page))
 
 
 @pytest.mark.parametrize("control_page", [None, 0, 0x3300_9001, 0x3300_A000, 1 << 60])
 def test_result_with_control_pages_elsewhere_is_torn(control_page: int | None) -> None:
     with pytest.raises(TornImageError, match="control pages may have overwritten"):
-        check_result(PLAN, loaded(control_page), b"header", b"header")
+        check_result(PLAN, loaded(control_page))
 
 
 def test_result_with_control_pages_behind_their_hole_is_torn_even_if_nothing_was_kept() -> None:
     with pytest.raises(TornImageError):
-        check_result(PLAN._replace(kept=()), loaded(0x3300_9001), b"header", b"header")
+        check_result(PLAN._replace(kept=()), loaded(0x3300_9001))
 
 
-@pytest.mark.parametrize(("entry", "there"), [(ENTRY + 1, b"header"), (ENTRY, b"head"), (ENTRY, b"another")])
-def test_result_with_another_header_or_entry_point_is_not_what_was_meant(entry: int, there: bytes) -> None:
+def test_result_with_another_entry_point_is_not_what_was_meant() -> None:
     with pytest.raises(CrashHotplugError, match="is not the one that is there"):
-        check_result(PLAN, loaded(0x3300_1000, entry), there, b"header")
+        check_result(PLAN, loaded(0x3300_1000, ENTRY + 1))
 
 
 def test_result_with_control_pages_above_what_was_kept_is_torn() -> None:
     with pytest.raises(TornImageError):
-        check_result(PLAN._replace(kept=(Range(0x3300_1000, 0x3300_2000), KEPT)), loaded(0x3300_2000), b"", b"")
+        check_result(PLAN._replace(kept=(Range(0x3300_1000, 0x3300_2000), KEPT)), loaded(0x3300_2000))
 
 
 # The plan of an image in memory

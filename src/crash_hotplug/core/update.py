@@ -50,12 +50,22 @@ from crash_hotplug.core.steps import OutOfPatienceError, Say, Step, Steps, say_n
 
 _LOAD_ATTEMPTS = 3
 """How often a kexec_load that failed after the kernel had dropped the loaded image is made."""
+_REPLACED = 2
+"""How often the kernel may replace the header before the image is loaded without leave for the kernel to update it."""
 _ATTEMPTS = 8
 """How often an image that changed under the update is looked at again."""
 
 
 class ImageChangedError(CrashHotplugError):
     """Another process loaded or unloaded an image meanwhile: the plan is void, and nothing was changed."""
+
+
+class HeaderReplacedError(CrashHotplugError):
+    """The kernel put a header of its own in the place of the one that was written; the image is whole.
+
+    The kernel's handler came in between, or a kernel rewrites the header of every such image inside kexec_load (as
+    linux-mm 1a15eb5ca092 is going to).
+    """
 
 
 class KexecBusyError(CrashHotplugError):
@@ -313,9 +323,14 @@ def update(machine: CrashMachine, wants: Wants = Wants(), say: Say = say_nothing
     except OutOfPatienceError as error:
         return Report(Outcome.LOCK_BUSY, str(error))
     try:
+        replaced = 0
         for _attempt in range(_ATTEMPTS):
             try:
-                return (yield from _try_to_update(machine, wants, say))
+                report = yield from _try_to_update(machine, wants, replaced < _REPLACED, say)
+                return _after_replacements(report, replaced)
+            except HeaderReplacedError as error:
+                replaced += 1
+                reason = str(error)
             except ImageChangedError as error:
                 reason = str(error)
             yield Step("update: image changed, looks again")
@@ -324,6 +339,15 @@ def update(machine: CrashMachine, wants: Wants = Wants(), say: Say = say_nothing
         return Report(_outcome_of(error), str(error))
     finally:
         machine.unlock()
+
+
+def _after_replacements(report: Report, replaced: int) -> Report:
+    """Return the report of the last attempt, where the kernel replaced the header before it."""
+    if replaced and report.outcome is Outcome.UNCHANGED:
+        return report._replace(outcome=Outcome.UPDATED, sentence="the kernel wrote the header anew, and it is right")
+    if replaced >= _REPLACED and report.outcome is Outcome.UPDATED:
+        return report._replace(sentence=f"{report.sentence}; the kernel, which replaced the header, updates it no more")
+    return report
 
 
 def take_lock(machine: CrashMachine) -> Steps[None]:
@@ -350,9 +374,11 @@ def _outcome_of(error: CrashHotplugError) -> Outcome:
     return Outcome.CANNOT_TELL if isinstance(error, (CannotTellError, InputError)) else Outcome.FAILED
 
 
-def _try_to_update(machine: CrashMachine, wants: Wants, say: Say) -> Steps[Report]:
+def _try_to_update(machine: CrashMachine, wants: Wants, by_kernel: bool, say: Say) -> Steps[Report]:
     """Observe, decide, plan and carry it out.
 
+    :param by_kernel: whether a kernel that may update the header by itself may go on
+    :raise HeaderReplacedError: the kernel put its own header in the place of what was written
     :raise ImageChangedError: another image is loaded than the one that was observed; nothing was changed
     :raise TornImageError: another image was loaded at that moment; a reload must follow
     :raise CrashHotplugError: it could not be done
@@ -368,6 +394,7 @@ def _try_to_update(machine: CrashMachine, wants: Wants, say: Say) -> Steps[Repor
             return (yield from _update_unmapped(machine, observation, wants, say))
         if isinstance(found, Report):
             return found
+        found = found._replace(updated_by_kernel=found.image.updated_by_kernel and by_kernel)
         yield from _carry_out(machine, observation, found, say)
         return Report(Outcome.UPDATED, found.sentence)
 
@@ -424,6 +451,8 @@ class _Task(NamedTuple):
     verify_full: bool
     sentence: str
     """What is said when it is done."""
+    updated_by_kernel: bool = False
+    """Whether the kernel may update the header by itself from then on."""
 
 
 def _observe_and_plan(observation: Observation, wants: Wants, say: Say) -> Steps[Report | _Task]:
@@ -482,7 +511,7 @@ def _carry_out(machine: CrashMachine, observation: Observation, task: _Task, say
             _compare_listed(observation, plan)
         yield Step("update: identity compared")
         try:
-            yield from machine.kexec_load(plan.entry_phys, plan.segments, task.image.updated_by_kernel)
+            yield from machine.kexec_load(plan.entry_phys, plan.segments, task.updated_by_kernel)
             if plan.makes_readable is not None:
                 yield from machine.kexec_load(plan.entry_phys, (plan.makes_readable,), False)
             break
@@ -571,7 +600,7 @@ def _read_back(after: Observation, task: _Task, samples: Mapping[Range, bytes], 
     check_samples(samples, now)
     if image.kimage is None:
         raise CannotTellError("struct kimage of the loaded image could not be read")
-    check_result(task.plan, image.kimage, image.elfcorehdr, task.header)
+    check_result(task.plan, image.kimage)
     if image.why_header_not_found is not None:
         raise TornImageError(image.why_header_not_found)
     # A digest that the update wrote is computed once more: only that covers every byte that was not listed.
@@ -584,3 +613,6 @@ def _read_back(after: Observation, task: _Task, samples: Mapping[Range, bytes], 
         except CrashHotplugError as error:
             after.confirm()
             raise TornImageError(str(error)) from error
+    if not image.elfcorehdr.startswith(task.header):
+        sentence = "the header that was written is not the one that is there: reload the crash image"
+        raise HeaderReplacedError(sentence) if task.updated_by_kernel else CrashHotplugError(sentence)

@@ -107,6 +107,62 @@ def test_loader_flags_are_passed_on(fake: FakeKexec) -> None:
     assert fake.flags == [KEXEC_UPDATE_ELFCOREHDR]
 
 
+def kernel_replaces(fake: FakeKexec, times: int, may_update: bool = True) -> bytes:
+    """Let the kernel put the header of before into the place of one that was just loaded; return that header.
+
+    :param times: after how many loads, of those that leave the header to the kernel
+    """
+    fake.write_file("sys/devices/system/memory/crash_hotplug", f"{int(may_update)}\n")
+    stale = fake.read(HEADER, PAGE)
+
+    def after_load() -> None:
+        if len(fake.loads) <= times and (fake.flags[-1] or not may_update):
+            fake.write(HEADER, stale)
+
+    fake.after_load = after_load
+    return stale
+
+
+def test_kernel_that_rewrites_each_header_inside_kexec_load_loses_the_leave_to_do_so(fake: FakeKexec) -> None:
+    """linux-mm 1a15eb5ca092 does; without the flag it leaves the header alone."""
+    stale = kernel_replaces(fake, times=8)
+    report = fake.update()
+    assert report.outcome is Outcome.UPDATED
+    assert report.sentence.endswith("the kernel, which replaced the header, updates it no more")
+    assert fake.flags == [KEXEC_UPDATE_ELFCOREHDR, KEXEC_UPDATE_ELFCOREHDR, 0]
+    assert fake.read(HEADER, PAGE) != stale
+    assert fake.update().outcome is Outcome.UNCHANGED
+
+
+def test_kernel_that_replaced_the_header_once_goes_on_updating_it(fake: FakeKexec) -> None:
+    """An event came between the call and the look at what it left."""
+    kernel_replaces(fake, times=1)
+    report = fake.update()
+    assert (report.outcome, "no more" in report.sentence) == (Outcome.UPDATED, False)
+    assert fake.flags == [KEXEC_UPDATE_ELFCOREHDR] * 2
+
+
+def test_header_of_the_kernel_that_is_right_is_taken_for_what_it_is(fake: FakeKexec) -> None:
+    """Memory comes between the call and the look at what it left, and the kernel's handler describes it."""
+    fake.write_file("sys/devices/system/memory/crash_hotplug", "1\n")
+
+    def after_load() -> None:
+        fake.add_ranges(1)
+        fake.write(HEADER, header_to_write(read_machine(fake.sysroot), fake.image()).to_bytes())
+
+    fake.after_load = after_load
+    report = fake.update()
+    assert (report.outcome, report.sentence) == (Outcome.UPDATED, "the kernel wrote the header anew, and it is right")
+    assert fake.flags == [KEXEC_UPDATE_ELFCOREHDR]
+
+
+def test_header_that_nobody_may_have_replaced_has_failed(fake: FakeKexec) -> None:
+    kernel_replaces(fake, times=8, may_update=False)
+    report = fake.update()
+    assert (report.outcome, "is not the one that is there" in report.sentence) == (Outcome.FAILED, True)
+    assert fake.flags == [0]
+
+
 def test_full_verification_finds_a_broken_kernel_before_any_panic(fake: FakeKexec) -> None:
     fake.flip_bit(KERNEL + 100)
     report = fake.update(FULL)
