@@ -37,6 +37,8 @@ class Source:
     """Files in ``qemu/patches`` that are applied to the source of a kernel that the lab builds, in this order."""
     corrects: tuple[Kind, ...] = ()
     """Kinds of findings that the patches correct: no dump has them whose header the kernel updated."""
+    rewrites_headers: bool = False
+    """Whether a patch makes the kernel write the header of each image for hot-plug anew inside kexec_load."""
     block_size: int = 0
     """Bytes in a memory block of a guest with less than 64 GiB, if not those of the architecture."""
     has_crash_hotplug: bool = False
@@ -195,6 +197,7 @@ X86_64 = GuestArchitecture(
             series="7.2",
             is_built=True,
             patches=("normalise-at-load.patch",),
+            rewrites_headers=True,
         ),
     },
     triplet="x86_64-linux-gnu",

@@ -208,7 +208,8 @@ class GuestRun(Guest):
             return
         rules: tuple[str, ...] = ()
         if name == "loaded":
-            rules = ("--loader", "kexec-tools" if self._loader in ("c", "ch") else "kernel")
+            rewritten = self._loader == "ch" and self.machine.kernel.rewrites_headers
+            rules = ("--loader", "kexec-tools" if self._loader in ("c", "ch") and not rewritten else "kernel")
             if self._loader == "own":  # the take-over describes every possible CPU on every kernel
                 rules = (*rules, "--possible-cpus")
         target = f"/tmp/{name}.elfcorehdr"

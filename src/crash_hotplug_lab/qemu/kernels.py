@@ -75,6 +75,12 @@ class Kernel:
         return since is not None and self.series >= since
 
     @property
+    def rewrites_headers(self) -> bool:
+        """Whether the kernel writes the header of an image loaded with ``--hotplug`` anew inside kexec_load."""
+        source = self.architecture.kernels.get(self.key)
+        return source is not None and source.rewrites_headers
+
+    @property
     def is_built(self) -> bool:
         """Whether the lab built the kernel itself."""
         source = self.architecture.kernels.get(self.key)
