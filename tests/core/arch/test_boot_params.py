@@ -10,6 +10,7 @@ import pytest
 
 from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.arch.boot_params import (
+    ZeroPage,
     change_elfcorehdr_argument,
     check_bzimage,
     cmdline_phys,
@@ -347,3 +348,9 @@ def test_elfcorehdr_argument_is_the_last_one(cmdline: str, expected: tuple[int, 
 )
 def test_has_argument_wants_the_whole_name_and_a_value(cmdline: str | None, has: bool) -> None:
     assert has_argument(cmdline, "memmap") is has
+
+
+def test_luks_keys_are_those_of_the_command_line() -> None:
+    assert ZeroPage(cmdline="quiet dmcryptkeys=0x39f00000").luks_keys == "dmcryptkeys="
+    assert ZeroPage(cmdline="quiet xdmcryptkeys=0x39f00000").luks_keys is None
+    assert ZeroPage().luks_keys is None
