@@ -147,7 +147,8 @@ def read_sources(family: Family, path: Path) -> Sources:
     try:
         found = sorted(_in_directory(path) if path.is_dir() else _in_tar(path))
     except (OSError, tarfile.TarError) as error:
-        raise InputError(f"the sources {path} cannot be read: {error.strerror or error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"the sources {path} cannot be read: {why}") from None
     top = next((name[: -len(family.mark)] for name, _, _ in found if f"/{name}".endswith(f"/{family.mark}")), None)
     if top is None:
         raise InputError(f"{path} does not hold the sources of {family.project}: it has no file {family.mark}")
