@@ -125,6 +125,11 @@ class CrashImage(NamedTuple):
         return None if self.boot is None else self.boot.loader
 
     @property
+    def luks_keys(self) -> str | None:
+        """Name of what leads the capture kernel to keys of encrypted disks; None where nothing does."""
+        return None if self.boot is None else self.boot.luks_keys
+
+    @property
     def capture_ram(self) -> RangeList:
         """Physical ranges that the capture kernel uses as RAM; empty where they are not known."""
         return RangeList() if self.boot is None else self.boot.ram

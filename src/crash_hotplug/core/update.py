@@ -200,6 +200,8 @@ class Wants(NamedTuple):
     """Whether the digest over the whole image is computed, before and after."""
     may_unload: bool = False
     """Whether an image that the kernel has unmapped is unloaded to be read: for that moment there is none."""
+    leaves_kernel_updates: bool = True
+    """Whether a kernel that may update the header by itself may go on."""
 
     def room(self, machine: Machine, header: ElfCoreHeader) -> int:
         """Return the bytes of room that a moved header gets."""
@@ -270,9 +272,9 @@ def why_not_updatable(image: CrashImage, machine: Machine) -> str | None:
     """Return why *image* cannot be updated in place, without hashing anything; None where it can."""
     if machine.memory_encryption is not None:
         return _why_encrypted(machine.memory_encryption)
-    keys = None if image.boot is None else image.boot.luks_keys
-    if keys is not None:
-        return f"the image hands LUKS keys to the capture kernel ({keys}), which kexec_load would leave readable"
+    if image.luks_keys is not None:
+        keys = f"LUKS keys to the capture kernel ({image.luks_keys})"
+        return f"the image hands {keys}, which kexec_load would leave readable"
     return why_no_plan(image, machine)
 
 
@@ -326,10 +328,10 @@ def update(machine: CrashMachine, wants: Wants = Wants(), say: Say = say_nothing
         replaced = 0
         for _attempt in range(_ATTEMPTS):
             try:
-                report = yield from _try_to_update(machine, wants, replaced < _REPLACED, say)
-                return _after_replacements(report, replaced)
+                return _after_replacements((yield from _try_to_update(machine, wants, say)), replaced)
             except HeaderReplacedError as error:
                 replaced += 1
+                wants = wants._replace(leaves_kernel_updates=replaced < _REPLACED)
                 reason = str(error)
             except ImageChangedError as error:
                 reason = str(error)
@@ -374,10 +376,9 @@ def _outcome_of(error: CrashHotplugError) -> Outcome:
     return Outcome.CANNOT_TELL if isinstance(error, (CannotTellError, InputError)) else Outcome.FAILED
 
 
-def _try_to_update(machine: CrashMachine, wants: Wants, by_kernel: bool, say: Say) -> Steps[Report]:
+def _try_to_update(machine: CrashMachine, wants: Wants, say: Say) -> Steps[Report]:
     """Observe, decide, plan and carry it out.
 
-    :param by_kernel: whether a kernel that may update the header by itself may go on
     :raise HeaderReplacedError: the kernel put its own header in the place of what was written
     :raise ImageChangedError: another image is loaded than the one that was observed; nothing was changed
     :raise TornImageError: another image was loaded at that moment; a reload must follow
@@ -394,7 +395,6 @@ def _try_to_update(machine: CrashMachine, wants: Wants, by_kernel: bool, say: Sa
             return (yield from _update_unmapped(machine, observation, wants, say))
         if isinstance(found, Report):
             return found
-        found = found._replace(updated_by_kernel=found.image.updated_by_kernel and by_kernel)
         yield from _carry_out(machine, observation, found, say)
         return Report(Outcome.UPDATED, found.sentence)
 
@@ -451,7 +451,7 @@ class _Task(NamedTuple):
     verify_full: bool
     sentence: str
     """What is said when it is done."""
-    updated_by_kernel: bool = False
+    updated_by_kernel: bool
     """Whether the kernel may update the header by itself from then on."""
 
 
@@ -490,7 +490,10 @@ def _decide_and_plan(
         observation.confirm()
         return Report(decision.outcome, decision.sentence)
     plan = make_plan(decision, image, machine, observation.read_phys, say)
-    task = _Task(identity, image, machine.crashkernel, decision.header, plan, wants.verify_full, decision.sentence)
+    by_kernel = image.updated_by_kernel and wants.leaves_kernel_updates
+    task = _Task(
+        identity, image, machine.crashkernel, decision.header, plan, wants.verify_full, decision.sentence, by_kernel
+    )
     yield Step("update: planned", plan)
     return task
 

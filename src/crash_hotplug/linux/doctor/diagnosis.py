@@ -28,7 +28,7 @@ from crash_hotplug.linux.doctor.config_files import (
     read_rules_files,
     read_unit,
 )
-from crash_hotplug.linux.doctor.dump_saving import DumpSaving, hands_over_keys, read_dump_saving
+from crash_hotplug.linux.doctor.dump_saving import DumpSaving, read_dump_saving
 from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings, read_kdump_settings
 from crash_hotplug.linux.doctor.rooted_files import exists, read_config
 from crash_hotplug.linux.doctor.virtio_mem import VirtioMem, read_virtio_mem
@@ -116,7 +116,7 @@ def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
         sandbox=None if udevd.path is None else sandbox_of(list(udevd.texts.values())),
         active_units={unit: is_active(sysroot, unit) for unit in asked if unit is not None},
         capture_kernel_claims_dimms=_claims_dimms(sysroot, loaded),
-        hands_over_keys=loaded is not None and hands_over_keys(loaded.image),
+        hands_over_keys=loaded is not None and loaded.image.luks_keys is not None,
     )
     return Diagnosis(
         is_live=sysroot.is_live,
@@ -207,7 +207,7 @@ def _can_update_in_place(
     if forbidden is not None:
         return False, forbidden
     if not sysroot.is_live:
-        if loaded is not None and hands_over_keys(loaded.image):
+        if loaded is not None and loaded.image.luks_keys is not None:
             return False, why_not_updatable(loaded.image, loaded.machine)
         return None, "a saved tree does not show whether the image can be updated in place"
     if loaded is None:

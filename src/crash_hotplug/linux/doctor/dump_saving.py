@@ -21,7 +21,6 @@ from crash_hotplug.core.doctor.makedumpfile import (
 )
 from crash_hotplug.core.doctor.settings_files import read_setting
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.image import CrashImage
 from crash_hotplug.linux.doctor.config_files import KernelConfig
 from crash_hotplug.linux.doctor.kdump_family import KdumpSettings
 from crash_hotplug.linux.doctor.rooted_files import exists, read_config, resolve, to_bytes
@@ -101,11 +100,6 @@ def saved_files(saving: DumpSaving, settings: KdumpSettings | None) -> dict[str,
         if settings is not None and settings.family.directory is None:
             files[_RED_HAT_CONF] = to_bytes(f"path {saving.directory}\n")
     return files
-
-
-def hands_over_keys(image: CrashImage) -> bool:
-    """Whether an image hands volume keys (LUKS) to the capture kernel."""
-    return image.boot is not None and image.boot.luks_keys is not None
 
 
 def _version_in(sysroot: Sysroot, program: str) -> Version | None:
