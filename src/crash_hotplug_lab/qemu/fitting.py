@@ -15,11 +15,8 @@ from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.qemu.guest_architecture import X86_64
 from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.scenario.cpu_replug import plugs_cpus, without_cpu_hotplug
-from crash_hotplug_lab.scenario.records import Action, Expectation, Scenario
+from crash_hotplug_lab.scenario.records import BLOCK_SIZE, Action, Expectation, Scenario
 
-_MIB = 1 << 20
-_WRITTEN_FOR = 128 * _MIB
-"""Bytes in the memory blocks for which scenarios are written."""
 _FIXED = ("measure", "storm")
 """Steps whose programs plug CPUs themselves, or count those that were plugged."""
 _LARGEST_VMEMMAP = 4
@@ -41,7 +38,7 @@ def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
     scenario = _with_corrections(scenario, kernel)
     if not architecture.reads_gone_memory:
         scenario = _without_dumps_of_gone_memory(scenario)
-    factor = kernel.block_size // _WRITTEN_FOR
+    factor = kernel.block_size // BLOCK_SIZE
     if factor > 1:
         scenario = _with_larger_blocks(scenario, factor)
         if _dimm_bytes(scenario) // _PAGE * _STRUCT_PAGE > scenario.machine.memory // _LARGEST_VMEMMAP:
@@ -75,10 +72,10 @@ def _is_inaccessible(action: Action) -> bool:
 
 def _with_corrections(scenario: Scenario, kernel: Kernel) -> Scenario:
     """Return a scenario that expects of the kernel no finding that its patches correct."""
-    source, expected = kernel.architecture.kernels.get(kernel.key), scenario.expect.get("kernel")
-    if source is None or expected is None or not source.corrects:
+    corrects, expected = kernel.source.corrects, scenario.expect.get("kernel")
+    if expected is None or not corrects:
         return scenario
-    findings = tuple(finding for finding in expected.findings if finding.kind not in source.corrects)
+    findings = tuple(finding for finding in expected.findings if finding.kind not in corrects)
     return replace(scenario, expect={**scenario.expect, "kernel": replace(expected, findings=findings)})
 
 

@@ -208,7 +208,7 @@ class GuestRun(Guest):
             return
         rules: tuple[str, ...] = ()
         if name == "loaded":
-            rewritten = self._loader == "ch" and self.machine.kernel.rewrites_headers
+            rewritten = self._loader == "ch" and self.machine.kernel.source.rewrites_headers
             rules = ("--loader", "kexec-tools" if self._loader in ("c", "ch") and not rewritten else "kernel")
             if self._loader == "own":  # the take-over describes every possible CPU on every kernel
                 rules = (*rules, "--possible-cpus")

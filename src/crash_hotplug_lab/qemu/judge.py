@@ -14,14 +14,11 @@ from crash_hotplug.linux.sysroot import open_sysroot
 from crash_hotplug_lab.qemu import dump
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.results import Result, RunOutcome
-from crash_hotplug_lab.scenario.records import Expectation, Scenario
+from crash_hotplug_lab.scenario.records import BLOCK_SIZE, Expectation, Scenario
 
 if TYPE_CHECKING:
     from crash_hotplug.core.machine import Machine
     from crash_hotplug_lab.qemu.guest_run import Observed
-
-BLOCK = 128 << 20
-"""Bytes in the memory blocks for which scenarios are written."""
 
 
 def judge(result: Result, scenario: Scenario, seen: Observed) -> None:
@@ -121,9 +118,8 @@ def _judge_dump(result: Result, expectation: Expectation, seen: Observed, vmcore
             result.check("planted word", read == value, f"{value:#x} at phys {phys:#x}; the vmcore has {shown}")
     for start, end in seen.unplugged:
         held = dump.contents(vmcore, start, end)
-        described = held != dump.NOT_DESCRIBED
-        result.check("memory that is not plugged reads as zeros", held == dump.ZEROS or not described,
-                     f"{start:#x} to {end:#x}: {held}")  # fmt: skip
+        ok = held in (dump.ZEROS, dump.NOT_DESCRIBED)
+        result.check("memory that is not plugged reads as zeros", ok, f"{start:#x} to {end:#x}: {held}")
     _judge_registers(result, expectation, seen, dump.cpus(vmcore, seen.architecture))
 
 
@@ -178,7 +174,7 @@ def wanted_findings(expectation: Expectation, dimms: Mapping[str, tuple[int, int
         if finding.dimm is not None:
             start, end = dimms[finding.dimm]
             if finding.block is not None:
-                start, end = start + finding.block * BLOCK, start + (finding.block + 1) * BLOCK
+                start, end = start + finding.block * BLOCK_SIZE, start + (finding.block + 1) * BLOCK_SIZE
             memory.setdefault(finding.kind.value, []).append(Range(start, end))
         else:
             wanted.add((finding.kind.value, finding.cpu))

@@ -12,6 +12,7 @@ import json
 import re
 import time
 
+from crash_hotplug_lab.qemu import memory_devices
 from crash_hotplug_lab.qemu.agent import Agent
 from crash_hotplug_lab.qemu.errors import GuestError
 from crash_hotplug_lab.qemu.machine import QemuMachine
@@ -81,8 +82,7 @@ async def storm(machine: QemuMachine, agent: Agent, action: Action, limit: float
     await _line(agent, "ready", end)
     device = action.arguments.get("name")
     if device is not None:
-        path = f"/machine/peripheral/{device}"
-        await machine.qmp("qom-set", path=path, property="requested-size", value=dimms * size)
+        await memory_devices.request(machine, device, dimms * size)
     for number in range(max(dimms, cpus)):
         if device is None and number < dimms:
             await machine.add_dimm(f"storm{number}", size)

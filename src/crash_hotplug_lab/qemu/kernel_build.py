@@ -50,7 +50,7 @@ cd /build/linux-source-{series}
 for patch in {patches}; do patch -p1 < /build/$patch; done
 make O=/build/out KCONFIG_ALLCONFIG=/build/fragment allnoconfig
 """
-_COMPILE = "make -C /build/out -j{jobs} CC='ccache {cross_compile}gcc' {target}"
+_COMPILE = 'make -C /build/out -j{jobs} CC="ccache ${{CROSS_COMPILE}}gcc" {target}'
 
 
 def built_kernels() -> dict[str, GuestArchitecture]:
@@ -124,26 +124,21 @@ def _compile(key: str, source: Source, architecture: GuestArchitecture) -> bytes
         shutil.copy(_HERE / "patches" / patch, work / patch)
     log = cache_dir("kernels", architecture.in_cache(key)) / "build.log"
     log.unlink(missing_ok=True)
-    environment = _ENVIRONMENT.format(arch=architecture.name, cross_compile=architecture.cross_compile)
-    configure = _CONFIGURE.format(series=source.series, patches=" ".join(source.patches))
-    _run_in_tree(environment + configure, log)
+    _run_in_tree(_CONFIGURE.format(series=source.series, patches=" ".join(source.patches)), architecture, log)
     missing = missing_options(fragment, (work / "out/.config").read_text())
     if missing:
         raise LabError(f"the configuration of kernel {key} does not take {', '.join(missing)}")
     image = work / "out" / architecture.built_image
-    _run_in_tree(
-        environment
-        + _COMPILE.format(jobs=os.cpu_count() or 1, cross_compile=architecture.cross_compile, target=image.name),
-        log,
-    )
+    _run_in_tree(_COMPILE.format(jobs=os.cpu_count() or 1, target=image.name), architecture, log)
     content = image.read_bytes()
     shutil.rmtree(work)
     return content
 
 
-def _run_in_tree(script: str, log: Path) -> None:
+def _run_in_tree(script: str, architecture: GuestArchitecture, log: Path) -> None:
     """Run a shell script with the tree of the tools as its root; its output goes to the end of a file."""
-    arguments = ["sh", str(_TOOLS.tree), script]
+    environment = _ENVIRONMENT.format(arch=architecture.name, cross_compile=architecture.cross_compile)
+    arguments = ["sh", str(_TOOLS.tree), environment + script]
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _CHROOT, *arguments]
     with log.open("ab") as file:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False, timeout=_LIMIT)

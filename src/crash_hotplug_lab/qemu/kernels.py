@@ -49,6 +49,11 @@ class Kernel:
         return ARCHITECTURES[self.arch]
 
     @property
+    def source(self) -> Source:
+        """Where it comes from; of a kernel given as a file nothing is known."""
+        return self.architecture.kernels.get(self.key, Source(self.userland))
+
+    @property
     def name(self) -> str:
         """The kernel's name in results: ``6.1`` or ``arm64-6.1``."""
         return self.architecture.kernel_name(self.key)
@@ -56,8 +61,7 @@ class Kernel:
     @property
     def series_key(self) -> str:
         """The series as scenarios name it; the key where that is no series."""
-        source = self.architecture.kernels.get(self.key)
-        return source.series or self.key if source else self.key
+        return self.source.series or self.key
 
     @property
     def series(self) -> tuple[int, int]:
@@ -68,23 +72,13 @@ class Kernel:
     @property
     def has_crash_hotplug(self) -> bool:
         """Whether the kernel keeps its own elfcorehdr up to date (CONFIG_CRASH_HOTPLUG)."""
-        source = self.architecture.kernels.get(self.key)
-        if source is not None and source.has_crash_hotplug:
-            return True
         since = self.architecture.crash_hotplug_since
-        return since is not None and self.series >= since
-
-    @property
-    def rewrites_headers(self) -> bool:
-        """Whether the kernel writes the header of an image loaded with ``--hotplug`` anew inside kexec_load."""
-        source = self.architecture.kernels.get(self.key)
-        return source is not None and source.rewrites_headers
+        return self.source.has_crash_hotplug or (since is not None and self.series >= since)
 
     @property
     def is_built(self) -> bool:
         """Whether the lab built the kernel itself."""
-        source = self.architecture.kernels.get(self.key)
-        return source is not None and source.is_built
+        return self.source.is_built
 
     @property
     def unmaps_image(self) -> bool:
@@ -94,14 +88,12 @@ class Kernel:
     @property
     def plugs_dimms(self) -> bool:
         """Whether the kernel takes DIMMs."""
-        source = self.architecture.kernels.get(self.key)
-        return source is None or source.plugs_dimms
+        return self.source.plugs_dimms
 
     @property
     def block_size(self) -> int:
         """Bytes in a memory block of a guest with less than 64 GiB."""
-        source = self.architecture.kernels.get(self.key)
-        return (source.block_size if source else 0) or self.architecture.block_size(self.series)
+        return self.source.block_size or self.architecture.block_size(self.series)
 
 
 def fetch(key: str, architecture: GuestArchitecture = X86_64) -> Kernel:

@@ -13,6 +13,7 @@ from functools import partial
 
 from crash_hotplug_lab.qemu.errors import GuestError
 from crash_hotplug_lab.qemu.guest import Guest
+from crash_hotplug_lab.qemu.machine import QemuMachine
 from crash_hotplug_lab.scenario.records import Action, Scenario
 
 _KMEM = "/lab/kmem.py"
@@ -60,6 +61,11 @@ def _device(action: Action) -> Iterator[str]:
     yield from ("-object", backend, "-device", ",".join(filter(None, [device, given.get("options", "")])))
 
 
+async def request(machine: QemuMachine, name: str, size: int) -> None:
+    """Request another size of a virtio-mem device; the guest plugs or unplugs later."""
+    await machine.qmp("qom-set", path=f"/machine/peripheral/{name}", property="requested-size", value=size)
+
+
 async def resize(guest: Guest, name: str, size: int) -> tuple[int, int]:
     """Request another size of a virtio-mem device, and wait until the guest has plugged or unplugged that much.
 
@@ -67,8 +73,8 @@ async def resize(guest: Guest, name: str, size: int) -> tuple[int, int]:
         highest first; the last memory block may be plugged in part; empty at size 0
     :raise GuestError: the guest does not reach the size
     """
+    await request(guest.machine, name, size)
     path = f"/machine/peripheral/{name}"
-    await guest.machine.qmp("qom-set", path=path, property="requested-size", value=size)
 
     async def reached() -> None:
         plugged = await guest.machine.qmp("qom-get", path=path, property="size")

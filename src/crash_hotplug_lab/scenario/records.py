@@ -12,6 +12,8 @@ from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.scenario.format import ACTIONS, KEYS, MODEL, QEMU
 
 _MIB = 1 << 20
+BLOCK_SIZE = 128 * _MIB
+"""Bytes in the memory blocks for which scenarios are written."""
 HOTPLUG_ACTOR = "hotplug"
 """The actor of an action without an actor of its own."""
 BUSY_PATTERN = 0xC0FFEE00_00000000

@@ -28,6 +28,7 @@ _LIMIT = 4 << 30
 """Bytes, uncompressed; no initramfs fits into a crash kernel's reservation that has more."""
 _HEADER = re.compile(rb"07070[12]([0-9A-Fa-f]{104})")
 _HEADER_SIZE = 110
+_MAGICS = (b"070701", b"070702")
 _PART = 1 << 20
 _LONGEST_NAME = 4096
 """PATH_MAX, which the kernel allows as well."""
@@ -75,7 +76,7 @@ def _names(raw: BinaryIO, located: str) -> Iterator[str]:
     """Yield the name of each file, of all archives."""
     file = _buffered(raw)
     while magic := _skip_zeros(file):
-        if _HEADER.match(magic + b"0" * 104):
+        if magic in _MAGICS:
             yield from _archive(file)
             continue
         for start, open_compressed in _COMPRESSIONS.items():
@@ -98,7 +99,7 @@ def _archives(file: IO[bytes]) -> Iterator[str]:
     """Yield the names in the archives that were compressed together."""
     buffered = _buffered(file)
     while magic := _skip_zeros(buffered):
-        if not _HEADER.match(magic + b"0" * 104):
+        if magic not in _MAGICS:
             raise ValueError("there is no archive in the compressed part")
         yield from _archive(buffered)
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.linux.doctor.config_files import KernelConfig
 from crash_hotplug.linux.doctor.initramfs import has_module
 from crash_hotplug.linux.doctor.kdump_family import KdumpSettings
@@ -54,5 +54,5 @@ def read_virtio_mem(
         return VirtioMem(devices, None, None, f"there is no {places[0]}")
     try:
         return VirtioMem(devices, path, has_module(sysroot, resolve(sysroot, path), DRIVER), "")
-    except (CannotTellError, CrashHotplugError) as error:
+    except CrashHotplugError as error:
         return VirtioMem(devices, path, None, str(error))
