@@ -318,7 +318,7 @@ def _dump(diagnosis: Diagnosis) -> Facts:
         sentence = f"{saving.directory}, which takes the dump, is on the encrypted volume {saving.encrypted}"
         yield sentence, f"{dump_saving.MOUNTS}, {dump_saving.BLOCK_DEVICES}"
     if diagnosis.situation.hands_over_keys:
-        yield "the image hands volume keys to the capture kernel; a reload needs them again", "its command line"
+        yield "the image hands volume keys to the capture kernel; a reload needs them again", "the image"
 
 
 def _service(diagnosis: Diagnosis) -> Facts:
