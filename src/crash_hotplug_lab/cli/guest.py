@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--side", choices=tuple(SIDES), help="only this side")
     parser.add_argument("--storm", action="store_true", help="16 DIMMs of 2 GiB and 6 CPUs at once, and no panic")
+    parser.add_argument(
+        "--loader", choices=("c", "s"),
+        help="by which system call the family's tools load the image: kexec_load (c) or kexec_file_load (s); default: "
+             "as they are set up",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=positive, metavar="N", help="rounds of the side `locks` (default: 50)")
     parser.add_argument("--build", action="store_true", help="only build the guest's disk image and print its path")
     parser.add_argument("--rebuild", action="store_true", help="build the image again, from the newest packages")
@@ -74,11 +79,13 @@ def run(arguments: argparse.Namespace) -> int:
     from crash_hotplug_lab.distro import run as one_run  # noqa: PLC0415
     from crash_hotplug_lab.qemu import report, results, session  # noqa: PLC0415
 
-    if arguments.build and (arguments.side or arguments.deb or arguments.storm or arguments.output):
+    if arguments.build and (arguments.side or arguments.deb or arguments.storm or arguments.output or arguments.loader):
         raise UsageError("--build only builds the image: it runs no side, installs no package and writes no results")
     if arguments.rounds and arguments.side not in (None, LOCKS):
         raise UsageError(f"--rounds is about the side `{LOCKS}`: it does not go with `{arguments.side}`")
     family = FAMILIES[arguments.family]
+    if arguments.loader and family.kexec_args is None:
+        raise UsageError(f"{family.name} has no setting for --loader: its tools try kexec_file_load first (kexec -a)")
     sources = _read_sources(arguments, family)
     deb = Path(arguments.deb) if arguments.deb else None
     sides = _sides(arguments.side, family, deb)
@@ -94,7 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
         own = directory / f"{family.name}-{image.release}-{side}"
         own.mkdir(parents=True, exist_ok=True)
         say(f"{family.title % images.RELEASES[image.release]}: {side}, {SIDES[side]}")
-        result = asyncio.run(one_run.run(image, side, deb, own, lambda what: say(f"  {what}"), plugged))
+        result = asyncio.run(one_run.run(image, side, deb, own, lambda what: say(f"  {what}"), plugged,
+                                         arguments.loader or ""))  # fmt: skip
         done.append(result)
         results.write(done, directory, session.facts())
         _print(result)

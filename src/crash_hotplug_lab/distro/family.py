@@ -47,6 +47,8 @@ class Family:
     """Name of the udev rules file that reloads the image."""
     actions: tuple[tuple[str, str], ...]
     """The subsystem and the action of each event that the rule reacts to."""
+    rule_yields: bool
+    """Whether the rule does nothing where the kernel updates the header (``crash_hotplug`` of sysfs is 1)."""
     rule_works: bool
     """Whether the reloads that the rule starts succeed, on a Debian with its own systemd-udevd."""
     failed: str
@@ -54,6 +56,8 @@ class Family:
     dumps: str
     """Where the tools save a dump: a pattern below /var."""
     sides: tuple[str, ...]
+    kexec_args: tuple[str, str] | None
+    """The file and the name of the setting with the arguments of kexec; None where the tools choose the loader."""
     panics_on_added_cpu: bool = True
     """Whether the guest panics on an added CPU.  The firmware's MADT lists it as disabled, and on such a CPU a capture
     kernel of 6.1 ends at a BUG_ON (setup_local_APIC() in arch/x86/kernel/apic/apic.c) unless it has nr_cpus=1."""
@@ -79,10 +83,12 @@ DEBIAN = Family(
     actions=(
         ("memory", "online"), ("memory", "offline"), ("cpu", "add"), ("cpu", "remove"), ("cpu", "online"),
     ),
+    rule_yields=False,
     rule_works=False,
     failed=r"kdump-config\[\d+\]: failed to unload kdump kernel$",
     dumps="crash/*/dump.*",
     sides=(WITHOUT, WITH, RELOAD, RULE, LAST_RESORT, LOCKS),
+    kexec_args=("/etc/default/kdump-tools", "KDUMP_KEXEC_ARGS"),
 )  # fmt: skip
 RED_HAT = Family(
     name="redhat",
@@ -98,10 +104,12 @@ RED_HAT = Family(
     says="kdumpctl",
     rule="98-kexec.rules",
     actions=(("memory", "online"), ("memory", "offline"), ("cpu", "add"), ("cpu", "remove")),
+    rule_yields=True,
     rule_works=True,
     failed=r" kdump: kexec: failed to (?:un)?load",
     dumps="crash/*/vmcore",
     sides=(WITHOUT, WITH, RELOAD, LAST_RESORT, LOCKS),
+    kexec_args=("/etc/sysconfig/kdump", "KEXEC_ARGS"),
 )
 SUSE = Family(
     name="suse",
@@ -117,10 +125,12 @@ SUSE = Family(
     says="load-once.sh",
     rule="70-kdump.rules",
     actions=(("memory", "add"), ("memory", "remove")),
+    rule_yields=True,
     rule_works=False,
     failed=r"load-once\.sh' failed with exit code",
     dumps="crash/*/vmcore",
     sides=(WITHOUT, WITH, RELOAD, RULE, LAST_RESORT, LOCKS),
+    kexec_args=None,  # load.sh ends its command line with `-a`: kexec_file_load first
     panics_on_added_cpu=False,
 )
 FAMILIES = {family.name: family for family in (DEBIAN, RED_HAT, SUSE)}

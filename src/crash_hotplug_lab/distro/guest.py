@@ -48,6 +48,8 @@ class DebianGuest(Guest):
         """Numbers of the plugged CPUs."""
         self.planted: tuple[int, int] | None = None
         """Physical address and value of the planted word."""
+        self.kernel_updates = False
+        """Whether the kernel updates the header of the loaded image by itself."""
 
     async def boot(self) -> None:
         """Wait until the system is up, and the family's unit has loaded the crash image."""
@@ -61,6 +63,20 @@ class DebianGuest(Guest):
     async def has_image(self) -> bool:
         """Whether a crash image is loaded."""
         return await self.read("/sys/kernel/kexec_crash_loaded") == "1"
+
+    async def choose_loader(self, loader: str) -> None:
+        """Set the system call of the family's tools (``c`` or ``s``), and load the image again by it."""
+        assert self.family.kexec_args is not None
+        file, setting = self.family.kexec_args
+        await self.run("sed", "-i", "-e", f"/^{setting}=/d", "-e", f'$a{setting}="-{loader}"', file)
+        await self.run(*self.family.reload, timeout=600)
+        self.event(f"{setting} in {file}", f"-{loader}")
+
+    async def ask_kernel_updates(self) -> None:
+        """Read what the family's rule asks: whether the kernel updates the header of the loaded image."""
+        found = await self.answer("cat", *(f"/sys/devices/system/{kind}/crash_hotplug" for kind in ("cpu", "memory")))
+        self.kernel_updates = found["out"].split() == ["1", "1"]
+        self.event("the kernel updates the header", "yes" if self.kernel_updates else "no")
 
     async def copy_source(self) -> None:
         """Copy this checkout into the guest; nothing is installed."""

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Callable
 
 from crash_hotplug_lab.distro import judge, race
-from crash_hotplug_lab.distro.family import DEBIAN
 from crash_hotplug_lab.distro.guest import DebianGuest, saved_dumps
 from crash_hotplug_lab.distro.image import MEMORY, RELEASES, DebianImage, DebianMachine
 from crash_hotplug_lab.distro.sides import LAST_RESORT, LOCKS, RELOAD, RULE, SIDES, WITHOUT
@@ -57,16 +56,18 @@ STORM = Plugged("storm", 16, 2 << 30, 6, 3 << 30, panics=False)
 
 
 async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, say: Callable[[str], None],
-              plugged: Plugged = FEW) -> Result:  # fmt: skip
+              plugged: Plugged = FEW, loader: str = "") -> Result:  # fmt: skip
     """Run one side.  The result records every failure of the guest; the serial log and the journal lie beside it.
 
     :param deb: the package to install, for every side but ``without`` and ``rule``
+    :param loader: how the family's tools load the image: ``c`` for kexec_load, ``s`` for kexec_file_load, "" for
+        their own choice
     :raise LabError: the lab is not set up; never for a fault of the guest
     """
     kernel, family = image.kernel(), image.family
     title = f"{family.title % RELEASES[image.release]}, {SIDES[side]}"
     result = Result(f"{family.name}-{plugged.name}", title, kernel.key, kernel.version, kernel.release,
-                    family.project or "kdump-tools", side)  # fmt: skip
+                    " ".join([family.project or "kdump-tools", loader]).strip(), side)  # fmt: skip
     result.files = directory.name
     begin = time.monotonic()
     disk = image.copy(directory / "disk")
@@ -76,23 +77,27 @@ async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, 
     try:
         async with machine:
             limit = _RACE_LIMIT if side == LOCKS else _LIMIT
-            await asyncio.wait_for(_live(guest, side, deb, result, plugged), limit)
+            await asyncio.wait_for(_live(guest, side, deb, result, plugged, loader), limit)
         if plugged.panics:
             _judge_dump(guest, side, result)
     except (GuestError, asyncio.TimeoutError) as error:
         result.reason = str(error) or "the time limit is over"
     else:
-        judge.conclude(result, side, storm=not plugged.panics, family=family)
+        judge.conclude(result, side, not plugged.panics, family, guest.kernel_updates)
     finally:
         disk.unlink(missing_ok=True)
     result.seconds = round(time.monotonic() - begin, 1)
     return result
 
 
-async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result, plugged: Plugged) -> None:
+async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result, plugged: Plugged,
+                loader: str) -> None:  # fmt: skip
     await guest.boot()
+    if loader:
+        await guest.choose_loader(loader)
     await _set_up(guest, result, side, deb)
     await guest.look("loaded")
+    await guest.ask_kernel_updates()
     await guest.record_events()
     mark = float((await guest.run("cat", "/proc/uptime")).split()[0])
     spent = await guest.cpu_seconds()
@@ -110,7 +115,8 @@ async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result,
         await _reload(guest, result)
     await guest.look("before-panic")
     journal = judge.journal_since(await guest.journal(), mark)
-    recorded = judge.Recorded(guest.family, await guest.events(), journal, await guest.kexec_calls(), spent)
+    recorded = judge.Recorded(guest.family, await guest.events(), journal, await guest.kexec_calls(), spent,
+                              guest.kernel_updates)  # fmt: skip
     guest.event("figures", recorded.figures(side))
     if side == LOCKS:
         guest.event("overlaps", race.overlaps(recorded.calls))
@@ -123,13 +129,13 @@ async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result,
 
 def _judge_dump(guest: DebianGuest, side: str, result: Result) -> None:
     assert guest.planted is not None
-    if side == RULE and guest.family is DEBIAN:
+    if judge.breaks_off(guest.family, side, guest.kernel_updates):
         judge.judge_broken_dump(result, guest.machine.serial_log)
         return
     plugged = (sorted(guest.dimms.values()), guest.cpus)
     try:
         dumps = saved_dumps(guest.family, guest.machine.dump, guest.directory)
-        stale = side == WITHOUT and not guest.family.rule_works
+        stale = judge.stays_stale(guest.family, side, guest.kernel_updates)
         judge.judge_dump(result, stale, dumps, guest.directory / "before-panic", plugged, guest.planted)
         for vmcore in dumps:
             vmcore.unlink()

@@ -95,6 +95,7 @@ def test_run_json_is_the_result_file_with_its_directory(
         ),
         (("guest", "suse", "--kdump-utils", "x"), "--kdump-utils is for `redhat`: it does not go with `suse`"),
         (("guest", "--kdump", "x"), "--kdump is for `suse`: it does not go with `debian`"),
+        (("guest", "suse", "--loader", "c"), "suse has no setting for --loader"),
         (("guest", "--side", "without", "--rounds", "3"), "--rounds is about the side `locks`"),
         (("guest", "fedora"), "invalid choice: 'fedora'"),
         (("guest", "--build", "--storm"), "--build only builds the image"),

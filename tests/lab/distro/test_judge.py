@@ -176,3 +176,29 @@ def test_judge_broken_dump_finds_bad_address(tmp_path: Path, said: str, outcome:
     judge.judge_broken_dump(result, tmp_path / "serial.log")
     judge.conclude(result, sides.RULE, storm=False)
     assert result.outcome == outcome
+
+
+UNLOAD = [KexecCall("kexec", 124.2, 124.3, False, True)]
+
+
+@pytest.mark.parametrize(
+    ("family", "calls", "after", "outcome"),
+    [
+        (RED_HAT, [], b"new", "pass"),
+        (RED_HAT, UNLOAD, b"new", "fail"),  # a rule that yields to the kernel reloads nothing
+        (RED_HAT, [], b"old", "fail"),
+        (SUSE, [], b"new", "pass"),
+        (DEBIAN, [], b"new", "fault"),  # its rule tries and fails, and its capture kernel adds the DIMMs to itself
+        (DEBIAN, UNLOAD, b"new", "fail"),
+    ],
+)
+def test_judge_hotplug_of_a_kernel_that_updates_the_header_itself(
+    tmp_path: Path, family: Family, calls: list[KexecCall], after: bytes, outcome: str
+) -> None:
+    lines = judge.journal_since(JOURNAL, 100.0) if family is DEBIAN else []
+    given = judge.Recorded(family, judge.parse_events(MONITOR["add"]), lines, calls, 2.0, kernel_updates=True)
+    result = result_at("accurate")
+    judge.judge_hotplug(result, sides.WITHOUT, given, trees(tmp_path, b"old", after))
+    judge.conclude(result, sides.WITHOUT, False, family, kernel_updates=True)
+    assert result.outcome == outcome, result.reason
+    assert "the kernel updates the header" in given.figures(sides.WITHOUT)
