@@ -7,6 +7,7 @@ import lzma
 import shutil
 import struct
 import subprocess
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,12 +27,15 @@ def vmlinux_of(vmlinuz: Path) -> bytes:
     image = vmlinuz.read_bytes()
     setup = ((image[0x1F1] or 4) + 1) * 512
     offset, length = struct.unpack_from("<II", image, 0x248)
-    payload = image[setup + offset : setup + offset + length - 4]  # the last four bytes are the decompressed size
+    payload = image[setup + offset : setup + offset + length]
+    if payload.startswith(b"\x1f\x8b"):
+        return zlib.decompress(payload, wbits=31)
+    payload = payload[:-4]  # the decompressed size
     if payload.startswith(b"\xfd7zXZ"):
         return lzma.decompress(payload)
     tool = _TOOLS.get(payload[:4])
     if tool is None or shutil.which(tool) is None:
-        pytest.skip(f"{vmlinuz.name} cannot be decompressed ({tool} is missing)")
+        pytest.skip(f"{vmlinuz.name} cannot be decompressed ({tool or 'the tool for it'} is missing)")
     return subprocess.run([tool, "-d", "-c"], input=payload, stdout=subprocess.PIPE, check=True).stdout
 
 
