@@ -22,7 +22,7 @@ from crash_hotplug.linux.atomic_file import write_private_tree
 from crash_hotplug.linux.crash_image import SAVED, places_of, read_crash_image
 from crash_hotplug.linux.doctor import diagnosis, dump_saving, virtio_mem
 from crash_hotplug.linux.doctor.config_files import ACTIVE, RULES_DIRECTORIES, UNIT_DIRECTORIES
-from crash_hotplug.linux.doctor.kdump_family import KdumpSettings, append_default_line
+from crash_hotplug.linux.doctor.kdump_family import KdumpSettings, tool_lines
 from crash_hotplug.linux.doctor.rooted_files import exists, to_bytes
 from crash_hotplug.linux.loading.load import RECORD
 from crash_hotplug.linux.running_architecture import running_architecture
@@ -137,7 +137,7 @@ def _settings_files(sysroot: Sysroot, settings: KdumpSettings, saving: dump_savi
     family = settings.family
     files = {}
     if exists(sysroot, family.tool):
-        files[family.tool] = to_bytes(append_default_line(family, settings.append_default))
+        files[family.tool] = to_bytes(tool_lines(settings))
     if settings.text is not None:
         given = {
             family.append: settings.append,

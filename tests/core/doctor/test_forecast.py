@@ -159,3 +159,11 @@ def test_reload_of_an_image_with_volume_keys_may_fail() -> None:
     assert "reloads the image (kdumpctl reload)" in sentences(replace(only_a_reload, hands_over_keys=True))
     by_kernel = replace(only_a_reload, hands_over_keys=True, kernel_updates={"cpu": True, "memory": True})
     assert handled(by_kernel) == {"CPU_ADDED": True, "CPU_REMOVED": True, "MEMORY_ADDED": True, "MEMORY_REMOVED": None}
+
+
+def test_reload_in_a_transient_unit_needs_the_sudo_that_kdumpctl_calls() -> None:
+    transient = RELOAD._replace(program="/usr/bin/systemd-run --quiet --no-block /usr/lib/udev/kdump-udev-throttler")
+    for reload, expected in ((transient, False), (RELOAD, True)):  # kdump.service has root's user keyring
+        assert verdict(replace(UDEV, reloads=reloads(reload), lacks_sudo=True)) is expected
+    assert "leaves no image loaded" in sentences(replace(UDEV, reloads=reloads(transient), lacks_sudo=True))
+    assert verdict(replace(UDEV, reloads=reloads(transient))) is True

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.doctor.settings_files import Setting
-from crash_hotplug.linux.doctor.kdump_family import DEBIAN, OPENSUSE, RED_HAT, KdumpSettings, read_kdump_settings
+from crash_hotplug.linux.doctor.kdump_family import (
+    DEBIAN,
+    OPENSUSE,
+    RED_HAT,
+    KdumpSettings,
+    read_kdump_settings,
+    tool_lines,
+)
 from crash_hotplug.linux.sysroot import Sysroot
 from tests.family_trees import build
 
@@ -64,3 +71,15 @@ def test_setting_that_is_empty_leaves_the_default_of_the_tool() -> None:
     for append in (None, Setting(1, "")):
         assert KdumpSettings(DEBIAN, "", append, "reset_devices", None, None).appended == "reset_devices"
     assert KdumpSettings(DEBIAN, "", Setting(1, "mine"), "reset_devices", None, None).appended == "mine"
+
+
+def test_kdumpctl_that_calls_sudo_needs_it_installed(tmp_path: Path) -> None:
+    tree = build(tmp_path / "tree", "redhat")
+    assert not settings(tree).lacks_sudo
+    tool = tree / "usr/bin/kdumpctl"
+    tool.write_text(f'{tool.read_text()}\t[[ ${{KEYCTL_CMD[0]}} == sudo ]] && KEXEC="sudo -i $KEXEC"\n')
+    assert settings(tree).lacks_sudo
+    tool.write_text(tool_lines(settings(tree)))  # as a saved tree has it
+    assert settings(tree).lacks_sudo
+    (tree / "usr/bin/sudo").write_bytes(b"")
+    assert not settings(tree).lacks_sudo

@@ -65,6 +65,8 @@ class Situation:
     hands_over_keys: bool = False
     """Whether the loaded image hands volume keys (LUKS) to the capture kernel.  A reload needs them again, and kdumpctl
     lets them expire 300 s after a load."""
+    lacks_sudo: bool = False
+    """Whether kdumpctl calls kexec through sudo in a transient unit, and sudo is not installed."""
 
 
 class Forecast(NamedTuple):
@@ -176,5 +178,11 @@ def _judge(situation: Situation, reload: Reload) -> tuple[bool | None, str]:
         return None, f"{it} does nothing unless {unit} is active, and whether it is active is not known"
     if not reload.certain:
         return None, f"udev may start a reload ({reload.path}): doctor cannot evaluate a condition of the rule"
+    return _judge_load(situation, reload, it)
+
+
+def _judge_load(situation: Situation, reload: Reload, it: str) -> tuple[bool | None, str]:
+    if situation.lacks_sudo and reload.in_transient_unit:
+        return False, f"{it} leaves no image loaded: kdumpctl calls kexec through sudo there, which is not installed"
     keys = f"{it} asks for the volume keys again: it {_NEEDS_KEYS}, and then no image is loaded"
     return (None, keys) if situation.hands_over_keys else (True, "")

@@ -97,7 +97,12 @@ class Reload(NamedTuple):
     @property
     def escapes_sandbox(self) -> bool:
         """Whether systemd runs it outside systemd-udevd's sandbox."""
-        return self.key == "ENV" or "systemd-run" in self.program or bool(_systemctl_starts(self.program))
+        return self.key == "ENV" or self.in_transient_unit or bool(_systemctl_starts(self.program))
+
+    @property
+    def in_transient_unit(self) -> bool:
+        """Whether it runs in a unit of systemd-run, whose session keyring is not that of kdump.service."""
+        return "systemd-run" in self.program
 
     @property
     def needs_active(self) -> str | None:

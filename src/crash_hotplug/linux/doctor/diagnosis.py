@@ -116,6 +116,7 @@ def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
         sandbox=None if udevd.path is None else sandbox_of(list(udevd.texts.values())),
         active_units={unit: is_active(sysroot, unit) for unit in asked if unit is not None},
         capture_kernel_claims_dimms=_claims_dimms(sysroot, loaded),
+        lacks_sudo=settings is not None and settings.lacks_sudo,
         hands_over_keys=loaded is not None and loaded.image.luks_keys is not None,
     )
     return Diagnosis(

@@ -14,6 +14,11 @@ from crash_hotplug.linux.sysroot import Sysroot
 NO_MEMHOTPLUG = "acpi_no_memhotplug"
 """Without it a capture kernel uses the DIMMs that ACPI announces as its own RAM (docs/elfcorehdr.md)."""
 
+_SUDO_KEXEC = 'KEXEC="sudo -i $KEXEC"'
+"""kdumpctl calls kexec so where the session keyring lacks root's user keyring, as in a transient unit (kdump-utils
+63f248c).  The calls do not depend on LUKS."""
+_SUDO = ("/usr/bin/sudo", "/bin/sudo")
+
 
 class Family(NamedTuple):
     """The kdump tools of one family of distributions."""
@@ -117,6 +122,8 @@ class KdumpSettings:
     """The words that the tool appends where *append* is not set; None where they are not known."""
     whole: Setting | None
     arguments: Setting | None
+    lacks_sudo: bool = False
+    """Whether the tool calls kexec through sudo in udev's unit, and sudo is not installed."""
 
     @property
     def switch(self) -> Setting | None:
@@ -163,7 +170,9 @@ def read_kdump_settings(sysroot: Sysroot) -> KdumpSettings | None:
     append, whole, arguments = (
         read_setting(text or "", name) for name in (family.append, family.whole, family.arguments)
     )
-    return KdumpSettings(family, text, append, _append_default(sysroot, family), whole, arguments)
+    script = read_config(sysroot, family.tool) or ""
+    lacks_sudo = _SUDO_KEXEC in script and not any(exists(sysroot, path) for path in _SUDO)
+    return KdumpSettings(family, text, append, _append_default(script, family), whole, arguments, lacks_sudo)
 
 
 def _find_family(sysroot: Sysroot) -> Family | None:
@@ -172,15 +181,16 @@ def _find_family(sysroot: Sysroot) -> Family | None:
     return next((family for family, paths in marks if any(exists(sysroot, path) for path in paths)), None)
 
 
-def _append_default(sysroot: Sysroot, family: Family) -> str | None:
+def _append_default(script: str, family: Family) -> str | None:
     """Return the words that kdump-config appends if the setting is empty; the other tools append none."""
     if family.tool != DEBIAN.tool:
         return ""
-    script = read_config(sysroot, family.tool) or ""
     found = re.search(rf'^{family.append}=\$\{{{family.append}:="([^"$`\\]*)"\}}', script, re.MULTILINE)
     return found[1] if found else None
 
 
-def append_default_line(family: Family, default: str | None) -> str:
-    """Return the line of the tool from which its default is read; "" where it has none."""
-    return f'{family.append}=${{{family.append}:="{default}"}}\n' if default else ""
+def tool_lines(settings: KdumpSettings) -> str:
+    """Return the lines of the tool from which :func:`read_kdump_settings` reads the same."""
+    append, default = settings.family.append, settings.append_default
+    lines = f'{append}=${{{append}:="{default}"}}\n' if default else ""
+    return f"{lines}{_SUDO_KEXEC}\n" if settings.lacks_sudo else lines
