@@ -16,7 +16,7 @@ from crash_hotplug.cli.output import printable
 from crash_hotplug.core.errors import InputError
 from crash_hotplug_lab.cli.main import needs_extras
 from crash_hotplug_lab.distro.family import DEBIAN, FAMILIES, RED_HAT, SUSE, Family, Sources, read_sources
-from crash_hotplug_lab.distro.sides import LOCKS, RULE, SIDES, WITHOUT
+from crash_hotplug_lab.distro.sides import LOCKS, NEED_NO_PACKAGE, SIDES
 
 if TYPE_CHECKING:
     from crash_hotplug_lab.qemu.results import Result
@@ -133,7 +133,7 @@ def _sides(side: str | None, family: Family, deb: Path | None) -> list[str]:
     :raise UsageError: options do not fit together
     :raise InputError: there is no package file
     """
-    need_none = [known for known in (WITHOUT, RULE) if known in family.sides]
+    need_none = [known for known in NEED_NO_PACKAGE if known in family.sides]
     if side is not None and side not in family.sides:
         raise UsageError(f"{family.name} has no side `{side}`: it has {', '.join(family.sides)}")
     if deb is not None and side in need_none:

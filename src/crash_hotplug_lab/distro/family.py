@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from crash_hotplug.core.errors import InputError
-from crash_hotplug_lab.distro.sides import LAST_RESORT, LOCKS, RELOAD, RULE, WITH, WITHOUT
+from crash_hotplug_lab.distro.sides import CORRECTED, LAST_RESORT, LOCKS, RELOAD, RULE, WITH, WITHOUT
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Family:
     """Name of the udev rules file that reloads the image."""
     actions: tuple[tuple[str, str], ...]
     """The subsystem and the action of each event that the rule reacts to."""
+    rule_starts: str
+    """The command that the rule starts inside udev's sandbox; "" where systemd runs it."""
     rule_yields: bool
     """Whether the rule does nothing where the kernel updates the header (``crash_hotplug`` of sysfs is 1)."""
     rule_works: bool
@@ -83,11 +85,12 @@ DEBIAN = Family(
     actions=(
         ("memory", "online"), ("memory", "offline"), ("cpu", "add"), ("cpu", "remove"), ("cpu", "online"),
     ),
+    rule_starts="/usr/sbin/kdump-config try-reload",
     rule_yields=False,
     rule_works=False,
     failed=r"kdump-config\[\d+\]: failed to unload kdump kernel$",
     dumps="crash/*/dump.*",
-    sides=(WITHOUT, WITH, RELOAD, RULE, LAST_RESORT, LOCKS),
+    sides=(WITHOUT, WITH, RELOAD, RULE, CORRECTED, LAST_RESORT, LOCKS),
     kexec_args=("/etc/default/kdump-tools", "KDUMP_KEXEC_ARGS"),
 )  # fmt: skip
 RED_HAT = Family(
@@ -104,6 +107,7 @@ RED_HAT = Family(
     says="kdumpctl",
     rule="98-kexec.rules",
     actions=(("memory", "online"), ("memory", "offline"), ("cpu", "add"), ("cpu", "remove")),
+    rule_starts="",
     rule_yields=True,
     rule_works=True,
     failed=r" kdump: kexec: failed to (?:un)?load",
@@ -125,11 +129,12 @@ SUSE = Family(
     says="load-once.sh",
     rule="70-kdump.rules",
     actions=(("memory", "add"), ("memory", "remove")),
+    rule_starts="/usr/lib/kdump/load-once.sh",
     rule_yields=True,
     rule_works=False,
     failed=r"load-once\.sh' failed with exit code",
     dumps="crash/*/vmcore",
-    sides=(WITHOUT, WITH, RELOAD, RULE, LAST_RESORT, LOCKS),
+    sides=(WITHOUT, WITH, RELOAD, RULE, CORRECTED, LAST_RESORT, LOCKS),
     kexec_args=None,  # load.sh ends its command line with `-a`: kexec_file_load first
     panics_on_added_cpu=False,
 )

@@ -13,7 +13,7 @@ from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.distro import kexec_calls
 from crash_hotplug_lab.distro.family import DEBIAN, Family
 from crash_hotplug_lab.distro.kexec_calls import KexecCall
-from crash_hotplug_lab.distro.sides import LAST_RESORT, LOCKS, RELOAD, RULE, WITH, WITHOUT
+from crash_hotplug_lab.distro.sides import CORRECTED, LAST_RESORT, LOCKS, RELOAD, RULE, WITH, WITHOUT
 from crash_hotplug_lab.qemu import dump
 from crash_hotplug_lab.qemu.judge import found_findings
 from crash_hotplug_lab.qemu.results import Result, RunOutcome
@@ -164,7 +164,7 @@ def judge_hotplug(result: Result, side: str, recorded: Recorded, trees: tuple[Pa
         result.check(f"one reload, by {family.says}", seen.loaded == 1 and seen.failed == 0, said)
     elif recorded.kernel_updates and family.rule_yields:
         result.check("no reload by the rule: the kernel updates the header", seen == Reloads(0, 0, 0), said)
-    elif side == RULE or family.rule_works:
+    elif side in (RULE, CORRECTED) or family.rule_works:
         _judge_rule(result, recorded, said)
     result.check("the header was brought up to date", not same)
     result.check("the image is accurate", verdict == "accurate", reason)

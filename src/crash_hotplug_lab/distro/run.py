@@ -17,7 +17,7 @@ from typing import Callable
 from crash_hotplug_lab.distro import judge, race
 from crash_hotplug_lab.distro.guest import DebianGuest, saved_dumps
 from crash_hotplug_lab.distro.image import MEMORY, RELEASES, DebianImage, DebianMachine
-from crash_hotplug_lab.distro.sides import LAST_RESORT, LOCKS, RELOAD, RULE, SIDES, WITHOUT
+from crash_hotplug_lab.distro.sides import CORRECTED, LAST_RESORT, LOCKS, NEED_NO_PACKAGE, RELOAD, RULE, SIDES
 from crash_hotplug_lab.qemu.errors import GuestError, LabError
 from crash_hotplug_lab.qemu.results import Result
 
@@ -59,7 +59,7 @@ async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, 
               plugged: Plugged = FEW, loader: str = "") -> Result:  # fmt: skip
     """Run one side.  The result records every failure of the guest; the serial log and the journal lie beside it.
 
-    :param deb: the package to install, for every side but ``without`` and ``rule``
+    :param deb: the package to install, for every side that needs it (NEED_NO_PACKAGE has the others)
     :param loader: how the family's tools load the image: ``c`` for kexec_load, ``s`` for kexec_file_load, "" for
         their own choice
     :raise LabError: the lab is not set up; never for a fault of the guest
@@ -158,7 +158,9 @@ async def _set_up(guest: DebianGuest, result: Result, side: str, deb: Path | Non
         result.check("doctor says that the rule will fail", before["rc"] == 4 and family.rule in said, said)
     if side == RULE:
         await guest.let_udev("kexec_load", "kexec_file_load")
-    if side in (WITHOUT, RULE):
+    if side == CORRECTED:
+        await guest.correct_rule()
+    if side in NEED_NO_PACKAGE:
         return
     assert deb is not None
     await guest.install(deb)

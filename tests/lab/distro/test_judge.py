@@ -202,3 +202,13 @@ def test_judge_hotplug_of_a_kernel_that_updates_the_header_itself(
     judge.conclude(result, sides.WITHOUT, False, family, kernel_updates=True)
     assert result.outcome == outcome, result.reason
     assert "the kernel updates the header" in given.figures(sides.WITHOUT)
+
+
+def test_judge_hotplug_of_a_corrected_rule_wants_a_reload_for_every_event(tmp_path: Path) -> None:
+    calls = [KexecCall("kexec", 125.6, 125.7, False, True), KexecCall("kexec", 125.7, 126.2, True, True)]
+    for made, outcome in ((calls, "pass"), (calls[:1], "fail")):
+        result = result_at("accurate")
+        judge.judge_hotplug(result, sides.CORRECTED, recorded("add", [], made), trees(tmp_path, b"old", b"new"))
+        judge.conclude(result, sides.CORRECTED, storm=False)
+        assert result.outcome == outcome, result.reason
+        tmp_path /= "again"
