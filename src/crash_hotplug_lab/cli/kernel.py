@@ -26,7 +26,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("action", choices=("build",), help="build kernels")
-    parser.add_argument("keys", nargs="*", metavar="KEY", help="key of a kernel (default: each that is not there yet)")
+    parser.add_argument(
+        "keys", nargs="*", default=[], metavar="KEY", help="key of a kernel (default: each that is not there yet)"
+    )
 
 
 @needs_extras
