@@ -17,7 +17,7 @@ from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.linux import btf_file, kexec_state, machine_reader, memory_hotplug
 from crash_hotplug.linux.doctor import dump_saving, virtio_mem
 from crash_hotplug.linux.doctor.config_files import RulesFile, Unit
-from crash_hotplug.linux.doctor.diagnosis import AUTO_ONLINE, KPTR_RESTRICT, OPTIONS, UDEVD, Diagnosis
+from crash_hotplug.linux.doctor.diagnosis import AUTO_ONLINE, KPTR_RESTRICT, NR_CPUS, OPTIONS, UDEVD, Diagnosis
 from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings
 
 _RULES_PLACES = "udev's rules directories"
@@ -194,6 +194,8 @@ def _image(diagnosis: Diagnosis) -> Facts:
         if loaded.image.cmdline is not None:
             has = "has" if NO_MEMHOTPLUG in loaded.image.cmdline.split() else "lacks"
             yield f"the capture kernel's command line {has} {NO_MEMHOTPLUG}", "the image"
+        if situation.capture_kernel_refuses_added_cpus:
+            yield f"the capture kernel's command line lacks {NR_CPUS}: it starts on no CPU that was added", "the image"
         if loaded.machine.acpi_memory_devices:
             devices = count(loaded.machine.acpi_memory_devices, "ACPI memory device is", "ACPI memory devices are")
             yield f"{devices} plugged in", memory_hotplug.ACPI_DEVICES
@@ -375,6 +377,8 @@ def _advice_for_dump(diagnosis: Diagnosis) -> list[str]:
     for lack in saving.shortcomings:
         newer = f"install a makedumpfile newer than {'.'.join(map(str, lack.last))}"
         found.append(f"{newer}, load the image again, and until then {lack.way_out}    ({lack.effect})")
+    if diagnosis.situation.capture_kernel_refuses_added_cpus and diagnosis.settings is not None:
+        found.append(_one_cpu_advice(diagnosis.settings))
     if diagnosis.situation.hands_over_keys:
         reuse, load = f"{dump_saving.KEYS}/reuse", "kdumpctl reload"
         why = "a reload without it asks for the volume keys again; kdump-udev-throttler never writes it"
@@ -384,6 +388,12 @@ def _advice_for_dump(diagnosis: Diagnosis) -> list[str]:
         why = f"after a panic the capture kernel waits for the passphrase of {saving.encrypted}"
         found.append(f"save the dump to a volume without encryption or to another machine, or {keys}    ({why})")
     return found
+
+
+def _one_cpu_advice(settings: KdumpSettings) -> str:
+    family = settings.family
+    to_set = f"set {family.cpus}=1" if family.cpus else f"add {NR_CPUS} to {family.append}"
+    return f"{to_set} in {family.settings}; {family.reload}    (a panic on an added CPU leaves no dump)"
 
 
 def advice_after_fix(diagnosis: Diagnosis) -> list[str]:

@@ -167,3 +167,10 @@ def test_reload_in_a_transient_unit_needs_the_sudo_that_kdumpctl_calls() -> None
         assert verdict(replace(UDEV, reloads=reloads(reload), lacks_sudo=True)) is expected
     assert "leaves no image loaded" in sentences(replace(UDEV, reloads=reloads(transient), lacks_sudo=True))
     assert verdict(replace(UDEV, reloads=reloads(transient))) is True
+
+
+def test_capture_kernel_that_refuses_added_cpus_loses_the_dump_of_a_panic_there() -> None:
+    situation = replace(SERVICE, capture_kernel_refuses_added_cpus=True)
+    assert handled(situation) == {**handled(SERVICE), "CPU_ADDED": False}
+    assert "a panic on an added CPU leaves no dump" in sentences(situation)
+    assert handled(replace(SERVICE, capture_kernel_refuses_added_cpus=None)) == handled(SERVICE)

@@ -68,6 +68,29 @@ def test_capture_kernel_claims_dimms_unless_its_command_line_forbids_it(
     assert diagnosis._claims_dimms(Sysroot(str(tmp_path)), None) is None
 
 
+@pytest.mark.parametrize(
+    ("release", "cmdline", "refuses"),
+    [
+        ("6.1.0-50-amd64", "irqpoll nr_cpus=32", True),
+        ("5.14.21-150500.55-default", "maxcpus=1", True),
+        ("6.1.0-50-amd64", "nr_cpus=1 reset_devices", False),
+        ("6.1.0-50-amd64", None, None),
+        ("6.9.0", "nr_cpus=32", False),
+        ("6.12.9", None, False),
+        (None, "nr_cpus=32", None),
+    ],
+)
+def test_capture_kernel_starts_on_an_added_cpu_by_its_release_and_command_line(
+    release: str | None, cmdline: str | None, refuses: bool | None
+) -> None:
+    found = loaded()
+    image = LoadedImage(found.machine, found.image._replace(boot=ZeroPage(cmdline=cmdline)), found.assessment)
+    assert diagnosis._refuses_added_cpus(release, image) is refuses
+    assert diagnosis._refuses_added_cpus(release, None) is None
+    arm64 = LoadedImage(found.machine._replace(architecture=ARM64), image.image, found.assessment)
+    assert diagnosis._refuses_added_cpus(release, arm64) is False
+
+
 def test_update_in_place_needs_kexec_load(tmp_path: Path) -> None:
     (tmp_path / "sys").mkdir()
     saved, live = Sysroot(str(tmp_path)), LiveTree(str(tmp_path))

@@ -17,6 +17,10 @@ _CLAIMS_DIMMS = (
     "the loaded capture kernel uses DIMMs as its own memory (its command line lacks acpi_no_memhotplug), so a dump "
     "lacks them"
 )
+_STARTS_NOT = (
+    "a panic on an added CPU leaves no dump: this kernel starts on one only with nr_cpus=1, which the loaded capture "
+    "kernel's command line lacks"
+)
 
 
 class Change(Enum):
@@ -62,6 +66,10 @@ class Situation:
     """For each unit that a rule asks for: whether it is active."""
     capture_kernel_claims_dimms: bool | None
     """Whether the loaded capture kernel would use hot-added DIMMs as its own memory (docs/elfcorehdr.md)."""
+    capture_kernel_refuses_added_cpus: bool | None = False
+    """Whether the loaded capture kernel cannot start on a CPU that was added after the boot.  The firmware's MADT lists
+    such a CPU as disabled, and x86 before Linux 6.9 ends at a BUG_ON there (setup_local_APIC(),
+    arch/x86/kernel/apic/apic.c) unless it has nr_cpus=1."""
     hands_over_keys: bool = False
     """Whether the loaded image hands volume keys (LUKS) to the capture kernel.  A reload needs them again, and kdumpctl
     lets them expire 300 s after a load."""
@@ -96,6 +104,8 @@ def _forecast(situation: Situation, change: Change) -> Forecast:
     claimed = change is Change.MEMORY_ADDED and situation.capture_kernel_claims_dimms
     if claimed and is_handled is not False:  # an accurate header does not help: reading that memory fails
         return Forecast(change, False, f"{sentence}; but {_CLAIMS_DIMMS}")
+    if change is Change.CPU_ADDED and situation.capture_kernel_refuses_added_cpus and is_handled is not False:
+        return Forecast(change, False, f"{sentence}; but {_STARTS_NOT}")
     return Forecast(change, is_handled, sentence)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.doctor.forecast import SERVICE, Change, Situation
 from crash_hotplug.core.doctor.settings_files import sandbox_of
 from crash_hotplug.core.doctor.udev_rules import Reload, RuleContext, UEvent, find_reloads, mentions_reload, parse_rules
@@ -40,6 +41,10 @@ from crash_hotplug.linux.sysroot import Sysroot
 UDEVD = "systemd-udevd.service"
 AUTO_ONLINE = "/sys/devices/system/memory/auto_online_blocks"
 KPTR_RESTRICT = "/proc/sys/kernel/kptr_restrict"
+NR_CPUS = "nr_cpus=1"
+_REGISTERS_BOOT_CPU = (6, 9)
+"""The kernel that registers the APIC of the CPU on which it starts before it reads the MADT
+(topology_register_boot_apic(), arch/x86/kernel/cpu/topology.c)."""
 OPTIONS = ("CONFIG_KEXEC", "CONFIG_KEXEC_FILE", "CONFIG_CRASH_HOTPLUG")
 """Options of the kernel's configuration that doctor reports."""
 
@@ -116,6 +121,7 @@ def read_diagnosis(sysroot: Sysroot) -> Diagnosis:
         sandbox=None if udevd.path is None else sandbox_of(list(udevd.texts.values())),
         active_units={unit: is_active(sysroot, unit) for unit in asked if unit is not None},
         capture_kernel_claims_dimms=_claims_dimms(sysroot, loaded),
+        capture_kernel_refuses_added_cpus=_refuses_added_cpus(release, loaded),
         lacks_sudo=settings is not None and settings.lacks_sudo,
         hands_over_keys=loaded is not None and loaded.image.luks_keys is not None,
     )
@@ -176,6 +182,17 @@ def _claims_dimms(sysroot: Sysroot, loaded: LoadedImage | None) -> bool | None:
     if loaded is None or loaded.image.cmdline is None:
         return None
     return NO_MEMHOTPLUG not in loaded.image.cmdline.split()
+
+
+def _refuses_added_cpus(release: str | None, loaded: LoadedImage | None) -> bool | None:
+    if loaded is None or loaded.machine.architecture is not X86_64:
+        return None if loaded is None else False
+    series = re.match(r"(\d+)\.(\d+)", release or "")
+    if series is not None and (int(series[1]), int(series[2])) >= _REGISTERS_BOOT_CPU:
+        return False
+    if series is None or loaded.image.cmdline is None:
+        return None
+    return NR_CPUS not in loaded.image.cmdline.split()
 
 
 def _is_service_active(sysroot: Sysroot, service: Unit) -> bool | None:

@@ -49,6 +49,8 @@ class Family(NamedTuple):
     """Whether the tool itself passes acpi_no_memhotplug, unless *whole* is set."""
     switch: str | None = None
     """The setting without which the tool loads nothing: 0 or unset turns it off."""
+    cpus: str | None = None
+    """The setting of the number of CPUs that the capture kernel uses; None where its command line has it."""
     directory: str | None = None
     """The setting of the directory that takes the dump; None where /etc/kdump.conf has it."""
 
@@ -91,6 +93,7 @@ OPENSUSE = Family(
     add_driver="echo 'add_drivers+=\" {driver} \"' > /etc/dracut.conf.d/{driver}.conf && mkdumprd -f "
     "&& systemctl restart kdump.service",
     passes_no_memhotplug=True,
+    cpus="KDUMP_CPUS",
     directory="KDUMP_SAVEDIR",
 )
 RED_HAT = Family(
