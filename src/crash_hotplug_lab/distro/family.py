@@ -60,9 +60,6 @@ class Family:
     sides: tuple[str, ...]
     kexec_args: tuple[str, str] | None
     """The file and the name of the setting with the arguments of kexec; None where the tools choose the loader."""
-    panics_on_added_cpu: bool = True
-    """Whether the guest panics on an added CPU.  The firmware's MADT lists it as disabled, and on such a CPU a capture
-    kernel of 6.1 ends at a BUG_ON (setup_local_APIC() in arch/x86/kernel/apic/apic.c) unless it has nr_cpus=1."""
 
     def reacts_to(self, device: str, action: str) -> bool:
         """Whether the udev rule starts a reload for an event of a device such as ``memory32``."""
@@ -136,7 +133,6 @@ SUSE = Family(
     dumps="crash/*/vmcore",
     sides=(WITHOUT, WITH, RELOAD, RULE, CORRECTED, LAST_RESORT, LOCKS),
     kexec_args=None,  # load.sh ends its command line with `-a`: kexec_file_load first
-    panics_on_added_cpu=False,
 )
 FAMILIES = {family.name: family for family in (DEBIAN, RED_HAT, SUSE)}
 

@@ -26,8 +26,6 @@ _LIMIT = 1800.0
 _RACE_LIMIT = 4000.0
 _DUMP_LIMIT = 900.0
 _LOCKED_SECONDS = 20
-_FIRST_CPUS = 2
-"""CPUs that a guest has from the start."""
 _RELOADS_OVER = 60
 """Seconds after the last event until the service has waited for quiet and reloaded."""
 
@@ -124,7 +122,7 @@ async def _live(guest: DebianGuest, side: str, deb: Path | None, result: Result,
     if plugged.panics:
         word = secrets.randbits(64)
         guest.planted = (await guest.plant(f"d{plugged.dimms - 1}", word), word)
-        await guest.panic(guest.cpus[-1] if guest.family.panics_on_added_cpu else _FIRST_CPUS - 1, _DUMP_LIMIT)
+        await guest.panic(guest.cpus[-1], _DUMP_LIMIT)
 
 
 def _judge_dump(guest: DebianGuest, side: str, result: Result) -> None:
