@@ -28,8 +28,8 @@ from unittest import mock
 
 from crash_hotplug.cli.main import main
 from crash_hotplug.core.arch.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E820_TABLE
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.plan import NewSegment
-from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.loading.kdump_lock import kdump_locks
 from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.loading.reload import ReloadParts

@@ -32,10 +32,11 @@ from crash_hotplug.core.dump.vmcore import audit_vmcore, compare_vmcore
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.finding import Comparison
 from crash_hotplug.core.image import CrashImage, parse_kimage
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
-from crash_hotplug.core.verdict import Comparison, assess, compare_header
+from crash_hotplug.core.verdict import assess, compare_header
 from crash_hotplug.linux.archive import ArchiveSysroot
 from crash_hotplug.linux.crash_image import find_crash_image, read_crash_image
 from crash_hotplug.linux.kexec_state import read_cma_ranges, read_kexec_state

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import pytest
 
 from crash_hotplug.cli.command_tree import read_commands
+from crash_hotplug.core.decision import Outcome, Report
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
-from crash_hotplug.core.update import Outcome, Report
-from crash_hotplug.core.verdict import Verdict
 from tests import family_trees
 from tests.cli.running import run
 

@@ -21,11 +21,11 @@ from crash_hotplug.cli import update
 from crash_hotplug.cli.arguments import parse
 from crash_hotplug.cli.main import CRASH_HOTPLUG, Program
 from crash_hotplug.cli.output import SCHEMA, finding_json
+from crash_hotplug.core.decision import Outcome
 from crash_hotplug.core.doctor.forecast import Change
+from crash_hotplug.core.finding import Finding, Kind, Verdict
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.ranges import Range
-from crash_hotplug.core.update import Outcome
-from crash_hotplug.core.verdict import Finding, Kind, Verdict
 from crash_hotplug_lab.cli.main import CRASH_HOTPLUG_LAB
 from crash_hotplug_lab.in_guest import image_states
 from crash_hotplug_lab.model.events import EventKind

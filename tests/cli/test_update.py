@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.cli import update
+from crash_hotplug.core.decision import Outcome, Report
 from crash_hotplug.core.sizes import human_size
-from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import run_patiently

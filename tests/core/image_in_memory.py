@@ -20,8 +20,10 @@ from crash_hotplug.core.arch.boot_params import (
     SETUP_MAGIC,
     ZeroPage,
 )
+from crash_hotplug.core.decision import Report, Wants
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.loaded_image import read_loaded_image
 from crash_hotplug.core.loader import Loader
@@ -29,8 +31,8 @@ from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import Say, Steps, run, say_nothing
-from crash_hotplug.core.update import Report, Wants, update
-from crash_hotplug.core.verdict import Verdict, assess
+from crash_hotplug.core.update import update
+from crash_hotplug.core.verdict import assess
 from tests.machines import GIB, MIB, machine
 
 RESERVED = Range(512 * MIB, 768 * MIB)

@@ -8,10 +8,12 @@ import pytest
 from crash_hotplug.core.elf import ProgramHeader
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, ram_header
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.finding import Kind, Verdict
+from crash_hotplug.core.header_shape import overlap_findings
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import Range
-from crash_hotplug.core.verdict import Kind, Verdict, compare_header, overlap_findings
+from crash_hotplug.core.verdict import compare_header
 from tests.core.test_verdict import changed, compared, kinds
 from tests.machines import DIRECT_MAP, GIB, MIB, machine
 

@@ -14,6 +14,7 @@ from crash_hotplug.core.arch.arm64 import ARM64
 from crash_hotplug.core.dump.formats import parse_vmcore
 from crash_hotplug.core.dump.vmcore import Vmcore, audit_vmcore, compare_vmcore
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.finding import Comparison, Finding, Kind
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine, MemoryBlocks
 from crash_hotplug.core.picture.states import (
@@ -30,7 +31,7 @@ from crash_hotplug.core.picture.states import (
 )
 from crash_hotplug.core.picture.svg import to_svg
 from crash_hotplug.core.ranges import Range, RangeList
-from crash_hotplug.core.verdict import Comparison, Finding, Kind, compare_header
+from crash_hotplug.core.verdict import compare_header
 from tests.core.dump.saved_dumps import saved_dump
 from tests.core.dump.test_diskdump import WITH_DIMM, parsed
 from tests.core.dump.test_vmcore import vmcore_of

@@ -8,20 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.crash_machine import ImageChangedError
+from crash_hotplug.core.decision import Outcome, Report, Wants
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.core.image import Segment, elfcorehdr_room
 from crash_hotplug.core.kept_image import KeptImage, keep_image, put_back
 from crash_hotplug.core.plan import NewSegment
-from crash_hotplug.core.reload import (
-    Loaded,
-    LoadImage,
-    load,
-    make_ready,
-    reload,
-    update_or_reload,
-)
+from crash_hotplug.core.reload import Loaded, LoadImage, load, make_ready, reload, update_or_reload
 from crash_hotplug.core.steps import Steps, run
-from crash_hotplug.core.update import ImageChangedError, Outcome, Report, Wants
 from tests.core.image_in_memory import (
     ENTRY,
     GROWN,

@@ -10,11 +10,12 @@ import pytest
 from crash_hotplug.core.arch.architecture import Architecture
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.finding import Comparison, Finding, Kind
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.summary import SEPARATE_RANGES, summarize
-from crash_hotplug.core.verdict import IN_DUMP, Comparison, Finding, Kind, compare_header, compare_memory
+from crash_hotplug.core.verdict import IN_DUMP, compare_header, compare_memory
 from tests.machines import GIB, LOW_RAM, MIB, cpus, machine
 
 REGISTERS = "a dump would lack their registers and so their stacks"

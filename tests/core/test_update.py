@@ -8,19 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.crash_machine import ImageChangedError, KexecBusyError
+from crash_hotplug.core.decision import Outcome, Report, Wants
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError, NoRoomError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Cpu
 from crash_hotplug.core.plan import TornImageError
 from crash_hotplug.core.steps import Step, Steps
-from crash_hotplug.core.update import (
-    ImageChangedError,
-    KexecBusyError,
-    Outcome,
-    Report,
-    Wants,
-    update,
-)
+from crash_hotplug.core.update import update
 from tests.core.image_in_memory import (
     COMMAND_LINE,
     ENTRY,

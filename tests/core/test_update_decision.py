@@ -6,19 +6,13 @@ from __future__ import annotations
 import pytest
 
 from crash_hotplug.core.arch.architecture import PAGE
+from crash_hotplug.core.decision import Outcome, Wants, decide, make_plan, why_not_updatable
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError
 from crash_hotplug.core.image import elfcorehdr_room
 from crash_hotplug.core.machine import Cpu, Machine
 from crash_hotplug.core.plan import room_for
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.core.update import (
-    Outcome,
-    Wants,
-    decide,
-    make_plan,
-    why_not_updatable,
-)
 from tests.core.image_in_memory import (
     GROWN,
     HEADER,

@@ -22,11 +22,12 @@ from crash_hotplug.core.arch.x86_64 import X86_64
 from crash_hotplug.core.elf import PT_NOTE, ProgramHeader
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
 from crash_hotplug.core.expected import expected_elfcorehdr, loader_of
+from crash_hotplug.core.finding import Comparison, Kind, Verdict
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Cpu, KernelText, Machine, NoteRegion
 from crash_hotplug.core.ranges import Range, RangeList
-from crash_hotplug.core.verdict import IN_DUMP, Comparison, Kind, Verdict, assess, compare_header, compare_memory
+from crash_hotplug.core.verdict import IN_DUMP, assess, compare_header, compare_memory
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot

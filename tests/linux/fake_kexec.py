@@ -16,13 +16,15 @@ from typing import Callable
 
 from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.arch.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E820_TABLE, RAMDISK, e820_table
+from crash_hotplug.core.decision import Report, Wants
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.image import KIMAGE_BYTES_NEEDED, CrashImage, Segment
 from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import Say, say_nothing
-from crash_hotplug.core.update import Report, Wants, update
-from crash_hotplug.core.verdict import Verdict, assess
+from crash_hotplug.core.update import update
+from crash_hotplug.core.verdict import assess
 from crash_hotplug.linux.crash_image import find_crash_image
 from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug.linux.machine_reader import read_machine

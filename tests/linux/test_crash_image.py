@@ -16,13 +16,7 @@ from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.image import Segment
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.linux.crash_image import (
-    _backup_source,
-    find_crash_image,
-    places_of,
-    read_crash_image,
-    read_identity,
-)
+from crash_hotplug.linux.crash_image import _backup_source, find_crash_image, places_of, read_crash_image, read_identity
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.sysroot import Sysroot
 from crash_hotplug.linux.torn_image import mark_torn

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from crash_hotplug.core.decision import Outcome
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
-from crash_hotplug.core.update import Outcome
-from crash_hotplug.core.verdict import Verdict
 
 PACKAGING = Path(__file__).parent.parent.parent / "packaging"
 DASHBOARD = PACKAGING / "grafana" / "crash-hotplug.json"

@@ -27,11 +27,11 @@ from crash_hotplug.core.dump.vmcore import Vmcore, audit_vmcore, compare_vmcore
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.expected import loader_of, with_capture_ram
+from crash_hotplug.core.finding import Comparison, Verdict
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.sizes import count, human_size
-from crash_hotplug.core.verdict import Comparison, Verdict
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import Sysroot, open_sysroot

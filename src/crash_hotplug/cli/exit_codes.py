@@ -7,7 +7,7 @@ from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from crash_hotplug.core.verdict import Verdict
+    from crash_hotplug.core.finding import Verdict
 
 DONE = 0
 FAILED = 1

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
+    from crash_hotplug.core.finding import Comparison, Finding, Verdict
     from crash_hotplug.core.ranges import Range
-    from crash_hotplug.core.verdict import Comparison, Finding, Verdict
 
 SCHEMA = 1
 SHOWN = 20

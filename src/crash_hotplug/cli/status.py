@@ -19,12 +19,13 @@ from crash_hotplug.cli.output import (
 from crash_hotplug.cli.picture import add_picture, check_picture, headline, write_picture
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.expected import with_capture_ram
+from crash_hotplug.core.finding import Comparison, Kind, Verdict
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.sizes import count, human_size
-from crash_hotplug.core.verdict import Assessment, Comparison, Kind, Verdict, assess
+from crash_hotplug.core.verdict import Assessment, assess
 from crash_hotplug.linux.crash_image import read_crash_image
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state
 from crash_hotplug.linux.machine_reader import read_machine

@@ -12,6 +12,7 @@ from contextlib import closing
 from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json, memory_ranges
 from crash_hotplug.cli.output import print_json, print_labelled, printable, progress
+from crash_hotplug.core.decision import Outcome, Report, Wants, decide, make_plan
 from crash_hotplug.core.elf import ELF_HEADER_SIZE, PROGRAM_HEADER_SIZE
 from crash_hotplug.core.errors import CannotTellError, InputError
 from crash_hotplug.core.plan import MAX_MEMORY_RANGES, UpdatePlan
@@ -19,7 +20,7 @@ from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.reload import update_or_reload
 from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.core.steps import Steps
-from crash_hotplug.core.update import Outcome, Report, Wants, decide, make_plan, update
+from crash_hotplug.core.update import update
 from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 
 TYPE_CHECKING = False

@@ -14,8 +14,8 @@ from crash_hotplug.core.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from crash_hotplug.core.crash_machine import CrashMachine
     from crash_hotplug.core.steps import Steps
-    from crash_hotplug.core.update import CrashMachine
 
 
 class KeptImage(NamedTuple):

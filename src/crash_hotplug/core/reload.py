@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 
+from crash_hotplug.core.crash_machine import CrashMachine
+from crash_hotplug.core.decision import ANSWERED, Outcome, Report, Wants
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.core.kept_image import keep_image, put_back
 from crash_hotplug.core.purgatory import verify_digest
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.steps import Say, Step, Steps, say_nothing
-from crash_hotplug.core.update import ANSWERED, CrashMachine, Outcome, Report, Wants, take_lock, update
+from crash_hotplug.core.update import take_lock, update
 
 
 def verify_image(machine: CrashMachine) -> Report:

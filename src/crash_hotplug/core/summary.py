@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from crash_hotplug.core.finding import Finding, Kind
 from crash_hotplug.core.sizes import cpu_list, human_size
-from crash_hotplug.core.verdict import Finding, Kind
 
 SEPARATE_RANGES = 4
 """Memory ranges with the same defect of which each has a sentence; of more, one sentence has number and total."""

@@ -7,117 +7,19 @@ header; the single comparisons serve a vmcore as well (core/dump/vmcore.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from enum import Enum
-
 from crash_hotplug.core.arch.architecture import RamTold
-from crash_hotplug.core.elf import (
-    DUMP_INCOMPLETE,
-    PF_RWX,
-    PROGRAM_HEADER_SIZE,
-    PT_LOAD,
-    PT_NOTE,
-    ElfHeader,
-    ProgramHeader,
-    core_header,
-)
-from crash_hotplug.core.elfcorehdr import ElfCoreHeader, entries_that_fit, note_header, parse_elfcorehdr
+from crash_hotplug.core.elf import PROGRAM_HEADER_SIZE, ProgramHeader
+from crash_hotplug.core.elfcorehdr import ElfCoreHeader, entries_that_fit, parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, NoRoomError
 from crash_hotplug.core.expected import describes_possible_cpus, expected_elfcorehdr, loader_of, with_capture_ram
+from crash_hotplug.core.finding import Comparison, Finding, Kind, placed
+from crash_hotplug.core.header_shape import compare_notes, shape_findings, unusual_notes
 from crash_hotplug.core.image import CrashImage, elfcorehdr_room
 from crash_hotplug.core.loader import Loader
-from crash_hotplug.core.machine import KernelText, Machine, NoteRegion
-from crash_hotplug.core.ranges import Range, RangeList, compare_ranges
+from crash_hotplug.core.machine import KernelText, Machine
+from crash_hotplug.core.ranges import RangeList, compare_ranges
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.sizes import count, cpu_list, human_size
-
-_NOTE_LIMIT = 4 << 20
-"""The most bytes that ``kmalloc()`` gives on x86_64 (KMALLOC_MAX_SIZE), and so the most of one PT_NOTE."""
-
-
-class Verdict(str, Enum):
-    """The answer to "would a panic now be dumped completely?"."""
-
-    ACCURATE = "accurate"
-    NOT_ACCURATE = "not accurate"
-    NO_IMAGE = "no crash image"
-    CANNOT_TELL = "cannot tell"
-
-
-class Kind(str, Enum):
-    """The subject of a finding or a note."""
-
-    CPU_MISSING = "cpu-missing"
-    CPU_NOTES_TOO_SMALL = "cpu-notes-too-small"
-    CPU_OFFLINE_NOT_DESCRIBED = "cpu-offline-not-described"
-    ALL_POSSIBLE_CPUS = "all-possible-cpus-described"
-    CPU_SAVED_NOTHING = "cpu-saved-nothing"
-    MEMORY_MISSING = "memory-missing"
-    MEMORY_OFFLINE_NOT_DESCRIBED = "memory-offline-not-described"
-    MEMORY_NOT_PLUGGED = "memory-not-plugged"
-    MEMORY_GONE = "memory-described-but-gone"
-    CRASHKERNEL_DESCRIBED = "crashkernel-described"
-    BACKUP_REGION_DROPPED = "backup-region-dropped"
-    WRONG_KERNEL_TEXT = "wrong-kernel-text"
-    WRONG_VMCOREINFO = "wrong-vmcoreinfo"
-    WRONG_DIRECT_MAP = "wrong-direct-map-address"
-    WRONG_SOURCE = "memory-read-from-elsewhere"
-    HEADER_NOT_FOUND = "elfcorehdr-not-found"
-    WRONG_BACKUP_REGION = "wrong-backup-region"
-    DESCRIBED_TWICE = "notes-described-twice"
-    UNKNOWN_NOTES = "unknown-notes"
-    UNUSUAL = "not-as-a-loader-writes-it"
-    TORN_IMAGE = "torn-image"
-    MALFORMED = "malformed"
-    OVERLAP = "overlap"
-    FILE_OVERLAP = "file-ranges-overlap"
-    MISPLACED = "misplaced-in-the-file"
-    TRUNCATED = "truncated"
-    PART_MISSING = "part-missing"
-    PART_GIVEN_TWICE = "part-given-twice"
-    LEFT_OUT = "left-out"
-    ROOM_LEFT = "room-left"
-    DOES_NOT_FIT = "expected-header-does-not-fit"
-    CAPTURE_KERNEL_CLAIMS_MEMORY = "capture-kernel-claims-memory"
-
-
-class Finding(NamedTuple):
-    """One defect of a header, or one fact worth a note."""
-
-    kind: Kind
-    sentence: str
-    """The loss that a dump would have, for people."""
-    ranges: tuple[Range, ...] = ()
-    """Physical ranges it is about."""
-    cpu: int | None = None
-    """The CPU it is about."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory it is about."""
-        if len(self.ranges) == 1:  # of most there is one, and there may be many
-            return self.ranges[0].size
-        return sum(end - start for start, end in self.ranges)
-
-
-class Comparison:
-    """The result of a comparison.  Findings decide the verdict; notes do not."""
-
-    def __init__(self) -> None:
-        """Start with nothing found."""
-        self.findings: list[Finding] = []
-        self.notes: list[Finding] = []
-        self.unchecked: list[str] = []
-        """Checks that could not be made, each a sentence; with no finding they make the verdict "cannot tell"."""
-        self.left_out: list[str] = []
-        """Checks that need more than was given, each a sentence; they do not change the verdict."""
-
-    @property
-    def verdict(self) -> Verdict:
-        """Findings decide; without one, a check that could not be made does."""
-        if self.findings:
-            return Verdict.NOT_ACCURATE
-        return Verdict.CANNOT_TELL if self.unchecked else Verdict.ACCURATE
 
 
 class Assessment(NamedTuple):
@@ -211,7 +113,7 @@ def _compare_memory_map(machine: Machine, image: CrashImage, header: ElfCoreHead
     if not machine.reserves_cma:
         for foreign in ram.exclude(low.union(machine.not_dumpable)):
             sentence = (
-                f"has {_placed(foreign)} as RAM, which is not reserved for it: it would use that memory as its own"
+                f"has {placed(foreign)} as RAM, which is not reserved for it: it would use that memory as its own"
             )
             _add_claim(result, sentence, RangeList([foreign]))
     at = image.elfcorehdr_phys
@@ -226,7 +128,7 @@ def _compare_memory_map(machine: Machine, image: CrashImage, header: ElfCoreHead
     )
     if in_place.intersect(low).intersect(ram):
         lost = in_place.intersect(low).intersect(ram)
-        _add_claim(result, f"has {_placed(lost[0])} as RAM, which it would have to read from there", lost)
+        _add_claim(result, f"has {placed(lost[0])} as RAM, which it would have to read from there", lost)
 
 
 def _add_claim(result: Comparison, sentence: str, ranges: RangeList) -> None:
@@ -293,9 +195,9 @@ def compare_header(machine: Machine, header: ElfCoreHeader, loader: Loader, room
     _compare_cpus(machine, header, result)
     compare_memory(machine, header.ram, result)
     _compare_low_memory(machine, header, loader, result)
-    result.findings.extend(_shape_findings(header))
-    _compare_notes(machine, header, result)
-    result.notes.extend(_unusual_notes(machine, header))
+    result.findings.extend(shape_findings(header))
+    compare_notes(machine, header, result)
+    result.notes.extend(unusual_notes(machine, header))
     _compare_vmcoreinfo(machine, header, result)
     compare_kernel_text(machine, header.kernel_text, result)
     compare_direct_map(machine, header.ram_headers, result)
@@ -344,15 +246,15 @@ def compare_memory(machine: Machine, described: RangeList, result: Comparison, w
     difference = compare_ranges(machine.dumpable_ram.exclude(low), described.exclude(low))
     offline = _offline_ram(machine)
     for left_out in difference.only_first.intersect(offline):
-        sentence = f"{_placed(left_out)} is offline and not described: offline memory has no contents to lose"
+        sentence = f"{placed(left_out)} is offline and not described: offline memory has no contents to lose"
         result.notes.append(Finding(Kind.MEMORY_OFFLINE_NOT_DESCRIBED, sentence, (left_out,)))
     for missing in difference.only_first.exclude(offline):
-        result.findings.append(Finding(Kind.MEMORY_MISSING, f"{_placed(missing)} {wording.missing}", (missing,)))
+        result.findings.append(Finding(Kind.MEMORY_MISSING, f"{placed(missing)} {wording.missing}", (missing,)))
     reserved = difference.only_second.intersect(machine.not_dumpable)
     for gone in difference.only_second.exclude(reserved):
-        result.findings.append(Finding(Kind.MEMORY_GONE, f"{_placed(gone)} {wording.gone}", (gone,)))
+        result.findings.append(Finding(Kind.MEMORY_GONE, f"{placed(gone)} {wording.gone}", (gone,)))
     for own in reserved:
-        result.findings.append(Finding(Kind.CRASHKERNEL_DESCRIBED, f"{_placed(own)} {wording.reserved}", (own,)))
+        result.findings.append(Finding(Kind.CRASHKERNEL_DESCRIBED, f"{placed(own)} {wording.reserved}", (own,)))
     _note_not_plugged(machine, described, result, wording)
 
 
@@ -361,7 +263,7 @@ def _note_not_plugged(machine: Machine, described: RangeList, result: Comparison
     if machine.not_plugged is None:
         result.left_out.append("which memory of virtio-mem is plugged: /proc/kpageflags was not readable, or not saved")
     elif ranges := machine.not_plugged.intersect(described):
-        subject = f"{human_size(ranges.size)} in {len(ranges):,} ranges" if len(ranges) > 1 else _placed(ranges[0])
+        subject = f"{human_size(ranges.size)} in {len(ranges):,} ranges" if len(ranges) > 1 else placed(ranges[0])
         result.notes.append(Finding(Kind.MEMORY_NOT_PLUGGED, f"{subject} {wording.not_plugged}", tuple(ranges)))
 
 
@@ -377,7 +279,7 @@ def _compare_low_memory(machine: Machine, header: ElfCoreHeader, loader: Loader,
     gone = header.ram.intersect(RangeList([machine.architecture.excluded_low_memory])).exclude(machine.ram)
     for stale in gone:
         lost = "is described but not RAM: saving the dump would read addresses that are not memory"
-        result.findings.append(Finding(Kind.MEMORY_GONE, f"{_placed(stale)} {lost}", (stale,)))
+        result.findings.append(Finding(Kind.MEMORY_GONE, f"{placed(stale)} {lost}", (stale,)))
     compare_backup_region(machine, low.exclude(header.ram), loader, result)
 
 
@@ -403,122 +305,6 @@ def compare_backup_region(machine: Machine, undescribed: RangeList, loader: Load
         return
     sentence = f"{lost}: a dump would lack the data that this kernel keeps there"
     result.findings.append(Finding(Kind.BACKUP_REGION_DROPPED, sentence, tuple(undescribed)))
-
-
-def _shape_findings(header: ElfCoreHeader) -> Iterator[Finding]:
-    """Yield the defects of header and PT_LOADs that are independent of the machine."""
-    if header.elf_header.e_flags & DUMP_INCOMPLETE:
-        # /proc/vmcore has the e_flags of the header that was loaded.
-        yield Finding(Kind.MALFORMED, "the ELF header has e_flags 1: tools would take the dump for an incomplete one")
-    for p in header.program_headers:
-        if p.p_type != PT_LOAD:
-            continue
-        if p.p_filesz != p.p_memsz or p.p_paddr + p.p_memsz > 1 << 64:
-            # Both sizes of one range went wrong on powerpc once: FileSiz 0xffffffffc0000000.
-            sentence = f"the range at {p.p_paddr:#x} has file size {p.p_filesz:#x} and memory size {p.p_memsz:#x}"
-            yield Finding(Kind.MALFORMED, f"{sentence}: no dump can hold it")
-        elif p.p_offset != p.p_paddr and p.p_memsz and p is not header.backup_region:
-            whole = Range(p.p_paddr, p.p_paddr + p.p_memsz)
-            sentence = f"{_placed(whole)} would be read from {p.p_offset:#x}: the wrong memory"
-            yield Finding(Kind.WRONG_SOURCE, sentence, (whole,))
-    yield from overlap_findings(header.ram_headers)
-
-
-def _unusual_notes(machine: Machine, header: ElfCoreHeader) -> Iterator[Finding]:
-    """Yield a note for each part of *header* that no loader writes; a field that already is a finding has none."""
-    meant = core_header(machine.architecture.machine_number, len(header.program_headers))
-    meant = meant._replace(e_flags=header.elf_header.e_flags & DUMP_INCOMPLETE)
-    if header.elf_header != meant:
-        yield Finding(Kind.UNUSUAL, f"the ELF header has {_differences(header.elf_header, meant)}")
-    texts = -len(header.ram_headers)
-    for number, p in enumerate(header.program_headers):
-        if p.p_type == PT_NOTE:
-            as_written = note_header(NoteRegion(p.p_offset, p.p_memsz))
-        elif p.p_type == PT_LOAD:
-            texts += 1
-            # Most entries are these and right; a header may have thousands.
-            is_right = p.p_flags == PF_RWX and p.p_align == 0
-            as_written = p if is_right else p._replace(p_flags=PF_RWX, p_align=0)
-        else:
-            yield Finding(Kind.UNUSUAL, f"entry {number} is neither PT_NOTE nor PT_LOAD: its p_type is {p.p_type:#x}")
-            continue
-        if p != as_written:
-            yield Finding(Kind.UNUSUAL, f"entry {number} has {_differences(p, as_written)}")
-        elif p.p_memsz == 0 and p.p_type == PT_LOAD:
-            yield Finding(Kind.UNUSUAL, f"entry {number} describes nothing: its p_memsz is 0")
-    if texts > 1:
-        yield Finding(Kind.UNUSUAL, f"the kernel text is described {texts} times")
-    yield from _unknown_notes(machine, header)
-
-
-def _differences(found: ElfHeader | ProgramHeader, meant: ElfHeader | ProgramHeader) -> str:
-    pairs = zip(found._fields, found, meant)
-    return ", ".join(f"{name} {_shown(is_)} (a loader writes {_shown(by)})" for name, is_, by in pairs if is_ != by)
-
-
-def _shown(value: object) -> str:
-    return hex(value) if isinstance(value, int) else bytes(value).hex(" ") if isinstance(value, bytes) else str(value)
-
-
-def _unknown_notes(machine: Machine, header: ElfCoreHeader) -> Iterator[Finding]:
-    """Yield a note for each PT_NOTE that is no CPU's and not vmcoreinfo's, as far as their addresses are known."""
-    sizes = {cpu.crash_notes.size for cpu in machine.cpus if cpu.crash_notes is not None}
-    if machine.vmcoreinfo is None or not sizes:
-        return
-    known = {cpu.crash_notes.phys for cpu in machine.cpus if cpu.crash_notes is not None} | {machine.vmcoreinfo.phys}
-    nameless = sum(cpu.crash_notes is None for cpu in machine.cpus)
-    for note in dict.fromkeys(header.notes):
-        if note.phys in known and note.phys != machine.vmcoreinfo.phys and note.size > max(sizes):
-            sentence = f"a CPU saves {max(sizes)} bytes at {note.phys:#x}, but {note.size} are described"
-        elif note.phys not in known and (note.size not in sizes or nameless == 0):
-            sentence = f"the notes at {note.phys:#x} are no CPU's and not vmcoreinfo"
-        else:
-            nameless -= note.phys not in known  # the notes of a CPU that is not present
-            continue
-        yield Finding(Kind.UNKNOWN_NOTES, sentence)
-
-
-def _compare_notes(machine: Machine, header: ElfCoreHeader, result: Comparison) -> None:
-    """Look for PT_NOTEs from which the capture kernel makes no notes, or too many (fs/proc/vmcore.c).
-
-    ``merge_note_headers_elf64()`` takes them for the first entries, ``update_note_header_size_elf64()`` reads each one
-    into a buffer of its size.
-    """
-    notes = header.notes
-    if any(p.p_type != PT_NOTE for p in header.program_headers[: len(notes)]):
-        sentence = (
-            "a PT_NOTE stands behind another entry: the capture kernel would drop that entry and keep the PT_NOTE"
-        )
-        result.findings.append(Finding(Kind.MALFORMED, sentence))
-    places = RangeList((note.phys, min(note.phys + note.size, 1 << 64)) for note in notes)
-    for gone in () if machine.architecture.reads_gone_memory else places.exclude(machine.ram):
-        sentence = f"notes are described at {gone.start:#x}, which is not RAM: reading them ends the capture kernel"
-        result.findings.append(Finding(Kind.MEMORY_GONE, sentence, (gone,)))
-    saved = {cpu.crash_notes.phys: cpu.crash_notes.size for cpu in machine.online_cpus if cpu.crash_notes is not None}
-    seen: set[int] = set()
-    for note in sorted(notes, reverse=True):
-        if not 0 < note.size <= _NOTE_LIMIT:
-            sentence = f"the notes at {note.phys:#x} have {note.size} bytes: the capture kernel fails to read them"
-            result.findings.append(Finding(Kind.MALFORMED, f"{sentence}, and saves no dump"))
-        if note.phys not in seen:
-            seen.add(note.phys)
-            continue
-        sentence = f"the notes at {note.phys:#x} are described twice"
-        if note.size >= saved.get(note.phys, note.size + 1):
-            sentence += ": a dump would have the registers of a CPU too many"
-            result.findings.append(Finding(Kind.DESCRIBED_TWICE, sentence))
-        else:  # vmcoreinfo, which is the same twice; a CPU that is not running; or too few bytes to hold registers
-            result.notes.append(Finding(Kind.DESCRIBED_TWICE, sentence))
-
-
-def overlap_findings(ram_headers: tuple[ProgramHeader, ...]) -> Iterator[Finding]:
-    """Yield each physical range that more than one PT_LOAD of RAM describes."""
-    last_end = 0
-    for start, end in sorted((p.p_paddr, min(p.p_paddr + p.p_memsz, 1 << 64)) for p in ram_headers):
-        if start < last_end and start < end:
-            overlap = Range(start, min(last_end, end))
-            yield Finding(Kind.OVERLAP, f"{_placed(overlap)} is described twice", (overlap,))
-        last_end = max(last_end, end)
 
 
 def _compare_vmcoreinfo(machine: Machine, header: ElfCoreHeader, result: Comparison) -> None:
@@ -594,7 +380,3 @@ def _room_note(header: ElfCoreHeader, room: int) -> Finding:
             f"({header.size} of {room} bytes used, {PROGRAM_HEADER_SIZE} each)"
         )
     return Finding(Kind.ROOM_LEFT, sentence)
-
-
-def _placed(r: Range) -> str:
-    return f"{human_size(r.size)} at {r.start:#x}"

@@ -12,8 +12,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from crash_hotplug.core.decision import Outcome, Wants
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.update import Outcome, Wants, update
+from crash_hotplug.core.update import update
 from crash_hotplug.linux.kexec_state import read_image_loaded
 from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug.linux.sysroot import Sysroot

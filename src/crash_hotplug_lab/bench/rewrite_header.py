@@ -15,7 +15,8 @@ def main() -> None:
     gc.disable()
     from crash_hotplug.cli.arguments import parse  # noqa: PLC0415
     from crash_hotplug.cli.main import CRASH_HOTPLUG  # noqa: PLC0415
-    from crash_hotplug.core.update import Outcome, Wants, update  # noqa: PLC0415
+    from crash_hotplug.core.decision import Outcome, Wants  # noqa: PLC0415
+    from crash_hotplug.core.update import update  # noqa: PLC0415
     from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently  # noqa: PLC0415
 
     parse(CRASH_HOTPLUG, ["update"])

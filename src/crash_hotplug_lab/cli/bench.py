@@ -15,7 +15,7 @@ from crash_hotplug.cli import exit_codes
 from crash_hotplug.cli.arguments import add_json
 from crash_hotplug.cli.output import print_json, progress
 from crash_hotplug.core.errors import CrashHotplugError, InputError
-from crash_hotplug.core.verdict import Verdict
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.linux.loading.live_machine import LiveMachine
 from crash_hotplug.linux.loading.reload import find_reload_tool
 from crash_hotplug_lab.bench.bench_updates import IN_PLACE, Measured, bench

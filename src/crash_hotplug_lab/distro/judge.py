@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crash_hotplug.core.finding import Kind
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.distro import kexec_calls
 from crash_hotplug_lab.distro.family import DEBIAN, Family
 from crash_hotplug_lab.distro.kexec_calls import KexecCall

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 from crash_hotplug.cli import exit_codes
-from crash_hotplug.core.update import Outcome
+from crash_hotplug.core.decision import Outcome
 from crash_hotplug_lab.distro.guest import DebianGuest
 from crash_hotplug_lab.distro.kexec_calls import KexecCall
 from crash_hotplug_lab.qemu.errors import GuestError

@@ -28,12 +28,12 @@ from contextlib import closing
 from types import FrameType
 
 from crash_hotplug.core import purgatory
+from crash_hotplug.core.decision import Outcome, Report, Wants
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.image import CrashImage, Kimage
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import NewSegment, UpdatePlan
 from crash_hotplug.core.steps import Steps
-from crash_hotplug.core.update import Outcome, Report, Wants
 from crash_hotplug.core.update import update as update_steps
 from crash_hotplug.linux.crash_image import identified_kimage, read_identity
 from crash_hotplug.linux.kcore import Kcore

@@ -17,7 +17,8 @@ import sys
 import time
 from contextlib import closing
 
-from crash_hotplug.core.update import Wants, update
+from crash_hotplug.core.decision import Wants
+from crash_hotplug.core.update import update
 from crash_hotplug.linux.loading.live_machine import LiveMachine, run_patiently
 from crash_hotplug_lab.bench.bench_updates import rewrite_header
 

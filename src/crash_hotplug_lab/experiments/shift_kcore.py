@@ -26,9 +26,10 @@ from collections.abc import Iterable
 
 from crash_hotplug.core import purgatory
 from crash_hotplug.core.arch.architecture import PAGE, whole_pages
+from crash_hotplug.core.decision import Outcome, Report, Wants
 from crash_hotplug.core.elf import PT_NOTE
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.update import Outcome, Report, Wants, update
+from crash_hotplug.core.update import update
 from crash_hotplug.linux.kcore import Kcore
 from crash_hotplug.linux.loading.live_machine import LiveMachine, Patience
 from crash_hotplug.linux.sysroot import Sysroot

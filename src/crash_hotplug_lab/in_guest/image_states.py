@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from crash_hotplug.core.elf import ElfFormatError
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.image import CrashImage, parse_kimage
 from crash_hotplug.core.machine import Machine
-from crash_hotplug.core.verdict import Verdict, assess
+from crash_hotplug.core.verdict import assess
 from crash_hotplug.linux.btf_file import kimage_layouts
 from crash_hotplug.linux.cpus import parse_cpu_list
 from crash_hotplug.linux.crash_image import read_identity

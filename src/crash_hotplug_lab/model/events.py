@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from crash_hotplug.core.decision import Outcome
 from crash_hotplug.core.ranges import Range
-from crash_hotplug.core.update import Outcome
 
 
 class EventKind(str, Enum):

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+from crash_hotplug.core.decision import Outcome
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.sizes import count
 from crash_hotplug.core.steps import Step, Steps
-from crash_hotplug.core.update import Outcome
 from crash_hotplug_lab.model.events import Event, Handled
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.notifier import NotifierChain

@@ -17,11 +17,11 @@ from crash_hotplug.core.dump.vmcore import Vmcore, audit_vmcore, compare_vmcore
 from crash_hotplug.core.elf import NT_PRSTATUS, Note, pack_notes
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.finding import Comparison, Verdict
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.sizes import human_size
-from crash_hotplug.core.verdict import Comparison, Verdict
 from crash_hotplug_lab.model.arch.architecture import ModelArchitecture
 from crash_hotplug_lab.model.capture_kernel import NoCaptureError, read_elfcorehdr
 from crash_hotplug_lab.model.kimage import ModelKimage

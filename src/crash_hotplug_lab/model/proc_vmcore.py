@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from crash_hotplug.core.arch.architecture import PAGE
-from crash_hotplug.core.elf import (
-    PT_LOAD,
-    PT_NOTE,
-    ProgramHeader,
-    pack_program_headers,
-    program_headers_end,
-)
+from crash_hotplug.core.elf import PT_LOAD, PT_NOTE, ProgramHeader, pack_program_headers, program_headers_end
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.machine import NoteRegion

@@ -12,9 +12,9 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from crash_hotplug.core.decision import Outcome
 from crash_hotplug.core.errors import CrashHotplugError, InputError
 from crash_hotplug.core.steps import Step, Steps
-from crash_hotplug.core.update import Outcome
 from crash_hotplug_lab.model.actions import LOADERS, STARTS
 from crash_hotplug_lab.model.arch.architecture import ModelArchitecture
 from crash_hotplug_lab.model.arch.x86_64 import X86_64

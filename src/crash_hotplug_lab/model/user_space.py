@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
+from crash_hotplug.core.crash_machine import KexecBusyError
+from crash_hotplug.core.decision import Outcome, Report, Wants
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.loaded_image import read_loaded_image
@@ -21,7 +23,6 @@ from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.reload import reload, update_or_reload
 from crash_hotplug.core.steps import Step, Steps
-from crash_hotplug.core.update import KexecBusyError, Outcome, Report, Wants
 from crash_hotplug_lab.model.errors import ModelError
 from crash_hotplug_lab.model.events import Event, EventKind, Handled
 from crash_hotplug_lab.model.kexec_syscalls import crash_flags, kexec_file_load, kexec_load, load_plan

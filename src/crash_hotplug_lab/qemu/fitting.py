@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from crash_hotplug.core.finding import Kind
 from crash_hotplug.core.sizes import human_size
-from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.qemu.guest_architecture import X86_64
 from crash_hotplug_lab.qemu.kernels import Kernel
 from crash_hotplug_lab.scenario.cpu_replug import plugs_cpus, without_cpu_hotplug

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from crash_hotplug.core.verdict import Kind
+from crash_hotplug.core.finding import Kind
 from crash_hotplug_lab.qemu.errors import LabError
 
 _MIB = 1 << 20

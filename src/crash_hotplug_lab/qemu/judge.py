@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crash_hotplug.core.finding import Kind
 from crash_hotplug.core.ranges import Range, RangeList
-from crash_hotplug.core.verdict import Kind
 from crash_hotplug.linux.machine_reader import read_machine
 from crash_hotplug.linux.sysroot import open_sysroot
 from crash_hotplug_lab.qemu import dump

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.core.verdict import Kind
+from crash_hotplug.core.finding import Kind
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.fitting import fit
 from crash_hotplug_lab.qemu.kernels import Kernel

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from crash_hotplug.cli.picture import printable_picture
+from crash_hotplug.core.finding import Kind
 from crash_hotplug.core.picture.svg import to_svg
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.sizes import count
-from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.qemu import memory_picture
 from crash_hotplug_lab.qemu.memory_picture import Bar
 from crash_hotplug_lab.qemu.plan import KNOWN_BROKEN

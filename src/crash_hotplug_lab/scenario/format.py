@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from crash_hotplug.core.verdict import Kind
+from crash_hotplug.core.finding import Kind
 
 MODEL, QEMU = "the model", "QEMU"
 """The two sides."""

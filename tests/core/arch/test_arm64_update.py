@@ -9,9 +9,11 @@ import pytest
 
 from crash_hotplug.core.arch.arm64 import ARM64
 from crash_hotplug.core.arch.device_tree import DeviceTree
+from crash_hotplug.core.decision import Outcome, Report, Wants
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.image import CrashImage, Kimage, Segment
 from crash_hotplug.core.kept_image import keep_image, put_back
 from crash_hotplug.core.loaded_image import read_loaded_image
@@ -19,8 +21,8 @@ from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import KernelText, Machine
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import run
-from crash_hotplug.core.update import Outcome, Report, Wants, update
-from crash_hotplug.core.verdict import Verdict, assess
+from crash_hotplug.core.update import update
+from crash_hotplug.core.verdict import assess
 from tests.core.image_in_memory import RESERVED, FakeMachine, Memory, digest
 from tests.machines import GIB, MIB, machine
 from tests.trees import arm64_tree

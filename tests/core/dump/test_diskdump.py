@@ -18,9 +18,9 @@ from crash_hotplug.core.dump.vmcore import Vmcore, audit_vmcore, compare_vmcore
 from crash_hotplug.core.elf import NT_PRSTATUS, Note
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.finding import Comparison, Kind, Verdict
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
-from crash_hotplug.core.verdict import Comparison, Kind, Verdict
 from tests.core.dump.saved_dumps import Forward, InMemory, SavedDump, info_of, registers, saved_dump
 from tests.core.dump.test_vmcore import vmcore_of
 from tests.machines import GIB, LOW_RAM, MIB, machine

@@ -15,7 +15,7 @@ from crash_hotplug.core.dump.flattened import FlattenedDump
 from crash_hotplug.core.dump.formats import parse_vmcore
 from crash_hotplug.core.dump.vmcore import audit_vmcore
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
-from crash_hotplug.core.verdict import Kind, Verdict
+from crash_hotplug.core.finding import Kind, Verdict
 from tests.core.dump.saved_dumps import FLAT_END, FLAT_HEADER, Forward, InMemory, flattened, record, saved_dump
 from tests.core.dump.test_diskdump import SMALL
 from tests.core.dump.test_vmcore import vmcore_of

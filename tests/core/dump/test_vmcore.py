@@ -30,9 +30,9 @@ from crash_hotplug.core.elf import (
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.expected import expected_elfcorehdr
+from crash_hotplug.core.finding import Comparison, Kind, Verdict
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
-from crash_hotplug.core.verdict import Comparison, Kind, Verdict
 from tests.machines import DIRECT_MAP, GIB, LOW_RAM, MIB, machine
 from tests.trees import NAMES, vmcore_head
 

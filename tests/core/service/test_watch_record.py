@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crash_hotplug.core.decision import Outcome, Report
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.service.metrics import Family, exposition
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
-from crash_hotplug.core.update import Outcome, Report
-from crash_hotplug.core.verdict import Verdict
 
 RIGHT = Look(Verdict.ACCURATE, "a panic now would be dumped completely", room_left=12)
 UPDATED = replace(RIGHT, strategy="in-place", outcome=Outcome.UPDATED, action="9 entries written", kexec_seconds=0.005)

@@ -13,10 +13,11 @@ import pytest
 from crash_hotplug.core import plan, reserved_region
 from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.arch.device_tree import DeviceTree
+from crash_hotplug.core.decision import Outcome, Wants
+from crash_hotplug.core.finding import Kind
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import run
-from crash_hotplug.core.update import Outcome, Wants, update
-from crash_hotplug.core.verdict import Kind
+from crash_hotplug.core.update import update
 from crash_hotplug_lab.model.arch.arm64 import ARM64, default_profile
 from crash_hotplug_lab.model.arch.arm64_loaders import ELFCOREHDR, is_whole
 from crash_hotplug_lab.model.arch.flat_tree import build_tree, cells, read_tree

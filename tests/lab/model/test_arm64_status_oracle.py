@@ -15,19 +15,13 @@ from hypothesis import strategies as st
 from crash_hotplug.core import verdict
 from crash_hotplug.core.arch import device_tree
 from crash_hotplug.core.arch.device_tree import DeviceTree
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.steps import run
-from crash_hotplug.core.verdict import Verdict
 from crash_hotplug_lab.model.hotplug import add_memory, offline_cpu, remove_memory
 from crash_hotplug_lab.model.panic import DumpOutcome, panic
 from crash_hotplug_lab.model.user_space import LoadCall
 from tests.lab.model.mutated_image import DIMM
-from tests.lab.model.mutated_tree import (
-    MUTATIONS,
-    MutatedTree,
-    TreeMutation,
-    place_twice,
-    usable_memory_changed,
-)
+from tests.lab.model.mutated_tree import MUTATIONS, MutatedTree, TreeMutation, place_twice, usable_memory_changed
 from tests.lab.model.test_status_oracle import EXAMPLES, FEW, Case, contradiction, has_contradiction, status
 from tests.lab.planted_fault import planted
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from crash_hotplug.core.decision import Outcome
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import InputError
 from crash_hotplug.core.image import Kimage, Segment
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.steps import run
-from crash_hotplug.core.update import Outcome
 from crash_hotplug_lab.model.arch.x86_64 import default_profile
 from crash_hotplug_lab.model.events import Event, EventKind, Handled
 from crash_hotplug_lab.model.hotplug import add_memory

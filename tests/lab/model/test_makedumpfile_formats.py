@@ -19,10 +19,10 @@ import pytest
 from crash_hotplug.core.dump.formats import join_split_dumps, parse_vmcore
 from crash_hotplug.core.dump.vmcore import Vmcore, audit_vmcore, compare_vmcore
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
+from crash_hotplug.core.finding import Comparison, Kind, Verdict
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.core.verdict import Comparison, Kind, Verdict
 from crash_hotplug.linux.vmcore_file import VmcoreFile, VmcorePipe
 from crash_hotplug_lab.model.simulation import STORY, run_scenario
 from tests.lab.model.test_external_tools import needs, output

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from crash_hotplug.core.decision import Outcome
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import run
-from crash_hotplug.core.update import Outcome
 from crash_hotplug_lab.model.arch.x86_64 import default_profile
 from crash_hotplug_lab.model.hotplug import add_memory
 from crash_hotplug_lab.model.in_kernel import install_in_kernel_handler

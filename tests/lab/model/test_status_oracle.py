@@ -23,8 +23,9 @@ from crash_hotplug.core import verdict
 from crash_hotplug.core.dump import vmcore
 from crash_hotplug.core.elf import ElfFormatError
 from crash_hotplug.core.errors import CannotTellError
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.steps import run
-from crash_hotplug.core.verdict import Verdict, assess
+from crash_hotplug.core.verdict import assess
 from crash_hotplug_lab.model.hotplug import add_cpu, add_memory, online_cpu, remove_cpu, remove_memory
 from crash_hotplug_lab.model.machine import ModelMachine
 from crash_hotplug_lab.model.panic import DumpOutcome, Panic, panic

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from crash_hotplug.core.decision import Outcome, Report
 from crash_hotplug.core.purgatory import read_purgatory
 from crash_hotplug.core.ranges import Range
 from crash_hotplug.core.steps import Step, Steps, run
-from crash_hotplug.core.update import Outcome, Report
 from crash_hotplug_lab.model.actions import STARTS
 from crash_hotplug_lab.model.arch.x86_64 import default_profile
 from crash_hotplug_lab.model.hotplug import add_memory

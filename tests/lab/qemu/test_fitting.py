@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crash_hotplug.core.verdict import Kind
+from crash_hotplug.core.finding import Kind
 from crash_hotplug_lab.qemu import plan
 from crash_hotplug_lab.qemu.fitting import fit
 from crash_hotplug_lab.qemu.guest_architecture import ARCHITECTURES

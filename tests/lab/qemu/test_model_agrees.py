@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from crash_hotplug.cli.output import comparison_json
+from crash_hotplug.core.finding import Kind
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.core.verdict import Kind
 from crash_hotplug_lab.model.machine import MemoryDevice, ModelMachine
 from crash_hotplug_lab.model.panic import Panic, panic
 from crash_hotplug_lab.model.simulation import Simulation, run_scenario

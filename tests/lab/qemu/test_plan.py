@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.core.verdict import Kind
+from crash_hotplug.core.finding import Kind
 from crash_hotplug_lab.qemu import guest_run, plan
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.kernels import Kernel

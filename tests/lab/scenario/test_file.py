@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug.core.errors import InputError
-from crash_hotplug.core.verdict import Kind
+from crash_hotplug.core.finding import Kind
 from crash_hotplug_lab.scenario.file import SIZE_LIMIT, parse_scenario, read_scenario
 from crash_hotplug_lab.scenario.format import KEYS
 from crash_hotplug_lab.scenario.records import Action, Expectation, Scenario

@@ -13,13 +13,15 @@ import pytest
 
 from crash_hotplug.core.arch.architecture import PAGE
 from crash_hotplug.core.arch.boot_params import E820_COUNT, E820_ENTRY, E820_RAM, E820_TABLE
+from crash_hotplug.core.decision import ANSWERED, Outcome, Wants
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.expected import header_to_write
+from crash_hotplug.core.finding import Kind, Verdict
 from crash_hotplug.core.kept_image import keep_image
 from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.ranges import RangeList
-from crash_hotplug.core.update import ANSWERED, Outcome, Wants, update
-from crash_hotplug.core.verdict import Kind, Verdict, assess
+from crash_hotplug.core.update import update
+from crash_hotplug.core.verdict import assess
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.loading import live_machine
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError

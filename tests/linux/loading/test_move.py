@@ -9,21 +9,18 @@ from typing import cast
 import pytest
 
 from crash_hotplug.core.arch.boot_params import ZeroPage, e820_table
+from crash_hotplug.core.decision import Outcome, Wants
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.image import elfcorehdr_room
 from crash_hotplug.core.plan import room_for
 from crash_hotplug.core.reload import make_ready
-from crash_hotplug.core.update import Outcome, Wants, update
-from crash_hotplug.core.verdict import Verdict, assess
+from crash_hotplug.core.update import update
+from crash_hotplug.core.verdict import assess
 from crash_hotplug.linux.loading.live_machine import run_patiently
 from crash_hotplug.linux.loading.system_calls import KexecError
 from crash_hotplug.linux.machine_reader import read_machine
-from tests.linux.fake_kexec import (
-    HEADER,
-    INITRD,
-    KIMAGE_PHYS,
-    FakeKexec,
-)
+from tests.linux.fake_kexec import HEADER, INITRD, KIMAGE_PHYS, FakeKexec
 
 FULL = Wants(verify_full=True)
 

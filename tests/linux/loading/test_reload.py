@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from crash_hotplug import __version__
-from crash_hotplug.core.update import Outcome, Report
+from crash_hotplug.core.decision import Outcome, Report
 from crash_hotplug.linux.loading import reload
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy
 from crash_hotplug.linux.loading.live_machine import run_patiently

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from crash_hotplug.core.decision import Outcome
 from crash_hotplug.core.errors import CrashHotplugError
-from crash_hotplug.core.update import Outcome
 from crash_hotplug.linux.loading import kdump_lock, reload, suse_queue
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError, kdump_locks
 from crash_hotplug.linux.loading.live_machine import run_patiently

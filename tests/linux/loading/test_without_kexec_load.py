@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from crash_hotplug.core.decision import Outcome, Report, Wants
 from crash_hotplug.core.reload import update_or_reload
 from crash_hotplug.core.steps import Steps
-from crash_hotplug.core.update import Outcome, Report, Wants
 from crash_hotplug.linux.loading.live_machine import run_patiently
 from crash_hotplug.linux.loading.system_calls import KexecError
 from tests.linux.fake_kexec import FakeKexec

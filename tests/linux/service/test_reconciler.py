@@ -9,11 +9,11 @@ from typing import Callable
 
 import pytest
 
+from crash_hotplug.core.decision import Outcome, Report
 from crash_hotplug.core.elfcorehdr import parse_elfcorehdr
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.service.watch_record import Look
-from crash_hotplug.core.update import Outcome, Report
-from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.loading.kdump_lock import LockBusyError
 from crash_hotplug.linux.loading.live_machine import LiveObservation
 from crash_hotplug.linux.loading.system_calls import KexecError

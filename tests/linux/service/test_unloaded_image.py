@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from crash_hotplug.core.update import Outcome
-from crash_hotplug.core.verdict import Verdict
+from crash_hotplug.core.decision import Outcome
+from crash_hotplug.core.finding import Verdict
 from tests.linux.fake_kexec import FakeKexec
 from tests.linux.service.test_reconciler import Reloads, looker
 

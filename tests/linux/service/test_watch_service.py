@@ -16,10 +16,10 @@ from typing import cast
 
 import pytest
 
+from crash_hotplug.core.decision import Outcome, Report
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
 from crash_hotplug.core.service.watch_schedule import Schedule
-from crash_hotplug.core.update import Outcome, Report
-from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.service.reconciler import Reconciler
 from crash_hotplug.linux.service.sd_notify import Notifier
 from crash_hotplug.linux.service.uevents import Drained, Uevent, UeventSocket

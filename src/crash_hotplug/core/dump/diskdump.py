@@ -27,11 +27,12 @@ from crash_hotplug.core.dump.vmcore import (
 )
 from crash_hotplug.core.elf import Note, parse_notes
 from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.finding import Comparison, Finding, Kind
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import Range, RangeList
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.sizes import count, human_size
-from crash_hotplug.core.verdict import Comparison, Finding, Kind, compare_text_offset
+from crash_hotplug.core.verdict import compare_text_offset
 from crash_hotplug.core.vmcoreinfo import parse_kernel_text_offset
 
 _PRSTATUS_NAMES = {336: "x86_64", 392: "aarch64"}

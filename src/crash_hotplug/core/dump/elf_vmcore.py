@@ -30,17 +30,12 @@ from crash_hotplug.core.elf import (
     program_headers_end,
 )
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader, parse_elfcorehdr
+from crash_hotplug.core.finding import Comparison, Finding, Kind
+from crash_hotplug.core.header_shape import overlap_findings
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.records import NamedTuple
-from crash_hotplug.core.verdict import (
-    Comparison,
-    Finding,
-    Kind,
-    compare_direct_map,
-    compare_kernel_text,
-    overlap_findings,
-)
+from crash_hotplug.core.verdict import compare_direct_map, compare_kernel_text
 
 
 class _ElfVmcore(NamedTuple):

@@ -12,12 +12,13 @@ from crash_hotplug.core.arch.architecture import Architecture
 from crash_hotplug.core.elf import Note
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
 from crash_hotplug.core.errors import InputError
+from crash_hotplug.core.finding import Comparison, Finding, Kind
 from crash_hotplug.core.loader import Loader
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.records import NamedTuple, Protocol
 from crash_hotplug.core.sizes import count, human_size
-from crash_hotplug.core.verdict import IN_DUMP, Comparison, Finding, Kind, compare_backup_region, compare_memory
+from crash_hotplug.core.verdict import IN_DUMP, compare_backup_region, compare_memory
 from crash_hotplug.core.vmcoreinfo import Vmcoreinfo, parse_vmcoreinfo
 
 WHAT = "this vmcore"

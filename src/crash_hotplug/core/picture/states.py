@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from crash_hotplug.core.elfcorehdr import ElfCoreHeader
+from crash_hotplug.core.finding import Comparison, Finding, Kind
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.ranges import RangeList
 from crash_hotplug.core.records import NamedTuple
 from crash_hotplug.core.summary import summarize
-from crash_hotplug.core.verdict import Comparison, Finding, Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

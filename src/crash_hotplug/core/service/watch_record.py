@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from crash_hotplug.core.decision import Outcome, Report
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.service.metrics import Family, exposition
 from crash_hotplug.core.sizes import count
-from crash_hotplug.core.update import Outcome, Report
-from crash_hotplug.core.verdict import Verdict
 
 _PREFIX = "crash_hotplug"
 _VERIFIED = {Outcome.UNCHANGED: "whole", Outcome.TORN: "broken"}

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crash_hotplug.core.arch.x86_64 import X86_64
+from crash_hotplug.core.decision import why_not_updatable
 from crash_hotplug.core.doctor.forecast import SERVICE, Change, Situation
 from crash_hotplug.core.doctor.settings_files import sandbox_of
 from crash_hotplug.core.doctor.udev_rules import Reload, RuleContext, UEvent, find_reloads, mentions_reload, parse_rules
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
-from crash_hotplug.core.update import why_not_updatable
 from crash_hotplug.core.verdict import Assessment, assess
 from crash_hotplug.linux import btf_file, kallsyms, kcore, machine_reader, memory_hotplug
 from crash_hotplug.linux.crash_image import POINTER_SYMBOLS, find_pointer, read_crash_image

@@ -12,13 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from crash_hotplug.core.doctor.makedumpfile import (
-    Shortcoming,
-    Version,
-    find_shortcomings,
-    find_version,
-    program_with,
-)
+from crash_hotplug.core.doctor.makedumpfile import Shortcoming, Version, find_shortcomings, find_version, program_with
 from crash_hotplug.core.doctor.settings_files import read_setting
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.linux.doctor.config_files import KernelConfig

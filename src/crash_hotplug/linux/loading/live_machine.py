@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The running machine as an update needs it: the primitives of core/update.py, and nothing else."""
+"""The running machine as an update needs it: the primitives of core/crash_machine.py, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 
 from crash_hotplug.core.arch.supported import NAMES, architecture_named
+from crash_hotplug.core.crash_machine import ImageChangedError, KexecBusyError
+from crash_hotplug.core.decision import why_not_updatable
 from crash_hotplug.core.image import CrashImage
 from crash_hotplug.core.machine import Machine
 from crash_hotplug.core.plan import NewSegment
 from crash_hotplug.core.steps import Steps, run
-from crash_hotplug.core.update import ImageChangedError, KexecBusyError, why_not_updatable
 from crash_hotplug.linux.crash_image import read_identified_image, read_identity
 from crash_hotplug.linux.iomem import Iomem, read_iomem
 from crash_hotplug.linux.kcore import Kcore

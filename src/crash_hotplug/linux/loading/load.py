@@ -9,11 +9,13 @@ import os
 import stat
 from dataclasses import dataclass
 
+from crash_hotplug.core.crash_machine import CrashMachine
+from crash_hotplug.core.decision import Wants
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError, InputError
 from crash_hotplug.core.plan import room_for
 from crash_hotplug.core.reload import Loaded, load
 from crash_hotplug.core.steps import Say, Steps, say_nothing
-from crash_hotplug.core.update import CrashMachine, Wants, take_lock
+from crash_hotplug.core.update import take_lock
 from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.kexec_state import read_kexec_state, why_no_load
 from crash_hotplug.linux.loading.capture_kernel import (

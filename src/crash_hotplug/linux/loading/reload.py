@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 import crash_hotplug
+from crash_hotplug.core.crash_machine import CrashMachine
+from crash_hotplug.core.decision import Outcome, Report
 from crash_hotplug.core.errors import CrashHotplugError
 from crash_hotplug.core.reload import make_ready, reload
 from crash_hotplug.core.steps import Say, Steps, say_nothing
-from crash_hotplug.core.update import CrashMachine, Outcome, Report, take_lock
+from crash_hotplug.core.update import take_lock
 from crash_hotplug.linux.loading.capture_kernel import CaptureKernel, Strategy, load_capture_kernel
 from crash_hotplug.linux.loading.load import LoadRecord, read_record
 from crash_hotplug.linux.loading.suse_queue import LOAD_ONCE, reload_by_load_once

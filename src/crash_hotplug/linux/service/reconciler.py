@@ -13,15 +13,17 @@ from contextlib import closing
 from dataclasses import replace
 from typing import NamedTuple
 
+from crash_hotplug.core.decision import ANSWERED, Outcome, Report, Wants, decide
 from crash_hotplug.core.elfcorehdr import entries_that_fit
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.reload import verify_image
 from crash_hotplug.core.service.watch_record import Look
 from crash_hotplug.core.service.watch_schedule import ReloadGate, VerificationSchedule
 from crash_hotplug.core.steps import Say, say_nothing
 from crash_hotplug.core.summary import summarize
-from crash_hotplug.core.update import ANSWERED, Outcome, Report, Wants, decide, update
-from crash_hotplug.core.verdict import Assessment, Verdict, assess
+from crash_hotplug.core.update import update
+from crash_hotplug.core.verdict import Assessment, assess
 from crash_hotplug.linux import cpus, iomem
 from crash_hotplug.linux.crash_image import read_identity
 from crash_hotplug.linux.kcore import Kcore

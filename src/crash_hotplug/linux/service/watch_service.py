@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Callable
 
+from crash_hotplug.core.decision import Outcome
 from crash_hotplug.core.errors import CrashHotplugError
+from crash_hotplug.core.finding import Verdict
 from crash_hotplug.core.service.watch_record import Look, WatchRecord
 from crash_hotplug.core.service.watch_schedule import Schedule
 from crash_hotplug.core.sizes import count
-from crash_hotplug.core.update import Outcome
-from crash_hotplug.core.verdict import Verdict
 from crash_hotplug.linux.atomic_file import write_atomically
 from crash_hotplug.linux.service.reconciler import Reconciler
 from crash_hotplug.linux.service.sd_notify import Notifier
