@@ -269,6 +269,7 @@ ARM64 = GuestArchitecture(
             is_built=True,
             patches=("arm64-crash-hotplug-one-block.patch", "arm64-leave-out-offline-memory.patch"),
             options=("CONFIG_CRASH_HOTPLUG=y",),
+            corrects=(Kind.MEMORY_GONE,),
             has_crash_hotplug=True,
         ),
     },
