@@ -176,7 +176,9 @@ def _judge_rule(result: Result, recorded: Recorded, said: str) -> None:
     if recorded.family is DEBIAN:
         result.check("a reload for every event", seen == Reloads(relevant, relevant, 0) and relevant > 0, said)
     else:
-        result.check("reloads by the rule, and none failed", seen.loaded > 0 and seen.failed == 0, said)
+        # load-once.sh fails in the journal, too, where it only leaves its job to the process that has the lock
+        none_failed = all(call.succeeded for call in recorded.calls)
+        result.check("reloads by the rule, and no call of kexec failed", seen.loaded > 0 and none_failed, said)
     last = max((call.end for call in recorded.calls if call.loads and call.succeeded), default=0.0)
     late = last - recorded.last_event
     result.check("the last reload is over", late > 0, f"{late:.2f} s after the last event")

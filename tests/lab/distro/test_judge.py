@@ -212,3 +212,16 @@ def test_judge_hotplug_of_a_corrected_rule_wants_a_reload_for_every_event(tmp_pa
         judge.conclude(result, sides.CORRECTED, storm=False)
         assert result.outcome == outcome, result.reason
         tmp_path /= "again"
+
+
+@pytest.mark.parametrize(("succeeded", "outcome"), [(True, "pass"), (False, "fail")])
+def test_judge_hotplug_of_opensuses_rule_takes_a_queued_job_for_no_failure(
+    tmp_path: Path, succeeded: bool, outcome: str
+) -> None:
+    queued = [(125.6, "cpu2: Process '/usr/lib/kdump/load-once.sh' failed with exit code 1.")]
+    calls = [KexecCall("kexec", 125.6, 126.0, True, succeeded), KexecCall("kexec", 126.1, 126.5, True, True)]
+    result = result_at("accurate")
+    given = recorded("add", queued, calls, SUSE)
+    judge.judge_hotplug(result, sides.RULE, given, trees(tmp_path, b"old", b"new"))
+    judge.conclude(result, sides.RULE, storm=True, family=SUSE)
+    assert result.outcome == outcome, result.reason
