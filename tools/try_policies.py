@@ -228,8 +228,9 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("deb", type=Path)
     parser.add_argument("policies", nargs="*", metavar="|".join(POLICIES))
-    parser.add_argument("--kdump-utils", type=Path, metavar="PATH")
-    parser.add_argument("--kdump", type=Path, metavar="PATH")
+    tools = parser.add_mutually_exclusive_group()
+    tools.add_argument("--kdump-utils", type=Path, metavar="PATH")
+    tools.add_argument("--kdump", type=Path, metavar="PATH")
     given = parser.parse_args()
     if not set(given.policies) <= set(POLICIES):
         parser.error(f"the policies are {' and '.join(POLICIES)}")
