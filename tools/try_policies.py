@@ -178,7 +178,8 @@ class Trial:
         said = await self.sh("crash-hotplug status | head -1")
         self.check("image is accurate", said.startswith("ACCURATE"), said)
         denials = await self.sh(self._policy.denials)
-        self.check("no denial", denials == "", denials.replace("\n", "; ") or "none in the kernel's log")
+        found = f"{denials.count(chr(10)) + 1} in the kernel's log, the last one: {denials.rpartition(chr(10))[2]}"
+        self.check("no denial", denials == "", found if denials else "none in the kernel's log")
         await self.sh("systemctl stop crash-hotplug")
         before = denials
         await self.sh(self._policy.confined)

@@ -64,6 +64,12 @@ def test_profile_allows_the_writable_paths_of_the_unit() -> None:
     assert not [path for path in written if path.startswith("/etc") and "w" in path.rpartition(" ")[2]]
 
 
+def test_policies_allow_the_search_for_the_process_that_has_a_lock() -> None:
+    for path in ("", "@{pid}/*", "@{pid}/{fd,fdinfo}/", "@{pid}/fdinfo/*"):
+        assert f"  @{{PROC}}/{path} r,\n" in profile()
+    assert "domain_read_all_domains_state(crash_hotplug_t)" in rules()
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[ToolRoot]:
     """Return a root in which /packages has both policies."""
