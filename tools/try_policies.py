@@ -84,6 +84,8 @@ class Policy:
     """Begins the service's /proc/PID/attr/current."""
     denials: str
     """Prints the denials of the service in the kernel's log."""
+    others: str
+    """Counts the denials of other domains."""
     forged: str
     """A file that the program may not write; AppArmor lets it read that directory."""
     confined: str
@@ -96,6 +98,7 @@ POLICIES = {
     "selinux": Policy(
         "selinux", "security=selinux selinux=1 enforcing=1", "system_u:system_r:crash_hotplug_t:",
         "dmesg | grep 'avc: *denied.*crash_hotplug' || true",
+        "dmesg | grep 'avc: *denied' | grep -v crash_hotplug | grep -o 'scontext=[^ ]*' | sort | uniq -c",
         "/etc/forged.prom",
         f"{FORGE} {WATCH} /etc/forged.prom",
         f"setenforce 0; {FORGE} {WATCH} /etc/forged.prom; setenforce 1",
@@ -103,6 +106,7 @@ POLICIES = {
     "apparmor": Policy(
         "apparmor", "apparmor=1 security=apparmor", "crash-hotplug (enforce)",
         "dmesg | grep 'apparmor=\"DENIED\".*profile=\"crash-hotplug' || true",
+        "true",
         "/var/crash/forged.prom",
         f"{FORGE} -p AppArmorProfile=crash-hotplug {WATCH} /var/crash/forged.prom",
         f"{FORGE} {WATCH} /var/crash/forged.prom",
@@ -180,6 +184,7 @@ class Trial:
         denials = await self.sh(self._policy.denials)
         found = f"{denials.count(chr(10)) + 1} in the kernel's log, the last one: {denials.rpartition(chr(10))[2]}"
         self.check("no denial", denials == "", found if denials else "none in the kernel's log")
+        print(f"... denials of other domains: {' '.join((await self.sh(self._policy.others)).split())}", flush=True)
         await self.sh("systemctl stop crash-hotplug")
         before = denials
         await self.sh(self._policy.confined)
