@@ -61,17 +61,21 @@ echo '(allow crash_hotplug_t shadow_t (file (write)))' > /forbidden.cil
 {INSTALL} -X 200 -i /forbidden.cil
 """
 RULES = (
-    ("writes no file of /etc", "-A -s crash_hotplug_t -t etc_t -c file -p write,append,create,unlink", ""),
-    ("writes no device's memory", "-A -s crash_hotplug_t -t memory_device_t -c chr_file -p write", ""),
-    ("is entered from systemd alone", "-T -t crash_hotplug_exec_t -c process", "init_t crash_hotplug_exec_t"),
-    ("makes kdumpctl's lock with Fedora's type", "-T -s crash_hotplug_t -t var_lock_t -c file", "kdump_lock_t kdump"),
-    ("takes kdumpctl's lock", "-A -ds -s crash_hotplug_t -t kdump_lock_t -c file -p write,lock", "kdump_lock_t"),
-    ("leaves kdumpctl its lock", "-A -s kdumpctl_t -t kdump_lock_t -c file -p write,lock", "file_type"),
-    ("has kdumpctl take the lock of kdump-config", "-A -s kdumpctl_t -t crash_hotplug_lock_t -c file -p write", "file"),
-    ("has systemd start the reload", "-A -s crash_hotplug_t -t systemd_unit_file_t -c service -p start", "reload"),
-    ("writes to the journal", "-A -s crash_hotplug_t -t init_t -c unix_stream_socket -p write", "crash_hotplug_t"),
+    ("the service writes no file of /etc", "-A -s crash_hotplug_t -t etc_t -c file -p write,append,create,unlink", ""),
+    ("the service writes no memory device", "-A -s crash_hotplug_t -t memory_device_t -c chr_file -p write", ""),
+    ("only systemd enters the domain", "-T -t crash_hotplug_exec_t -c process", "type_transition init_t "),
+    ("the service makes kdumpctl's lock", "-T -s crash_hotplug_t -t var_lock_t -c file", "kdump_lock_t kdump;"),
+    ("the service takes it", "-A -s crash_hotplug_t -t kdump_lock_t -c file -p lock", "allow crash_hotplug_t"),
+    ("kdumpctl takes it", "-A -s kdumpctl_t -t kdump_lock_t -c file -p lock", "allow"),
+    (
+        "kdumpctl takes a lock that the service made",
+        "-A -s kdumpctl_t -t crash_hotplug_lock_t -c file -p lock",
+        "allow",
+    ),
+    ("systemd starts the reload", "-A -s crash_hotplug_t -t systemd_unit_file_t -c service -p start", "allow"),
+    ("the service writes to the journal", "-A -s crash_hotplug_t -t init_t -c unix_stream_socket -p write", "allow"),
 )
-"""What crash_hotplug_t may do, the arguments of sesearch, and what it prints; "" for nothing."""
+"""A sentence, the arguments of sesearch, and a text in what it prints; "" where it may print nothing."""
 LABELS = {
     "/run/lock/kdump": "(kdump|var)_lock_t",  # c10s looks the path up as /var/lock/kdump, and has no entry for that
     "/run/crash-hotplug/load": "crash_hotplug_runtime_t",
@@ -131,7 +135,7 @@ def main(tree: Path) -> int:
         root.check("negative control: the neverallow rules refuse a write to shadow_t", code != 0, said[:300])
         for what, arguments, wanted in RULES:
             code, said = root.run(f"sesearch {arguments} /etc/selinux/targeted/policy/policy.*")
-            root.check(f"the service {what}", code == 0 and (wanted in said if wanted else said == ""), said)
+            root.check(what, code == 0 and (wanted in said if wanted else said == ""), said)
         for path, wanted in LABELS.items():
             _, said = root.run(f"selabel_lookup -b file -f {CONTEXTS} -k {path} -t file")
             root.check(f"label of {path}", bool(re.search(f":{wanted}:", said)), said)
