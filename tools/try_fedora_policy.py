@@ -139,7 +139,7 @@ def main(tree: Path) -> int:
         for path, wanted in LABELS.items():
             _, said = root.run(f"selabel_lookup -b file -f {CONTEXTS} -k {path} -t file")
             root.check(f"label of {path}", bool(re.search(f":{wanted}:", said)), said)
-        _, said = root.run(f"awk '/^[^#]/ {{ print $1, NF > 2 ? $2 : \"\" }}' {CONTEXTS} | sort | uniq -d")
+        _, said = root.run(f"awk '/^[^#]/ {{ print $1, (NF > 2 ? $2 : \"\") }}' {CONTEXTS} | sort | uniq -d")
         root.check("no path has two entries", said == "", said)
     return root.failed
 

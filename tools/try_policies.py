@@ -51,8 +51,8 @@ cp /usr/share/crash-hotplug/apparmor/crash-hotplug /etc/apparmor.d/
 mkdir /module && cp /usr/share/crash-hotplug/selinux/* /module/ && cd /module
 make -f /usr/share/selinux/devel/Makefile crash-hotplug.pp
 semodule -i crash-hotplug.pp
-# Debian's own kdump_t may not read /var/lib/kdump, where Debian's kdump-tools keeps the capture kernel, and its
-# kdumpctl_t may not read /sys/kernel as Red Hat's kdumpctl does.
+# Debian's own kdump_t may not read /var/lib/kdump, where Debian's kdump-tools keeps the capture kernel.  Its kdumpctl_t
+# is older than Red Hat's kdumpctl here.
 semanage permissive -a kdump_t
 semanage permissive -a kdumpctl_t
 mkdir -p $METRICS
