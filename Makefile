@@ -94,9 +94,11 @@ try-deb: deb
 	@sh tools/try_deb.sh dist/crash-hotplug_*_all.deb
 
 # Both policies in Debian 12 guests that enforce them: update, reload, a forged write.  As root; 15 minutes, emulated.
+# With KDUMP_UTILS or KDUMP the guests have Red Hat's or openSUSE's tools.
 try-policies: $(VENV)/ready deb
 	@sh tools/debian-packages.sh apt dpkg debian-archive-keyring
-	$(VENV)/bin/python tools/try_policies.py dist/crash-hotplug_*_all.deb
+	$(VENV)/bin/python tools/try_policies.py dist/crash-hotplug_*_all.deb \
+		$(if $(KDUMP_UTILS),--kdump-utils "$(KDUMP_UTILS)") $(if $(KDUMP),--kdump "$(KDUMP)")
 
 # The .rpm.  rpmlint checks its spec file first.
 rpm:

@@ -15,7 +15,7 @@ from tests.packaging.tool_root import ToolRoot
 
 ROOT = Path(__file__).parent.parent.parent
 SELINUX, APPARMOR = ROOT / "packaging/selinux", ROOT / "packaging/apparmor"
-MAKE = "make -f /usr/share/selinux/devel/Makefile NAME=devel crash-hotplug.pp"
+MAKE = "make -f /usr/share/selinux/devel/Makefile NAME=devel"
 PARSE = "apparmor_parser --skip-kernel-load --skip-cache"
 
 
@@ -26,6 +26,11 @@ def profile() -> str:
 def rules() -> str:
     """Return the SELinux module without its comments."""
     return re.sub(r"^\s*#.*$", "", (SELINUX / "crash-hotplug.te").read_text(), flags=re.MULTILINE)
+
+
+def labels(contexts: str) -> dict[str, str]:
+    """Return the type of each path in a file of file contexts."""
+    return dict(re.findall(r"^(/\S+)\s.*:object_r:(\w+)", contexts, re.MULTILINE))
 
 
 def test_unit_asks_for_the_profile_and_starts_without_it() -> None:
@@ -59,6 +64,12 @@ def test_profile_allows_the_writable_paths_of_the_unit() -> None:
     assert not [path for path in written if path.startswith("/etc") and "w" in path.rpartition(" ")[2]]
 
 
+def test_policies_allow_the_search_for_the_process_that_has_a_lock() -> None:
+    for path in ("", "@{pid}/*", "@{pid}/{fd,fdinfo}/", "@{pid}/fdinfo/*"):
+        assert f"  @{{PROC}}/{path} r,\n" in profile()
+    assert "domain_read_all_domains_state(crash_hotplug_t)" in rules()
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[ToolRoot]:
     """Return a root in which /packages has both policies."""
@@ -70,17 +81,28 @@ def root(tmp_path: Path) -> Iterator[ToolRoot]:
 
 @pytest.mark.lab
 def test_selinux_module_is_compiled_against_the_reference_policy(root: ToolRoot, tmp_path: Path) -> None:
-    root.run(f"cd /packages && {MAKE}")
+    root.run(f"cd /packages && {MAKE} crash-hotplug.pp")
     assert (tmp_path / "crash-hotplug.pp").stat().st_size > 10_000
-    contexts = root.run(
-        "cd /packages && semodule_unpackage crash-hotplug.pp module contexts && grep -c crash_hotplug contexts"
-    )
-    assert int(contexts) == len((SELINUX / "crash-hotplug.fc").read_text().splitlines())
+    contexts = root.run("cd /packages && semodule_unpackage crash-hotplug.pp module contexts && cat contexts")
+    assert labels(contexts) == {
+        "/usr/bin/crash-hotplug": "crash_hotplug_exec_t",
+        "/run/crash-hotplug(/.*)?": "crash_hotplug_runtime_t",
+        "/run/lock/kdump": "crash_hotplug_lock_t",
+        "/var/crash/kdump_lock": "crash_hotplug_lock_t",
+    }
     with (tmp_path / "crash-hotplug.te").open("a") as file:
         file.write("allow crash_hotplug_t no_such_type_t:file read;\n")
-    code, said = root.try_run(f"cd /packages && {MAKE}")
+    code, said = root.try_run(f"cd /packages && {MAKE} crash-hotplug.pp")
     assert code != 0
     assert "no_such_type_t" in said
+
+
+@pytest.mark.lab
+def test_selinux_labels_for_red_hat_leave_the_lock_of_kdumpctl_to_its_policy(root: ToolRoot) -> None:
+    contexts = "tmp/crash-hotplug.mod.fc"
+    found = labels(root.run(f"cd /packages && {MAKE} DISTRO=redhat {contexts} && cat {contexts}"))
+    assert found["/var/run/crash-hotplug(/.*)?"] == found["/run/crash-hotplug(/.*)?"] == "crash_hotplug_runtime_t"
+    assert "/run/lock/kdump" not in found
 
 
 @pytest.mark.lab

@@ -28,11 +28,15 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parent.parent.parent
 SPEC = ROOT / "packaging/rpm/crash-hotplug.spec"
+MACROS = ROOT / "packaging/rpm/debian.macros"
 WANTS = "/etc/systemd/system/multi-user.target.wants/crash-hotplug.service"
 PRESETS = "/usr/lib/systemd/system-preset/90-test.preset"
 SETTINGS = "/etc/sysconfig/crash-hotplug"
 RULE = "/usr/lib/udev/rules.d/98-kexec.rules"
 HIDES = "/etc/udev/rules.d/98-kexec.rules"
+CALLS = "/var/log/selinux.calls"
+RECORD = f'echo "${{0##*/}} $*" >> {CALLS}\n'
+"""Instead of the policy's programs, whose store the root does not have; tools/try_policies.py runs them for real."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,17 @@ class Builder:
         self.packages.mkdir()
 
     def build(self, distribution: Distribution, version: str = "", settings: str = "") -> Path:
-        """Return the package of a distribution.
+        """Return the package of a distribution, without the one of the SELinux module, which needs its compiler.
 
         :param version: instead of the source's
         :param settings: one more line of the settings file
         """
+        work = self.prepare(distribution, version, settings)
+        self._rpmbuild(work, work / "crash-hotplug.spec", "_without_selinux 1", *distribution.defines)
+        return self._moved(work)
+
+    def prepare(self, distribution: Distribution, version: str = "", settings: str = "") -> Path:
+        """Return a directory with the source archive, the spec file and the macros."""
         spec = SPEC.read_text()
         version = version or re.findall(r"^Version: +(\S+)", spec, re.MULTILINE)[0]
         work = self._directory / f"{distribution.name}-{version}"
@@ -91,8 +101,8 @@ class Builder:
             file.write(settings)
         subprocess.run(["tar", "-C", str(work), "-czf", str(work / f"{name}.tar.gz"), name], check=True)
         (work / "crash-hotplug.spec").write_text(re.sub(r"(?m)^(Version: +)\S+", rf"\g<1>{version}", spec))
-        self._rpmbuild(work, work / "crash-hotplug.spec", *distribution.defines)
-        return self._moved(work)
+        shutil.copy(MACROS, work)
+        return work
 
     def stub(self, distribution: Distribution) -> Path:
         """Return a package that provides the names of the distribution's packages, and a udev rule of kdumpctl."""
@@ -121,7 +131,7 @@ class Builder:
     @staticmethod
     def _rpmbuild(work: Path, spec: Path, *defined: str) -> None:
         defines = [f"_topdir {work}", f"_sourcedir {work}", *defined]
-        command = ["rpmbuild", "-bb", "--nodeps", "--load", str(ROOT / "packaging/rpm/debian.macros")]
+        command = ["rpmbuild", "-bb", "--nodeps", "--load", str(MACROS)]
         command += [word for name in defines for word in ("--define", name)]
         done = subprocess.run(
             [*command, str(spec)], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
@@ -251,3 +261,36 @@ def test_changes_of_doctor_survive_an_upgrade_and_end_with_the_package(
     assert not root.exists(HIDES)
     assert root.run("cat /etc/sysconfig/kdump") == 'KDUMP_COMMANDLINE_APPEND="irqpoll"\n'
     assert not root.exists("/var/lib/crash-hotplug")
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=lambda distribution: distribution.name)
+def test_selinux_package_is_built_where_the_distribution_has_the_policys_compiler(distribution: Distribution) -> None:
+    defines = [word for name in distribution.defines for word in ("--define", name)]
+    command = ["rpmspec", "-q", "--qf", "%{name}\\n", "--load", str(MACROS), *defines, str(SPEC)]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert names == ["crash-hotplug"] + ["crash-hotplug-selinux"] * (distribution.name != "sle15")
+
+
+def test_selinux_package_installs_the_module_and_removes_it(builder: Builder) -> None:
+    work = builder.prepare(EL9, "0.0.7")
+    with ToolRoot(work) as root:
+        root.write("/usr/sbin/semodule", f"#!/bin/sh\n{RECORD}")
+        root.write("/sbin/restorecon", f"#!/bin/sh\n{RECORD}")
+        root.run("chmod 755 /usr/sbin/semodule /sbin/restorecon")
+        define = [f"--define '{name}'" for name in ("_topdir /packages", "_sourcedir /packages", *EL9.defines)]
+        root.run(f"cd /packages && rpmbuild -bb --nodeps --load debian.macros {' '.join(define)} crash-hotplug.spec")
+        packages = sorted(work.glob("RPMS/noarch/*.rpm"))
+        lint = subprocess.run([*RPMLINT, *map(str, packages)], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "2 packages and 0 specfiles checked; 0 errors, 0 warnings" in lint.stdout, lint.stdout
+        files = " ".join(f"/packages/RPMS/noarch/{package.name}" for package in packages)
+        assert "selinux-policy-targeted is needed" in root.try_run(f"rpm -U {files}")[1]
+        root.run(f"rpm -U --nodeps {files}")
+        module = "/usr/share/selinux/packages/targeted/crash-hotplug.pp"
+        relabel = "restorecon -iR /usr/bin/crash-hotplug /run/crash-hotplug /var/crash/kdump_lock"
+        assert root.run(f"cat {CALLS}").splitlines() == [f"semodule -n -s targeted -X 200 -i {module}", relabel]
+        assert root.systemctl_calls()[-1] == "try-restart crash-hotplug.service"
+        root.run(f"semodule_unpackage {module} /tmp/module /tmp/contexts && grep crash_hotplug_exec_t /tmp/contexts")
+        root.run(f"rm {CALLS}; rpm -e crash-hotplug-selinux")
+        assert root.run(f"cat {CALLS}").splitlines() == ["semodule -n -s targeted -X 200 -r crash-hotplug", relabel]
+        assert root.systemctl_calls() == ["try-restart crash-hotplug.service"]
+        root.run("rpm -q crash-hotplug")

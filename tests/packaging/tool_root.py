@@ -20,7 +20,8 @@ from tests.lab.qemu.fetching import one_at_a_time
 
 PACKAGES = (
     "apparmor", "base-files", "bash", "checkpolicy", "coreutils", "dash", "diffutils", "dnf", "findutils", "gawk",
-    "grep", "m4", "make", "policycoreutils", "python3", "rpm", "sed", "selinux-policy-dev", "semodule-utils", "systemd",
+    "grep", "gzip", "m4", "make", "policycoreutils", "python3", "rpm", "sed", "selinux-policy-dev", "semodule-utils",
+    "systemd",
 )  # fmt: skip
 _CALLS = "/var/log/systemctl.calls"
 _SYSTEMCTL = f"""\
@@ -46,7 +47,7 @@ def base() -> Path:
 
     :raise LabError: the packages cannot be downloaded
     """
-    directory = cache_dir("tools") / "bookworm-packaging"
+    directory = cache_dir("tools") / "bookworm-package-tools"
     with one_at_a_time():
         if not directory.exists():
             archive = Archive("bookworm")
