@@ -25,6 +25,9 @@ _STRUCT_PAGE, _PAGE = 64, 4096
 _KNOWS_INACCESSIBLE = (5, 16)
 """Series of the first kernel whose virtio-mem driver takes a device with VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE."""
 
+_CREATES_RAM_REGIONS = (6, 3)
+"""Series of the first kernel that makes regions of volatile CXL memory (6e099264185d)."""
+
 
 def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
     """Return the scenario for a kernel's guests, and the reason why they cannot run it; empty where they can."""
@@ -60,6 +63,8 @@ def _refusal(scenario: Scenario, kernel: Kernel) -> str:
         return f"{architecture.name} kernels have no memmap=, which makes holes in RAM"
     if not kernel.plugs_dimms and any(action.do == "add-dimm" for action in scenario.actions):
         return "the kernel has no ACPI_HOTPLUG_MEMORY, so it takes no DIMM"
+    if kernel.series < _CREATES_RAM_REGIONS and any(a.arguments.get("device") == "cxl" for a in scenario.actions):
+        return "the kernel makes no region of volatile CXL memory (Linux 6.3)"
     if kernel.series < _KNOWS_INACCESSIBLE and any(map(_is_inaccessible, scenario.actions)):
         return "QEMU's virtio-mem device requires a driver that reads no unplugged memory (Linux 5.16)"
     return ""
