@@ -132,4 +132,7 @@ def remove() -> None:
 
 
 if __name__ == "__main__":
-    {"add": add, "remove": remove}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "add":
+        add(sys.argv[2])
+    else:
+        remove()
