@@ -185,7 +185,7 @@ KEYS: dict[str, Key] = {
     "blocks": Key(list_of(number()), MODEL),
     "requested": Key(size()),
     "node": Key(number(0, 7)),
-    "device": Key(one_of(KMEM_DEVICES)),
+    "device": Key(one_of(KMEM_DEVICES), QEMU),
     "options": Key(text, QEMU),
     "leave-offline": Key(flag, QEMU),
     "cpu": Key(number()),
