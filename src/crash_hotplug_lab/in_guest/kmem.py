@@ -102,6 +102,7 @@ def add(kind: str) -> None:
         MAKERS[kind]()
     device = wait_for(_DAX, "dax*")
     kmem = _DAX / "drivers/kmem"
+    # The driver takes the device of a CXL region by itself (IORESOURCE_DAX_KMEM in drivers/dax/cxl.c)
     if not (device / "driver").exists() or (device / "driver").resolve() != kmem.resolve():
         unbind(device)
         write(kmem / "new_id", device.name)
