@@ -50,6 +50,9 @@ def test_fit_refuses_cxl_memory_where_the_kernel_makes_no_region_of_it() -> None
     memory = plan.read("cxl-memory")
     assert fit(memory, kernel("6.1.0", "x86_64"))[1] == "the kernel makes no region of volatile CXL memory (Linux 6.3)"
     assert fit(memory, kernel("6.12.0", "x86_64"))[1] == ""
+    refusal = fit(memory.counted(), kernel("6.12.0", "x86_64"))[1]
+    assert refusal.startswith("with --count-instructions the CPU has the flag hypervisor")
+    assert fit(plan.read("driver-added-memory").counted(), kernel("6.12.0", "x86_64"))[1] == ""
 
 
 def test_fit_replaces_a_plugged_cpu_by_cpu_1_which_no_header_lacks() -> None:
