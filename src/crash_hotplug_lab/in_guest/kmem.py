@@ -13,7 +13,6 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 _ND, _DAX = Path("/sys/bus/nd"), Path("/sys/bus/dax")  # codespell:ignore nd
@@ -92,29 +91,29 @@ def make_of_cxl() -> None:
         write(_CXL / "drivers/cxl_region/bind", region.name)
 
 
-MAKERS: dict[str, Callable[[], None]] = {"nvdimm": make_of_nvdimm, "cxl": make_of_cxl}
-"""The functions that make the device-dax device, by the kind of the memory device."""
+def bind_nvdimm() -> None:
+    """Give the NVDIMM's device-dax device to the kmem driver."""
+    if not list((_DAX / "devices").glob("dax*")):
+        make_of_nvdimm()
+    device, kmem = wait_for(_DAX, "dax*"), _DAX / "drivers/kmem"
+    unbind(device)
+    write(kmem / "new_id", device.name)
+    if not (device / "driver").exists():
+        write(kmem / "bind", device.name)
 
 
 def add(kind: str) -> None:
-    """Give the device to the kmem driver, and print the range of its RAM."""
-    if not list((_DAX / "devices").glob("dax*")):
-        MAKERS[kind]()
-    device = wait_for(_DAX, "dax*")
-    kmem = _DAX / "drivers/kmem"
-    # The driver takes the device of a CXL region by itself (IORESOURCE_DAX_KMEM in drivers/dax/cxl.c)
-    if not (device / "driver").exists() or (device / "driver").resolve() != kmem.resolve():
-        unbind(device)
-        write(kmem / "new_id", device.name)
-        if not (device / "driver").exists():
-            write(kmem / "bind", device.name)
-    if not ram():
-        sys.exit(f"kmem added no memory: {Path('/proc/iomem').read_text()[-600:]}")
-    start, stop = ram()[0][0], ram()[-1][1]
-    for block in blocks(start, stop):
-        if (block / "state").read_text().strip() == "offline":
-            write(block / "state", "online_movable")
-    print(start, stop)
+    """Give the device to the kmem driver, and print the range of its RAM, whose blocks may not be online yet."""
+    if kind == "nvdimm":
+        bind_nvdimm()
+    else:
+        make_of_cxl()  # the driver takes its device by itself (IORESOURCE_DAX_KMEM in drivers/dax/cxl.c), maybe later
+    end = time.monotonic() + _LIMIT
+    while not (found := ram()):
+        if time.monotonic() > end:
+            sys.exit(f"kmem added no memory: {Path('/proc/iomem').read_text()[-600:]}")
+        time.sleep(0.1)
+    print(found[0][0], found[-1][1])
 
 
 def remove() -> None:

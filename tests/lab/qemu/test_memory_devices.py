@@ -132,3 +132,19 @@ def test_cxl_region_has_all_memory_of_the_device_and_is_deleted_at_the_end(
     (devices / "region3").symlink_to("decoder0.0/region3")
     kmem.remove()
     assert written == [(f"{region}/commit", "0"), ("devices/decoder0.0/delete_region", "region3")]
+
+
+def test_kmem_waits_for_memory_that_the_driver_adds_later_and_leaves_its_blocks_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readings = [[], [], [(START, START + BLOCK)]]
+    written: list[object] = []
+    monkeypatch.setattr(kmem, "make_of_cxl", lambda: None)
+    monkeypatch.setattr(kmem, "ram", lambda: readings.pop(0))
+    monkeypatch.setattr(kmem, "write", lambda *given: written.append(given))
+    kmem.add("cxl")
+    assert (capsys.readouterr().out, written) == (f"{START} {START + BLOCK}\n", [])
+    monkeypatch.setattr(kmem, "ram", list)
+    monkeypatch.setattr(kmem, "_LIMIT", 0.0)
+    with pytest.raises(SystemExit, match="kmem added no memory"):
+        kmem.add("cxl")
