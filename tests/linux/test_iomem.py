@@ -46,6 +46,18 @@ def long_iomem(blocks: int) -> str:
     return "\n".join(f"{at << 28:x}-{(at << 28) + 0xFFF_FFFF:x} : System RAM" for at in range(1, 2 * blocks, 2))
 
 
+def test_ram_in_a_region_of_a_cxl_window_is_ram() -> None:
+    window = """\
+cd0000000-cdfffffff : CXL Window 0
+  cd0000000-cdfffffff : region0
+    cd0000000-cdfffffff : dax0.0
+      cd0000000-cd7ffffff : System RAM (kmem)
+"""
+    iomem = parse_iomem(TEXT + window)
+    assert iomem.ram.exclude(parse_iomem(TEXT).ram) == RangeList([(0xCD0000000, 0xCD8000000)])
+    assert iomem.virtio_mem == parse_iomem(TEXT).virtio_mem
+
+
 def test_iomem_of_several_pages_is_read_until_two_readings_agree() -> None:
     sysroot = ChangingSysroot()
     sysroot.texts = (long_iomem(150), long_iomem(160), long_iomem(170))

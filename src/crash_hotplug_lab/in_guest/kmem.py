@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""In the guest: gives an NVDIMM to the kmem driver as RAM, and takes it away again, as ndctl and daxctl do.
+"""In the guest: gives an NVDIMM or a CXL memory device to the kmem driver as RAM, and takes it away again.
 
-``kmem.py add`` prints start and end of the new RAM; ``kmem.py remove`` takes it offline and removes it.  The guest has
-one NVDIMM.  Its namespace becomes a device-dax device (Documentation/driver-api/nvdimm), which the kmem driver takes
-(drivers/dax/kmem.c).
+``kmem.py add nvdimm`` and ``kmem.py add cxl`` print start and end of the new RAM; ``kmem.py remove`` takes it offline
+and removes it.  The guest has one such device.  The namespace of an NVDIMM becomes a device-dax device
+(Documentation/driver-api/nvdimm), as ndctl makes it; so does a region of volatile CXL memory
+(Documentation/ABI/testing/sysfs-bus-cxl), as the program cxl makes it.  The kmem driver (drivers/dax/kmem.c) takes it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import uuid
 from pathlib import Path
 
 _ND, _DAX = Path("/sys/bus/nd"), Path("/sys/bus/dax")  # codespell:ignore nd
+_CXL = Path("/sys/bus/cxl")
 _MEMORY = Path("/sys/devices/system/memory")
 _LIMIT = 30.0
 
@@ -46,12 +48,20 @@ def unbind(device: Path) -> None:
         write(device / "driver/unbind", device.name)
 
 
-def make_device_dax() -> None:
+def wait_for(bus: Path, pattern: str) -> Path:
+    """Wait until a bus has a device of such a name; return the first."""
+    end = time.monotonic() + _LIMIT
+    while not (found := sorted((bus / "devices").glob(pattern))):
+        if time.monotonic() > end:
+            others = sorted(path.name for path in (bus / "devices").glob("*"))
+            sys.exit(f"{bus} has no device {pattern}; it has {', '.join(others)}")
+        time.sleep(0.1)
+    return found[0].resolve()
+
+
+def make_of_nvdimm() -> None:
     """Turn the NVDIMM's namespace into a device-dax device."""
-    namespaces = sorted((_ND / "devices").glob("namespace*"))
-    if not namespaces:
-        sys.exit(f"there is no namespace; devices: {sorted(p.name for p in (_ND / 'devices').iterdir())}")
-    namespace = namespaces[0].resolve()
+    namespace = wait_for(_ND, "namespace*")
     seed = namespace.parent / (namespace.parent / "dax_seed").read_text().strip()
     unbind(namespace)
     write(seed / "uuid", str(uuid.uuid4()))
@@ -61,40 +71,68 @@ def make_device_dax() -> None:
     write(_ND / "drivers/dax_pmem/bind", seed.name)
 
 
-def add() -> None:
-    """Give the device to the kmem driver, and print the range of its RAM."""
+def make_of_cxl() -> None:
+    """Make a region of all memory of the CXL device, which becomes a device-dax device (drivers/cxl/core/region.c)."""
+    memory = wait_for(_CXL, "mem*")
+    window = wait_for(_CXL, "decoder0.*")
+    decoder = sorted(wait_for(_CXL, "endpoint*").glob("decoder*"))[0]
+    size = (memory / "ram/size").read_text().strip()
+    create = window / "create_ram_region"
+    region = window / create.read_text().strip()
+    write(create, region.name)
+    write(region / "interleave_granularity", "256")
+    write(region / "interleave_ways", "1")
+    write(decoder / "mode", "ram")
+    write(decoder / "dpa_size", size)
+    write(region / "size", size)
+    write(region / "target0", decoder.name)
+    write(region / "commit", "1")
+    if not (region / "driver").exists():
+        write(_CXL / "drivers/cxl_region/bind", region.name)
+
+
+def bind_nvdimm() -> None:
+    """Give the NVDIMM's device-dax device to the kmem driver."""
     if not list((_DAX / "devices").glob("dax*")):
-        make_device_dax()
-    end = time.monotonic() + _LIMIT
-    while not (found := sorted((_DAX / "devices").glob("dax*"))):
-        if time.monotonic() > end:
-            sys.exit("no device-dax device appeared")
-        time.sleep(0.1)
-    device = found[0].resolve()
+        make_of_nvdimm()
+    device, kmem = wait_for(_DAX, "dax*"), _DAX / "drivers/kmem"
     unbind(device)
-    kmem = _DAX / "drivers/kmem"
     write(kmem / "new_id", device.name)
     if not (device / "driver").exists():
         write(kmem / "bind", device.name)
-    if not ram():
-        sys.exit(f"kmem added no memory: {Path('/proc/iomem').read_text()[-600:]}")
-    start, stop = ram()[0][0], ram()[-1][1]
-    for block in blocks(start, stop):
-        if (block / "state").read_text().strip() == "offline":
-            write(block / "state", "online_movable")
-    print(start, stop)
+
+
+def add(kind: str) -> None:
+    """Give the device to the kmem driver, and print the range of its RAM, whose blocks may not be online yet."""
+    if kind == "nvdimm":
+        bind_nvdimm()
+    else:
+        make_of_cxl()  # the driver takes its device by itself (IORESOURCE_DAX_KMEM in drivers/dax/cxl.c), maybe later
+    end = time.monotonic() + _LIMIT
+    while not (found := ram()):
+        if time.monotonic() > end:
+            sys.exit(f"kmem added no memory: {Path('/proc/iomem').read_text()[-600:]}")
+        time.sleep(0.1)
+    print(found[0][0], found[-1][1])
 
 
 def remove() -> None:
-    """Take the memory offline and the device from the kmem driver, which removes the memory."""
+    """Take the memory offline and the device from the kmem driver, which removes the memory; delete a CXL region."""
     for start, end in ram():
         for block in blocks(start, end):
             if (block / "state").read_text().strip() != "offline":
                 write(block / "state", "offline")
-    unbind(sorted((_DAX / "devices").glob("dax*"))[0].resolve())
+    for device in (_DAX / "devices").glob("dax*"):
+        unbind(device.resolve())
     if ram():
         sys.exit("kmem kept the memory")
+    for region in [path.resolve() for path in (_CXL / "devices").glob("region*")]:
+        write(region / "commit", "0")
+        write(region.parent / "delete_region", region.name)
 
 
 if __name__ == "__main__":
-    {"add": add, "remove": remove}[sys.argv[1]]()
+    if sys.argv[1] == "add":
+        add(sys.argv[2])
+    else:
+        remove()

@@ -25,6 +25,9 @@ _STRUCT_PAGE, _PAGE = 64, 4096
 _KNOWS_INACCESSIBLE = (5, 16)
 """Series of the first kernel whose virtio-mem driver takes a device with VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE."""
 
+_CREATES_RAM_REGIONS = (6, 3)
+"""Series of the first kernel that makes regions of volatile CXL memory (6e099264185d)."""
+
 
 def fit(scenario: Scenario, kernel: Kernel) -> tuple[Scenario, str]:
     """Return the scenario for a kernel's guests, and the reason why they cannot run it; empty where they can."""
@@ -62,6 +65,16 @@ def _refusal(scenario: Scenario, kernel: Kernel) -> str:
         return "the kernel has no ACPI_HOTPLUG_MEMORY, so it takes no DIMM"
     if kernel.series < _KNOWS_INACCESSIBLE and any(map(_is_inaccessible, scenario.actions)):
         return "QEMU's virtio-mem device requires a driver that reads no unplugged memory (Linux 5.16)"
+    return _cxl_refusal(scenario, kernel)
+
+
+def _cxl_refusal(scenario: Scenario, kernel: Kernel) -> str:
+    if all(action.arguments.get("device") != "cxl" for action in scenario.actions):
+        return ""
+    if kernel.series < _CREATES_RAM_REGIONS:
+        return "the kernel makes no region of volatile CXL memory (Linux 6.3)"
+    if scenario.counts_instructions:  # cxl_region_invalidate_memregion(); the other machine's CPU hides the flag
+        return "with --count-instructions the CPU has the flag hypervisor, and Linux makes no CXL region there"
     return ""
 
 

@@ -82,7 +82,7 @@ class GuestRun(Guest):
         self._scenario, self._loader, self._update = scenario, loader, update
         self._paced_at = 0.0
         self._kmem: set[str] = set()
-        """Names of NVDIMMs that the kmem driver was given."""
+        """Names of devices that the kmem driver was given."""
         self._actions = {
             "add-cpu": self._add_cpu, "remove-cpu": self._remove_cpu, "online-cpu": self._online_cpu,
             "offline-cpu": self._offline_cpu, "add-dimm": self._add_dimm, "add-kmem": self._add_kmem,
@@ -127,9 +127,10 @@ class GuestRun(Guest):
     async def _see_plugged(self) -> None:
         """Ask QEMU what is plugged.  Of a virtio-mem device the guest has whole memory blocks, the last in part."""
         block = await self.block_size()
-        for start, end, name in await self.machine.dimms():
-            if name in self._kmem:  # the guest has less of an NVDIMM than QEMU, and nothing once kmem has released it
-                start, end = self.dimms[name] if name in self.seen.online else (start, start)  # noqa: PLW2901
+        # The guest has less of an NVDIMM than QEMU, and QEMU does not list a CXL device
+        devices = [device for device in await self.machine.dimms() if device[2] not in self._kmem]
+        devices += [(*self.dimms[name], name) for name in self._kmem & self.seen.online]
+        for start, end, name in devices:
             whole = -(-end // block) * block
             if start < end:
                 self.seen.plugged.append((start, whole, name))
@@ -272,7 +273,7 @@ class GuestRun(Guest):
     async def _add_kmem(self, action: Action) -> None:
         name = action.arguments["name"]
         self._kmem.add(name)
-        self._plugged(name, await memory_devices.give_to_kmem(self))
+        self._plugged(name, await memory_devices.give_to_kmem(self, action))
         start, end = self.dimms[name]
         await self.wait_online(name, bring_online=True)
         self.seen.online.add(name)

@@ -234,6 +234,8 @@ def _action(file: _File, place: Place, raw: dict[str, Any]) -> Action:
     if not isinstance(do, str) or do not in ACTIONS:
         raise file.error((*place, "do"), f"{do!r} is none of {', '.join((*ACTIONS, 'repeat'))}")
     arguments = file.values(place, raw, ("do", *ACTIONS[do].needs), (*ACTIONS[do].may_have, "actor"))
+    if arguments.get("device") == "cxl" and "address" in arguments:
+        raise file.error((*place, "address"), "QEMU places the window of a CXL device itself")
     actor = arguments.pop("actor", HOTPLUG_ACTOR)
     return Action(do, arguments, actor, file.where(place))
 

@@ -43,6 +43,8 @@ ENDS = ("panic", "panic-within", "end")
 """The actions that end a scenario; each scenario has one of them."""
 MEMORY_DEVICES = ("add-dimm", "add-kmem", "add-virtio-mem")
 """The actions that add memory under a name."""
+KMEM_DEVICES = ("nvdimm", "cxl")
+"""The kinds of memory devices that the kmem driver takes, the default first."""
 
 Read = Callable[[object], Any]
 """Converts a value of a TOML file.
@@ -183,6 +185,7 @@ KEYS: dict[str, Key] = {
     "blocks": Key(list_of(number()), MODEL),
     "requested": Key(size()),
     "node": Key(number(0, 7)),
+    "device": Key(one_of(KMEM_DEVICES), QEMU),
     "options": Key(text, QEMU),
     "leave-offline": Key(flag, QEMU),
     "cpu": Key(number()),
@@ -235,7 +238,7 @@ ACTIONS: dict[str, ActionKind] = {
     "online-cpu": ActionKind(("cpu",)),
     "offline-cpu": ActionKind(("cpu",)),
     "add-dimm": ActionKind(("name", "size"), ("address", "node", "leave-offline")),
-    "add-kmem": ActionKind(("name", "size"), ("address",)),
+    "add-kmem": ActionKind(("name", "size"), ("address", "device")),
     "add-virtio-mem": ActionKind(("name", "size"), ("requested", "blocks", "address", "node", "options")),
     "resize-virtio-mem": ActionKind(("name", "requested")),
     "remove-dimm": ActionKind(("name",)),

@@ -32,8 +32,9 @@ def test_fit_leaves_every_scenario_of_x86_64_as_it_is() -> None:
     for scenario in plan.bundled():
         if scenario.machine.architectures == ("arm64",):
             continue
-        with_virtio_mem = any(action.do == "add-virtio-mem" for action in scenario.actions)
-        for series in ("6.1.0", "6.12.0") if with_virtio_mem else ("5.10.0", "6.1.0", "6.12.0"):
+        devices = {action.arguments.get("device", action.do) for action in scenario.actions}
+        oldest = 2 if "cxl" in devices else 1 if "add-virtio-mem" in devices else 0
+        for series in ("5.10.0", "6.1.0", "6.12.0", "7.3.0")[oldest:]:
             assert fit(scenario, kernel(series, "x86_64")) == (scenario, ""), scenario.name
 
 
@@ -43,6 +44,15 @@ def test_fit_refuses_virtio_mem_where_the_driver_would_refuse_the_device() -> No
     add, *others = grows.actions
     readable = replace(add, arguments={**add.arguments, "options": "unplugged-inaccessible=off"})
     assert fit(replace(grows, actions=(readable, *others)), kernel("5.10.0", "x86_64"))[1] == ""
+
+
+def test_fit_refuses_cxl_memory_where_the_kernel_makes_no_region_of_it() -> None:
+    memory = plan.read("cxl-memory")
+    assert fit(memory, kernel("6.1.0", "x86_64"))[1] == "the kernel makes no region of volatile CXL memory (Linux 6.3)"
+    assert fit(memory, kernel("6.12.0", "x86_64"))[1] == ""
+    refusal = fit(memory.counted(), kernel("6.12.0", "x86_64"))[1]
+    assert refusal.startswith("with --count-instructions the CPU has the flag hypervisor")
+    assert fit(plan.read("driver-added-memory").counted(), kernel("6.12.0", "x86_64"))[1] == ""
 
 
 def test_fit_replaces_a_plugged_cpu_by_cpu_1_which_no_header_lacks() -> None:

@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""The comparison of two elfcorehdrs."""
+"""The comparison of two elfcorehdrs, and the memory that is plugged at the panic."""
 
 from __future__ import annotations
 
+import asyncio
 import struct
+from pathlib import Path
+from typing import cast
+
+import pytest
 
 from crash_hotplug_lab.qemu import guest_run
+from crash_hotplug_lab.qemu.kernels import Kernel
+from crash_hotplug_lab.qemu.machine import QemuMachine
+from crash_hotplug_lab.qemu.results import Result
+from crash_hotplug_lab.scenario.file import read_scenario
 
 DIRECT = 0xFFFF0000_00000000
 
@@ -32,3 +41,38 @@ def test_other_ranges_are_not_the_same() -> None:
     mapped_elsewhere = header((0x40000000, 0x1000, DIRECT), (0x40001000, 0x2000, 0))
     for other in (gap, shorter, mapped_elsewhere):
         assert guest_run._entries(other) != guest_run._entries(one)
+
+
+BLOCK = 128 << 20
+
+
+class FakeMachine:
+    """A machine with an NVDIMM of four memory blocks, a virtio-mem device and a DIMM."""
+
+    kernel = Kernel("6.12", "1", "6.12.0", Path("vmlinuz"), Path("modules"), "trixie")
+
+    async def dimms(self) -> list[tuple[int, int, str]]:
+        return [(0, BLOCK, "dimm0"), (4 * BLOCK, 8 * BLOCK, "dax0"), (16 * BLOCK, 17 * BLOCK + 1, "vm0")]
+
+
+class FakeRun(guest_run.GuestRun):
+    """A run whose guest has given devices to the kmem driver."""
+
+    async def block_size(self) -> int:
+        return BLOCK
+
+
+@pytest.mark.parametrize("name", ["dax0", "cxl0"])  # QEMU lists an NVDIMM, but no CXL device
+def test_memory_of_kmem_is_plugged_as_long_as_the_guest_has_it(name: str, tmp_path: Path) -> None:
+    scenario, result = read_scenario("hot-add"), Result("hot-add", "", "6.12", "1", "6.12.0", "s", "in-place")
+    machine = cast("QemuMachine", FakeMachine())
+    others = [(0, BLOCK, "dimm0"), (16 * BLOCK, 18 * BLOCK, "vm0")]
+    for online in (True, False):
+        run = FakeRun(machine, scenario, "s", "in-place", tmp_path, result, lambda _: None)
+        run._kmem |= {name, "dax0"}
+        run.dimms[name] = (5 * BLOCK, 8 * BLOCK)
+        run.seen.online |= {name} if online else set()
+        asyncio.run(run._see_plugged())
+        expected = [*others, (5 * BLOCK, 8 * BLOCK, name)] if online else others
+        assert run.seen.plugged == expected
+        assert run.seen.unplugged == [(17 * BLOCK + 1, 18 * BLOCK)]

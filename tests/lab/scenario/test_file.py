@@ -172,6 +172,14 @@ def test_size_has_units(value: object, size: int) -> None:
         ('[[step]]\ndo = "panic"\ncpu = "two"\n', "line 3, step.1.cpu: 'two' is not a number from 0"),
         ('[[step]]\ndo = "panic"\ncpu = 0\nwhy = 1\n', "line 4, step.1.why: there is no such key; there are do, cpu"),
         ('[[step]]\ndo = "add-dimm"\nname = "d0"\nsize = "big"\n', "line 4, step.1.size: 'big' is not a size"),
+        (
+            '[[step]]\ndo = "add-kmem"\nname = "c0"\nsize = "256M"\ndevice = "cxl"\naddress = "6G"\n',
+            "line 6, step.1.address: QEMU places the window of a CXL device itself",
+        ),
+        (
+            '[[step]]\ndo = "add-kmem"\nname = "c0"\nsize = "256M"\ndevice = "dimm"\n',
+            "line 5, step.1.device: 'dimm' is none of nvdimm, cxl",
+        ),
         ('[[step]]\ndo = "flip"\nin = "kernel"\n', "line 3, step.1.in: 'kernel' is none of boot_params"),
         ('[[step]]\ndo = "command"\n', "line 1, step.1.run: is missing"),
         ('[[step]]\ndo = "command"\nrun = "a"\ncode = "one"\n', "line 4, step.1.code: 'one' is not a number"),
