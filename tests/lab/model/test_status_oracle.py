@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 from hypothesis.vendor.pretty import RepresentationPrinter
 
-from crash_hotplug.core import verdict
+from crash_hotplug.core import header_shape, verdict
 from crash_hotplug.core.dump import vmcore
 from crash_hotplug.core.elf import ElfFormatError
 from crash_hotplug.core.errors import CannotTellError
@@ -163,9 +163,14 @@ FAULTS: dict[str, tuple[ModuleType, str, str, Mutation]] = {
         entry_missing,
     ),
     "memory may be gone": (verdict, "in difference.only_second.exclude(reserved):", "in ():", entry_changed),
-    "memory may be described twice": (verdict, "if start < last_end and start < end:", "if False:", entry_twice),
-    "memory may be read from elsewhere": (verdict, "elif p.p_offset != p.p_paddr and", "elif False and", entry_changed),
-    "sizes may differ": (verdict, "if p.p_filesz != p.p_memsz or", "if False and p.p_filesz or", entry_changed),
+    "memory may be described twice": (header_shape, "if start < last_end and start < end:", "if False:", entry_twice),
+    "memory may be read from elsewhere": (
+        header_shape,
+        "elif p.p_offset != p.p_paddr and",
+        "elif False and",
+        entry_changed,
+    ),
+    "sizes may differ": (header_shape, "if p.p_filesz != p.p_memsz or", "if False and p.p_filesz or", entry_changed),
     "backup region may be anywhere": (
         verdict,
         "meant, copied = f",
@@ -173,13 +178,13 @@ FAULTS: dict[str, tuple[ModuleType, str, str, Mutation]] = {
         backup_region_changed,
     ),
     "notes may be described twice": (
-        verdict,
+        header_shape,
         "if note.size >= saved.get(note.phys, note.size + 1):",
         "if False:",
         entry_twice,
     ),
-    "notes may have any size": (verdict, "if not 0 < note.size <= _NOTE_LIMIT:", "if False:", NOTE),
-    "notes may stand behind memory": (verdict, "if any(p.p_type != PT_NOTE for", "if any(False for", entry_moved),
+    "notes may have any size": (header_shape, "if not 0 < note.size <= _NOTE_LIMIT:", "if False:", NOTE),
+    "notes may stand behind memory": (header_shape, "if any(p.p_type != PT_NOTE for", "if any(False for", entry_moved),
     "notes may be the capture kernel's RAM": (verdict, "if notes.intersect(ram):", "if False:", NOTE),
     "header may be the capture kernel's RAM": (verdict, "if at is not None and ram.", "if False and ram.", MAP),
     "low memory may be the capture kernel's RAM": (
