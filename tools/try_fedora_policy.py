@@ -9,6 +9,7 @@ a directory that is removed afterwards.  No kernel loads it.
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -123,8 +124,13 @@ class Root:
         print(f"{'ok' if ok else 'NOT OK':7} {what}: {' '.join(detail.split()) or 'nothing'}", flush=True)
 
 
-def main(tree: Path) -> int:
+def main() -> int:
     """Compile, install and ask; the exit code is 1 where a check failed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("tree", type=Path, metavar="TREE", help="a checkout of selinux-policy")
+    tree = parser.parse_args().tree
+    if not (tree / "policy/modules").is_dir():
+        parser.error(f"{tree} is no checkout of selinux-policy: it has no policy/modules")
     with tempfile.TemporaryDirectory() as name:
         root = Root(Path(name), tree)
         code, said = root.run(POLICY)
@@ -145,4 +151,4 @@ def main(tree: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

@@ -240,6 +240,8 @@ def main() -> int:
     given = parser.parse_args()
     if not set(given.policies) <= set(POLICIES):
         parser.error(f"the policies are {' and '.join(POLICIES)}")
+    if not given.deb.is_file():
+        parser.error(f"there is no package file {given.deb}")
     family, path = next(
         ((f, p) for f, p in ((RED_HAT, given.kdump_utils), (SUSE, given.kdump)) if p is not None), (DEBIAN, None)
     )
