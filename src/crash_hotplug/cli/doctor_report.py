@@ -17,8 +17,8 @@ from crash_hotplug.core.sizes import count, human_size
 from crash_hotplug.linux import btf_file, kexec_state, machine_reader, memory_hotplug
 from crash_hotplug.linux.doctor import dump_saving, virtio_mem
 from crash_hotplug.linux.doctor.config_files import RulesFile, Unit
-from crash_hotplug.linux.doctor.diagnosis import AUTO_ONLINE, KPTR_RESTRICT, NR_CPUS, OPTIONS, UDEVD, Diagnosis
-from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings
+from crash_hotplug.linux.doctor.diagnosis import AUTO_ONLINE, KPTR_RESTRICT, OPTIONS, UDEVD, Diagnosis
+from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, NR_CPUS, KdumpSettings
 
 _RULES_PLACES = "udev's rules directories"
 _UNIT_PLACES = "systemd's unit directories"

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from crash_hotplug.core.machine import kernel_version
 from crash_hotplug_lab.qemu.debian import Archive, cache_dir, unpack
 from crash_hotplug_lab.qemu.errors import LabError
 from crash_hotplug_lab.qemu.guest_architecture import ARCHITECTURES, X86_64, GuestArchitecture, Source
@@ -66,8 +67,7 @@ class Kernel:
     @property
     def series(self) -> tuple[int, int]:
         """Major and minor version."""
-        found = re.match(r"(\d+)\.(\d+)", self.release)
-        return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+        return kernel_version(self.release) or (0, 0)
 
     @property
     def has_crash_hotplug(self) -> bool:

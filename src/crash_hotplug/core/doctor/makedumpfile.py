@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from crash_hotplug.core.machine import kernel_version
+
 _VERSION = re.compile(rb"makedumpfile: version (\d{1,4}(?:\.\d{1,4}){1,3})(\+\+)? \(released on ")
 """The format string of ``makedumpfile -v`` (show_version(), print_info.c); "++" marks the source after a release."""
-_RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})")
 
 
 class Version(NamedTuple):
@@ -95,10 +96,9 @@ def find_shortcomings(version: Version, release: str, has_option: Callable[[str]
     :param release: the kernel's release, as in /proc/sys/kernel/osrelease
     :param has_option: whether the kernel was built with an option such as ``CONFIG_ARM64_VA_BITS_52``
     """
-    found = _RELEASE.match(release)
-    if found is None:
+    kernel = kernel_version(release)
+    if kernel is None:
         return []
-    kernel = (int(found[1]), int(found[2]))
     return [
         lack
         for lack in SHORTCOMINGS

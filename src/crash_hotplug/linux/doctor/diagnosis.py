@@ -14,7 +14,7 @@ from crash_hotplug.core.doctor.settings_files import sandbox_of
 from crash_hotplug.core.doctor.udev_rules import Reload, RuleContext, UEvent, find_reloads, mentions_reload, parse_rules
 from crash_hotplug.core.errors import CannotTellError, CrashHotplugError
 from crash_hotplug.core.image import CrashImage
-from crash_hotplug.core.machine import Machine
+from crash_hotplug.core.machine import Machine, kernel_version
 from crash_hotplug.core.verdict import Assessment, assess
 from crash_hotplug.linux import btf_file, kallsyms, kcore, machine_reader, memory_hotplug
 from crash_hotplug.linux.crash_image import POINTER_SYMBOLS, find_pointer, read_crash_image
@@ -30,7 +30,7 @@ from crash_hotplug.linux.doctor.config_files import (
     read_unit,
 )
 from crash_hotplug.linux.doctor.dump_saving import DumpSaving, read_dump_saving
-from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, KdumpSettings, read_kdump_settings
+from crash_hotplug.linux.doctor.kdump_family import NO_MEMHOTPLUG, NR_CPUS, KdumpSettings, read_kdump_settings
 from crash_hotplug.linux.doctor.rooted_files import exists, read_config
 from crash_hotplug.linux.doctor.virtio_mem import VirtioMem, read_virtio_mem
 from crash_hotplug.linux.kexec_state import KexecState, read_kexec_state, why_locked_down, why_no_load
@@ -41,7 +41,6 @@ from crash_hotplug.linux.sysroot import Sysroot
 UDEVD = "systemd-udevd.service"
 AUTO_ONLINE = "/sys/devices/system/memory/auto_online_blocks"
 KPTR_RESTRICT = "/proc/sys/kernel/kptr_restrict"
-NR_CPUS = "nr_cpus=1"
 _REGISTERS_BOOT_CPU = (6, 9)
 """The kernel that registers the APIC of the CPU on which it starts before it reads the MADT
 (topology_register_boot_apic(), arch/x86/kernel/cpu/topology.c)."""
@@ -187,10 +186,10 @@ def _claims_dimms(sysroot: Sysroot, loaded: LoadedImage | None) -> bool | None:
 def _refuses_added_cpus(release: str | None, loaded: LoadedImage | None) -> bool | None:
     if loaded is None or loaded.machine.architecture is not X86_64:
         return None if loaded is None else False
-    series = re.match(r"(\d+)\.(\d+)", release or "")
-    if series is not None and (int(series[1]), int(series[2])) >= _REGISTERS_BOOT_CPU:
+    version = kernel_version(release)
+    if version is not None and version >= _REGISTERS_BOOT_CPU:
         return False
-    if series is None or loaded.image.cmdline is None:
+    if version is None or loaded.image.cmdline is None:
         return None
     return NR_CPUS not in loaded.image.cmdline.split()
 

@@ -13,7 +13,8 @@ from crash_hotplug.linux.sysroot import Sysroot
 
 NO_MEMHOTPLUG = "acpi_no_memhotplug"
 """Without it a capture kernel uses the DIMMs that ACPI announces as its own RAM (docs/elfcorehdr.md)."""
-
+NR_CPUS = "nr_cpus=1"
+"""Without it a capture kernel of x86 before Linux 6.9 starts on no CPU that was added (docs/doctor.md)."""
 _SUDO_KEXEC = 'KEXEC="sudo -i $KEXEC"'
 """kdumpctl calls kexec so where the session keyring lacks root's user keyring, as in a transient unit (kdump-utils
 63f248c).  The calls do not depend on LUKS."""
@@ -126,7 +127,7 @@ class KdumpSettings:
     whole: Setting | None
     arguments: Setting | None
     lacks_sudo: bool = False
-    """Whether the tool calls kexec through sudo in udev's unit, and sudo is not installed."""
+    """Whether the tool calls kexec through sudo in a transient unit, and sudo is not installed."""
 
     @property
     def switch(self) -> Setting | None:
