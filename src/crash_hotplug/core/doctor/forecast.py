@@ -101,12 +101,19 @@ def overall(situation: Situation, forecasts: Sequence[Forecast]) -> bool | None:
 
 def _forecast(situation: Situation, change: Change) -> Forecast:
     is_handled, sentence = _updated_by(situation, change)
-    claimed = change is Change.MEMORY_ADDED and situation.capture_kernel_claims_dimms
-    if claimed and is_handled is not False:  # an accurate header does not help: reading that memory fails
-        return Forecast(change, False, f"{sentence}; but {_CLAIMS_DIMMS}")
-    if change is Change.CPU_ADDED and situation.capture_kernel_refuses_added_cpus and is_handled is not False:
-        return Forecast(change, False, f"{sentence}; but {_STARTS_NOT}")
+    loss = _lost_by_capture_kernel(situation, change)
+    if loss is not None and is_handled is not False:
+        return Forecast(change, False, f"{sentence}; but {loss}")
     return Forecast(change, is_handled, sentence)
+
+
+def _lost_by_capture_kernel(situation: Situation, change: Change) -> str | None:
+    """Return what the loaded capture kernel loses of a change although the header is accurate; None for nothing."""
+    if change is Change.MEMORY_ADDED and situation.capture_kernel_claims_dimms:
+        return _CLAIMS_DIMMS
+    if change is Change.CPU_ADDED and situation.capture_kernel_refuses_added_cpus:
+        return _STARTS_NOT
+    return None
 
 
 def _updated_by(situation: Situation, change: Change) -> tuple[bool | None, str]:
@@ -193,6 +200,6 @@ def _judge(situation: Situation, reload: Reload) -> tuple[bool | None, str]:
 
 def _judge_load(situation: Situation, reload: Reload, it: str) -> tuple[bool | None, str]:
     if situation.lacks_sudo and reload.in_transient_unit:
-        return False, f"{it} leaves no image loaded: kdumpctl calls kexec through sudo there, which is not installed"
+        return False, f"{it} leaves no image loaded: kdumpctl calls kexec through sudo there, and sudo is not installed"
     keys = f"{it} asks for the volume keys again: it {_NEEDS_KEYS}, and then no image is loaded"
     return (None, keys) if situation.hands_over_keys else (True, "")
