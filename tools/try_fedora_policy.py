@@ -103,18 +103,8 @@ class Root:
 
     def run(self, command: str) -> tuple[int, str]:
         """Run a shell command there; return its exit code and its output."""
-        argv = [
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-euc",
-            CHROOT,
-            "sh",
-            str(self._directory),
-            command,
-        ]
+        within = ["sh", "-euc", CHROOT, "sh", str(self._directory), command]
+        argv = ["unshare", "--mount", "--propagation", "private", *within]
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         return done.returncode, done.stdout
 

@@ -100,9 +100,10 @@ class Recorded:
     def figures(self, side: str) -> str:
         """Return the figures of a table: reloads, seconds stale, seconds without an image, CPU time."""
         stale = self.seconds_stale(side)
-        lasting = "stale to the end" if stale is None else f"stale for {stale:.2f} s"
         if self.kernel_updates:
             lasting = "the kernel updates the header"
+        else:
+            lasting = "stale to the end" if stale is None else f"stale for {stale:.2f} s"
         without = kexec_calls.seconds_without_image(self.calls)
         lost = "no image at the end" if without is None else f"{without:.3f} s without an image"
         return (
@@ -143,7 +144,8 @@ def judge_hotplug(result: Result, side: str, recorded: Recorded, trees: tuple[Pa
     said = f"{relevant} events that {family.rule} is about; {seen}"
     same = _header_of(trees[0]) == _header_of(trees[1])
     verdict, reason = result.moments[-1].verdict, result.moments[-1].reason
-    if side == WITHOUT and not family.rule_works and not (recorded.kernel_updates and family.rule_yields):
+    rule_yields = recorded.kernel_updates and family.rule_yields
+    if side == WITHOUT and not family.rule_works and not rule_yields:
         result.check("every reload by the rule failed", seen == Reloads(0, 0, seen.failed) and seen.failed > 0, said)
     if stays_stale(family, side, recorded.kernel_updates):
         result.check("the header stayed as it was", same)
@@ -162,7 +164,7 @@ def judge_hotplug(result: Result, side: str, recorded: Recorded, trees: tuple[Pa
         result.check(f"fewer reloads than events, by the service through {family.says}", few, said)
     elif side == RELOAD:
         result.check(f"one reload, by {family.says}", seen.loaded == 1 and seen.failed == 0, said)
-    elif recorded.kernel_updates and family.rule_yields:
+    elif rule_yields:
         result.check("no reload by the rule: the kernel updates the header", seen == Reloads(0, 0, 0), said)
     elif side in (RULE, CORRECTED) or family.rule_works:
         _judge_rule(result, recorded, said)

@@ -65,7 +65,7 @@ async def run(image: DebianImage, side: str, deb: Path | None, directory: Path, 
     kernel, family = image.kernel(), image.family
     title = f"{family.title % RELEASES[image.release]}, {SIDES[side]}"
     result = Result(f"{family.name}-{plugged.name}", title, kernel.key, kernel.version, kernel.release,
-                    " ".join([family.project or "kdump-tools", loader]).strip(), side)  # fmt: skip
+                    f"{family.project or 'kdump-tools'} {loader}".strip(), side)  # fmt: skip
     result.files = directory.name
     begin = time.monotonic()
     disk = image.copy(directory / "disk")

@@ -24,7 +24,6 @@ _LARGEST_VMEMMAP = 4
 _STRUCT_PAGE, _PAGE = 64, 4096
 _KNOWS_INACCESSIBLE = (5, 16)
 """Series of the first kernel whose virtio-mem driver takes a device with VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE."""
-
 _CREATES_RAM_REGIONS = (6, 3)
 """Series of the first kernel that makes regions of volatile CXL memory (6e099264185d)."""
 
