@@ -79,6 +79,14 @@ def test_fit_expects_of_a_patched_kernel_no_finding_that_the_patch_corrects() ->
     assert expected["7.2p"].findings == ()
 
 
+def test_fit_expects_a_dump_of_an_arm64_kernel_whose_patch_leaves_out_removed_memory() -> None:
+    dumps = {
+        key: fit(plan.read("remove-dimm"), replace(kernel("7.2.0", "arm64"), key=key))[0].expect["kernel"].dump
+        for key in ("7.2hf", "7.2hpf")
+    }
+    assert dumps == {"7.2hf": False, "7.2hpf": True}
+
+
 def test_fit_keeps_commands_and_refusals_where_a_cpu_is_replaced() -> None:
     for name in ("refusals", "without-privilege", "layout-from-table"):
         fitted, refusal = fit(plan.read(name), kernel("6.12.0", "arm64"))
